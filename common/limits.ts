@@ -1,0 +1,23 @@
+/** Named bounds that more than one folder obeys. Whatever can grow has its limit here or beside its owner. */
+
+/** Token slots of one KV block. */
+export const kvBlockSize = 16;
+
+/** Heartbeat of a worker and how long it is believed without one. */
+export const heartbeatMs = 500;
+export const leaseMs = 2_000;
+
+/** Rows (prefill and decode tokens together) of one step. */
+export const maxStepRows = 512;
+
+/** Micro-batches a stage accepts unasked; above anything the coordinator keeps in flight. */
+export const linkCredits = 64;
+export const maxMicroBatchesInFlight = 32;
+
+/** One gRPC message: maxStepRows rows of 12,288 float32 activations are 24 MiB. */
+export const maxGrpcMessageBytes = 64 * 1024 * 1024;
+/** Flow-control window of the dialling (receiving) side of a link. */
+export const linkWindowBytes = 16 * 1024 * 1024;
+
+/** Alternatives a client may ask for per token. */
+export const maxTopLogprobs = 20;
