@@ -1,0 +1,256 @@
+/**
+ * The live coordinator: gives the core its clock, sockets, queue and store, and serves the API.
+ * Everything that decides is in the core; everything here moves bytes.
+ */
+import { Server } from "@grpc/grpc-js";
+import { type Model, openModel } from "../checkpoint/index.js";
+import { systemClock } from "../common/clock.js";
+import { RelayError } from "../common/errors.js";
+import { serverOptions } from "../common/grpc.js";
+import { maxStepRows } from "../common/limits.js";
+import type { Logger } from "../common/log.js";
+import { serverCredentials } from "../common/tls.js";
+import type { DType } from "../models/shape.js";
+import { internalProto } from "../proto/load.js";
+import { createApi } from "./api/server.js";
+import { Core } from "./core.js";
+import type { ModelInfo } from "./inference.js";
+import { tickMs } from "./membership/leases.js";
+import { ControlServer } from "./membership/server.js";
+import { CoordinatorLinks } from "./pipeline/links.js";
+import { placementModel } from "./placement/model.js";
+import { createPromptService } from "./prompt/service.js";
+import { BullmqQueue } from "./queue/bullmq-queue.js";
+import { blocksFor } from "./scheduler/scheduler.js";
+import { Service } from "./service.js";
+
+/** KV blocks for more full-length sequences than this are not planned, however much memory is offered. */
+const maxFullSequences = 64;
+/** Prompt tokens of one sequence in one step: long prompts leave room for others' decodes in between. */
+const defaultPrefillChunk = 256;
+/** What runs at shutdown may finish within this; with closing it stays below 10 s. */
+const drainLimitMs = 7_000;
+const drainPollMs = 20;
+/** tryShutdown can wait for ever on a half-open stream. */
+const grpcCloseLimitMs = 500;
+
+export interface CoordinatorOptions {
+  /** Model directory. */
+  model: string;
+  stages: number;
+  host: string;
+  /** 0 picks a free one. */
+  port: number;
+  /** host:port for workers. */
+  clusterListen: string;
+  redis: string;
+  /** Namespace of this cluster's keys in Redis. */
+  name: string;
+  dtype?: DType;
+  /** Micro-batches in flight; default min(stages, sequences). */
+  microBatches?: number;
+  /** Prompt tokens of one sequence in one step. */
+  prefillChunk?: number;
+  log: Logger;
+}
+
+export interface RunningCoordinator {
+  url: string;
+  clusterAddress: string;
+  /** Resolves when a token has travelled through all stages for the first time. */
+  ready: Promise<void>;
+  closed: Promise<{ code: number; reason: string }>;
+  /** Refuses new requests, finishes what runs within drainLimitMs, ends the rest with an error. */
+  close(reason: string): Promise<void>;
+}
+
+/** @throws RelayError for a bad model, more stages than layers, Redis away or unfit, a busy port. */
+export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
+  const { log } = options;
+  const model = await openModel(options.model);
+  requireStageCount(options.stages, model.shape.layerCount);
+  const dtype = options.dtype ?? model.dtype;
+  const queue = await BullmqQueue.open(options.redis, options.name, log);
+  const undo: (() => Promise<unknown>)[] = [() => queue.close()];
+  try {
+    const prompt = await createPromptService(model.directory, model.card);
+    undo.push(() => prompt.close());
+    const term = await queue.nextTerm();
+
+    let clusterAddress = options.clusterListen;
+    let becameReady: () => void = () => {};
+    const ready = new Promise<void>((resolve) => {
+      becameReady = resolve;
+    });
+
+    const control = new ControlServer(
+      {
+        message: (connection, message) => core.membership.message(connection, message),
+        gone: (connection, reason) => core.membership.gone(connection, reason),
+      },
+      log,
+    );
+    const links = new CoordinatorLinks({
+      opened: (epoch) => core.membership.resultLinkOpened(epoch),
+      result: (result) => core.stepResult(result),
+      broken: (epoch, error) => core.membership.linkBroken(epoch, error),
+    });
+    const core: Core = new Core(
+      {
+        modelId: model.id,
+        microBatches: options.microBatches ?? null,
+        prefillChunk: options.prefillChunk ?? defaultPrefillChunk,
+        modelStopTokens: new Set(model.stopTokens),
+        createDetokenizer: (text) => prompt.createDetokenizer(text),
+        membership: {
+          stageCount: options.stages,
+          modelDirectory: model.directory,
+          fingerprint: model.fingerprint,
+          dtype,
+          placementModel: placementModel(model, dtype, maxStepRows),
+          minBlocks: 1,
+          maxBlocks: maxFullSequences * blocksFor(model.contextLength),
+          clusterAddress: () => clusterAddress,
+          term,
+        },
+      },
+      {
+        send: (connection, message) => control.send(connection, message),
+        disconnect: (connection) => control.disconnect(connection),
+        planMade: (epoch) => links.begin(epoch),
+        openResultLink: (epoch, address) => links.dialLast(epoch, address, options.stages),
+        planOver: () => links.end(),
+        termRaised: (raised) => queue.raiseTerm(raised),
+        sendStep: (header) => links.send(header),
+        emit: (id, event) => service.emit(id, event),
+        ended: (id) => service.ended(id),
+        stepFinished: (rows) => service.stepFinished(rows),
+        readyChanged: (isReady) => {
+          if (isReady) becameReady();
+        },
+        log: (level, message) => log[level](message),
+      },
+      systemClock,
+    );
+    const service = new Service(
+      { model: modelInfo(model), dtype, numericsId: () => numericsId(core, model, dtype) },
+      prompt,
+      queue,
+      () => core,
+      log,
+    );
+
+    const grpc = new Server(serverOptions);
+    grpc.addService(internalProto.Membership.service, control.handlers);
+    grpc.addService(internalProto.Link.service, links.handlers);
+    clusterAddress = await bind(grpc, options.clusterListen);
+    undo.push(() => closeGrpc(grpc));
+    log.info({ address: clusterAddress }, "waiting for workers");
+
+    const ticker = setInterval(() => core.tick(), tickMs);
+    undo.push(async () => clearInterval(ticker));
+    await queue.start((request) => service.admit(request));
+    const api = await createApi(service, { host: options.host, port: options.port, log });
+    undo.push(() => api.close());
+
+    let resolveClosed: (end: { code: number; reason: string }) => void = () => {};
+    const closed = new Promise<{ code: number; reason: string }>((resolve) => {
+      resolveClosed = resolve;
+    });
+    let closing: Promise<void> | null = null;
+    const close = async (reason: string): Promise<void> => {
+      log.info({ reason, pending: service.pendingCount }, "draining");
+      service.drain();
+      const deadline = performance.now() + drainLimitMs;
+      while (service.pendingCount > 0 && performance.now() < deadline) {
+        await new Promise((resolve) => setTimeout(resolve, drainPollMs));
+      }
+      service.close(new RelayError("draining", "the server shut down before the answer was complete"));
+      await api.close();
+      core.membership.shutDown();
+      control.close();
+      clearInterval(ticker);
+      await closeGrpc(grpc);
+      await queue.close();
+      await prompt.close();
+      resolveClosed({ code: 0, reason });
+    };
+    return {
+      url: api.address,
+      clusterAddress,
+      ready,
+      closed,
+      close: (reason) => {
+        closing ??= close(reason);
+        return closing;
+      },
+    };
+  } catch (error) {
+    for (const step of undo.reverse()) await step().catch(() => {});
+    throw error;
+  }
+}
+
+function requireStageCount(stages: number, layerCount: number): void {
+  if (Number.isInteger(stages) && stages >= 1 && stages <= layerCount) return;
+  throw new RelayError(
+    "invalid_configuration",
+    `--stages ${stages}: the model has ${layerCount} layers, expected 1 to ${layerCount} stages`,
+  );
+}
+
+function modelInfo(model: Model): ModelInfo {
+  const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
+  return {
+    id: model.id,
+    createdS: Math.floor(Date.now() / 1000),
+    contextLength: model.contextLength,
+    vocabSize: model.shape.vocabSize,
+    tokenCount: model.shape.tokenCount,
+    hiddenSize: model.shape.hiddenSize,
+    parameterCount: model.parameterCount,
+    weightBytes: sum(model.layerBytes) + model.embeddingBytes + model.headBytes,
+    defaults: model.card.sampling,
+  };
+}
+
+/** Everything on which the tokens of a response depend beside the request itself (DESIGN.md). */
+function numericsId(core: Core, model: Model, dtype: DType): string | null {
+  const numerics = core.membership.numerics();
+  if (numerics === null) return null;
+  return `${numerics.backend}/canon${numerics.canonVersion}/${dtype}/kv-${dtype}/${model.fingerprint.slice(0, 16)}`;
+}
+
+async function bind(grpc: Server, address: string): Promise<string> {
+  const credentials = serverCredentials(address);
+  const host = address.slice(0, address.lastIndexOf(":"));
+  return new Promise((resolve, reject) => {
+    grpc.bindAsync(address, credentials, (error, port) => {
+      if (error === null) resolve(`${host}:${port}`);
+      else {
+        reject(
+          new RelayError(
+            "invalid_configuration",
+            `cannot listen for workers on ${address}: ${error.message}`,
+            {
+              cause: error,
+            },
+          ),
+        );
+      }
+    });
+  });
+}
+
+function closeGrpc(grpc: Server): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => {
+      grpc.forceShutdown();
+      resolve();
+    }, grpcCloseLimitMs);
+    grpc.tryShutdown(() => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}

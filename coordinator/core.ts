@@ -1,0 +1,393 @@
+/**
+ * The coordinator's core: membership, scheduler, pipeline and output put together. A state machine
+ * without socket, timer or await: the live coordinator and the simulator drive the same code.
+ */
+import type { Clock } from "../common/clock.js";
+import { RelayError, toRelayError } from "../common/errors.js";
+import {
+  type Epoch,
+  pipelineId,
+  type RequestId,
+  requestId,
+  type SequenceId,
+  sequenceId,
+} from "../common/ids.js";
+import { maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
+import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
+import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
+import type { ClusterView, GenerationRequest, RequestEvent, TextParams, TokenLogprob } from "./inference.js";
+import { Membership, type MembershipConfig, type MembershipPorts } from "./membership/membership.js";
+import { ChoiceOutput } from "./output/choice-output.js";
+import { Pipeline, type RowRequests, type SequenceOutcome } from "./pipeline/pipeline.js";
+import type { Detokenizer } from "./prompt/service.js";
+import { Scheduler } from "./scheduler/scheduler.js";
+
+/** Sequences admitted and not finished; above it new requests get queue_full. */
+export const queueLimit = 10_000;
+/** The first token through a new pipeline. */
+const warmUpLimitMs = 60_000;
+/** A step that is away this long while every worker reports idle was lost on the way. */
+const stepLostMs = 5_000;
+
+const warmUpId = requestId("warm-up");
+
+export interface CoreConfig {
+  membership: MembershipConfig;
+  modelId: string;
+  /** Micro-batches in flight; null: min(stages, sequences). */
+  microBatches: number | null;
+  prefillChunk: number;
+  modelStopTokens: ReadonlySet<number>;
+  createDetokenizer(text: TextParams): Detokenizer;
+}
+
+export interface CorePorts extends Omit<MembershipPorts, "formed" | "dissolved"> {
+  sendStep(header: StepHeader): void;
+  /** What happened to a request; after `ended` nothing follows. */
+  emit(request: RequestId, event: RequestEvent): void;
+  ended(request: RequestId): void;
+  /** Rows of a finished step. */
+  stepFinished(rows: number): void;
+  /** The pipeline answered its first token, or is gone. */
+  readyChanged(ready: boolean): void;
+}
+
+interface ActiveChoice {
+  request: ActiveRequest;
+  index: number;
+  sequence: SequenceId;
+  output: ChoiceOutput;
+  promptTokens: readonly number[];
+  seed: bigint;
+  /** Logprobs of the prompt so far, when asked for; null once given out. */
+  scores: (TokenLogprob | null)[] | null;
+}
+
+interface ActiveRequest {
+  request: GenerationRequest;
+  /** Choices not finished yet. */
+  open: Map<SequenceId, ActiveChoice>;
+}
+
+/** What exists only while a pipeline is formed. */
+interface Serving {
+  scheduler: Scheduler;
+  pipeline: Pipeline;
+  nextSequence: number;
+  warmUpUntilMs: number | null;
+  /** Rows per step in flight, for the step_tokens metric. */
+  rows: Map<number, number>;
+}
+
+export class Core {
+  readonly membership: Membership;
+  private readonly config: CoreConfig;
+  private readonly ports: CorePorts;
+  private readonly clock: Clock;
+  private readonly requests = new Map<RequestId, ActiveRequest>();
+  private readonly choices = new Map<SequenceId, ActiveChoice>();
+  private serving: Serving | null = null;
+  /** KV blocks of the pipeline that is or was formed last. */
+  private blockCount = 0;
+  private stepCount = 0;
+
+  constructor(config: CoreConfig, ports: CorePorts, clock: Clock) {
+    this.config = config;
+    this.ports = ports;
+    this.clock = clock;
+    this.membership = new Membership(
+      config.membership,
+      {
+        ...ports,
+        formed: (epoch, blockCount) => this.formed(epoch, blockCount),
+        dissolved: (error) => this.dissolved(error),
+      },
+      clock,
+    );
+  }
+
+  /** A token has travelled through all stages of this pipeline. */
+  get ready(): boolean {
+    return this.serving !== null && this.serving.warmUpUntilMs === null;
+  }
+
+  get requestCount(): number {
+    return this.requests.size;
+  }
+
+  /** Null when a new request would be taken; else the error it gets. */
+  notReady(): RelayError | null {
+    if (this.ready) return null;
+    const reason = this.membership.notFormedReason || "the first token has not come back yet";
+    return new RelayError("model_loading", `the model is not being served: ${reason}`, { retryAfterS: 1 });
+  }
+
+  /** Puts a request into the waiting set. Failures are told as its error event. */
+  admit(request: GenerationRequest): void {
+    try {
+      this.start(request);
+    } catch (error) {
+      this.ports.emit(request.id, { type: "error", error: toRelayError(error) });
+      this.ports.ended(request.id);
+    }
+    this.pump();
+  }
+
+  /** Its sequences leave at once if they wait, else when the step they are in has come back. */
+  cancel(id: RequestId): void {
+    const active = this.requests.get(id);
+    if (active === undefined) return;
+    this.close(active);
+    this.pump();
+  }
+
+  /** An answer of the last stage. */
+  stepResult(result: StepResult__Output): void {
+    const { serving } = this;
+    if (serving === null) return;
+    try {
+      const outcomes = serving.pipeline.complete(result);
+      if (outcomes === null) return;
+      serving.scheduler.complete(result.step);
+      this.stepCount++;
+      this.ports.stepFinished(serving.rows.get(result.step) ?? 0);
+      serving.rows.delete(result.step);
+      for (const outcome of outcomes) this.deliver(outcome);
+    } catch (error) {
+      this.membership.linkBroken(serving.pipeline.epoch, toRelayError(error));
+      return;
+    }
+    this.pump();
+  }
+
+  /** Call every tickMs (membership/leases.ts). */
+  tick(): void {
+    this.membership.tick();
+    const { serving } = this;
+    if (serving === null) return;
+    const now = this.clock.nowMs();
+    const sentAtMs = serving.pipeline.oldestSentAtMs;
+    const lost =
+      sentAtMs !== null &&
+      now - sentAtMs > stepLostMs &&
+      this.membership.allIdleSince(sentAtMs + stepLostMs / 2);
+    const warmUpOver = serving.warmUpUntilMs !== null && now > serving.warmUpUntilMs;
+    if (!lost && !warmUpOver) return;
+    const what = lost ? "a step was lost between the workers" : "the first token did not come back in time";
+    this.membership.linkBroken(serving.pipeline.epoch, new RelayError("worker_lost", what));
+  }
+
+  view(): Omit<ClusterView, "model" | "numericsId" | "redisUp" | "dtype"> {
+    const scheduler = this.serving?.scheduler;
+    const total = this.serving === null ? 0 : this.blockCount;
+    return {
+      state: this.ready ? "ready" : this.membership.phase === "waiting" ? "waiting" : "loading",
+      reason: this.notReady()?.message ?? "",
+      epoch: this.membership.epoch,
+      stageCount: this.config.membership.stageCount,
+      stages: this.membership.stageViews(),
+      workers: this.membership.workerViews(),
+      blocks: { size: 16, total, used: scheduler?.blocksUsed ?? 0 },
+      sequences: { running: scheduler?.runningCount ?? 0, waiting: scheduler?.waitingCount ?? 0 },
+      microBatchesInFlight: scheduler?.stepsInFlight ?? 0,
+      counters: {
+        ...this.membership.counters,
+        staleMessages: this.membership.staleMessages(),
+        steps: this.stepCount,
+      },
+    };
+  }
+
+  private formed(epoch: Epoch, blockCount: number): void {
+    this.blockCount = blockCount;
+    const pipeline = new Pipeline(epoch, pipelineId(0), (header) => this.ports.sendStep(header));
+    const { membership, microBatches, prefillChunk } = this.config;
+    const scheduler = new Scheduler({
+      blockCount,
+      stageCount: membership.stageCount,
+      microBatches: microBatches === null ? null : Math.min(microBatches, maxMicroBatchesInFlight),
+      maxStepRows,
+      prefillChunk,
+    });
+    this.serving = {
+      scheduler,
+      pipeline,
+      nextSequence: 1,
+      warmUpUntilMs: this.clock.nowMs() + warmUpLimitMs,
+      rows: new Map(),
+    };
+    this.start(warmUpRequest());
+    this.pump();
+  }
+
+  private dissolved(error: RelayError): void {
+    this.serving = null;
+    this.ports.readyChanged(false);
+    for (const active of [...this.requests.values()]) this.fail(active, error);
+  }
+
+  private start(request: GenerationRequest): void {
+    const { serving } = this;
+    const notReady = request.id === warmUpId ? null : this.notReady();
+    if (notReady !== null) throw notReady;
+    if (serving === null) throw new Error("Core.start without a pipeline");
+    if (this.choices.size + request.choices.length > queueLimit) {
+      throw new RelayError("queue_full", `${queueLimit} sequences are waiting or running`, {
+        retryAfterS: 5,
+      });
+    }
+    for (const { promptTokens } of request.choices) {
+      if (!serving.scheduler.fits(promptTokens.length, request.sampling.maxTokens)) {
+        throw new RelayError(
+          "context_length_exceeded",
+          `${promptTokens.length} prompt tokens and up to ${request.sampling.maxTokens} new ones need more KV blocks ` +
+            `than the cluster has (${this.blockCount})`,
+          { extra: { n_prompt_tokens: promptTokens.length } },
+        );
+      }
+    }
+    const active: ActiveRequest = { request, open: new Map() };
+    this.requests.set(request.id, active);
+    for (const [index, { promptTokens, seed }] of request.choices.entries()) {
+      const sequence = sequenceId(serving.nextSequence++);
+      const choice: ActiveChoice = {
+        request: active,
+        index,
+        sequence,
+        output: new ChoiceOutput(
+          index,
+          { sampling: request.sampling, modelStopTokens: this.config.modelStopTokens },
+          this.config.createDetokenizer(request.text),
+        ),
+        promptTokens,
+        seed: BigInt(seed),
+        scores: request.sampling.promptLogprobs ? [null] : null,
+      };
+      active.open.set(sequence, choice);
+      this.choices.set(sequence, choice);
+    }
+    for (const choice of [...active.open.values()]) {
+      // Neither tokens nor scores are wanted: there is nothing to compute.
+      if (request.sampling.maxTokens === 0 && choice.scores === null)
+        this.emit(choice, choice.output.finishEmpty());
+      else serving.scheduler.submit(choice.sequence, choice.promptTokens, request.sampling.maxTokens);
+    }
+  }
+
+  /** Sends steps until the scheduler has none to send now. */
+  private pump(): void {
+    const { serving } = this;
+    if (serving === null) return;
+    for (let step = serving.scheduler.next(); step !== null; step = serving.scheduler.next()) {
+      serving.rows.set(
+        step.step,
+        step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
+      );
+      const starts = new Map(step.rows.map((rows) => [rows.sequence, rows.start]));
+      serving.pipeline.submit(step, (id) => this.rowRequests(id, starts.get(id)!), this.clock.nowMs());
+    }
+  }
+
+  /** What the header asks for a sequence's rows from `start` on. */
+  private rowRequests(id: SequenceId, start: number): RowRequests {
+    const choice = this.choices.get(id)!;
+    const { sampling } = choice.request.request;
+    return {
+      sampling: {
+        temperature: sampling.temperature,
+        topK: sampling.topK,
+        topP: sampling.topP,
+        minP: sampling.minP,
+        seed: choice.seed,
+        topLogprobs: sampling.topLogprobs,
+      },
+      bannedTokens: choice.output.bannedTokens(),
+      // The row of prompt token i scores token i + 1; rows of generated tokens score nothing.
+      scoreTargets: choice.scores === null ? [] : scoreTargets(choice.promptTokens, start),
+    };
+  }
+
+  private deliver(outcome: SequenceOutcome): void {
+    const choice = this.choices.get(outcome.sequence);
+    if (choice === undefined) return;
+    const { request } = choice.request;
+    if (!outcome.finite) {
+      const message = "the model computed a value that is not finite (NaN or infinity) for this request";
+      this.fail(choice.request, new RelayError("numeric_error", message));
+      return;
+    }
+    if (choice.scores !== null) {
+      choice.scores.push(...outcome.scores);
+      if (choice.scores.length === choice.promptTokens.length) {
+        this.emit(choice, { type: "prompt", choice: choice.index, scores: choice.scores });
+        choice.scores = null;
+        if (request.sampling.maxTokens === 0) this.emit(choice, choice.output.finishEmpty());
+      }
+    }
+    if (outcome.sampled === null) return;
+    this.serving!.scheduler.append(choice.sequence, outcome.sampled.token);
+    for (const event of choice.output.push(outcome.sampled)) this.emit(choice, event);
+  }
+
+  private emit(choice: ActiveChoice, event: RequestEvent): void {
+    const { request } = choice.request;
+    this.ports.emit(request.id, event);
+    if (event.type !== "finish") return;
+    this.drop(choice);
+    if (choice.request.open.size > 0) return;
+    this.requests.delete(request.id);
+    this.ports.ended(request.id);
+    if (request.id === warmUpId) this.warmedUp();
+  }
+
+  private warmedUp(): void {
+    this.serving!.warmUpUntilMs = null;
+    this.membership.proven();
+    this.ports.readyChanged(true);
+  }
+
+  private fail(active: ActiveRequest, error: RelayError): void {
+    this.ports.emit(active.request.id, { type: "error", error });
+    this.close(active);
+  }
+
+  private close(active: ActiveRequest): void {
+    for (const choice of [...active.open.values()]) this.drop(choice);
+    this.requests.delete(active.request.id);
+    this.ports.ended(active.request.id);
+  }
+
+  private drop(choice: ActiveChoice): void {
+    choice.request.open.delete(choice.sequence);
+    this.choices.delete(choice.sequence);
+    this.serving?.scheduler.remove(choice.sequence);
+  }
+}
+
+function scoreTargets(prompt: readonly number[], start: number): number[] {
+  return prompt.slice(start).map((_, index) => prompt[start + index + 1] ?? -1);
+}
+
+/** One greedy token after token 0: proves that every stage answers. */
+function warmUpRequest(): GenerationRequest {
+  return {
+    id: warmUpId,
+    endpoint: "completions",
+    choices: [{ promptTokens: [0], seed: "0" }],
+    sampling: {
+      temperature: 0,
+      topP: 1,
+      topK: 0,
+      minP: 0,
+      maxTokens: 1,
+      minTokens: 0,
+      ignoreEos: true,
+      stop: [],
+      stopTokenIds: [],
+      includeStopInOutput: false,
+      topLogprobs: -1,
+      promptLogprobs: false,
+    },
+    text: { skipSpecialTokens: true, chatReply: false },
+  };
+}

@@ -1,0 +1,161 @@
+/**
+ * What the API asks of the rest of the coordinator, and what it is told back. The HTTP layer knows
+ * nothing of queues, steps and workers; everything behind this file knows nothing of HTTP.
+ */
+import type { RelayError } from "../common/errors.js";
+import type { RequestId } from "../common/ids.js";
+import type { PromptService } from "./prompt/service.js";
+
+/** Sampling and stop rules of one request; complete, defaults already filled in. Plain JSON. */
+export interface SamplingParams {
+  /** 0 is greedy. */
+  temperature: number;
+  topP: number;
+  /** 0 is off. */
+  topK: number;
+  minP: number;
+  /** Generated tokens at most; 0 only scores the prompt. */
+  maxTokens: number;
+  /** Stop tokens and stop strings do not count before this many tokens. */
+  minTokens: number;
+  ignoreEos: boolean;
+  stop: string[];
+  /** Beside the model's own stop tokens. */
+  stopTokenIds: number[];
+  includeStopInOutput: boolean;
+  /** -1: no logprobs; else the token's own and this many best alternatives. */
+  topLogprobs: number;
+  /** Score the prompt's tokens too (echo with logprobs). */
+  promptLogprobs: boolean;
+}
+
+/** How token ids become text. */
+export interface TextParams {
+  skipSpecialTokens: boolean;
+  /** The reply of a chat turn: the prompt format's empty metadata line is not part of it. */
+  chatReply: boolean;
+}
+
+/** One API call: all its choices share the sampling parameters. Plain JSON: it travels through Redis. */
+export interface GenerationRequest {
+  id: RequestId;
+  endpoint: "chat" | "completions";
+  choices: {
+    promptTokens: number[];
+    /** Decimal int64; drawn at acceptance when the client gave none, so that a replay is equal. */
+    seed: string;
+  }[];
+  sampling: SamplingParams;
+  text: TextParams;
+}
+
+export interface TokenLogprob {
+  token: number;
+  /** Natural logarithm. */
+  logprob: number;
+  top: { token: number; logprob: number }[];
+}
+
+export type RequestEvent =
+  /** Prompt logprobs, once per choice, before its first token; null for the first prompt token. */
+  | { type: "prompt"; choice: number; scores: (TokenLogprob | null)[] }
+  /** New tokens; `text` is what is now certain and may lag behind or be empty. */
+  | { type: "tokens"; choice: number; text: string; tokens: number[]; logprobs: TokenLogprob[] }
+  | {
+      type: "finish";
+      choice: number;
+      /** Text that was held back and turned out to belong to the answer. */
+      text: string;
+      reason: "stop" | "length";
+      /** The stop string or the id of the extra stop token that ended it; null for the model's own. */
+      stopReason: string | number | null;
+      completionTokens: number;
+    }
+  /** Ends the whole request; no further event follows. */
+  | { type: "error"; error: RelayError };
+
+export interface RequestHandle {
+  id: RequestId;
+  /** Ends after the last choice's finish event or an error event. */
+  events: AsyncIterable<RequestEvent>;
+  /** Frees everything the request holds, from the queue at once, from the pipeline at the next step. */
+  cancel(): void;
+}
+
+export interface ModelInfo {
+  id: string;
+  createdS: number;
+  contextLength: number;
+  vocabSize: number;
+  /** Token ids from here on do not exist. */
+  tokenCount: number;
+  hiddenSize: number;
+  parameterCount: number;
+  weightBytes: number;
+  defaults: { temperature: number; topP: number };
+}
+
+export interface StageView {
+  stage: number;
+  worker: string;
+  layerBegin: number;
+  layerEnd: number;
+  weightBytes: number;
+  kvBytes: number;
+  workspaceBytes: number;
+  memoryBytes: number;
+  steps: number;
+  busySeconds: number;
+}
+
+export interface WorkerView {
+  id: string;
+  pid: number;
+  address: string;
+  state: "idle" | "loading" | "loaded" | "linked" | "failed";
+  detail: string;
+  heartbeatAgeMs: number;
+  memoryBytes: number;
+  residentBytes: number;
+  threads: number;
+  kernels: string;
+}
+
+export interface ClusterView {
+  model: string;
+  state: "waiting" | "loading" | "ready" | "draining";
+  /** Why it is not ready; empty when it is. */
+  reason: string;
+  epoch: { term: number; plan: number } | null;
+  numericsId: string | null;
+  dtype: string;
+  stageCount: number;
+  stages: StageView[];
+  workers: WorkerView[];
+  blocks: { size: number; total: number; used: number };
+  sequences: { running: number; waiting: number };
+  microBatchesInFlight: number;
+  redisUp: boolean;
+  counters: {
+    placements: number;
+    workersLost: number;
+    staleMessages: number;
+    steps: number;
+  };
+}
+
+export interface InferenceService {
+  readonly model: ModelInfo;
+  readonly prompt: PromptService;
+  /**
+   * Accepts a request: through BullMQ into the scheduler's waiting set.
+   * @throws RelayError queue_unavailable (Redis), queue_full, model_loading, draining,
+   *   context_length_exceeded (needs more KV blocks than the cluster has).
+   */
+  submit(request: GenerationRequest): Promise<RequestHandle>;
+  /** From state already held; null when ready, else the error a new request would get. */
+  notReady(): RelayError | null;
+  cluster(): ClusterView;
+  /** Called for every finished step: rows in it. */
+  onStep(listener: (rows: number) => void): void;
+}

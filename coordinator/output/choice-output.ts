@@ -1,0 +1,104 @@
+/**
+ * One choice of a request on its way out: counts tokens, turns them into text, applies the stop
+ * rules and says when the choice is finished. A state machine: tokens in, events out.
+ */
+import type { RequestEvent, SamplingParams, TokenLogprob } from "../inference.js";
+import type { Detokenizer } from "../prompt/service.js";
+
+export interface OutputRules {
+  sampling: SamplingParams;
+  /** The model's own stop tokens; they never become text. */
+  modelStopTokens: ReadonlySet<number>;
+}
+
+type FinishEvent = Extract<RequestEvent, { type: "finish" }>;
+type TokensEvent = Extract<RequestEvent, { type: "tokens" }>;
+
+export class ChoiceOutput {
+  private readonly choice: number;
+  private readonly rules: OutputRules;
+  private readonly detokenizer: Detokenizer;
+  private completionTokens = 0;
+  /** Text not yet given out because it may be the beginning of a stop string. */
+  private held = "";
+
+  constructor(choice: number, rules: OutputRules, detokenizer: Detokenizer) {
+    this.choice = choice;
+    this.rules = rules;
+    this.detokenizer = detokenizer;
+  }
+
+  /** Ids that may not be drawn next: stop tokens while the answer is shorter than min_tokens. */
+  bannedTokens(): number[] {
+    const { sampling, modelStopTokens } = this.rules;
+    if (this.completionTokens >= sampling.minTokens) return [];
+    return [...modelStopTokens, ...sampling.stopTokenIds];
+  }
+
+  /** Takes the next decided token. After a finish event no more may come. */
+  push(result: TokenLogprob): (TokensEvent | FinishEvent)[] {
+    const { sampling, modelStopTokens } = this.rules;
+    this.completionTokens++;
+    const mayStop = this.completionTokens > sampling.minTokens;
+    if (mayStop && !sampling.ignoreEos && modelStopTokens.has(result.token)) {
+      return [this.finish("stop", null, this.held + this.detokenizer.flush())];
+    }
+    if (mayStop && sampling.stopTokenIds.includes(result.token)) {
+      return [this.finish("stop", result.token, this.held + this.detokenizer.flush())];
+    }
+    const last = this.completionTokens >= sampling.maxTokens;
+    let text = this.held + this.detokenizer.push(result.token);
+    if (last) text += this.detokenizer.flush();
+    const stop = mayStop ? firstStop(text, sampling.stop) : null;
+    const tokens: TokensEvent = {
+      type: "tokens",
+      choice: this.choice,
+      text: "",
+      tokens: [result.token],
+      logprobs: sampling.topLogprobs >= 0 ? [result] : [],
+    };
+    if (stop !== null) {
+      const end = sampling.includeStopInOutput ? stop.index + stop.text.length : stop.index;
+      return [tokens, this.finish("stop", stop.text, text.slice(0, end))];
+    }
+    if (last) return [tokens, this.finish("length", null, text)];
+    const certain = text.length - heldLength(text, sampling.stop);
+    this.held = text.slice(certain);
+    tokens.text = text.slice(0, certain);
+    return [tokens];
+  }
+
+  /** The choice ends without a generated token: its prompt was only to be scored. */
+  finishEmpty(): FinishEvent {
+    return this.finish("length", null, "");
+  }
+
+  private finish(reason: "stop" | "length", stopReason: string | number | null, text: string): FinishEvent {
+    const { choice, completionTokens } = this;
+    return { type: "finish", choice, text, reason, stopReason, completionTokens };
+  }
+}
+
+/** The stop string that ends first in the text; of two that end together the longer one. */
+function firstStop(text: string, stops: readonly string[]): { index: number; text: string } | null {
+  let best: { index: number; text: string } | null = null;
+  for (const stop of stops) {
+    const index = text.indexOf(stop);
+    if (index < 0) continue;
+    const end = index + stop.length;
+    const bestEnd = best === null ? Number.POSITIVE_INFINITY : best.index + best.text.length;
+    if (end < bestEnd || (end === bestEnd && index < best!.index)) best = { index, text: stop };
+  }
+  return best;
+}
+
+/** Length of the longest end of the text with which some stop string begins. */
+function heldLength(text: string, stops: readonly string[]): number {
+  let longest = 0;
+  for (const stop of stops) {
+    for (let length = Math.min(stop.length - 1, text.length); length > longest; length--) {
+      if (text.endsWith(stop.slice(0, length))) longest = length;
+    }
+  }
+  return longest;
+}

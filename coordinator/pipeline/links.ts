@@ -1,0 +1,112 @@
+/**
+ * The coordinator's two ends of the ring: it serves headers to stage 0, which dials it, and dials
+ * the last stage for its results. One pair per epoch.
+ */
+
+import { RelayError, toRelayError } from "../../common/errors.js";
+import { type Epoch, formatEpoch } from "../../common/ids.js";
+import { linkCredits } from "../../common/limits.js";
+import type { LinkHandlers } from "../../proto/generated/glm/relay/internal/v1/Link.js";
+import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
+import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
+import { Downstream } from "../../proto/link/downstream.js";
+import { acceptLink } from "../../proto/link/hello.js";
+import { resultFrames, Upstream } from "../../proto/link/upstream.js";
+
+export interface LinkEvents {
+  /** The last stage's stream is open. */
+  opened(epoch: Epoch): void;
+  result(result: StepResult__Output): void;
+  broken(epoch: Epoch, error: RelayError): void;
+}
+
+interface EpochLinks {
+  epoch: Epoch;
+  toFirst: Downstream;
+  fromLast: Upstream<StepResult__Output> | null;
+}
+
+/** What stage 0 has for a predecessor. */
+const coordinatorStage = -1;
+const noEpoch: Epoch = { term: 0, plan: 0 };
+
+export class CoordinatorLinks {
+  private readonly events: LinkEvents;
+  private current: EpochLinks | null = null;
+  private newest: Epoch = noEpoch;
+
+  constructor(events: LinkEvents) {
+    this.events = events;
+  }
+
+  readonly handlers: LinkHandlers = {
+    Connect: (call) =>
+      acceptLink(call, () => ({
+        plan:
+          this.current === null
+            ? null
+            : {
+                epoch: this.current.epoch,
+                pipeline: 0,
+                stage: coordinatorStage,
+                downstream: this.current.toFirst,
+              },
+        newest: this.newest,
+      })),
+  };
+
+  /** A plan was made: stage 0 may dial. */
+  begin(epoch: Epoch): void {
+    this.end();
+    this.newest = epoch;
+    this.current = { epoch, toFirst: new Downstream(epoch), fromLast: null };
+  }
+
+  /** Dials the last stage, again and again while it is not that far yet. */
+  dialLast(epoch: Epoch, address: string, stageCount: number): void {
+    const { current } = this;
+    if (current?.epoch !== epoch) return;
+    const link = new Upstream<StepResult__Output>(
+      {
+        predecessor: address,
+        epoch,
+        pipeline: 0,
+        stage: stageCount,
+        credits: linkCredits,
+        onStale: () => {},
+        onReceived: () => {},
+        onLost: (error) => this.events.broken(epoch, error),
+      },
+      resultFrames,
+    );
+    current.fromLast = link;
+    this.read(link, epoch).catch((error: unknown) => this.events.broken(epoch, toRelayError(error)));
+  }
+
+  /** Sends a header to stage 0. Credits exceed what is kept in flight, so nothing waits here. */
+  send(header: StepHeader): void {
+    const { current } = this;
+    if (current === null) throw new Error("CoordinatorLinks.send without an epoch");
+    void current.toFirst.send({ step: { header, activations: Buffer.alloc(0), checksum: 0 } });
+    if (current.toFirst.state !== "broken") return;
+    const message = `stage 0 left epoch ${formatEpoch(current.epoch)}`;
+    this.events.broken(current.epoch, new RelayError("worker_lost", message));
+  }
+
+  end(): void {
+    const { current } = this;
+    if (current === null) return;
+    this.current = null;
+    current.toFirst.close(new RelayError("stale_epoch", `epoch ${formatEpoch(current.epoch)} is over`));
+    current.fromLast?.close();
+  }
+
+  private async read(link: Upstream<StepResult__Output>, epoch: Epoch): Promise<void> {
+    if (!(await link.open())) return;
+    this.events.opened(epoch);
+    for (let result = await link.next(); result !== null; result = await link.next()) {
+      this.events.result(result);
+      link.consumed();
+    }
+  }
+}

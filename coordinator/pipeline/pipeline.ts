@@ -1,0 +1,167 @@
+/**
+ * One epoch of one pipeline: turns scheduled steps into headers, and what the last stage answers
+ * into results, in order. A state machine without socket or clock: `send` is given to it.
+ */
+import { bytesFromInt32, float32FromBytes, int32FromBytes } from "../../common/bytes.js";
+import { RelayError } from "../../common/errors.js";
+import {
+  compareEpochs,
+  type Epoch,
+  formatEpoch,
+  type PipelineId,
+  type SequenceId,
+} from "../../common/ids.js";
+import type { Sampling } from "../../proto/generated/glm/relay/internal/v1/Sampling.js";
+import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
+import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
+import type { TokenResult__Output } from "../../proto/generated/glm/relay/internal/v1/TokenResult.js";
+import type { TokenLogprob } from "../inference.js";
+import type { ScheduledStep } from "../scheduler/scheduler.js";
+
+/** What the header says about drawing a sequence's next token; constant over its life but for the bans. */
+export interface SequenceSampling {
+  temperature: number;
+  topK: number;
+  topP: number;
+  minP: number;
+  seed: bigint;
+  topLogprobs: number;
+}
+
+/** What a step asks beside the scheduled rows, looked up per sequence while the header is built. */
+export interface RowRequests {
+  sampling: SequenceSampling;
+  /** Ids that may not be drawn this time. */
+  bannedTokens: readonly number[];
+  /** The known next token of each row, -1 for none; empty when nothing is scored. */
+  scoreTargets: readonly number[];
+}
+
+export interface SequenceOutcome {
+  sequence: SequenceId;
+  /** The drawn token; null when the step asked for none. */
+  sampled: TokenLogprob | null;
+  scores: TokenLogprob[];
+  /** False when a logit was NaN or infinite: the request fails, the pipeline goes on. */
+  finite: boolean;
+}
+
+interface StepInFlight {
+  sequences: { id: SequenceId; sample: boolean; scores: number }[];
+  sentAtMs: number;
+}
+
+export class Pipeline {
+  readonly epoch: Epoch;
+  private readonly id: PipelineId;
+  private readonly send: (header: StepHeader) => void;
+  /** In the order sent. Bounded by maxMicroBatchesInFlight through the scheduler. */
+  private readonly inFlight = new Map<number, StepInFlight>();
+
+  constructor(epoch: Epoch, id: PipelineId, send: (header: StepHeader) => void) {
+    this.epoch = epoch;
+    this.id = id;
+    this.send = send;
+  }
+
+  /** When the oldest step in flight was sent; null when none is. */
+  get oldestSentAtMs(): number | null {
+    for (const step of this.inFlight.values()) return step.sentAtMs;
+    return null;
+  }
+
+  submit(scheduled: ScheduledStep, requests: (id: SequenceId) => RowRequests, nowMs: number): void {
+    const sequences: StepInFlight["sequences"] = [];
+    const header: StepHeader = {
+      epoch: this.epoch,
+      pipeline: this.id,
+      step: scheduled.step,
+      ended: scheduled.ended,
+      sequences: scheduled.rows.map((rows) => {
+        const request = requests(rows.sequence);
+        const targets = request.scoreTargets.slice(0, rows.tokens.length);
+        sequences.push({
+          id: rows.sequence,
+          sample: rows.sample,
+          scores: targets.filter((target) => target >= 0).length,
+        });
+        return {
+          sequence: rows.sequence,
+          validLength: rows.start,
+          rowCount: rows.tokens.length,
+          tokenIds: bytesFromInt32(rows.tokens),
+          newBlocks: bytesFromInt32(rows.newBlocks),
+          sampling: rows.sample ? samplingMessage(request) : null,
+          scoreTargets: bytesFromInt32(targets),
+          scoreTopLogprobs: Math.max(0, request.sampling.topLogprobs),
+        };
+      }),
+    };
+    this.inFlight.set(scheduled.step, { sequences, sentAtMs: nowMs });
+    this.send(header);
+  }
+
+  /**
+   * @returns One outcome per sequence of the step, or null for a message of another epoch.
+   * @throws RelayError corrupt_message when the answer is not to the oldest step in flight or does
+   *   not have what was asked for: the epoch cannot go on.
+   */
+  complete(result: StepResult__Output): SequenceOutcome[] | null {
+    if (result.epoch === null || compareEpochs(result.epoch, this.epoch) !== 0) return null;
+    const [oldest] = this.inFlight.keys();
+    if (oldest !== result.step) {
+      throw new RelayError(
+        "corrupt_message",
+        `epoch ${formatEpoch(this.epoch)}: result of step ${result.step} came, expected ${oldest ?? "none"}`,
+      );
+    }
+    const asked = this.inFlight.get(result.step)!;
+    this.inFlight.delete(result.step);
+    if (result.sequences.length !== asked.sequences.length) {
+      throw this.mismatch(result.step, `${result.sequences.length} sequences`, `${asked.sequences.length}`);
+    }
+    return asked.sequences.map((expected, index) => {
+      const got = result.sequences[index]!;
+      if (got.sequence !== expected.id)
+        throw this.mismatch(result.step, `sequence ${got.sequence}`, `${expected.id}`);
+      if ((got.sampled !== null) !== expected.sample || got.scores.length !== expected.scores) {
+        throw this.mismatch(result.step, `answers for sequence ${got.sequence}`, "what its header asked");
+      }
+      const all = got.sampled === null ? got.scores : [got.sampled, ...got.scores];
+      return {
+        sequence: expected.id,
+        sampled: got.sampled === null ? null : tokenLogprob(got.sampled),
+        scores: got.scores.map(tokenLogprob),
+        finite: all.every((token) => token.finite),
+      };
+    });
+  }
+
+  private mismatch(step: number, got: string, expected: string): RelayError {
+    return new RelayError("corrupt_message", `result of step ${step}: got ${got}, expected ${expected}`);
+  }
+}
+
+function samplingMessage({ sampling, bannedTokens }: RowRequests): Sampling {
+  const seed = BigInt.asUintN(64, sampling.seed);
+  return {
+    temperature: sampling.temperature,
+    topK: sampling.topK,
+    topP: sampling.topP,
+    minP: sampling.minP,
+    seedLow: Number(seed & 0xffff_ffffn),
+    seedHigh: Number(seed >> 32n),
+    topLogprobs: sampling.topLogprobs,
+    bannedTokens: bytesFromInt32(bannedTokens),
+  };
+}
+
+function tokenLogprob(result: TokenResult__Output): TokenLogprob {
+  const ids = int32FromBytes(result.topTokens);
+  const values = float32FromBytes(result.topLogprobs);
+  return {
+    token: result.token,
+    logprob: result.logprob,
+    top: Array.from(ids, (token, index) => ({ token, logprob: values[index]! })),
+  };
+}

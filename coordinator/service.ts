@@ -1,0 +1,222 @@
+/**
+ * The inference service that the API sees: keeps each accepted request until it is answered, takes
+ * it through the queue and hands its events to the one who waits.
+ */
+import { RelayError } from "../common/errors.js";
+import type { RequestId } from "../common/ids.js";
+import type { Logger } from "../common/log.js";
+import type { Core } from "./core.js";
+import type {
+  ClusterView,
+  GenerationRequest,
+  InferenceService,
+  ModelInfo,
+  RequestEvent,
+  RequestHandle,
+} from "./inference.js";
+import type { PromptService } from "./prompt/service.js";
+import type { RequestQueue } from "./queue/queue.js";
+
+/** A request that the queue took and nobody admitted within this time is given up with a 503. */
+const admitLimitMs = 10_000;
+/** How often overdue requests are looked for. */
+const sweepMs = 1_000;
+
+/** An accepted request: queued until the core has it, then admitted. */
+interface Pending {
+  request: GenerationRequest;
+  admitted: boolean;
+  queuedAtMs: number;
+  stream: EventStream;
+}
+
+export interface ServiceFacts {
+  model: ModelInfo;
+  dtype: string;
+  numericsId: () => string | null;
+}
+
+export class Service implements InferenceService {
+  readonly model: ModelInfo;
+  readonly prompt: PromptService;
+  private readonly facts: ServiceFacts;
+  private readonly queue: RequestQueue;
+  private readonly core: () => Core;
+  private readonly log: Logger;
+  /** Bounded by the core's queue limit and, while they are queued, by admitLimitMs. */
+  private readonly pending = new Map<RequestId, Pending>();
+  private readonly stepListeners: ((rows: number) => void)[] = [];
+  private readonly sweep: NodeJS.Timeout;
+  private draining = false;
+
+  constructor(
+    facts: ServiceFacts,
+    prompt: PromptService,
+    queue: RequestQueue,
+    core: () => Core,
+    log: Logger,
+  ) {
+    this.facts = facts;
+    this.model = facts.model;
+    this.prompt = prompt;
+    this.queue = queue;
+    this.core = core;
+    this.log = log;
+    this.sweep = setInterval(() => this.giveUpOverdue(), sweepMs).unref();
+    queue.onUpChange((up) => {
+      if (up) this.resubmit();
+    });
+  }
+
+  get pendingCount(): number {
+    return this.pending.size;
+  }
+
+  notReady(): RelayError | null {
+    if (this.draining) return new RelayError("draining", "the server is shutting down", { retryAfterS: 5 });
+    if (!this.queue.up) {
+      return new RelayError("queue_unavailable", "the queue (Redis) does not answer", { retryAfterS: 1 });
+    }
+    return this.core().notReady();
+  }
+
+  async submit(request: GenerationRequest): Promise<RequestHandle> {
+    const notReady = this.notReady();
+    if (notReady !== null) throw notReady;
+    const stream = new EventStream();
+    this.pending.set(request.id, { request, admitted: false, queuedAtMs: performance.now(), stream });
+    try {
+      await this.queue.add(request);
+    } catch (error) {
+      this.pending.delete(request.id);
+      throw error;
+    }
+    return { id: request.id, events: stream, cancel: () => this.cancel(request.id) };
+  }
+
+  /** The queue's side: a request without anyone waiting (its client left, or an earlier process had it) is dropped. */
+  admit(request: GenerationRequest): void {
+    const pending = this.pending.get(request.id);
+    if (pending === undefined) {
+      this.queue.ended(request.id);
+      return;
+    }
+    if (pending.admitted) return;
+    pending.admitted = true;
+    this.core().admit(pending.request);
+  }
+
+  /** The core's side. */
+  emit(id: RequestId, event: RequestEvent): void {
+    this.pending.get(id)?.stream.push(event);
+  }
+
+  ended(id: RequestId): void {
+    const pending = this.pending.get(id);
+    if (pending === undefined) return;
+    this.pending.delete(id);
+    pending.stream.end();
+    this.queue.ended(id);
+  }
+
+  stepFinished(rows: number): void {
+    for (const listener of this.stepListeners) listener(rows);
+  }
+
+  onStep(listener: (rows: number) => void): void {
+    this.stepListeners.push(listener);
+  }
+
+  cluster(): ClusterView {
+    const view = this.core().view();
+    return {
+      ...view,
+      model: this.model.id,
+      state: this.draining ? "draining" : view.state,
+      reason: this.notReady()?.message ?? "",
+      dtype: this.facts.dtype,
+      numericsId: this.facts.numericsId(),
+      redisUp: this.queue.up,
+    };
+  }
+
+  /** From now on new requests are refused; what was accepted goes on. */
+  drain(): void {
+    this.draining = true;
+  }
+
+  /** Ends what is left with an error. */
+  close(error: RelayError): void {
+    clearInterval(this.sweep);
+    for (const id of [...this.pending.keys()]) {
+      this.emit(id, { type: "error", error });
+      this.cancel(id);
+    }
+  }
+
+  private cancel(id: RequestId): void {
+    const pending = this.pending.get(id);
+    if (pending === undefined) return;
+    if (pending.admitted) {
+      this.core().cancel(id);
+      return;
+    }
+    this.ended(id);
+    void this.queue.remove(id);
+  }
+
+  /** Redis may have lost its last second: whoever still waits is queued again under the same id. */
+  private resubmit(): void {
+    for (const { request, admitted } of this.pending.values()) {
+      if (admitted) continue;
+      this.queue.add(request).catch((error: unknown) => {
+        this.log.debug({ request: request.id, err: error }, "could not queue a request again yet");
+      });
+    }
+  }
+
+  private giveUpOverdue(): void {
+    const now = performance.now();
+    for (const [id, { admitted, queuedAtMs }] of this.pending) {
+      if (admitted || now - queuedAtMs < admitLimitMs) continue;
+      const message = `the queue did not hand the request on within ${admitLimitMs / 1000} s`;
+      this.emit(id, {
+        type: "error",
+        error: new RelayError("queue_unavailable", message, { retryAfterS: 1 }),
+      });
+      this.cancel(id);
+    }
+  }
+}
+
+/** The events of one request: at most one per token and choice, read by one consumer. */
+class EventStream implements AsyncIterable<RequestEvent> {
+  private readonly events: RequestEvent[] = [];
+  private done = false;
+  private wake: (() => void) | null = null;
+
+  push(event: RequestEvent): void {
+    this.events.push(event);
+    this.notify();
+  }
+
+  end(): void {
+    this.done = true;
+    this.notify();
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<RequestEvent> {
+    for (;;) {
+      while (this.events.length > 0) yield this.events.shift()!;
+      if (this.done) return;
+      await new Promise<void>((resolve) => {
+        this.wake = resolve;
+      });
+    }
+  }
+
+  private notify(): void {
+    this.wake?.();
+    this.wake = null;
+  }
+}

@@ -1,0 +1,195 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { type SequenceId, sequenceId } from "../../../common/ids.js";
+import { BlockPool } from "../../../coordinator/scheduler/block-pool.js";
+import {
+  blocksFor,
+  type ScheduledStep,
+  Scheduler,
+  type SchedulerLimits,
+} from "../../../coordinator/scheduler/scheduler.js";
+
+const limits: SchedulerLimits = {
+  blockCount: 64,
+  stageCount: 4,
+  microBatches: null,
+  maxStepRows: 32,
+  prefillChunk: 16,
+};
+const id = (value: number): SequenceId => sequenceId(value);
+const prompt = (length: number): number[] => Array.from({ length }, (_, index) => index);
+
+/** Sends all that can be sent. */
+function drain(scheduler: Scheduler): ScheduledStep[] {
+  const steps: ScheduledStep[] = [];
+  for (let step = scheduler.next(); step !== null; step = scheduler.next()) steps.push(step);
+  return steps;
+}
+
+describe("the block pool", () => {
+  it("gives out what was reserved and takes everything back", () => {
+    const pool = new BlockPool(4);
+    expect(pool.reserve(3)).toBe(true);
+    expect(pool.reserve(2)).toBe(false);
+    const blocks = pool.take(2);
+    expect(blocks).toEqual([0, 1]);
+    expect(pool.used).toBe(2);
+    pool.release(blocks, 1);
+    expect(pool.available).toBe(4);
+    expect(() => pool.take(1)).toThrow();
+  });
+});
+
+describe("the scheduler", () => {
+  it("cuts a prompt into chunks and draws a token only after its last row", () => {
+    const scheduler = new Scheduler(limits);
+    scheduler.submit(id(1), prompt(40), 4);
+    const seen: [number, number, boolean][] = [];
+    for (let round = 0; round < 3; round++) {
+      const [step, ...more] = drain(scheduler);
+      expect(more).toEqual([]);
+      const rows = step!.rows[0]!;
+      seen.push([rows.start, rows.tokens.length, rows.sample]);
+      scheduler.complete(step!.step);
+    }
+    expect(seen).toEqual([
+      [0, 16, false],
+      [16, 16, false],
+      [32, 8, true],
+    ]);
+  });
+
+  it("sends nothing for a sequence whose next token is not decided yet", () => {
+    const scheduler = new Scheduler(limits);
+    scheduler.submit(id(1), prompt(3), 4);
+    const [step] = drain(scheduler);
+    scheduler.complete(step!.step);
+    expect(drain(scheduler)).toEqual([]);
+    scheduler.append(id(1), 7);
+    const [next] = drain(scheduler);
+    expect(next!.rows[0]).toMatchObject({ start: 3, tokens: [7], newBlocks: [], sample: true });
+  });
+
+  it("keeps min(stages, sequences) micro-batches in flight by default, two at once for two sequences", () => {
+    const scheduler = new Scheduler(limits);
+    scheduler.submit(id(1), prompt(3), 4);
+    scheduler.submit(id(2), prompt(3), 4);
+    const steps = drain(scheduler);
+    expect(steps.map((step) => step.rows.map((rows) => rows.sequence))).toEqual([[1], [2]]);
+    expect(scheduler.stepsInFlight).toBe(2);
+  });
+
+  it("obeys a given number of micro-batches", () => {
+    const scheduler = new Scheduler({ ...limits, microBatches: 1 });
+    for (let n = 1; n <= 5; n++) scheduler.submit(id(n), prompt(2), 4);
+    const steps = drain(scheduler);
+    expect(steps).toHaveLength(1);
+    expect(steps[0]!.rows).toHaveLength(5);
+  });
+
+  it("lets a sequence join while others are running", () => {
+    const scheduler = new Scheduler({ ...limits, microBatches: 1 });
+    scheduler.submit(id(1), prompt(2), 9);
+    const [first] = drain(scheduler);
+    scheduler.submit(id(2), prompt(5), 9);
+    expect(drain(scheduler)).toEqual([]);
+    scheduler.complete(first!.step);
+    scheduler.append(id(1), 3);
+    const [second] = drain(scheduler);
+    expect(second!.rows.map((rows) => [rows.sequence, rows.tokens.length])).toEqual([
+      [1, 1],
+      [2, 5],
+    ]);
+  });
+
+  it("keeps a sequence waiting until its blocks are free and starts it then", () => {
+    const scheduler = new Scheduler({ ...limits, blockCount: 2 });
+    scheduler.submit(id(1), prompt(20), 4);
+    scheduler.submit(id(2), prompt(20), 4);
+    drain(scheduler);
+    expect([scheduler.runningCount, scheduler.waitingCount]).toEqual([1, 1]);
+    scheduler.remove(id(1));
+    expect(drain(scheduler)).toEqual([]); // its step is in flight: its blocks are named in it
+    scheduler.complete(1);
+    const [step] = drain(scheduler);
+    expect(step!.rows[0]!.sequence).toBe(2);
+    expect(step!.ended).toEqual([1]);
+  });
+
+  it("knows what never fits", () => {
+    const scheduler = new Scheduler({ ...limits, blockCount: 2 });
+    expect(scheduler.fits(31, 2)).toBe(true);
+    expect(scheduler.fits(32, 2)).toBe(false);
+    expect(scheduler.fits(32, 1)).toBe(true);
+  });
+
+  it("never exceeds its budgets and returns every block, whatever happens", () => {
+    fc.assert(
+      fc.property(
+        fc.array(
+          fc.record({
+            prompt: fc.integer({ min: 1, max: 90 }),
+            tokens: fc.integer({ min: 0, max: 12 }),
+            cancelAfter: fc.option(fc.integer({ min: 0, max: 8 }), { nil: null }),
+          }),
+          { minLength: 1, maxLength: 12 },
+        ),
+        fc.integer({ min: 1, max: 4 }),
+        fc.constantFrom(1, 7, 16, 64),
+        (sequences, microBatches, prefillChunk) => {
+          const scheduler = new Scheduler({ ...limits, blockCount: 16, microBatches, prefillChunk });
+          const left = new Map<SequenceId, number>();
+          const written = new Map<SequenceId, number>();
+          const tables = new Map<SequenceId, number[]>();
+          const open = new Set<SequenceId>();
+          const flight: ScheduledStep[] = [];
+          for (const [index, { prompt: length, tokens }] of sequences.entries()) {
+            scheduler.submit(id(index), prompt(length), tokens);
+            left.set(id(index), tokens);
+            open.add(id(index));
+          }
+          for (let round = 0; open.size > 0; round++) {
+            expect(round).toBeLessThan(2_000);
+            flight.push(...drain(scheduler));
+            expect(flight.length).toBeLessThanOrEqual(microBatches);
+            const travelling = flight.flatMap((step) => step.rows.map((rows) => rows.sequence));
+            expect(new Set(travelling).size).toBe(travelling.length);
+            const step = flight.shift()!;
+            for (const ended of step.ended) tables.delete(ended);
+            let rowCount = 0;
+            for (const rows of step.rows) {
+              rowCount += rows.tokens.length;
+              expect(rows.tokens.length).toBeLessThanOrEqual(Math.max(1, prefillChunk));
+              expect(rows.start).toBe(written.get(rows.sequence) ?? 0);
+              written.set(rows.sequence, rows.start + rows.tokens.length);
+              const table = [...(tables.get(rows.sequence) ?? []), ...rows.newBlocks];
+              tables.set(rows.sequence, table);
+              expect(table.length).toBe(blocksFor(rows.start + rows.tokens.length));
+            }
+            const named = [...tables.values()].flat();
+            expect(new Set(named).size).toBe(named.length);
+            expect(rowCount).toBeLessThanOrEqual(limits.maxStepRows);
+            scheduler.complete(step.step);
+            for (const rows of step.rows) {
+              const { prompt: length, cancelAfter } = sequences[rows.sequence]!;
+              const done = written.get(rows.sequence)! >= length && !rows.sample;
+              if (rows.sample) {
+                scheduler.append(rows.sequence, 1);
+                left.set(rows.sequence, left.get(rows.sequence)! - 1);
+              }
+              if (done || left.get(rows.sequence) === 0 || (cancelAfter !== null && round >= cancelAfter)) {
+                scheduler.remove(rows.sequence);
+                open.delete(rows.sequence);
+              }
+            }
+          }
+          expect(scheduler.blocksUsed).toBe(0);
+          expect([scheduler.runningCount, scheduler.waitingCount, scheduler.stepsInFlight]).toEqual([
+            0, 0, 0,
+          ]);
+        },
+      ),
+      { numRuns: 200 },
+    );
+  });
+});
