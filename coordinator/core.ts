@@ -223,7 +223,9 @@ export class Core {
   private dissolved(error: RelayError): void {
     this.serving = null;
     this.ports.readyChanged(false);
-    for (const active of [...this.requests.values()]) this.fail(active, error);
+    // Whatever broke it, for a client it is the same: the work so far is lost and a new try can succeed.
+    const lost = new RelayError("worker_lost", error.message, { cause: error, retryAfterS: 1 });
+    for (const active of [...this.requests.values()]) this.fail(active, lost);
   }
 
   private start(request: GenerationRequest): void {

@@ -1,0 +1,256 @@
+/**
+ * Workers that compute nothing, for tests of the coordinator's core: a clock that stands until told
+ * to move, and a "model" whose next token is a fixed function of the tokens before it.
+ */
+import { bytesFromInt32, int32FromBytes } from "../../common/bytes.js";
+import type { Epoch, RequestId } from "../../common/ids.js";
+import { requestId } from "../../common/ids.js";
+import { protocolVersion } from "../../common/package.js";
+import { Core, type CorePorts } from "../../coordinator/core.js";
+import type { GenerationRequest, RequestEvent, SamplingParams } from "../../coordinator/inference.js";
+import type { CoordinatorMessage } from "../../proto/generated/glm/relay/internal/v1/CoordinatorMessage.js";
+import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
+import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
+import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
+
+const MB = 1_000_000;
+export const stopToken = 9;
+
+/** Next token of the fake model: the sum of all before it, modulo ten. */
+export const nextToken = (tokens: readonly number[]): number =>
+  tokens.reduce((sum, token) => sum + token, 1) % 10;
+
+export const sampling = (overrides: Partial<SamplingParams> = {}): SamplingParams => ({
+  temperature: 0,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  maxTokens: 8,
+  minTokens: 0,
+  ignoreEos: true,
+  stop: [],
+  stopTokenIds: [],
+  includeStopInOutput: false,
+  topLogprobs: -1,
+  promptLogprobs: false,
+  ...overrides,
+});
+
+export const generation = (
+  id: string,
+  promptTokens: number[],
+  overrides: Partial<SamplingParams> = {},
+): GenerationRequest => ({
+  id: requestId(id),
+  endpoint: "completions",
+  choices: [{ promptTokens, seed: "1" }],
+  sampling: sampling(overrides),
+  text: { skipSpecialTokens: true, chatReply: false },
+});
+
+export interface FakeClusterOptions {
+  stageCount?: number;
+  maxBlocks?: number;
+  prefillChunk?: number;
+}
+
+export class FakeCluster {
+  nowMs = 0;
+  readonly core: Core;
+  readonly sent: { connection: number; message: CoordinatorMessage }[] = [];
+  /** Steps that wait for an answer. */
+  readonly steps: StepHeader[] = [];
+  readonly events = new Map<RequestId, RequestEvent[]>();
+  readonly ended = new Set<RequestId>();
+  readonly log: string[] = [];
+  /** Tokens per sequence as the last stage has seen them. */
+  private readonly contexts = new Map<number, number[]>();
+  private readonly stageCount: number;
+
+  constructor({ stageCount = 2, maxBlocks = 64, prefillChunk = 256 }: FakeClusterOptions = {}) {
+    this.stageCount = stageCount;
+    const ports: CorePorts = {
+      send: (connection, message) => this.sent.push({ connection, message }),
+      disconnect: () => {},
+      planMade: () => {
+        this.steps.length = 0;
+        this.contexts.clear();
+      },
+      openResultLink: (epoch) => this.core.membership.resultLinkOpened(epoch),
+      planOver: () => {},
+      termRaised: () => {},
+      sendStep: (header) => this.steps.push(header),
+      emit: (id, event) => {
+        const list = this.events.get(id) ?? [];
+        this.events.set(id, [...list, event]);
+      },
+      ended: (id) => this.ended.add(id),
+      stepFinished: () => {},
+      readyChanged: () => {},
+      log: (_, message) => this.log.push(message),
+    };
+    this.core = new Core(
+      {
+        modelId: "fake",
+        microBatches: null,
+        prefillChunk,
+        modelStopTokens: new Set([stopToken]),
+        createDetokenizer: () => ({ push: (token) => `${token}`, flush: () => "" }),
+        membership: {
+          stageCount,
+          modelDirectory: "/model",
+          fingerprint: "f",
+          dtype: "float32",
+          placementModel: {
+            layerBytes: [MB, MB, MB, MB],
+            embeddingBytes: MB,
+            headBytes: MB,
+            layerKvBytesPerToken: 100,
+            workspaceBytes: MB,
+            logitsBytes: MB,
+          },
+          minBlocks: 1,
+          maxBlocks,
+          clusterAddress: () => "127.0.0.1:1",
+          term: 5,
+        },
+      },
+      ports,
+      { nowMs: () => this.nowMs },
+    );
+  }
+
+  join(connection: number, overrides: Partial<NonNullable<WorkerMessage__Output["register"]>> = {}): void {
+    this.core.membership.message(connection, {
+      message: "register",
+      register: {
+        protocolVersion,
+        softwareVersion: "0",
+        worker: `worker-${connection}`,
+        incarnation: "i",
+        dataAddress: `127.0.0.1:${1000 + connection}`,
+        memoryBytes: 100 * MB,
+        threads: 1,
+        kernels: "scalar",
+        backend: "cpu",
+        canonVersion: 1,
+        highestTerm: 0,
+        pid: connection,
+        ...overrides,
+      },
+    });
+  }
+
+  report(connection: number, epoch: Epoch, phase: "LOADED" | "LINKED" | "FAILED", errorCode = ""): void {
+    this.core.membership.message(connection, {
+      message: "stageState",
+      stageState: {
+        epoch,
+        phase,
+        detail: errorCode,
+        errorCode,
+        weightBytes: 0,
+        kvBytes: 0,
+        workspaceBytes: 0,
+        weightsFingerprint: "f",
+      },
+    });
+  }
+
+  heartbeat(connection: number, progress: number, busy = false): void {
+    this.core.membership.message(connection, {
+      message: "heartbeat",
+      heartbeat: {
+        progress,
+        busy,
+        steps: 0,
+        busyUs: 0,
+        residentBytes: 0,
+        receivedBytes: 0,
+        staleMessages: 0,
+      },
+    });
+  }
+
+  /** Joins all workers, links them and answers the warm-up. */
+  start(): Epoch {
+    for (let connection = 1; connection <= this.stageCount; connection++) this.join(connection);
+    return this.link();
+  }
+
+  /** Answers the newest plan's assignments. */
+  link(): Epoch {
+    const epoch = this.core.membership.epoch!;
+    const assigned = this.sent.flatMap(({ connection, message }) =>
+      message.assign != null && message.assign.epoch?.plan === epoch.plan ? [connection] : [],
+    );
+    for (const connection of assigned) this.report(connection, epoch, "LOADED");
+    for (const connection of assigned) this.report(connection, epoch, "LINKED");
+    this.answerAll();
+    return epoch;
+  }
+
+  /** Moves time in ticks; every member of `alive` sends idle heartbeats meanwhile. */
+  pass(ms: number, alive: number[] = []): void {
+    for (const end = this.nowMs + ms; this.nowMs < end; ) {
+      this.nowMs += 100;
+      if (this.nowMs % 500 === 0) for (const connection of alive) this.heartbeat(connection, this.nowMs);
+      this.core.tick();
+    }
+  }
+
+  /** Answers the oldest step as the last stage would. */
+  answer(): void {
+    const header = this.steps.shift()!;
+    for (const ended of header.ended ?? []) this.contexts.delete(ended);
+    const result: StepResult__Output = {
+      epoch: { term: Number(header.epoch!.term), plan: header.epoch!.plan! },
+      pipeline: 0,
+      step: Number(header.step),
+      sequences: header.sequences!.map((rows) => {
+        const context = (this.contexts.get(rows.sequence!) ?? []).slice(0, rows.validLength);
+        context.push(...int32FromBytes(rows.tokenIds as Uint8Array));
+        this.contexts.set(rows.sequence!, context);
+        const targets = [...int32FromBytes(rows.scoreTargets as Uint8Array)].filter((target) => target >= 0);
+        return {
+          sequence: rows.sequence!,
+          sampled: rows.sampling == null ? null : this.token(nextToken(context)),
+          sampledPosition: context.length,
+          scores: targets.map((target) => this.token(target)),
+        };
+      }),
+    };
+    this.core.stepResult(result);
+  }
+
+  answerAll(): void {
+    for (let round = 0; this.steps.length > 0; round++) {
+      if (round > 10_000) throw new Error("the core never stops sending steps");
+      this.answer();
+    }
+  }
+
+  tokensOf(id: string): number[] {
+    return (this.events.get(requestId(id)) ?? []).flatMap((event) =>
+      event.type === "tokens" ? event.tokens : [],
+    );
+  }
+
+  private token(token: number) {
+    return {
+      token,
+      logprob: -token,
+      rank: 1,
+      topTokens: bytesFromInt32([]),
+      topLogprobs: Buffer.alloc(0),
+      finite: true,
+    };
+  }
+}
+
+/** What the fake model answers when undisturbed. */
+export function expectedTokens(prompt: readonly number[], count: number): number[] {
+  const tokens = [...prompt];
+  for (let n = 0; n < count; n++) tokens.push(nextToken(tokens));
+  return tokens.slice(prompt.length);
+}

@@ -1,0 +1,210 @@
+import { describe, expect, it } from "vitest";
+import { requestId } from "../../../common/ids.js";
+import { expectedTokens, FakeCluster, generation, stopToken } from "../../support/fake-cluster.js";
+
+describe("the coordinator's core", () => {
+  it("runs a request without a socket, a timer or a real clock", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    cluster.core.admit(generation("a", [1, 2, 3]));
+    cluster.answerAll();
+    expect(cluster.tokensOf("a")).toEqual(expectedTokens([1, 2, 3], 8));
+    expect(cluster.events.get(requestId("a"))!.at(-1)).toMatchObject({
+      type: "finish",
+      reason: "length",
+      completionTokens: 8,
+    });
+    expect(cluster.ended).toContain("a");
+    expect(cluster.core.view().blocks.used).toBe(0);
+  });
+
+  it("has two micro-batches in flight when two sequences run on two stages", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    cluster.core.admit(generation("a", [1]));
+    cluster.core.admit(generation("b", [2]));
+    expect(cluster.core.view().microBatchesInFlight).toBe(2);
+    cluster.answerAll();
+    expect(cluster.tokensOf("a")).toEqual(expectedTokens([1], 8));
+    expect(cluster.tokensOf("b")).toEqual(expectedTokens([2], 8));
+  });
+
+  it("is ready only after a token has come back through all stages", () => {
+    const cluster = new FakeCluster();
+    cluster.join(1);
+    expect(cluster.core.notReady()!.message).toMatch(/waiting for workers: 1 of 2/);
+    cluster.join(2);
+    expect(cluster.core.notReady()!.message).toMatch(/loading: 0 of 2/);
+    const epoch = cluster.core.membership.epoch!;
+    for (const connection of [1, 2]) cluster.report(connection, epoch, "LOADED");
+    for (const connection of [1, 2]) cluster.report(connection, epoch, "LINKED");
+    expect(cluster.core.notReady()!.message).toMatch(/first token/);
+    cluster.answerAll();
+    expect(cluster.core.notReady()).toBeNull();
+  });
+
+  it("ends at a stop token, at a stop string and at the limit", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    const whole = expectedTokens([4, 4], 64);
+    expect(whole).toContain(stopToken);
+    const before = whole.slice(0, whole.indexOf(stopToken));
+    cluster.core.admit(generation("stop", [4, 4], { ignoreEos: false, maxTokens: 64 }));
+    const text = expectedTokens([1], 8).join("");
+    cluster.core.admit(generation("string", [1], { stop: [text.slice(3, 6)] }));
+    cluster.answerAll();
+    expect(cluster.tokensOf("stop")).toEqual(before);
+    const events = cluster.events.get(requestId("string"))!;
+    const shown = events
+      .map((event) => (event.type === "tokens" || event.type === "finish" ? event.text : ""))
+      .join("");
+    const stopAt = text.indexOf(text.slice(3, 6));
+    expect(shown).toBe(text.slice(0, stopAt));
+    expect(events.at(-1)).toMatchObject({ reason: "stop", stopReason: text.slice(3, 6) });
+  });
+
+  it("scores a prompt without generating", () => {
+    const cluster = new FakeCluster({ prefillChunk: 2 });
+    cluster.start();
+    cluster.core.admit(generation("s", [3, 1, 4, 1, 5], { maxTokens: 0, promptLogprobs: true }));
+    cluster.answerAll();
+    const [scores, finish] = cluster.events.get(requestId("s"))!;
+    expect(scores).toMatchObject({ type: "prompt" });
+    expect(scores!.type === "prompt" && scores!.scores.map((score) => score?.token ?? null)).toEqual([
+      null,
+      1,
+      4,
+      1,
+      5,
+    ]);
+    expect(finish).toMatchObject({ type: "finish", completionTokens: 0 });
+  });
+
+  it("finishes at once when neither tokens nor scores are wanted", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    cluster.core.admit(generation("e", [3], { maxTokens: 0 }));
+    expect(cluster.steps).toEqual([]);
+    expect(cluster.ended).toContain("e");
+  });
+
+  it("frees the blocks of a cancelled request when its step has come back", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    cluster.core.admit(generation("c", [1, 2]));
+    cluster.core.cancel(requestId("c"));
+    expect(cluster.core.view().blocks.used).toBe(1);
+    cluster.answerAll();
+    expect(cluster.core.view().blocks.used).toBe(0);
+    expect(cluster.tokensOf("c")).toEqual([]);
+  });
+
+  it("refuses what can never fit, by its size", () => {
+    const cluster = new FakeCluster({ maxBlocks: 2 });
+    cluster.start();
+    cluster.core.admit(generation("big", [1], { maxTokens: 64 }));
+    expect(cluster.events.get(requestId("big"))).toMatchObject([
+      { type: "error", error: { code: "context_length_exceeded" } },
+    ]);
+  });
+
+  it("answers worker_lost when a worker goes, re-forms with a newer epoch and serves again", () => {
+    const cluster = new FakeCluster();
+    const epoch = cluster.start();
+    cluster.core.admit(generation("x", [1, 2]));
+    cluster.core.membership.gone(1, "its control stream broke");
+    expect(cluster.events.get(requestId("x"))).toMatchObject([
+      { type: "error", error: { code: "worker_lost" } },
+    ]);
+    expect(cluster.sent.at(-1)).toMatchObject({ connection: 2, message: { release: { epoch } } });
+    cluster.join(3, { worker: "worker-1" });
+    cluster.pass(500, [2, 3]);
+    const next = cluster.link();
+    expect(next).toEqual({ term: 5, plan: epoch.plan + 1 });
+    cluster.core.admit(generation("y", [1, 2]));
+    cluster.answerAll();
+    expect(cluster.tokensOf("y")).toEqual(expectedTokens([1, 2], 8));
+  });
+
+  it("drops the answer to a step of an older epoch", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    cluster.core.admit(generation("x", [1, 2]));
+    const stale = cluster.steps[0]!;
+    cluster.core.membership.gone(1, "gone");
+    cluster.join(3, { worker: "worker-1" });
+    cluster.pass(500, [2, 3]);
+    cluster.link();
+    cluster.steps.push(stale);
+    cluster.answer();
+    expect(cluster.core.ready).toBe(true);
+  });
+
+  it("loses no worker while its own loop stands still for three seconds", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    cluster.pass(1_000, [1, 2]);
+    cluster.nowMs += 3_000;
+    cluster.core.tick();
+    cluster.pass(1_000, [1, 2]);
+    expect(cluster.core.membership.counters.workersLost).toBe(0);
+  });
+
+  it("loses a worker that is silent for longer than its lease", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    cluster.pass(3_000, [2]);
+    expect(cluster.core.membership.counters.workersLost).toBe(1);
+    expect(cluster.core.notReady()!.code).toBe("model_loading");
+  });
+
+  it("notices a step that vanished between idle workers", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    cluster.core.admit(generation("v", [1, 2]));
+    cluster.steps.length = 0;
+    cluster.pass(6_000, [1, 2]);
+    expect(cluster.events.get(requestId("v"))).toMatchObject([
+      { type: "error", error: { code: "worker_lost" } },
+    ]);
+  });
+
+  it("refuses a worker of another protocol version or of another canon, with both printed", () => {
+    const cluster = new FakeCluster();
+    cluster.join(1, { protocolVersion: 99, softwareVersion: "9.9" });
+    expect(cluster.sent.at(-1)!.message.refused!.message).toMatch(/protocol 99 \(version 9\.9\).*protocol 1/);
+    cluster.join(2);
+    cluster.join(3, { canonVersion: 2 });
+    expect(cluster.sent.at(-1)!.message.refused!.message).toMatch(/cpu\/canon 2.*cpu\/canon 1/);
+  });
+
+  it("takes a term above the highest that any worker reports", () => {
+    const cluster = new FakeCluster();
+    cluster.join(1, { highestTerm: 41 });
+    cluster.join(2);
+    expect(cluster.core.membership.epoch).toEqual({ term: 42, plan: 1 });
+  });
+
+  it("ends the epoch when the last stage answers something that was not asked", () => {
+    const cluster = new FakeCluster();
+    const epoch = cluster.start();
+    cluster.core.admit(generation("z", [1, 2]));
+    cluster.core.stepResult({ epoch, pipeline: 0, step: 77, sequences: [] });
+    expect(cluster.events.get(requestId("z"))).toMatchObject([
+      { type: "error", error: { code: "worker_lost" } },
+    ]);
+  });
+
+  it("tries again, at growing intervals, when a stage cannot be built", () => {
+    const cluster = new FakeCluster();
+    cluster.join(1);
+    cluster.join(2);
+    for (let attempt = 1; attempt <= 4; attempt++) {
+      const epoch = cluster.core.membership.epoch!;
+      expect(epoch.plan).toBe(attempt);
+      cluster.report(2, epoch, "FAILED", "stage_failed");
+      expect(cluster.core.membership.epoch).toBeNull();
+      cluster.pass(100 * 2 ** (attempt - 1) + 100, [1, 2]);
+    }
+  });
+});
