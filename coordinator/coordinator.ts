@@ -210,7 +210,7 @@ function modelInfo(model: Model): ModelInfo {
     hiddenSize: model.shape.hiddenSize,
     parameterCount: model.parameterCount,
     weightBytes: sum(model.layerBytes) + model.embeddingBytes + model.headBytes,
-    defaults: model.card.sampling,
+    defaults: model.sampling,
   };
 }
 

@@ -10,8 +10,9 @@ import type { LinkHandlers } from "../../proto/generated/glm/relay/internal/v1/L
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
 import { Downstream } from "../../proto/link/downstream.js";
+import { resultFrames } from "../../proto/link/frames.js";
 import { acceptLink } from "../../proto/link/hello.js";
-import { resultFrames, Upstream } from "../../proto/link/upstream.js";
+import { Upstream } from "../../proto/link/upstream.js";
 
 export interface LinkEvents {
   /** The last stage's stream is open. */

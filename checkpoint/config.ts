@@ -1,0 +1,120 @@
+/** Turns config.json into the shape of the model, by the card's mapping. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { RelayError } from "../common/errors.js";
+import type { ModelCard } from "../models/card.js";
+import { printValue } from "../models/print.js";
+import type { DType, ModelShape } from "../models/shape.js";
+import { parseJsonObject, readModelFile } from "./json.js";
+
+/** Real ones have 2 KiB. */
+const maxConfigBytes = 1024 * 1024;
+
+export type Config = Record<string, unknown>;
+
+export async function readConfig(directory: string): Promise<Config> {
+  const path = join(directory, "config.json");
+  return parseJsonObject(await readModelFile(path, maxConfigBytes), path);
+}
+
+/**
+ * @param tokenCount Ids that exist by the tokenizer; null without one: then all rows of the embedding count.
+ * @throws RelayError invalid_model naming the field, its value and what was expected.
+ */
+export function shapeFrom(
+  config: Config,
+  card: ModelCard,
+  tokenCount: number | null,
+  directory: string,
+): ModelShape {
+  const path = join(directory, "config.json");
+  const size = (field: string): number => {
+    const value = config[field];
+    if (Number.isSafeInteger(value) && (value as number) > 0 && (value as number) < 2 ** 31) {
+      return value as number;
+    }
+    return fail(path, field, value, "a whole number from 1 to 2^31 - 1");
+  };
+  const fields = card.config;
+  const headDim = size(fields.headDim);
+  const ropeDim = headDim * card.rope.fraction;
+  if (ropeDim % 2 !== 0) fail(path, fields.headDim, headDim, `a multiple of ${2 / card.rope.fraction}`);
+  const headCount = size(fields.headCount);
+  const kvHeadCount = size(fields.kvHeadCount);
+  if (headCount % kvHeadCount !== 0) {
+    fail(path, fields.kvHeadCount, kvHeadCount, `a divisor of ${fields.headCount}, which is ${headCount}`);
+  }
+  const vocabSize = size(fields.vocabSize);
+  if (tokenCount !== null && tokenCount > vocabSize) {
+    const tokens = `at least ${tokenCount}: ${card.tokenizer.file} and the special tokens have that many ids`;
+    fail(path, fields.vocabSize, vocabSize, tokens);
+  }
+  const normEps = config[fields.normEps];
+  if (typeof normEps !== "number" || !(normEps > 0 && normEps < 1)) {
+    fail(path, fields.normEps, normEps, "a number between 0 and 1");
+  }
+  const ratio = config[card.rope.ratioField] ?? 1;
+  if (typeof ratio !== "number" || !(ratio > 0 && ratio <= 1e6)) {
+    fail(path, card.rope.ratioField, ratio, "a number above 0 and at most 1e6");
+  }
+  return {
+    hiddenSize: size(fields.hiddenSize),
+    layerCount: size(fields.layerCount),
+    headCount,
+    kvHeadCount,
+    headDim,
+    ffnSize: size(fields.ffnSize),
+    vocabSize,
+    tokenCount: tokenCount ?? vocabSize,
+    ropeDim,
+    ropeBase: card.rope.base * ratio,
+    normEps,
+    maxPositions: size(fields.maxPositions),
+  };
+}
+
+/** The checkpoint's own dtype, or null when config.json does not say. */
+export function configDtype(config: Config, card: ModelCard, directory: string): DType | null {
+  const value = config[card.config.dtype];
+  if (value === undefined || value === null) return null;
+  if (value === "float32" || value === "float16" || value === "bfloat16") return value;
+  return fail(join(directory, "config.json"), card.config.dtype, value, '"float32", "float16" or "bfloat16"');
+}
+
+/** End tokens by config.json's eos_token_id: one id, a list, or nothing. */
+export function configStopTokens(config: Config): number[] {
+  return [config.eos_token_id].flat().filter((id): id is number => Number.isSafeInteger(id));
+}
+
+/**
+ * Sampling when a request does not say: the card's, unless generation_config.json decides otherwise
+ * (a model made for exact answers asks for greedy decoding there).
+ */
+export async function defaultSampling(card: ModelCard, directory: string): Promise<ModelCard["sampling"]> {
+  const path = join(directory, "generation_config.json");
+  if (!existsSync(path)) return card.sampling;
+  const config = parseJsonObject(await readModelFile(path, maxConfigBytes), path);
+  const read = (field: string, otherwise: number, accepts: (value: number) => boolean, expected: string) => {
+    const value = config[field] ?? otherwise;
+    return typeof value === "number" && accepts(value) ? value : fail(path, field, value, expected);
+  };
+  const { temperature, topP } = card.sampling;
+  return {
+    temperature:
+      config.do_sample === false
+        ? 0
+        : read("temperature", temperature, (value) => value >= 0 && value <= 2, "a number from 0 to 2"),
+    topP: read("top_p", topP, (value) => value > 0 && value <= 1, "a number above 0 and at most 1"),
+  };
+}
+
+/** Whether the fused query, key and value projection has a bias. */
+export function hasQkvBias(config: Config, card: ModelCard, directory: string): boolean {
+  const value = config[card.qkvBiasField] ?? false;
+  if (typeof value === "boolean") return value;
+  return fail(join(directory, "config.json"), card.qkvBiasField, value, "true or false");
+}
+
+function fail(path: string, field: string, value: unknown, expected: string): never {
+  throw new RelayError("invalid_model", `${path}: "${field}" is ${printValue(value)}, expected ${expected}`);
+}

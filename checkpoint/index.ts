@@ -1,0 +1,189 @@
+/**
+ * Opens a model directory: config.json, the weights' headers and the number of tokens, all checked
+ * against each other, so that everything after it can trust what it reads. No weight is read here.
+ */
+import { statSync } from "node:fs";
+import { basename, resolve } from "node:path";
+import { RelayError } from "../common/errors.js";
+import type { ModelCard, TensorNames } from "../models/card.js";
+import { cardFor } from "../models/index.js";
+import { type DType, type ModelShape, qkvRows } from "../models/shape.js";
+import {
+  type Config,
+  configDtype,
+  configStopTokens,
+  defaultSampling,
+  hasQkvBias,
+  readConfig,
+  shapeFrom,
+} from "./config.js";
+import { fingerprintOf } from "./fingerprint.js";
+import type { TensorEntry } from "./safetensors.js";
+import { readSentencePiece, stopTokenIds } from "./sentencepiece.js";
+import { readTensors, weightType } from "./tensors.js";
+
+export type { TensorEntry } from "./safetensors.js";
+
+export interface Model {
+  directory: string;
+  /** What clients call it. */
+  id: string;
+  card: ModelCard;
+  shape: ModelShape;
+  /** Positions the model was made for. */
+  contextLength: number;
+  /** Ids that end a reply; without a tokenizer those that config.json names. */
+  stopTokens: number[];
+  /** Used when a request does not say. */
+  sampling: ModelCard["sampling"];
+  /** The checkpoint's own type: that of config.json, else of the embedding. */
+  dtype: DType;
+  config: Config;
+  tensors: Map<string, TensorEntry>;
+  /** Equal for two directories that would compute the same; see fingerprint.ts. */
+  fingerprint: string;
+  /** Of the tensors that the model uses. */
+  parameterCount: number;
+  /** Stored bytes of each layer. */
+  layerBytes: number[];
+  embeddingBytes: number;
+  /** Head and final norm. */
+  headBytes: number;
+}
+
+/** Structurally the engine's TensorSource, LayerTensors and the weight fields of its StageConfig. */
+export interface TensorSource {
+  file: string;
+  byteOffset: number;
+  byteLength: number;
+  dtype: DType;
+  shape: number[];
+}
+
+export interface LayerTensors {
+  attentionNorm: TensorSource;
+  qkvWeight: TensorSource;
+  qkvBias: TensorSource | null;
+  attentionOut: TensorSource;
+  ffnNorm: TensorSource;
+  ffnGateUp: TensorSource;
+  ffnDown: TensorSource;
+}
+
+export interface StageTensors {
+  layers: LayerTensors[];
+  embedding: TensorSource | null;
+  finalNorm: TensorSource | null;
+  head: TensorSource | null;
+}
+
+/**
+ * @throws RelayError invalid_model naming file, field or tensor, the value found and what was expected.
+ */
+export async function openModel(directory: string): Promise<Model> {
+  const root = resolve(directory);
+  if (!statSync(root, { throwIfNoEntry: false })?.isDirectory()) {
+    throw new RelayError("invalid_model", `${root} is not a directory, expected one with config.json`);
+  }
+  const config = await readConfig(root);
+  const card = cardFor(config, root);
+  const tokenizer = await readSentencePiece(root, card.tokenizer.file);
+  const tokenCount = tokenizer ? tokenizer.pieces.length + card.tokenizer.specialTokens.length : null;
+  const shape = shapeFrom(config, card, tokenCount, root);
+  const { files, tensors } = await readTensors(root);
+
+  const partial = { directory: root, card, shape, config, tensors };
+  const whole = stageTensors(partial, { layerBegin: 0, layerEnd: shape.layerCount, embed: true, head: true });
+  const { layers, embedding, finalNorm, head } = whole as StageTensors & { [K in EndTensors]: TensorSource };
+  const sources = [embedding, ...layers.flatMap(layerSources), finalNorm, head];
+  return {
+    ...partial,
+    id: modelId(config, root),
+    contextLength: shape.maxPositions,
+    stopTokens: tokenizer ? stopTokenIds(tokenizer, card) : configStopTokens(config),
+    sampling: await defaultSampling(card, root),
+    dtype: configDtype(config, card, root) ?? embedding.dtype,
+    fingerprint: await fingerprintOf(card, shape, files, sources),
+    parameterCount: sources.reduce((sum, { shape: sizes }) => sum + product(sizes), 0),
+    layerBytes: layers.map((layer) => byteSum(layerSources(layer))),
+    embeddingBytes: embedding.byteLength,
+    headBytes: finalNorm.byteLength + head.byteLength,
+  };
+}
+
+type EndTensors = "embedding" | "finalNorm" | "head";
+
+export interface StageRange {
+  layerBegin: number;
+  /** Exclusive. */
+  layerEnd: number;
+  embed: boolean;
+  head: boolean;
+}
+
+/**
+ * Where the weights of a stage lie: the weight fields of the engine's StageConfig.
+ * @throws RelayError invalid_model for a tensor that is missing, of another shape or of another type.
+ */
+export function stageTensors(
+  model: Pick<Model, "directory" | "card" | "shape" | "config" | "tensors">,
+  range: StageRange,
+): StageTensors {
+  const { card, shape } = model;
+  const { hiddenSize, vocabSize, headCount, headDim, ffnSize } = shape;
+  const names: TensorNames = card.tensors;
+  const source = (name: string, ...expected: number[]) => sourceOf(model, name, expected);
+  const qkvBias = hasQkvBias(model.config, card, model.directory);
+
+  const layers: LayerTensors[] = [];
+  for (let layer = range.layerBegin; layer < range.layerEnd; layer++) {
+    const at = (name: keyof TensorNames["layer"]) => names.layer[name].replace("{i}", String(layer));
+    layers.push({
+      attentionNorm: source(at("attentionNorm"), hiddenSize),
+      qkvWeight: source(at("qkvWeight"), qkvRows(shape), hiddenSize),
+      qkvBias: qkvBias ? source(at("qkvBias"), qkvRows(shape)) : null,
+      attentionOut: source(at("attentionOut"), hiddenSize, headCount * headDim),
+      ffnNorm: source(at("ffnNorm"), hiddenSize),
+      ffnGateUp: source(at("ffnGateUp"), 2 * ffnSize, hiddenSize),
+      ffnDown: source(at("ffnDown"), hiddenSize, ffnSize),
+    });
+  }
+  return {
+    layers,
+    embedding: range.embed ? source(names.embedding, vocabSize, hiddenSize) : null,
+    finalNorm: range.head ? source(names.finalNorm, hiddenSize) : null,
+    head: range.head ? source(names.head, vocabSize, hiddenSize) : null,
+  };
+}
+
+function sourceOf(
+  model: Pick<Model, "directory" | "tensors">,
+  name: string,
+  expected: number[],
+): TensorSource {
+  const tensor = model.tensors.get(name);
+  if (!tensor) throw new RelayError("invalid_model", `missing tensor ${name} in ${model.directory}`);
+  const { file, byteOffset, byteLength, shape } = tensor;
+  if (shape.length !== expected.length || shape.some((size, axis) => size !== expected[axis])) {
+    throw new RelayError(
+      "invalid_model",
+      `tensor ${name} has shape [${shape.join(", ")}], expected [${expected.join(", ")}] (${file})`,
+    );
+  }
+  return { file, byteOffset, byteLength, dtype: weightType(tensor), shape };
+}
+
+function layerSources(layer: LayerTensors): TensorSource[] {
+  return Object.values(layer).filter((source): source is TensorSource => source !== null);
+}
+
+/** The published name when config.json has one (not a path of whoever saved it), else the directory's. */
+function modelId(config: Config, directory: string): string {
+  const name = config._name_or_path;
+  const published = typeof name === "string" && /^\w[\w.-]*(\/\w[\w.-]*)?$/.test(name);
+  return published ? name : basename(directory);
+}
+
+const product = (sizes: number[]): number => sizes.reduce((result, size) => result * size, 1);
+const byteSum = (sources: TensorSource[]): number =>
+  sources.reduce((sum, { byteLength }) => sum + byteLength, 0);

@@ -1,0 +1,95 @@
+/** Finds the tensors of a checkpoint directory: one safetensors file, or shards with their index. */
+import { existsSync, readdirSync } from "node:fs";
+import { basename, join } from "node:path";
+import { RelayError } from "../common/errors.js";
+import { printValue } from "../models/print.js";
+import type { DType } from "../models/shape.js";
+import { isObject, parseJsonObject, readModelFile } from "./json.js";
+import { maxHeaderBytes, readSafetensors, type SafetensorsFile, type TensorEntry } from "./safetensors.js";
+
+const singleFile = "model.safetensors";
+const indexFile = "model.safetensors.index.json";
+
+export interface CheckpointTensors {
+  files: SafetensorsFile[];
+  tensors: Map<string, TensorEntry>;
+}
+
+/**
+ * Reads every header of the checkpoint. A whole file wins over an index, as everywhere else.
+ * @throws RelayError invalid_model when nothing is there, or a tensor is in two shards or in none.
+ */
+export async function readTensors(directory: string): Promise<CheckpointTensors> {
+  if (existsSync(join(directory, singleFile))) {
+    const file = await readSafetensors(join(directory, singleFile));
+    return { files: [file], tensors: new Map(file.tensors.map((tensor) => [tensor.name, tensor])) };
+  }
+  if (existsSync(join(directory, indexFile))) return readShards(directory);
+  const pickles = readdirSync(directory).filter((name) => /\.(bin|pt|pth)$/.test(name));
+  const found =
+    pickles.length > 0 ? `; ${pickles[0]} is a pickle, which can execute code and is not read` : "";
+  throw new RelayError(
+    "invalid_model",
+    `no weights in ${directory}: expected ${singleFile} or ${indexFile}${found}`,
+  );
+}
+
+async function readShards(directory: string): Promise<CheckpointTensors> {
+  const path = join(directory, indexFile);
+  const index = parseJsonObject(await readModelFile(path, maxHeaderBytes), path);
+  const weightMap = index.weight_map;
+  if (!isObject(weightMap) || Object.keys(weightMap).length === 0) {
+    throw new RelayError(
+      "invalid_model",
+      `${path}: "weight_map" is ${printValue(weightMap)}, expected {tensor: file}`,
+    );
+  }
+  const shards = new Map<string, SafetensorsFile>();
+  const tensors = new Map<string, TensorEntry>();
+  for (const shard of new Set(Object.values(weightMap))) {
+    // A plain name only: an index must not lead us out of the model's directory.
+    if (typeof shard !== "string" || shard !== basename(shard) || !shard.endsWith(".safetensors")) {
+      throw new RelayError(
+        "invalid_model",
+        `${path}: "weight_map" names the file ${printValue(shard)}, expected a .safetensors file of this directory`,
+      );
+    }
+    const file = await readSafetensors(join(directory, shard));
+    shards.set(shard, file);
+    for (const tensor of file.tensors) {
+      const other = tensors.get(tensor.name);
+      if (other) {
+        throw new RelayError(
+          "invalid_model",
+          `tensor ${tensor.name} is in ${other.file} and in ${tensor.file}, expected in one`,
+        );
+      }
+      tensors.set(tensor.name, tensor);
+    }
+  }
+  for (const [name, shard] of Object.entries(weightMap)) {
+    const expected = shards.get(shard as string)?.file;
+    const tensor = tensors.get(name);
+    if (tensor?.file !== expected) {
+      const actual = tensor ? `it is in ${tensor.file}` : "it is in no shard";
+      throw new RelayError("invalid_model", `${path} puts tensor ${name} into ${expected}, but ${actual}`);
+    }
+  }
+  return { files: [...shards.values()], tensors };
+}
+
+const weightTypes: ReadonlyMap<string, DType> = new Map([
+  ["F32", "float32"],
+  ["F16", "float16"],
+  ["BF16", "bfloat16"],
+]);
+
+/** The tensor's type as the engine names it. @throws RelayError invalid_model for any other type. */
+export function weightType(tensor: TensorEntry): DType {
+  const dtype = weightTypes.get(tensor.dtype);
+  if (dtype) return dtype;
+  throw new RelayError(
+    "invalid_model",
+    `${tensor.file}: tensor ${tensor.name} has dtype ${tensor.dtype}, expected F32, F16 or BF16`,
+  );
+}

@@ -1,0 +1,97 @@
+/** Figures that the rest of the coordinator keeps: copied from one view of the cluster at each scrape. */
+import { Counter, Gauge, type Metric, type Registry } from "prom-client";
+import { softwareVersion } from "../../common/package.js";
+import type { ClusterView, WorkerView } from "../inference.js";
+
+const workerStates: readonly WorkerView["state"][] = ["idle", "loading", "loaded", "linked", "failed"];
+
+/** Those that have an alias. */
+export interface ClusterMetrics {
+  requestsRunning: Metric;
+  requestsWaiting: Metric;
+  kvUsageRatio: Metric;
+  kvCacheInfo: Metric;
+  /** All figures from the same view, so that they agree with each other. */
+  update(view: ClusterView): void;
+}
+
+export function createClusterMetrics(registry: Registry): ClusterMetrics {
+  const registers = [registry];
+  const gauge = (name: string, help: string, labelNames: string[]) =>
+    new Gauge({ name: `glm_relay_${name}`, help, labelNames, registers });
+  const counter = (name: string, help: string, labelNames: string[]) =>
+    new Counter({ name: `glm_relay_${name}`, help, labelNames, registers });
+
+  const buildInfo = gauge("build_info", "Version of the coordinator, kernels of its workers.", [
+    "version",
+    "kernels",
+  ]);
+  const requestsRunning = gauge("requests_running", "Sequences in the scheduler's running set.", ["model"]);
+  const requestsWaiting = gauge("requests_waiting", "Accepted sequences that wait for their first step.", [
+    "model",
+  ]);
+  const kvBlocks = gauge("kv_blocks", "Blocks of the KV cache.", ["model", "state"]);
+  const kvUsageRatio = gauge("kv_usage_ratio", "Used blocks of the KV cache, 0 to 1.", ["model"]);
+  const kvCacheInfo = gauge("kv_cache_info", "Shape of the KV cache.", ["model", "block_size", "num_blocks"]);
+  const epoch = gauge("epoch", "Term of the leadership and number of the plan.", ["model", "part"]);
+  const stages = gauge("stages", "Stages wanted, and stages that have a worker.", ["model", "state"]);
+  const workers = gauge("workers", "Registered workers.", ["model", "state"]);
+  const heartbeatAge = gauge("worker_heartbeat_age_seconds", "Time since a worker was last heard of.", [
+    "model",
+    "worker",
+  ]);
+  const inFlight = gauge("micro_batches_in_flight", "Micro-batches in the stages.", ["model"]);
+  const redisUp = gauge("redis_up", "1 while Redis answers.", []);
+  const placements = counter("placements_total", "Plans made: layers given to workers.", ["model"]);
+  const workersLost = counter("workers_lost_total", "Workers declared lost.", ["model"]);
+  const staleMessages = counter("stale_messages_total", "Messages of an older epoch, dropped.", ["model"]);
+  const stageBusy = counter("stage_busy_seconds_total", "Time a stage has spent computing.", [
+    "model",
+    "stage",
+  ]);
+
+  /** The owner of the count is elsewhere; a counter of ours only shows it. */
+  const show = (metric: Counter, labels: Record<string, string | number>, value: number) => {
+    metric.remove(labels);
+    metric.inc(labels, value);
+  };
+
+  return {
+    requestsRunning,
+    requestsWaiting,
+    kvUsageRatio,
+    kvCacheInfo,
+    update(view) {
+      const { model } = view;
+      const { total, used, size } = view.blocks;
+      buildInfo.reset();
+      const kernels = [...new Set(view.workers.map((worker) => worker.kernels))].sort().join(",");
+      buildInfo.set({ version: softwareVersion, kernels }, 1);
+      requestsRunning.set({ model }, view.sequences.running);
+      requestsWaiting.set({ model }, view.sequences.waiting);
+      kvBlocks.set({ model, state: "used" }, used);
+      kvBlocks.set({ model, state: "free" }, total - used);
+      kvUsageRatio.set({ model }, total === 0 ? 0 : used / total);
+      kvCacheInfo.reset();
+      kvCacheInfo.set({ model, block_size: size, num_blocks: total }, 1);
+      epoch.set({ model, part: "term" }, view.epoch?.term ?? 0);
+      epoch.set({ model, part: "plan" }, view.epoch?.plan ?? 0);
+      stages.set({ model, state: "wanted" }, view.stageCount);
+      stages.set({ model, state: "placed" }, view.stages.length);
+      for (const state of workerStates) {
+        workers.set({ model, state }, view.workers.filter((worker) => worker.state === state).length);
+      }
+      heartbeatAge.reset();
+      for (const { id, heartbeatAgeMs } of view.workers) {
+        heartbeatAge.set({ model, worker: id }, heartbeatAgeMs / 1_000);
+      }
+      inFlight.set({ model }, view.microBatchesInFlight);
+      redisUp.set(view.redisUp ? 1 : 0);
+      show(placements, { model }, view.counters.placements);
+      show(workersLost, { model }, view.counters.workersLost);
+      show(staleMessages, { model }, view.counters.staleMessages);
+      stageBusy.reset();
+      for (const { stage, busySeconds } of view.stages) stageBusy.inc({ model, stage }, busySeconds);
+    },
+  };
+}

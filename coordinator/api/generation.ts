@@ -1,0 +1,170 @@
+/**
+ * The life of one generation request between its validated form and its response, the same for chat and
+ * completions: submit, follow the events, count them, tell the service when the client has left.
+ */
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { RelayError, toRelayError } from "../../common/errors.js";
+import type { RequestEvent, RequestHandle } from "../inference.js";
+import type { AnswerEvent, Call } from "./answer.js";
+import type { CallMetrics } from "./call-metrics.js";
+import type { ApiContext } from "./context.js";
+import { errorBody, logFault, toClientError } from "./errors.js";
+import { SseStream } from "./sse.js";
+import { UsageCounter } from "./usage.js";
+
+/** What a route prepares while the client may already have left. */
+export type PrepareCall = () => Promise<Call>;
+
+export async function answerCall(
+  context: ApiContext,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  prepare: PrepareCall,
+): Promise<unknown> {
+  const client = new ClientPresence(reply);
+  const call = await prepare();
+  client.check();
+  const handle = await context.service.submit(call.generation);
+  const metrics = context.metrics.startCall(call.generation, call.n, request.arrivedMs);
+  const usage = new UsageCounter(call.generation.choices, call.n);
+  const events = follow(handle, call.generation.choices.length, client, metrics);
+  if (call.stream) {
+    await streamAnswer(context, request, reply, call, events, usage);
+    return reply;
+  }
+  const all: AnswerEvent[] = [];
+  for await (const event of events) {
+    usage.note(event);
+    all.push(event);
+  }
+  return call.answer.response(all, usage.usage);
+}
+
+async function streamAnswer(
+  context: ApiContext,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  call: Call,
+  events: AsyncIterable<AnswerEvent>,
+  usage: UsageCounter,
+): Promise<void> {
+  const options = call.streamOptions;
+  const stream = new SseStream(reply, context.timing, () => ({
+    "openai-processing-ms": String(Math.round(performance.now() - request.arrivedMs)),
+  }));
+  try {
+    for await (const event of events) {
+      usage.note(event);
+      const chunks = call.answer.chunks(event);
+      for (const chunk of chunks) {
+        if (options?.continuousUsage) chunk.usage = usage.usage;
+        else if (options?.includeUsage) chunk.usage = null;
+      }
+      await stream.send(chunks);
+    }
+    if (options?.includeUsage) await stream.send([call.answer.usageChunk(usage.usage)]);
+  } catch (cause) {
+    if (!stream.opened) {
+      stream.abandon();
+      throw cause;
+    }
+    const error = toClientError(cause, request.id);
+    logFault(context.log, error, request.id);
+    await stream.send([errorBody(error)]);
+  }
+  await stream.end();
+}
+
+/** Knows whether the client is still there; at most one listener, the event being waited for. */
+class ClientPresence {
+  #left = false;
+  #onLeave: (() => void) | undefined;
+
+  constructor(reply: FastifyReply) {
+    reply.raw.once("close", () => {
+      if (reply.raw.writableFinished) return;
+      this.#left = true;
+      this.#onLeave?.();
+    });
+  }
+
+  get left(): boolean {
+    return this.#left;
+  }
+
+  set onLeave(listener: (() => void) | undefined) {
+    this.#onLeave = listener;
+  }
+
+  check(): void {
+    if (this.#left) throw clientLeft();
+  }
+}
+
+const clientLeft = () => new RelayError("cancelled", "the client left before its answer was complete");
+
+/**
+ * The request's events until every choice is finished.
+ * @throws RelayError the request's own error, or `cancelled` as soon as the client has left.
+ */
+async function* follow(
+  handle: RequestHandle,
+  choiceCount: number,
+  client: ClientPresence,
+  metrics: CallMetrics,
+): AsyncGenerator<AnswerEvent, void> {
+  const events = handle.events[Symbol.asyncIterator]();
+  let unfinished = choiceCount;
+  let ended = false;
+  const cancel = () => {
+    if (ended) return;
+    ended = true;
+    handle.cancel();
+  };
+  try {
+    while (unfinished > 0) {
+      const { done, value: event } = await nextOrLeave(events, client, cancel);
+      if (done) throw new RelayError("internal", "the request ended without an answer");
+      if (event.type === "error") {
+        ended = true;
+        throw event.error;
+      }
+      metrics.note(event);
+      if (event.type === "finish") unfinished--;
+      yield event;
+    }
+    metrics.end();
+  } catch (cause) {
+    const error = toRelayError(cause);
+    metrics.end(error.code === "cancelled" ? "abort" : "error");
+    throw cause;
+  } finally {
+    client.onLeave = undefined;
+    // Reached early when writing the answer failed: nothing may go on computing what nobody will read.
+    if (unfinished > 0) cancel();
+    metrics.end("error");
+  }
+}
+
+/**
+ * The next event, or a rejection the moment the client leaves. Not Promise.race against one long promise:
+ * every race would leave a reaction behind on it for as long as the request lives.
+ */
+function nextOrLeave(
+  events: AsyncIterator<RequestEvent>,
+  client: ClientPresence,
+  cancel: () => void,
+): Promise<IteratorResult<RequestEvent, undefined>> {
+  return new Promise((resolve, reject) => {
+    const leave = () => {
+      cancel();
+      reject(clientLeft());
+    };
+    if (client.left) {
+      leave();
+      return;
+    }
+    client.onLeave = leave;
+    events.next().then(resolve, reject);
+  });
+}

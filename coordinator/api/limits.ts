@@ -1,0 +1,46 @@
+/** Bounds of the HTTP API. Each one closes a way in which a single client could take more than its share. */
+
+/** One request body. 500,000 token ids fit, more than the longest context of any GLM. */
+export const maxBodyBytes = 4 * 1024 * 1024;
+/** What is read and thrown away of a body that is too large, so that the client gets to see the 413. */
+export const maxDiscardedBytes = 64 * 1024 * 1024;
+/** A client that takes longer than this to send its request gets 408. */
+export const requestTimeoutMs = 60_000;
+/** Open sockets; the kernel's own limit is met at a worse moment. */
+export const maxConnections = 16_384;
+
+export const maxPrompts = 256;
+export const maxChoicesPerPrompt = 128;
+/** Choices of one call, all prompts together. */
+export const maxChoices = 1_024;
+/** Prompt tokens of one call, each choice counted: they travel through Redis as JSON. */
+export const maxPromptTokensPerCall = 2 * 1024 * 1024;
+export const maxMessages = 4_096;
+export const maxStopStrings = 16;
+export const maxStopStringLength = 1_024;
+export const maxStopTokenIds = 256;
+/** Model ids in a path are at most this long. */
+export const maxPathParameterLength = 256;
+
+/** Characters of a client's value that an error message repeats. */
+export const maxShownCharacters = 60;
+/** Names of unknown fields that a log line repeats. */
+export const maxLoggedFields = 16;
+
+export interface Timing {
+  /** Silence on a stream after which a comment keeps proxies from closing it. */
+  pingMs: number;
+  /** How long the head of a stream waits for the first event, so that an early error keeps its status. */
+  headDelayMs: number;
+  /** A client that reads nothing for this long while data waits for it is given up. */
+  stalledClientMs: number;
+  /** At close, how long running responses may go on. */
+  closeGraceMs: number;
+}
+
+export const defaultTiming: Timing = {
+  pingMs: 15_000,
+  headDelayMs: 1_000,
+  stalledClientMs: 120_000,
+  closeGraceMs: 5_000,
+};

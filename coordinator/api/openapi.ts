@@ -1,0 +1,75 @@
+/**
+ * GET /openapi.json, made from the routes that are registered and the fields that are read, so that it
+ * cannot promise what the server does not do.
+ */
+import { softwareVersion } from "../../common/package.js";
+import { chatFields } from "./chat.js";
+import { completionFields } from "./completions.js";
+import type { Route } from "./context.js";
+import type { Fields, JsonSchema } from "./fields.js";
+import { detokenizeFields, tokenizeDialects } from "./tokenize.js";
+
+const bodies: Record<string, { fields: Fields[]; required: string[] }> = {
+  "/v1/chat/completions": { fields: [chatFields], required: ["messages"] },
+  "/v1/completions": { fields: [completionFields], required: ["prompt"] },
+  "/tokenize": { fields: tokenizeDialects, required: [] },
+  "/detokenize": { fields: [detokenizeFields], required: ["tokens"] },
+};
+
+const errorSchema: JsonSchema = {
+  type: "object",
+  required: ["error"],
+  properties: {
+    error: {
+      type: "object",
+      required: ["message", "type", "param", "code"],
+      properties: {
+        message: { type: "string" },
+        type: { type: "string" },
+        param: { type: ["string", "null"] },
+        code: { type: "string" },
+      },
+    },
+  },
+};
+
+export function openApiDocument(routes: Route[]): JsonSchema {
+  const paths: Record<string, Record<string, JsonSchema>> = {};
+  for (const route of routes) {
+    const path = route.path.replace("*", "{id}");
+    paths[path] = { ...paths[path], [route.method.toLowerCase()]: operation(route) };
+  }
+  return {
+    openapi: "3.1.0",
+    info: { title: "GLM Relay", version: softwareVersion, license: { name: "Apache-2.0" } },
+    paths,
+    components: { schemas: { Error: errorSchema } },
+  };
+}
+
+function operation({ path, summary }: Route): JsonSchema {
+  const body = bodies[path];
+  return {
+    summary,
+    ...(path.endsWith("*")
+      ? { parameters: [{ name: "id", in: "path", required: true, schema: { type: "string" } }] }
+      : {}),
+    ...(body === undefined
+      ? {}
+      : { requestBody: { required: true, content: { "application/json": { schema: bodySchema(body) } } } }),
+    responses: {
+      ...(path === "/v1/embeddings" ? {} : { "200": { description: "The answer." } }),
+      default: {
+        description: "An error.",
+        content: { "application/json": { schema: { $ref: "#/components/schemas/Error" } } },
+      },
+    },
+  };
+}
+
+function bodySchema({ fields, required }: { fields: Fields[]; required: string[] }): JsonSchema {
+  const properties: Record<string, JsonSchema> = {};
+  for (const [name, field] of fields.flatMap((group) => Object.entries(group)))
+    properties[name] = field.schema;
+  return { type: "object", required, properties };
+}

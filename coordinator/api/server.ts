@@ -1,0 +1,193 @@
+/**
+ * The HTTP server: routes, request ids, and the life of a connection. Knows nothing of queues, steps and
+ * workers; all it asks for stands in inference.ts.
+ */
+import { randomBytes } from "node:crypto";
+import type { IncomingMessage } from "node:http";
+import type { AddressInfo, Socket } from "node:net";
+import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
+import { RelayError } from "../../common/errors.js";
+import type { Logger } from "../../common/log.js";
+import type { InferenceService } from "../inference.js";
+import { installJsonParser } from "./body.js";
+import { chatRoute } from "./chat.js";
+import { completionsRoute } from "./completions.js";
+import type { ApiContext, Route } from "./context.js";
+import { answerBrokenConnection, errorHandler } from "./errors.js";
+import { healthRoutes } from "./health.js";
+import {
+  defaultTiming,
+  maxBodyBytes,
+  maxConnections,
+  maxPathParameterLength,
+  requestTimeoutMs,
+  type Timing,
+} from "./limits.js";
+import { createMetrics } from "./metrics.js";
+import { modelRoutes } from "./models.js";
+import { openApiDocument } from "./openapi.js";
+import { tokenizeRoutes } from "./tokenize.js";
+
+export interface ApiOptions {
+  host: string;
+  /** 0 picks a free one. */
+  port: number;
+  log: Logger;
+  timing?: Partial<Timing>;
+}
+
+export interface Api {
+  server: FastifyInstance;
+  /** http://host:port, with the port that was bound. */
+  address: string;
+  /** The page of /metrics, for the probe port. */
+  metrics(): Promise<string>;
+  /** Takes no more connections, lets running responses end within a grace time, then cuts them. */
+  close(): Promise<void>;
+}
+
+/** Serves once it resolves. @throws what the operating system says when the address cannot be bound. */
+export async function createApi(service: InferenceService, options: ApiOptions): Promise<Api> {
+  const metrics = createMetrics(service);
+  const timing = { ...defaultTiming, ...options.timing };
+  const context: ApiContext = { service, metrics, log: options.log, timing };
+
+  const server = fastify({
+    logger: false,
+    bodyLimit: maxBodyBytes,
+    requestTimeout: requestTimeoutMs,
+    // While it closes, requests on open connections are answered by the service, which says why not.
+    return503OnClosing: false,
+    routerOptions: { maxParamLength: maxPathParameterLength },
+    genReqId: (request: IncomingMessage) => acceptRequestId(request.headers["x-request-id"]),
+    clientErrorHandler: (error, socket) => answerBrokenConnection(error, socket as Socket),
+    frameworkErrors: (error, request, reply) => {
+      reply.header("x-request-id", request.id);
+      errorHandler(options.log)(error, request as FastifyRequest, reply as unknown as FastifyReply);
+    },
+  });
+  server.server.maxConnections = maxConnections;
+  server.decorateRequest("arrivedMs", 0);
+  installJsonParser(server);
+  observeRequests(server, context);
+  server.setErrorHandler(errorHandler(options.log));
+  server.setNotFoundHandler(
+    {
+      // Before any body is read: there is nobody to read it for.
+      onRequest: async (request: FastifyRequest) => {
+        throw new RelayError(
+          "not_found",
+          `there is no ${request.method} ${pathOf(request).slice(0, 200)} here`,
+        );
+      },
+    } as object,
+    async () => undefined,
+  );
+
+  const routes = [
+    chatRoute(context),
+    completionsRoute(context),
+    embeddingsRoute(context),
+    ...modelRoutes(context),
+    ...tokenizeRoutes(context),
+    ...healthRoutes(context),
+  ];
+  const document: Route = {
+    method: "GET",
+    path: "/openapi.json",
+    summary: "This document.",
+    handler: () => openApiDocument([...routes, document]),
+  };
+  registerRoutes(server, [...routes, document]);
+
+  // For "localhost" fastify would open a second server, out of reach when connections are cut at close.
+  const host = options.host === "localhost" ? "127.0.0.1" : options.host;
+  await server.listen({ host, port: options.port });
+  const { port } = server.server.address() as AddressInfo;
+  return {
+    server,
+    address: `http://${host.includes(":") ? `[${host}]` : host}:${port}`,
+    metrics: () => metrics.scrape(),
+    close: () => closeServer(server, timing.closeGraceMs),
+  };
+}
+
+/** Every path answers every method: with its handler, or with 405 and the methods it has. */
+function registerRoutes(server: FastifyInstance, routes: Route[]): void {
+  for (const route of routes) {
+    server.route({
+      method: route.method,
+      url: route.path,
+      handler: async (request, reply) => route.handler(request, reply),
+    });
+    const allowed = route.method === "GET" ? ["GET", "HEAD"] : [route.method];
+    server.route({
+      method: server.supportedMethods.filter((method) => !allowed.includes(method)),
+      url: route.path,
+      onRequest: async (request, reply) => {
+        reply.header("allow", allowed.join(", "));
+        throw new RelayError(
+          "method_not_allowed",
+          `${route.path} takes ${allowed[0]}, not ${request.method}`,
+        );
+      },
+      handler: async () => undefined,
+    });
+  }
+}
+
+function embeddingsRoute({ service }: ApiContext): Route {
+  return {
+    method: "POST",
+    path: "/v1/embeddings",
+    summary: "Not offered: GLM chat models do not embed.",
+    handler: () => {
+      throw new RelayError("not_supported", `${service.model.id} is a chat model and makes no embeddings`);
+    },
+  };
+}
+
+/** Request ids in and out, processing time, and one metric and one log line per response. */
+function observeRequests(server: FastifyInstance, { metrics, log }: ApiContext): void {
+  server.addHook("onRequest", async (request, reply) => {
+    request.arrivedMs = performance.now();
+    reply.header("x-request-id", request.id);
+    const { raw } = reply;
+    raw.once("close", () => {
+      const status = raw.writableFinished ? raw.statusCode : 499;
+      const route = request.routeOptions.url ?? "unmatched";
+      const method = server.supportedMethods.includes(request.method) ? request.method : "other";
+      const ms = performance.now() - request.arrivedMs;
+      metrics.observeHttp(route, method, status, ms / 1_000);
+      const level = status === 499 ? "info" : "debug";
+      log[level]({ requestId: request.id, method, route, status, ms: Math.round(ms) }, "response");
+    });
+  });
+  server.addHook("onSend", async (request, reply, payload) => {
+    reply.header("openai-processing-ms", String(Math.round(performance.now() - request.arrivedMs)));
+    return payload;
+  });
+}
+
+/** A client's own id if it can stand in headers and logs as it is, else a new one. */
+function acceptRequestId(given: string | string[] | undefined): string {
+  if (typeof given === "string" && /^[\w.:/+=-]{1,128}$/.test(given)) return given;
+  return `req-${randomBytes(12).toString("hex")}`;
+}
+
+/** Without the query, which may hold anything. */
+function pathOf(request: FastifyRequest): string {
+  return request.url.split("?", 1)[0] ?? "";
+}
+
+async function closeServer(server: FastifyInstance, graceMs: number): Promise<void> {
+  const cut = setTimeout(() => server.server.closeAllConnections(), graceMs);
+  try {
+    await server.close();
+    // A cut response hears of it when its socket's close callback has run, up to two turns later; only
+    // then is its request cancelled.
+    for (let turn = 0; turn < 2; turn++) await new Promise((resolve) => setImmediate(resolve));
+  } finally {
+    clearTimeout(cut);
+  }
+}

@@ -1,0 +1,164 @@
+/**
+ * Text from tokens, as they come: what push() returns is certain, so half a UTF-8 character waits for
+ * its other half. All pushed together with flush() is exactly what SentencePiece decodes at once:
+ * - the space of the dummy prefix is dropped at the beginning of a text, and special tokens begin a
+ *   new one;
+ * - bytes that are no UTF-8 become one U+FFFD each.
+ */
+
+/** What a token is when text is made of tokens. */
+export type TokenText =
+  | { kind: "text" | "unknown"; text: string }
+  | { kind: "byte"; byte: number }
+  /** Special tokens stand between texts that were encoded on their own, control pieces within one. */
+  | { kind: "special"; name: string }
+  | { kind: "control"; name: string };
+
+export interface Detokenizer {
+  push(token: number): string;
+  /** The rest; the detokenizer can then be used for another text. */
+  flush(): string;
+}
+
+export interface TokenTexts {
+  tokenText(id: number): TokenText;
+  readonly addDummyPrefix: boolean;
+}
+
+export class StreamDetokenizer implements Detokenizer {
+  readonly #tokens: TokenTexts;
+  readonly #skipSpecialTokens: boolean;
+  readonly #utf8 = new Utf8Assembler();
+  /** The next piece may still be the first one of its text, whose leading space is dropped. */
+  #atBeginning = true;
+  #droppedSpace = false;
+
+  constructor(tokens: TokenTexts, options: { skipSpecialTokens: boolean }) {
+    this.#tokens = tokens;
+    this.#skipSpecialTokens = options.skipSpecialTokens;
+  }
+
+  push(token: number): string {
+    const item = this.#tokens.tokenText(token);
+    if (item.kind === "byte") {
+      const text = this.#utf8.push(item.byte);
+      if (text !== "") this.#atBeginning = false;
+      return text;
+    }
+    const pending = this.#utf8.flush();
+    if (item.kind === "special") {
+      this.#begin();
+      return pending + (this.#skipSpecialTokens ? "" : item.name);
+    }
+    if (this.#droppedSpace || pending !== "") this.#atBeginning = false;
+    if (item.kind === "control") return pending + (this.#skipSpecialTokens ? "" : item.name);
+    this.#droppedSpace =
+      item.kind === "text" && this.#atBeginning && this.#tokens.addDummyPrefix && item.text.startsWith(" ");
+    const text = this.#droppedSpace ? item.text.slice(1) : item.text;
+    if (text !== "") this.#atBeginning = false;
+    return pending + text;
+  }
+
+  flush(): string {
+    this.#begin();
+    return this.#utf8.flush();
+  }
+
+  #begin(): void {
+    this.#atBeginning = true;
+    this.#droppedSpace = false;
+  }
+}
+
+/**
+ * Drops the whitespace in front of a chat reply. ChatGLM3 begins a reply with its metadata line,
+ * which is empty for prose, and its own code strips the reply; a metadata line with a tool's name
+ * stays. The set is that of Python's str.strip, which JavaScript's trimStart does not share.
+ */
+export class ReplyTrimmer implements Detokenizer {
+  readonly #inner: Detokenizer;
+  #started = false;
+
+  constructor(inner: Detokenizer) {
+    this.#inner = inner;
+  }
+
+  push(token: number): string {
+    return this.#trim(this.#inner.push(token));
+  }
+
+  flush(): string {
+    const text = this.#trim(this.#inner.flush());
+    this.#started = false;
+    return text;
+  }
+
+  #trim(text: string): string {
+    if (this.#started) return text;
+    const trimmed = text.replace(leadingWhitespace, "");
+    this.#started = trimmed !== "";
+    return trimmed;
+  }
+}
+
+const leadingWhitespace =
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: Python's whitespace has them.
+  /^[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/;
+
+/** The whole text of the ids. */
+export function decodeTokens(
+  tokens: TokenTexts,
+  ids: Iterable<number>,
+  options: { skipSpecialTokens: boolean },
+): string {
+  const detokenizer = new StreamDetokenizer(tokens, options);
+  const parts: string[] = [];
+  for (const id of ids) parts.push(detokenizer.push(id));
+  parts.push(detokenizer.flush());
+  return parts.join("");
+}
+
+/** Characters from bytes. Like SentencePiece, and unlike TextDecoder, each wrong byte is one U+FFFD. */
+class Utf8Assembler {
+  #pending: number[] = [];
+
+  push(byte: number): string {
+    this.#pending.push(byte);
+    return this.#take(false);
+  }
+
+  flush(): string {
+    return this.#take(true);
+  }
+
+  #take(final: boolean): string {
+    let text = "";
+    while (this.#pending.length > 0) {
+      const size = sequenceLength(this.#pending[0]!);
+      const bytes = this.#pending.slice(0, size);
+      const wellFormed = bytes.every((byte, index) => index === 0 || (byte & 0xc0) === 0x80);
+      if (bytes.length < size && wellFormed && !final) break;
+      const code = bytes.length === size && wellFormed ? codePoint(bytes) : -1;
+      text += code < 0 ? "\ufffd" : String.fromCodePoint(code);
+      this.#pending.splice(0, code < 0 ? 1 : size);
+    }
+    return text;
+  }
+}
+
+/** Bytes of the character that this byte leads; 1 also for a byte that leads none. */
+function sequenceLength(lead: number): number {
+  if (lead >= 0xf0 && lead < 0xf8) return 4;
+  if (lead >= 0xe0) return lead < 0xf0 ? 3 : 1;
+  return lead >= 0xc0 ? 2 : 1;
+}
+
+/** -1 for a stray byte, a longer form than needed, a surrogate and what is beyond U+10FFFF. */
+function codePoint(bytes: number[]): number {
+  const [lead, ...trail] = bytes as [number, ...number[]];
+  if (trail.length === 0) return lead < 0x80 ? lead : -1;
+  const code = trail.reduce((value, byte) => (value << 6) | (byte & 0x3f), lead & (0x3f >> trail.length));
+  const least = [0x80, 0x800, 0x10000][trail.length - 1]!;
+  if (code < least || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return -1;
+  return code;
+}

@@ -1,0 +1,172 @@
+/**
+ * A model's tokenizer: the SentencePiece file, the special tokens that the card numbers after its
+ * pieces, and the card's prompt format.
+ */
+import {
+  pieceByte,
+  readSentencePiece,
+  type SentencePieceFile,
+  specialTokenId,
+  stopTokenIds,
+} from "../../checkpoint/sentencepiece.js";
+import { RelayError } from "../../common/errors.js";
+import type { ModelCard } from "../../models/card.js";
+import { BpeEncoder } from "./bpe.js";
+import { decodeTokens, type TokenText } from "./detokenizer.js";
+
+export interface ChatMessage {
+  role: string;
+  content: string;
+  /** Goes onto the line of the role (ChatGLM3: the tool's name); usually empty. */
+  metadata?: string;
+}
+
+/**
+ * The tokenizer of a model directory, or null when it has none: then only token ids can be served.
+ * @throws RelayError invalid_model for a file that is damaged or would encode differently.
+ */
+export async function openTokenizer(directory: string, card: ModelCard): Promise<Tokenizer | null> {
+  const file = await readSentencePiece(directory, card.tokenizer.file);
+  return file && new Tokenizer(file, card);
+}
+
+export class Tokenizer {
+  /** Ids from here on do not exist. */
+  readonly tokenCount: number;
+  /** Ids that end a reply. */
+  readonly stopTokens: readonly number[];
+  readonly #file: SentencePieceFile;
+  readonly #card: ModelCard;
+  readonly #prefix: number[];
+  /** Built at the first encoding: who only decodes does not pay for it. */
+  #encoder: BpeEncoder | null = null;
+
+  constructor(file: SentencePieceFile, card: ModelCard) {
+    this.#file = file;
+    this.#card = card;
+    this.tokenCount = file.pieces.length + card.tokenizer.specialTokens.length;
+    this.stopTokens = stopTokenIds(file, card);
+    this.#prefix = card.prompt.prefix.map((name) => specialTokenId(file, card, name));
+  }
+
+  /** Names of special tokens in the text stay text: nobody can forge a turn by writing one. */
+  encodeText(text: string, options: { addSpecialTokens: boolean }): number[] {
+    const ids = this.#encode(text);
+    return options.addSpecialTokens ? this.#prefix.concat(ids) : ids;
+  }
+
+  /**
+   * The card's chat format: per message the role's token, the metadata line and the content, the last
+   * two encoded separately; then the token that asks for a reply.
+   * @throws RelayError invalid_value for no messages, an unknown role or one out of place.
+   */
+  encodeChat(messages: ChatMessage[], options: { addGenerationPrompt?: boolean } = {}): number[] {
+    const { prompt } = this.#card;
+    checkMessages(messages, this.#card);
+    const ids = [this.#prefix];
+    for (const { role, content, metadata } of messages) {
+      ids.push([this.#special(prompt.roles[role]!)]);
+      if (prompt.metadataLine) ids.push(this.#encode(`${metadata ?? ""}\n`));
+      ids.push(this.#encode(content));
+    }
+    if (options.addGenerationPrompt ?? true) ids.push([this.#special(prompt.generation)]);
+    return ids.flat();
+  }
+
+  /** @throws RelayError invalid_value for an id that does not exist. */
+  tokenText(id: number): TokenText {
+    const { pieces, unknownSurface } = this.#file;
+    const piece = pieces[id];
+    if (piece) {
+      const { type, text } = piece;
+      if (type === "byte") return { kind: "byte", byte: pieceByte(text)! };
+      if (type === "control") return { kind: "control", name: text };
+      if (type === "unknown") return { kind: "unknown", text: unknownSurface };
+      return { kind: "text", text: text.replaceAll("\u2581", " ") };
+    }
+    const name = this.#card.tokenizer.specialTokens[id - pieces.length];
+    if (name !== undefined) return { kind: "special", name };
+    throw new RelayError(
+      "invalid_value",
+      `token id ${id} does not exist, expected a whole number from 0 to ${this.tokenCount - 1}`,
+      { param: "tokens" },
+    );
+  }
+
+  /** True for tokens that stand for no text: role tokens, <s>, </s>. */
+  isSpecial(id: number): boolean {
+    const { kind } = this.tokenText(id);
+    return kind === "special" || kind === "control";
+  }
+
+  /** The token's own bytes; special tokens are written by name. */
+  pieceBytes(id: number): Uint8Array {
+    const token = this.tokenText(id);
+    if (token.kind === "byte") return Uint8Array.of(token.byte);
+    return Buffer.from("text" in token ? token.text : token.name);
+  }
+
+  /** The token for people: a byte that is no character by itself keeps its name, like <0xE4>. */
+  tokenString(id: number): string {
+    const token = this.tokenText(id);
+    if (token.kind === "byte") {
+      return token.byte < 0x80 ? String.fromCharCode(token.byte) : this.#file.pieces[id]!.text;
+    }
+    return "text" in token ? token.text : token.name;
+  }
+
+  decode(ids: Iterable<number>, options: { skipSpecialTokens: boolean }): string {
+    return decodeTokens(this, ids, options);
+  }
+
+  /** Whether SentencePiece would swallow the space in front of the first piece when decoding. */
+  get addDummyPrefix(): boolean {
+    return this.#file.addDummyPrefix;
+  }
+
+  /**
+   * Encodes what is known to encode and decodes it again: a file can be well-formed and still useless.
+   * @throws RelayError invalid_model
+   */
+  selfCheck(): void {
+    const { pieces, byteFallback, path } = this.#file;
+    const known = new Set(pieces.flatMap((piece) => (piece.type === "normal" ? [piece.text] : [])));
+    const sample = [..."Hello, 你好 1"].filter((c) => byteFallback || known.has(c === " " ? "\u2581" : c));
+    const [anyPiece = ""] = known;
+    const text = (sample.join("") || anyPiece.replaceAll("\u2581", " ")).trim();
+    const ids = this.#encode(text);
+    const decoded = this.decode(ids, { skipSpecialTokens: true });
+    if (decoded !== text || (text !== "" && ids.length === 0)) {
+      throw new RelayError(
+        "invalid_model",
+        `${path}: "${text}" encodes to [${ids.join(", ")}] and decodes to "${decoded}", expected the same text`,
+      );
+    }
+  }
+
+  #encode(text: string): number[] {
+    this.#encoder ??= new BpeEncoder(this.#file);
+    return this.#encoder.encode(text);
+  }
+
+  #special(name: string): number {
+    return specialTokenId(this.#file, this.#card, name);
+  }
+}
+
+function checkMessages(messages: ChatMessage[], card: ModelCard): void {
+  const refuse = (problem: string, param: string): never => {
+    throw new RelayError("invalid_value", problem, { param });
+  };
+  if (messages.length === 0) refuse("messages is empty, expected at least one message", "messages");
+  const { roles, firstOnlyRoles } = card.prompt;
+  for (const [index, { role }] of messages.entries()) {
+    const param = `messages[${index}].role`;
+    if (!Object.hasOwn(roles, role)) {
+      refuse(`${param} is "${role}", expected one of ${Object.keys(roles).join(", ")}`, param);
+    }
+    if (index > 0 && firstOnlyRoles.includes(role)) {
+      refuse(`${param} is "${role}", which is only allowed as the first message`, param);
+    }
+  }
+}

@@ -1,0 +1,173 @@
+import { expect, test } from "vitest";
+import { bytesFromInt32, checksum, float32FromBytes, int32FromBytes } from "../../../common/bytes.js";
+import type { TokenResult } from "../../../native/index.js";
+import { decodeStep, resultFrame, type StepFormat, stepFrame } from "../../../worker/codec.js";
+import { BlockTables } from "../../../worker/kv-cache/block-tables.js";
+import { greedy, headerOf, rowsOf } from "./support/steps.js";
+
+const format: StepFormat = { first: true, last: true, rowBytes: 16, tokenCount: 100, maxRows: 8 };
+const none = Buffer.alloc(0);
+const tables = () => new BlockTables(8, 4);
+
+/** A buffer that starts at an odd address, as parts of a protobuf message do. */
+function unaligned(bytes: Uint8Array): Buffer {
+  const padded = Buffer.alloc(bytes.length + 1);
+  padded.set(bytes, 1);
+  return padded.subarray(1);
+}
+
+const header = headerOf(3, [
+  rowsOf(1, [10, 11, 12], {
+    newBlocks: unaligned(bytesFromInt32([4])),
+    tokenIds: unaligned(bytesFromInt32([10, 11, 12])),
+    scoreTargets: bytesFromInt32([11, -1, 13]),
+    scoreTopLogprobs: 2,
+  }),
+  rowsOf(2, [20], {
+    newBlocks: bytesFromInt32([5, 6]),
+    validLength: 6,
+    sampling: {
+      ...greedy!,
+      temperature: 0.5,
+      seedLow: 0xffff_ffff,
+      seedHigh: 1,
+      bannedTokens: bytesFromInt32([9]),
+    },
+  }),
+]);
+
+test("the first stage gets token ids of all rows, block tables and positions", () => {
+  const input = decodeStep(header, none, tables(), { ...format, last: false });
+  expect(input).toEqual({
+    sequences: [
+      { rowCount: 3, startPosition: 0, blockTable: Int32Array.of(4) },
+      { rowCount: 1, startPosition: 6, blockTable: Int32Array.of(5, 6) },
+    ],
+    tokenIds: Int32Array.of(10, 11, 12, 20),
+    activations: null,
+    samples: [],
+    scores: [],
+  });
+});
+
+test("the last stage gets what to draw and what to score, by row of the step", () => {
+  const activations = Buffer.alloc(4 * 16);
+  const input = decodeStep(header, activations, tables(), { ...format, first: false });
+  expect(input.tokenIds).toBeNull();
+  expect(input.activations).toBe(activations);
+  expect(input.samples).toEqual([
+    {
+      row: 3,
+      position: 7,
+      temperature: 0.5,
+      topK: 0,
+      topP: 1,
+      minP: 0,
+      seed: 0x1_ffff_ffffn,
+      bannedTokens: Int32Array.of(9),
+      topLogprobs: -1,
+    },
+  ]);
+  expect(input.scores).toEqual([
+    { row: 0, token: 11, topLogprobs: 2 },
+    { row: 2, token: 13, topLogprobs: 2 },
+  ]);
+});
+
+test.each([
+  ["too many rows", headerOf(1, [rowsOf(1, [1, 2, 3, 4, 5, 6, 7, 8, 9])]), none, format, "step has 9 rows"],
+  [
+    "activations at the first stage",
+    header,
+    Buffer.alloc(64),
+    format,
+    "64 bytes of activations for 4 rows: expected 0",
+  ],
+  [
+    "too few activations",
+    header,
+    Buffer.alloc(60),
+    { ...format, first: false },
+    "60 bytes of activations for 4 rows: expected 64",
+  ],
+  [
+    "token ids that are not one per row",
+    headerOf(1, [rowsOf(1, [1], { rowCount: 2 })]),
+    none,
+    format,
+    "sequence 1 has 1 token ids for 2 rows",
+  ],
+  [
+    "half a token id",
+    headerOf(1, [rowsOf(1, [1], { tokenIds: Buffer.alloc(3) })]),
+    none,
+    format,
+    "3 bytes of token ids",
+  ],
+  [
+    "a token that the model lacks",
+    headerOf(1, [rowsOf(1, [100])]),
+    none,
+    format,
+    "sequence 1 holds token 100: the model has 100",
+  ],
+  [
+    "a target that the model lacks",
+    headerOf(1, [rowsOf(1, [1], { scoreTargets: bytesFromInt32([100]) })]),
+    none,
+    format,
+    "holds token 100",
+  ],
+  [
+    "too few targets",
+    headerOf(1, [rowsOf(1, [1, 2], { scoreTargets: bytesFromInt32([1]) })]),
+    none,
+    format,
+    "1 score targets for 2 rows",
+  ],
+] as const)("%s are refused and the tables have not changed", (_name, wrong, activations, stage, message) => {
+  const blockTables = tables();
+  expect(() => decodeStep(wrong, activations, blockTables, stage)).toThrow(message);
+  expect(blockTables.sequenceCount).toBe(0);
+});
+
+test("results go back in the header's order with the position of each drawn token", () => {
+  const result = (token: number, finite = true): TokenResult => ({
+    token,
+    logprob: -0.5,
+    rank: 2,
+    topTokens: Int32Array.of(token, 4),
+    topLogprobs: Float32Array.of(-0.25, -3),
+    finite,
+  });
+  const frame = resultFrame(header, {
+    activations: null,
+    samples: [result(42)],
+    scores: [result(11), result(-1, false)],
+    computeUs: 1,
+  });
+  const [first, second] = frame.result!.sequences!;
+  expect(frame.result).toMatchObject({ epoch: { term: 1, plan: 1 }, pipeline: 0, step: 3 });
+  expect(first).toMatchObject({ sequence: 1, scores: [{ token: 11, finite: true }, { finite: false }] });
+  expect(first?.sampled).toBeUndefined();
+  expect(second).toMatchObject({
+    sequence: 2,
+    sampledPosition: 7,
+    sampled: { token: 42, rank: 2 },
+    scores: [],
+  });
+  expect(int32FromBytes(second!.sampled!.topTokens as Buffer)).toEqual(Int32Array.of(42, 4));
+  expect(float32FromBytes(second!.sampled!.topLogprobs as Buffer)).toEqual(Float32Array.of(-0.25, -3));
+});
+
+test("an engine that gives too few results is found out", () => {
+  const output = { activations: null, samples: [], scores: [], computeUs: 1 };
+  expect(() => resultFrame(header, output)).toThrow("fewer results");
+});
+
+test("the frame for the next stage carries the header unchanged and a checksum", () => {
+  const activations = Buffer.from("activations");
+  expect(stepFrame(header, activations)).toEqual({
+    step: { header, activations, checksum: checksum(activations) },
+  });
+});

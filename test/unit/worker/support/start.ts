@@ -1,0 +1,34 @@
+/** Starts workers that the test's end closes. */
+import { onTestFinished } from "vitest";
+import { createLogger } from "../../../../common/log.js";
+import type { Engine } from "../../../../worker/stage/engine.js";
+import { type RunningWorker, startWorker, type WorkerOptions } from "../../../../worker/worker.js";
+import { FakeEngine } from "./fake-engine.js";
+import { ScriptedCoordinator } from "./scripted-coordinator.js";
+
+export async function startCoordinator(port = 0): Promise<ScriptedCoordinator> {
+  const coordinator = await ScriptedCoordinator.start(port);
+  onTestFinished(() => coordinator.stop());
+  return coordinator;
+}
+
+export async function startTestWorker(
+  coordinator: string,
+  engine: Engine = new FakeEngine(),
+  options: Partial<WorkerOptions> = {},
+): Promise<RunningWorker> {
+  const worker = await startWorker(
+    {
+      id: "worker-1",
+      coordinator,
+      listen: "127.0.0.1:0",
+      memoryBytes: 1 << 30,
+      threads: 1,
+      log: createLogger("worker", "silent"),
+      ...options,
+    },
+    engine,
+  );
+  onTestFinished(() => worker.close("the test is over"));
+  return worker;
+}

@@ -1,0 +1,179 @@
+/**
+ * A step as it travels and as the engine takes it: header and activations in, activations or drawn
+ * tokens out. Everything that a peer wrote is checked here; the engine then trusts it. Pure but for
+ * the block tables, which it moves on.
+ */
+import { bytesFromFloat32, bytesFromInt32, checksum, int32FromBytes } from "../common/bytes.js";
+import { RelayError } from "../common/errors.js";
+import type { SampleRequest, ScoreRequest, StepInput, StepOutput, TokenResult } from "../native/index.js";
+import type { LinkFrame } from "../proto/generated/glm/relay/internal/v1/LinkFrame.js";
+import type { SequenceResult } from "../proto/generated/glm/relay/internal/v1/SequenceResult.js";
+import type { SequenceRows__Output } from "../proto/generated/glm/relay/internal/v1/SequenceRows.js";
+import type { StepHeader__Output } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
+import type { TokenResult as TokenResultMessage } from "../proto/generated/glm/relay/internal/v1/TokenResult.js";
+import type { BlockTables } from "./kv-cache/block-tables.js";
+
+/** What the decoder must know of the stage that it decodes for. */
+export interface StepFormat {
+  /** First stage: token ids come in. Otherwise activations do. */
+  first: boolean;
+  /** Last stage: tokens are drawn and scored here. */
+  last: boolean;
+  /** Bytes of one row of activations. */
+  rowBytes: number;
+  /** Ids of tokens are below it. */
+  tokenCount: number;
+  maxRows: number;
+}
+
+/**
+ * Turns a step into the engine's input and moves the block tables on.
+ * @throws RelayError corrupt_message when header, activations and tables contradict each other; the
+ *   tables have not changed then.
+ */
+export function decodeStep(
+  header: StepHeader__Output,
+  activations: Uint8Array,
+  tables: BlockTables,
+  format: StepFormat,
+): StepInput {
+  const rows = header.sequences.reduce((sum, sequence) => sum + sequence.rowCount, 0);
+  if (rows > format.maxRows) throw corrupt(`step has ${rows} rows: expected at most ${format.maxRows}`);
+  const activationBytes = format.first ? 0 : rows * format.rowBytes;
+  if (activations.byteLength !== activationBytes) {
+    throw corrupt(
+      `${activations.byteLength} bytes of activations for ${rows} rows: expected ${activationBytes}`,
+    );
+  }
+  const tokenIds = format.first ? decodeTokens(header, rows, format.tokenCount) : null;
+  const requests = format.last ? decodeRequests(header, format.tokenCount) : { samples: [], scores: [] };
+  const changes = header.sequences.map(({ sequence, validLength, rowCount, newBlocks }) => ({
+    sequence,
+    validLength,
+    rowCount,
+    newBlocks: int32s(newBlocks, "new blocks", sequence),
+  }));
+  const blockTables = tables.apply(header.ended, changes);
+  return {
+    sequences: changes.map((change, index) => ({
+      rowCount: change.rowCount,
+      startPosition: change.validLength,
+      blockTable: blockTables[index]!,
+    })),
+    tokenIds,
+    activations: format.first ? null : activations,
+    ...requests,
+  };
+}
+
+function decodeTokens(header: StepHeader__Output, rows: number, tokenCount: number): Int32Array {
+  const tokens = new Int32Array(rows);
+  let row = 0;
+  for (const sequence of header.sequences) {
+    const ids = rowValues(sequence, sequence.tokenIds, "token ids");
+    for (const id of ids) requireToken(sequence, id, tokenCount);
+    tokens.set(ids, row);
+    row += ids.length;
+  }
+  return tokens;
+}
+
+function decodeRequests(
+  header: StepHeader__Output,
+  tokenCount: number,
+): { samples: SampleRequest[]; scores: ScoreRequest[] } {
+  const samples: SampleRequest[] = [];
+  const scores: ScoreRequest[] = [];
+  let row = 0;
+  for (const sequence of header.sequences) {
+    if (sequence.sampling !== null) samples.push(sampleRequest(sequence, row + sequence.rowCount - 1));
+    if (sequence.scoreTargets.length > 0) {
+      const targets = rowValues(sequence, sequence.scoreTargets, "score targets");
+      for (const [index, token] of targets.entries()) {
+        if (token < 0) continue;
+        requireToken(sequence, token, tokenCount);
+        scores.push({ row: row + index, token, topLogprobs: sequence.scoreTopLogprobs });
+      }
+    }
+    row += sequence.rowCount;
+  }
+  return { samples, scores };
+}
+
+/** Draws the token after the sequence's last row: its position is the number of tokens before it. */
+function sampleRequest(sequence: SequenceRows__Output, row: number): SampleRequest {
+  const sampling = sequence.sampling!;
+  return {
+    row,
+    position: sampledPosition(sequence),
+    temperature: sampling.temperature,
+    topK: sampling.topK,
+    topP: sampling.topP,
+    minP: sampling.minP,
+    seed: (BigInt(sampling.seedHigh) << 32n) | BigInt(sampling.seedLow),
+    bannedTokens: int32s(sampling.bannedTokens, "banned tokens", sequence.sequence),
+    topLogprobs: sampling.topLogprobs,
+  };
+}
+
+const sampledPosition = (sequence: SequenceRows__Output): number => sequence.validLength + sequence.rowCount;
+
+function rowValues(sequence: SequenceRows__Output, bytes: Uint8Array, what: string): Int32Array {
+  const values = int32s(bytes, what, sequence.sequence);
+  if (values.length === sequence.rowCount) return values;
+  throw corrupt(`sequence ${sequence.sequence} has ${values.length} ${what} for ${sequence.rowCount} rows`);
+}
+
+function int32s(bytes: Uint8Array, what: string, sequence: number): Int32Array {
+  if (bytes.byteLength % Int32Array.BYTES_PER_ELEMENT === 0) return int32FromBytes(bytes);
+  throw corrupt(`sequence ${sequence} has ${bytes.byteLength} bytes of ${what}: expected a multiple of 4`);
+}
+
+function requireToken(sequence: SequenceRows__Output, token: number, tokenCount: number): void {
+  if (token >= 0 && token < tokenCount) return;
+  throw corrupt(`sequence ${sequence.sequence} holds token ${token}: the model has ${tokenCount}`);
+}
+
+/** The frame for the successor: the header as it came, with this stage's activations. */
+export function stepFrame(header: StepHeader__Output, activations: Uint8Array): LinkFrame {
+  return { step: { header, activations, checksum: checksum(activations) } };
+}
+
+/** The last stage's answer to the coordinator: one result per sequence, in the header's order. */
+export function resultFrame(header: StepHeader__Output, output: StepOutput): LinkFrame {
+  const samples = output.samples.values();
+  const scores = output.scores.values();
+  const sequences = header.sequences.map((sequence): SequenceResult => {
+    const targets = int32FromBytes(sequence.scoreTargets).filter((token) => token >= 0);
+    const result: SequenceResult = {
+      sequence: sequence.sequence,
+      scores: Array.from(targets, () => tokenMessage(take(scores))),
+    };
+    if (sequence.sampling === null) return result;
+    return { ...result, sampled: tokenMessage(take(samples)), sampledPosition: sampledPosition(sequence) };
+  });
+  const { epoch, pipeline, step } = header;
+  return { result: { epoch, pipeline, step, sequences } };
+}
+
+function take(results: Iterator<TokenResult>): TokenResult {
+  const next = results.next();
+  if (next.done) throw new RelayError("stage_failed", "the engine gave fewer results than were asked for");
+  return next.value;
+}
+
+function tokenMessage(result: TokenResult): TokenResultMessage {
+  if (!result.finite) return { finite: false };
+  return {
+    token: result.token,
+    logprob: result.logprob,
+    rank: result.rank,
+    topTokens: bytesFromInt32(result.topTokens),
+    topLogprobs: bytesFromFloat32(result.topLogprobs),
+    finite: true,
+  };
+}
+
+function corrupt(message: string): RelayError {
+  return new RelayError("corrupt_message", message);
+}

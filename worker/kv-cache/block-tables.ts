@@ -1,0 +1,108 @@
+/**
+ * The block tables of one stage in one epoch: which KV blocks each sequence has, in order of position.
+ * The coordinator keeps the books and sends only what changed; the engine owns the memory. Pure.
+ */
+import { RelayError } from "../../common/errors.js";
+
+/** A coordinator that forgets to end sequences shows as an error here, not as memory. */
+const maxTrackedSequences = 65_536;
+
+/** What a step says about one sequence. */
+export interface TableChange {
+  sequence: number;
+  /** Tokens whose KV entries hold: the truth, also when it is less than before (truncation). */
+  validLength: number;
+  rowCount: number;
+  /** Appended to the table before the rows are computed. */
+  newBlocks: Int32Array;
+}
+
+/** A table with room to grow: long sequences get one block every few steps. */
+interface BlockTable {
+  ids: Int32Array;
+  count: number;
+}
+
+export class BlockTables {
+  readonly #blockCount: number;
+  readonly #blockSize: number;
+  readonly #tables = new Map<number, BlockTable>();
+
+  constructor(blockCount: number, blockSize: number) {
+    this.#blockCount = blockCount;
+    this.#blockSize = blockSize;
+  }
+
+  get sequenceCount(): number {
+    return this.#tables.size;
+  }
+
+  /**
+   * Drops ended sequences, then appends the new blocks of a step.
+   * @returns per change the block ids that cover [0, validLength + rowCount); views that hold until
+   *   the next call.
+   * @throws RelayError corrupt_message when the header contradicts the tables; nothing has changed.
+   */
+  apply(ended: readonly number[], changes: readonly TableChange[]): Int32Array[] {
+    this.#check(new Set(ended), changes);
+    for (const sequence of ended) this.#tables.delete(sequence);
+    return changes.map((change) => {
+      const table = append(this.#tables.get(change.sequence), change.newBlocks);
+      this.#tables.set(change.sequence, table);
+      return table.ids.subarray(0, this.#blocksFor(change));
+    });
+  }
+
+  #check(ended: ReadonlySet<number>, changes: readonly TableChange[]): void {
+    const seen = new Set<number>();
+    let added = 0;
+    for (const change of changes) {
+      const name = `sequence ${change.sequence}`;
+      if (seen.has(change.sequence)) throw corrupt(`${name} appears twice in a step`);
+      seen.add(change.sequence);
+      const known = ended.has(change.sequence) ? undefined : this.#tables.get(change.sequence);
+      if (known === undefined) added += 1;
+      if (change.rowCount < 1) throw corrupt(`${name} has ${change.rowCount} rows: expected at least 1`);
+      for (const block of change.newBlocks) {
+        if (block < 0 || block >= this.#blockCount) {
+          throw corrupt(`${name} names block ${block}: the stage has ${this.#blockCount} blocks`);
+        }
+      }
+      const blocks = (known?.count ?? 0) + change.newBlocks.length;
+      if (blocks > this.#blockCount) {
+        throw corrupt(`${name} has ${blocks} blocks: the stage has ${this.#blockCount}`);
+      }
+      if (this.#blocksFor(change) > blocks) {
+        throw corrupt(
+          `${name} needs slots for ${change.validLength} valid tokens and ${change.rowCount} rows: ` +
+            `its table of ${blocks} blocks holds ${blocks * this.#blockSize}`,
+        );
+      }
+    }
+    const dropped = [...ended].filter((sequence) => this.#tables.has(sequence)).length;
+    const total = this.#tables.size - dropped + added;
+    if (total > maxTrackedSequences) {
+      throw corrupt(`${total} sequences were begun and not ended: the limit is ${maxTrackedSequences}`);
+    }
+  }
+
+  #blocksFor(change: TableChange): number {
+    return Math.ceil((change.validLength + change.rowCount) / this.#blockSize);
+  }
+}
+
+function append(table: BlockTable | undefined, blocks: Int32Array): BlockTable {
+  const count = (table?.count ?? 0) + blocks.length;
+  let ids = table?.ids ?? new Int32Array(count);
+  if (count > ids.length) {
+    const larger = new Int32Array(Math.max(count, ids.length * 2));
+    larger.set(ids);
+    ids = larger;
+  }
+  ids.set(blocks, count - blocks.length);
+  return { ids, count };
+}
+
+function corrupt(message: string): RelayError {
+  return new RelayError("corrupt_message", message);
+}

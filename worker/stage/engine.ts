@@ -1,0 +1,36 @@
+/**
+ * What the worker asks of an engine. The native engine implements it over a checkpoint; tests hold a
+ * stage in their hands instead.
+ */
+import type { StepInput, StepOutput } from "../../native/index.js";
+import type { StagePlan } from "./plan.js";
+
+export interface Engine {
+  /** Kernel variant, for people. */
+  readonly kernels: string;
+  /** Backend family and canon version are part of the numerics id. */
+  readonly backend: string;
+  readonly canonVersion: number;
+  /** @throws RelayError invalid_model. */
+  openModel(directory: string): Promise<EngineModel>;
+}
+
+export interface EngineModel {
+  /** Of the whole checkpoint. */
+  readonly fingerprint: string;
+  readonly layerCount: number;
+  readonly hiddenSize: number;
+  readonly tokenCount: number;
+  /** Maps and packs the plan's weights and allocates its KV cache and workspace. */
+  buildStage(plan: StagePlan, threads: number): Promise<EngineStage>;
+}
+
+export interface EngineStage {
+  readonly weightBytes: number;
+  readonly kvBytes: number;
+  readonly workspaceBytes: number;
+  step(input: StepInput): Promise<StepOutput>;
+  /** Finished kernel tiles since the stage was built. */
+  progress(): bigint;
+  close(): Promise<void>;
+}

@@ -1,0 +1,84 @@
+/** A plan's part for this worker: Assign, checked once at the border. */
+import { RelayError } from "../../common/errors.js";
+import type { Epoch } from "../../common/ids.js";
+import { linkCredits, maxStepRows } from "../../common/limits.js";
+import type { DType } from "../../native/index.js";
+import type { Assign__Output } from "../../proto/generated/glm/relay/internal/v1/Assign.js";
+
+export interface StagePlan {
+  readonly epoch: Epoch;
+  readonly pipeline: number;
+  readonly stage: number;
+  readonly stageCount: number;
+  readonly layerBegin: number;
+  /** Exclusive. */
+  readonly layerEnd: number;
+  readonly modelDirectory: string;
+  readonly weightsFingerprint: string;
+  readonly dtype: DType;
+  readonly blockCount: number;
+  readonly blockSize: number;
+  readonly maxRows: number;
+  /** host:port of the previous stage, of the coordinator for stage 0. */
+  readonly predecessor: string;
+  readonly credits: number;
+}
+
+export const isFirst = (plan: StagePlan): boolean => plan.stage === 0;
+export const isLast = (plan: StagePlan): boolean => plan.stage === plan.stageCount - 1;
+
+/** The same key means that a built stage serves the new plan as it is; block tables start empty anyway. */
+export function stageKey(plan: StagePlan): string {
+  return JSON.stringify([
+    plan.modelDirectory,
+    plan.weightsFingerprint,
+    plan.layerBegin,
+    plan.layerEnd,
+    isFirst(plan),
+    isLast(plan),
+    plan.dtype,
+    plan.blockCount,
+    plan.blockSize,
+    plan.maxRows,
+  ]);
+}
+
+/** @throws RelayError invalid_configuration naming the field and what was expected. */
+export function decodeAssign(assign: Assign__Output): StagePlan {
+  const { epoch } = assign;
+  require(epoch !== null, "epoch", "absent", "present");
+  const { dtype, stage, stageCount, layerBegin, layerEnd, blockCount, blockSize, maxRows, credits } = assign;
+  requireDtype(dtype);
+  require(stage < stageCount, "stage", stage, `less than the ${stageCount} stages`);
+  require(layerBegin < layerEnd, "layers", `[${layerBegin}, ${layerEnd})`, "at least one");
+  require(blockCount > 0, "block_count", blockCount, "at least 1");
+  require(blockSize > 0, "block_size", blockSize, "at least 1");
+  require(maxRows > 0 && maxRows <= maxStepRows, "max_rows", maxRows, `1 to ${maxStepRows}`);
+  require(credits > 0 && credits <= linkCredits, "credits", credits, `1 to ${linkCredits}`);
+  return {
+    epoch,
+    pipeline: assign.pipeline,
+    stage,
+    stageCount,
+    layerBegin,
+    layerEnd,
+    modelDirectory: assign.modelDirectory,
+    weightsFingerprint: assign.weightsFingerprint,
+    dtype,
+    blockCount,
+    blockSize,
+    maxRows,
+    predecessor: assign.predecessor,
+    credits,
+  };
+}
+
+function require(holds: boolean, field: string, value: unknown, expected: string): asserts holds {
+  if (holds) return;
+  throw new RelayError("invalid_configuration", `plan's ${field} is ${value}: expected ${expected}`);
+}
+
+function requireDtype(value: string): asserts value is DType {
+  const known: readonly string[] = ["float32", "float16", "bfloat16"] satisfies DType[];
+  require(known.includes(value), "dtype", `"${value}"`, known.join(", "));
+}

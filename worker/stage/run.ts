@@ -1,0 +1,164 @@
+/**
+ * One plan's life on this worker: load the stage, open the links, work the steps off in order.
+ *
+ * States: `loading`; `loaded`, dialling the predecessor; `linked`, working; `failed`, reported to the
+ * coordinator, which decides; `over`, ended by us. The last two are final: a plan is never revived, the
+ * coordinator sends a newer one.
+ */
+import { RelayError, toRelayError } from "../../common/errors.js";
+import { type Epoch, formatEpoch } from "../../common/ids.js";
+import type { Logger } from "../../common/log.js";
+import type { StageState } from "../../proto/generated/glm/relay/internal/v1/StageState.js";
+import type { StepHeader__Output } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
+import { Downstream, epochOver } from "../../proto/link/downstream.js";
+import { type ReceivedStep, stepFrames } from "../../proto/link/frames.js";
+import type { ServedPlan } from "../../proto/link/hello.js";
+import { Upstream } from "../../proto/link/upstream.js";
+import { decodeStep, resultFrame, stepFrame } from "../codec.js";
+import { BlockTables } from "../kv-cache/block-tables.js";
+import type { WorkerMetrics } from "../metrics.js";
+import { isLast, type StagePlan } from "./plan.js";
+import type { LoadedStage, StageHost } from "./stage-host.js";
+
+export interface PlanRunContext {
+  host: StageHost;
+  metrics: WorkerMetrics;
+  log: Logger;
+  /** Tells the coordinator how far the plan is. */
+  report(state: StageState): void;
+  /** The links are open, or no longer. */
+  linkedChanged(linked: boolean): void;
+}
+
+export class PlanRun implements ServedPlan {
+  readonly epoch: Epoch;
+  readonly pipeline: number;
+  readonly stage: number;
+  readonly downstream: Downstream;
+  readonly #plan: StagePlan;
+  readonly #context: PlanRunContext;
+  readonly #upstream: Upstream<ReceivedStep>;
+  readonly #tables: BlockTables;
+  #state: "loading" | "loaded" | "linked" | "failed" | "over" = "loading";
+  #work: Promise<void> = Promise.resolve();
+
+  constructor(plan: StagePlan, context: PlanRunContext) {
+    this.epoch = plan.epoch;
+    this.pipeline = plan.pipeline;
+    this.stage = plan.stage;
+    this.#plan = plan;
+    this.#context = context;
+    this.downstream = new Downstream(plan.epoch);
+    this.#tables = new BlockTables(plan.blockCount, plan.blockSize);
+    this.#upstream = new Upstream(
+      {
+        predecessor: plan.predecessor,
+        epoch: plan.epoch,
+        pipeline: plan.pipeline,
+        stage: plan.stage,
+        credits: plan.credits,
+        onStale: () => context.metrics.stale("step"),
+        onReceived: (bytes) => context.metrics.received(plan.stage, bytes),
+        onLost: (error) => this.#lost(error),
+      },
+      stepFrames,
+    );
+  }
+
+  start(): void {
+    this.#work = this.#run().catch((error: unknown) => this.#lost(toRelayError(error)));
+  }
+
+  /** Ends the plan: links are closed quietly, a running step's result is dropped, nothing is reported. */
+  end(): void {
+    if (!this.#active()) return;
+    this.#close("over", epochOver(this.epoch, this.stage));
+  }
+
+  /** Takes no further step, and resolves when the running one has finished and its result has been sent. */
+  async drain(): Promise<void> {
+    this.#upstream.close();
+    await this.#work;
+  }
+
+  /** Ends the plan because the process goes away. */
+  leave(reason: string): void {
+    if (!this.#active()) return;
+    this.#close("over", new RelayError("worker_lost", `stage ${this.stage} is leaving: ${reason}`));
+  }
+
+  async #run(): Promise<void> {
+    const { host, report } = this.#context;
+    report({ epoch: this.epoch, phase: "LOADING" });
+    const loaded = await host.load(this.#plan, () => this.#active());
+    if (loaded === null || !this.#active()) return;
+    this.#state = "loaded";
+    const { weightBytes, kvBytes, workspaceBytes } = loaded.stage;
+    const bytes = { weightBytes, kvBytes, workspaceBytes };
+    const { weightsFingerprint } = this.#plan;
+    report({ epoch: this.epoch, phase: "LOADED", ...bytes, weightsFingerprint });
+    if (!(await this.#upstream.open()) || !this.#active()) return;
+    this.#state = "linked";
+    report({ epoch: this.epoch, phase: "LINKED", ...bytes, weightsFingerprint });
+    this.#context.linkedChanged(true);
+    this.#context.log.info({ epoch: formatEpoch(this.epoch), stage: this.stage }, "linked");
+    await this.#serve(loaded);
+  }
+
+  async #serve(loaded: LoadedStage): Promise<void> {
+    for (let step = await this.#upstream.next(); step !== null; step = await this.#upstream.next()) {
+      await this.#step(loaded, step);
+      this.#upstream.consumed();
+    }
+  }
+
+  async #step(loaded: LoadedStage, { header, activations }: ReceivedStep): Promise<void> {
+    const { host, metrics } = this.#context;
+    const input = decodeStep(header, activations, this.#tables, loaded.format);
+    const output = await host.step(loaded, input);
+    metrics.step(this.stage, phaseOf(header), output.computeUs);
+    if (isLast(this.#plan)) {
+      await this.downstream.send(resultFrame(header, output));
+    } else if (output.activations !== null) {
+      await this.downstream.send(stepFrame(header, output.activations));
+    } else {
+      throw new RelayError("stage_failed", `the engine gave no activations for step ${header.step}`);
+    }
+  }
+
+  /** A predecessor that says the epoch is over has it from the coordinator, who will tell us too. */
+  #lost(error: RelayError): void {
+    if (error.code === "stale_epoch") this.end();
+    else this.#fail(error);
+  }
+
+  #fail(error: RelayError): void {
+    if (!this.#active()) return;
+    this.#context.log.error(
+      { epoch: formatEpoch(this.epoch), stage: this.stage, err: error },
+      "stage failed",
+    );
+    this.#context.report({
+      epoch: this.epoch,
+      phase: "FAILED",
+      detail: error.message,
+      errorCode: error.code,
+    });
+    this.#close("failed", error);
+  }
+
+  #close(state: "failed" | "over", reason: RelayError): void {
+    this.#state = state;
+    this.#context.linkedChanged(false);
+    this.#upstream.close();
+    this.downstream.close(reason);
+  }
+
+  #active(): boolean {
+    return this.#state !== "failed" && this.#state !== "over";
+  }
+}
+
+function phaseOf(header: StepHeader__Output): "prefill" | "decode" {
+  return header.sequences.every((sequence) => sequence.rowCount === 1) ? "decode" : "prefill";
+}

@@ -1,0 +1,149 @@
+/**
+ * Holds the one stage that this process has built, and lets one thing at a time happen to it: loads
+ * and steps run first in, first out. A stage outlives its plan, so that a new epoch with the same
+ * layers starts without loading.
+ */
+import { RelayError } from "../../common/errors.js";
+import type { StepInput, StepOutput } from "../../native/index.js";
+import type { StepFormat } from "../codec.js";
+import type { Engine, EngineModel, EngineStage } from "./engine.js";
+import { isFirst, isLast, type StagePlan, stageKey } from "./plan.js";
+
+export interface LoadedStage {
+  readonly key: string;
+  readonly stage: EngineStage;
+  readonly format: StepFormat;
+}
+
+const elementBytes = { float32: 4, float16: 2, bfloat16: 2 } as const;
+
+export class StageHost {
+  readonly #engine: Engine;
+  readonly #threads: number;
+  #loaded: LoadedStage | null = null;
+  #tail: Promise<unknown> = Promise.resolve();
+  #pending = 0;
+  /** Progress of stages that are gone: the reported counter never goes back. */
+  #pastProgress = 0n;
+  #steps = 0;
+  #busyUs = 0;
+
+  constructor(engine: Engine, threads: number) {
+    this.#engine = engine;
+    this.#threads = threads;
+  }
+
+  /** A step or a load is running or waiting for its turn. */
+  get busy(): boolean {
+    return this.#pending > 0;
+  }
+
+  /** Steps since the stage was built. */
+  get steps(): number {
+    return this.#steps;
+  }
+
+  /** Time inside the engine since the stage was built. */
+  get busyUs(): number {
+    return this.#busyUs;
+  }
+
+  get progress(): number {
+    return Number(this.#pastProgress + (this.#loaded?.stage.progress() ?? 0n));
+  }
+
+  /**
+   * Builds the plan's stage, or takes the one at hand when it fits.
+   * @param wanted asked when the turn comes: false skips a plan that was replaced meanwhile.
+   * @returns null when skipped.
+   * @throws RelayError numerics_mismatch, invalid_model, invalid_configuration, stage_failed.
+   */
+  load(plan: StagePlan, wanted: () => boolean): Promise<LoadedStage | null> {
+    return this.#inTurn(async () => {
+      if (!wanted()) return null;
+      const key = stageKey(plan);
+      if (this.#loaded?.key === key) return this.#loaded;
+      // First: the old stage and the new one may not fit into memory together.
+      await this.#drop();
+      const model = await this.#engine.openModel(plan.modelDirectory);
+      checkModel(model, plan);
+      const stage = await model.buildStage(plan, this.#threads).catch((error: unknown) => {
+        throw asStageFailure(error);
+      });
+      this.#steps = 0;
+      this.#busyUs = 0;
+      this.#loaded = { key, stage, format: formatOf(model, plan) };
+      return this.#loaded;
+    });
+  }
+
+  /** @throws RelayError stage_failed; the stage is given up then, as its memory may be in any state. */
+  step(loaded: LoadedStage, input: StepInput): Promise<StepOutput> {
+    return this.#inTurn(async () => {
+      if (this.#loaded !== loaded) throw new RelayError("stage_failed", "the stage was replaced");
+      try {
+        const output = await loaded.stage.step(input);
+        this.#steps += 1;
+        this.#busyUs += output.computeUs;
+        return output;
+      } catch (error) {
+        await this.#drop();
+        throw asStageFailure(error);
+      }
+    });
+  }
+
+  /** Frees the stage once whatever runs has finished. */
+  close(): Promise<void> {
+    return this.#inTurn(() => this.#drop());
+  }
+
+  async #drop(): Promise<void> {
+    const loaded = this.#loaded;
+    if (loaded === null) return;
+    this.#pastProgress += loaded.stage.progress();
+    this.#loaded = null;
+    await loaded.stage.close();
+  }
+
+  /** The queue is as long as its callers: one step per plan, and one load per plan that still waits. */
+  #inTurn<T>(task: () => Promise<T>): Promise<T> {
+    this.#pending += 1;
+    const run = this.#tail.then(task).finally(() => {
+      this.#pending -= 1;
+    });
+    this.#tail = run.catch(() => undefined);
+    return run;
+  }
+}
+
+function checkModel(model: EngineModel, plan: StagePlan): void {
+  if (model.fingerprint !== plan.weightsFingerprint) {
+    throw new RelayError(
+      "numerics_mismatch",
+      `weights in ${plan.modelDirectory} have fingerprint ${model.fingerprint}: the plan is for ${plan.weightsFingerprint}`,
+    );
+  }
+  if (plan.layerEnd > model.layerCount) {
+    throw new RelayError(
+      "invalid_configuration",
+      `plan's layers end at ${plan.layerEnd}: the model has ${model.layerCount}`,
+    );
+  }
+}
+
+function formatOf(model: EngineModel, plan: StagePlan): StepFormat {
+  return {
+    first: isFirst(plan),
+    last: isLast(plan),
+    rowBytes: model.hiddenSize * elementBytes[plan.dtype],
+    tokenCount: model.tokenCount,
+    maxRows: plan.maxRows,
+  };
+}
+
+function asStageFailure(error: unknown): RelayError {
+  if (error instanceof RelayError) return error;
+  const message = error instanceof Error ? error.message : String(error);
+  return new RelayError("stage_failed", message, { cause: error });
+}

@@ -1,0 +1,268 @@
+/**
+ * The worker process as a library: joins a coordinator, holds one stage of the model and passes steps
+ * on. It keeps living through anything that the coordinator can mend: a failed stage, a lost neighbour,
+ * a coordinator that is away.
+ */
+import { randomUUID } from "node:crypto";
+import { toRelayError } from "../common/errors.js";
+import { type Epoch, formatEpoch } from "../common/ids.js";
+import type { Logger } from "../common/log.js";
+import { protocolVersion, softwareVersion } from "../common/package.js";
+import type { Assign__Output } from "../proto/generated/glm/relay/internal/v1/Assign.js";
+import type { Heartbeat } from "../proto/generated/glm/relay/internal/v1/Heartbeat.js";
+import type { Register } from "../proto/generated/glm/relay/internal/v1/Register.js";
+import { acceptLink } from "../proto/link/hello.js";
+import { Control } from "./control/control.js";
+import { EpochGate } from "./control/epoch-gate.js";
+import { type StaleMessage, WorkerMetrics } from "./metrics.js";
+import { Probe } from "./server/probe.js";
+import { WorkerServer } from "./server/server.js";
+import type { Engine } from "./stage/engine.js";
+import { nativeEngine } from "./stage/native-engine.js";
+import { decodeAssign } from "./stage/plan.js";
+import { PlanRun } from "./stage/run.js";
+import { StageHost } from "./stage/stage-host.js";
+
+/** A running step may take so long after the order to close; its sequences are replayed otherwise. */
+const stepDrainMs = 2_000;
+/** Freeing the stage waits for what the engine still runs; the end of the process frees it too. */
+const stageCloseMs = 1_500;
+
+export interface WorkerOptions {
+  /** Stable name over restarts. */
+  id: string;
+  /** host:port */
+  coordinator: string;
+  /** host:port; port 0 takes a free one. */
+  listen: string;
+  /** Offered for weights, KV cache and workspace. */
+  memoryBytes: number;
+  threads: number;
+  /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
+  probePort?: number;
+  log: Logger;
+}
+
+export interface RunningWorker {
+  /** host:port of the Link service, as bound. */
+  readonly address: string;
+  /** host:port of the probes; null without them. */
+  readonly probeAddress: string | null;
+  /** Resolves when the worker has ended, with the exit status its process should have and why. */
+  readonly closed: Promise<{ code: number; reason: string }>;
+  /** Leaves the cluster in order, within 5 s. Also when called twice. */
+  close(reason: string): Promise<void>;
+}
+
+/**
+ * Starts a worker; it serves its port when this resolves, and joins as soon as a coordinator is there.
+ * @param engine stands in for the native engine in tests.
+ * @throws RelayError invalid_configuration when an address cannot be used.
+ */
+export async function startWorker(
+  options: WorkerOptions,
+  engine: Engine = nativeEngine(),
+): Promise<RunningWorker> {
+  const worker = new Worker(options, engine);
+  await worker.start();
+  return worker;
+}
+
+class Worker implements RunningWorker {
+  address = "";
+  probeAddress: string | null = null;
+  readonly closed: Promise<{ code: number; reason: string }>;
+  readonly #options: WorkerOptions;
+  readonly #engine: Engine;
+  readonly #incarnation = randomUUID();
+  readonly #gate = new EpochGate();
+  readonly #metrics: WorkerMetrics;
+  readonly #host: StageHost;
+  readonly #server: WorkerServer;
+  readonly #probe: Probe | null;
+  readonly #control: Control;
+  #resolveClosed!: (end: { code: number; reason: string }) => void;
+  #closing = false;
+  #plan: PlanRun | null = null;
+  #linked = false;
+
+  constructor(options: WorkerOptions, engine: Engine) {
+    this.#options = options;
+    this.#engine = engine;
+    this.closed = new Promise((resolve) => {
+      this.#resolveClosed = resolve;
+    });
+    this.#metrics = new WorkerMetrics(engine);
+    this.#host = new StageHost(engine, options.threads);
+    this.#server = new WorkerServer((call) =>
+      acceptLink(call, () => ({ plan: this.#plan, newest: this.#gate.newest })),
+    );
+    this.#probe = this.#createProbe();
+    this.#control = new Control({
+      coordinator: options.coordinator,
+      log: options.log,
+      register: () => this.#register(),
+      heartbeat: () => this.#heartbeat(),
+      onWelcome: (term) => this.#onWelcome(term),
+      onAssign: (assign) => this.#onAssign(assign),
+      onRelease: ({ epoch, reason }) => this.#onRelease(epoch, reason),
+      onRefused: (code, message) => void this.#end(1, `refused by the coordinator: ${code}: ${message}`),
+    });
+  }
+
+  async start(): Promise<void> {
+    this.address = await this.#server.listen(this.#options.listen);
+    try {
+      this.probeAddress = (await this.#probe?.listen()) ?? null;
+    } catch (error) {
+      await this.#server.close();
+      throw error;
+    }
+    void this.#control.run();
+  }
+
+  async close(reason: string): Promise<void> {
+    await this.#end(0, reason);
+  }
+
+  #createProbe(): Probe | null {
+    const { probePort } = this.#options;
+    if (probePort === undefined) return null;
+    this.#metrics.addProcessMetrics();
+    return new Probe({
+      port: probePort,
+      registry: this.#metrics.registry,
+      notReady: () => {
+        if (this.#closing) return "draining";
+        if (!this.#control.joined) return "no session with the coordinator";
+        return this.#linked ? null : "not linked";
+      },
+    });
+  }
+
+  #register(): Register {
+    const { id, memoryBytes, threads } = this.#options;
+    const { kernels, backend, canonVersion } = this.#engine;
+    return {
+      protocolVersion,
+      softwareVersion,
+      worker: id,
+      incarnation: this.#incarnation,
+      dataAddress: this.address,
+      memoryBytes,
+      threads,
+      kernels,
+      backend,
+      canonVersion,
+      highestTerm: this.#gate.highestTerm,
+      pid: process.pid,
+    };
+  }
+
+  #heartbeat(): Heartbeat {
+    return {
+      progress: this.#host.progress,
+      busy: this.#host.busy,
+      steps: this.#host.steps,
+      busyUs: this.#host.busyUs,
+      residentBytes: process.memoryUsage.rss(),
+      receivedBytes: this.#metrics.receivedBytes,
+      staleMessages: this.#metrics.staleMessages,
+    };
+  }
+
+  /** A new session: the coordinator knows nothing of what went on before it. */
+  #onWelcome(term: number): boolean {
+    if (!this.#gate.admitTerm(term)) {
+      this.#dropStale("welcome", `term ${term}`);
+      return false;
+    }
+    this.#replacePlan(null);
+    return true;
+  }
+
+  #onAssign(assign: Assign__Output): void {
+    const epoch = assign.epoch ?? { term: 0, plan: 0 };
+    if (this.#closing) return;
+    if (!this.#gate.admitAssign(epoch)) {
+      this.#dropStale("assign", `epoch ${formatEpoch(epoch)}`);
+      return;
+    }
+    this.#replacePlan(null);
+    try {
+      const plan = decodeAssign(assign);
+      this.#options.log.info({ ...plan, epoch: formatEpoch(epoch) }, "assigned");
+      this.#replacePlan(this.#planRun(plan));
+    } catch (error) {
+      const { message: detail, code: errorCode } = toRelayError(error);
+      this.#control.report({ epoch, phase: "FAILED", detail, errorCode });
+    }
+  }
+
+  #onRelease(released: Epoch | null, reason: string): void {
+    const epoch = released ?? { term: 0, plan: 0 };
+    if (!this.#gate.admitRelease(epoch)) {
+      this.#dropStale("release", `epoch ${formatEpoch(epoch)}`);
+      return;
+    }
+    this.#options.log.info({ epoch: formatEpoch(epoch), reason }, "released");
+    this.#replacePlan(null);
+  }
+
+  #planRun(plan: ReturnType<typeof decodeAssign>): PlanRun {
+    return new PlanRun(plan, {
+      host: this.#host,
+      metrics: this.#metrics,
+      log: this.#options.log,
+      report: (state) => this.#control.report(state),
+      linkedChanged: (linked) => this.#setLinked(linked),
+    });
+  }
+
+  #replacePlan(next: PlanRun | null): void {
+    this.#plan?.end();
+    this.#plan = next;
+    next?.start();
+  }
+
+  #setLinked(linked: boolean): void {
+    if (this.#closing && linked) return;
+    this.#linked = linked;
+    this.#server.setServing(linked);
+  }
+
+  #dropStale(message: StaleMessage, what: string): void {
+    this.#metrics.stale(message);
+    this.#options.log.warn({ message, what, highestTerm: this.#gate.highestTerm }, "stale message dropped");
+  }
+
+  /** Out of rotation first, then goodbye, then the running step, then the doors. */
+  async #end(code: number, reason: string): Promise<void> {
+    if (this.#closing) {
+      await this.closed;
+      return;
+    }
+    this.#closing = true;
+    this.#server.setServing(false);
+    const leaving = this.#control.leave(reason);
+    const plan = this.#plan;
+    if (plan !== null) {
+      await within(stepDrainMs, plan.drain());
+      plan.leave(reason);
+    }
+    await leaving;
+    await Promise.all([this.#server.close(), this.#probe?.close(), within(stageCloseMs, this.#host.close())]);
+    this.#options.log.info({ reason }, "worker ended");
+    this.#resolveClosed({ code, reason });
+  }
+}
+
+/** Waits for the work, but not longer; what it comes to does not matter any more. */
+async function within(ms: number, work: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([work.catch(() => undefined), timeout]);
+  clearTimeout(timer);
+}
