@@ -27,6 +27,7 @@ export const errorKinds = {
   model_not_found: kind(404, GrpcStatus.NOT_FOUND, "not_found_error"),
   not_found: kind(404, GrpcStatus.NOT_FOUND, "not_found_error"),
   method_not_allowed: kind(405, GrpcStatus.UNIMPLEMENTED, "invalid_request_error"),
+  deadline_exceeded: kind(408, GrpcStatus.DEADLINE_EXCEEDED, "timeout_error"),
   request_too_large: kind(413, GrpcStatus.RESOURCE_EXHAUSTED, "invalid_request_error"),
   unsupported_media_type: kind(415, GrpcStatus.INVALID_ARGUMENT, "invalid_request_error"),
   queue_full: kind(429, GrpcStatus.RESOURCE_EXHAUSTED, "rate_limit_error", true),

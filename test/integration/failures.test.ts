@@ -1,0 +1,116 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { demoModel, TestCluster } from "../support/cluster.js";
+
+const long = { prompt: [11, 12, 13], max_tokens: 900, ignore_eos: true, temperature: 0 };
+
+describe("a worker killed with SIGKILL in the middle of an answer", () => {
+  let cluster: TestCluster;
+  beforeAll(async () => {
+    cluster = await TestCluster.start({ model: demoModel, stages: 4 });
+  });
+  afterAll(async () => {
+    await cluster?.stop();
+  });
+
+  it.each([0, 1, 3])("stage %i: 503 within 3 s, a new epoch, and the next request works", async (index) => {
+    const before = await cluster.view();
+    const reference = await cluster.post("/v1/completions", { ...long, max_tokens: 20 });
+    const running = cluster.post("/v1/completions", long);
+    await cluster.until("the request to run", (view) => view.sequences.running === 1);
+    await sleep(100);
+    const killed = performance.now();
+    cluster.workers[index]!.kill("SIGKILL");
+    const { status, headers, body } = await running;
+    expect(performance.now() - killed).toBeLessThan(3_000);
+    expect(status).toBe(503);
+    expect(body.error).toMatchObject({ code: "worker_lost", type: "unavailable_error" });
+    expect(body.error.message).toMatch(/worker/);
+    expect(headers.get("retry-after")).toMatch(/^\d+$/);
+
+    const waiting = await cluster.post("/v1/completions", long);
+    expect([waiting.status, waiting.body.error.code]).toEqual([503, "model_loading"]);
+
+    cluster.startWorker(index);
+    const after = await cluster.until("the cluster to be ready again", (view) => view.state === "ready");
+    expect(after.epoch!.term).toBe(before.epoch!.term);
+    expect(after.epoch!.plan).toBeGreaterThan(before.epoch!.plan);
+    expect(after.blocks.used).toBe(0);
+    const again = await cluster.post("/v1/completions", { ...long, max_tokens: 20 });
+    expect(again.status).toBe(200);
+    expect(again.body.choices[0].text).toBe(reference.body.choices[0].text);
+  });
+
+  it("ends a stream that has begun with an error object, then [DONE]", async () => {
+    const response = await fetch(`${cluster.url}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ ...long, stream: true }),
+    });
+    expect(response.status).toBe(200);
+    const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+    let text = (await reader.read()).value!;
+    cluster.workers[2]!.kill("SIGKILL");
+    for (let part = await reader.read(); !part.done; part = await reader.read()) text += part.value;
+    const events = text.trim().split("\n\n");
+    expect(events.at(-1)).toBe("data: [DONE]");
+    expect(JSON.parse(events.at(-2)!.slice("data: ".length)).error).toMatchObject({ code: "worker_lost" });
+    cluster.startWorker(2);
+    await cluster.until("the cluster to be ready again", (view) => view.state === "ready");
+  });
+
+  it("a worker that stands still (SIGSTOP) loses its lease and its place", async () => {
+    const before = await cluster.view();
+    cluster.workers[1]!.kill("SIGSTOP");
+    await cluster.until("the loss", (view) => view.counters.workersLost > before.counters.workersLost, 5_000);
+    cluster.workers[1]!.kill("SIGCONT");
+    const after = await cluster.until("the cluster to be ready again", (view) => view.state === "ready");
+    expect(after.epoch!.plan).toBeGreaterThan(before.epoch!.plan);
+    expect((await cluster.post("/v1/completions", { ...long, max_tokens: 3 })).status).toBe(200);
+  });
+});
+
+describe("a coordinator killed with SIGKILL", () => {
+  it("comes back with a higher term, and the same workers join it again", async () => {
+    const cluster = await TestCluster.start({ model: demoModel, stages: 2 });
+    try {
+      const before = await cluster.view();
+      cluster.coordinator.kill("SIGKILL");
+      await cluster.coordinator.exited;
+      cluster.startCoordinator(Number(new URL(cluster.url).port));
+      await cluster.ready();
+      const after = await cluster.view();
+      expect(after.epoch!.term).toBeGreaterThan(before.epoch!.term);
+      expect(after.workers.map((worker) => worker.pid)).toEqual(before.workers.map((worker) => worker.pid));
+      expect((await cluster.post("/v1/completions", { ...long, max_tokens: 3 })).status).toBe(200);
+    } finally {
+      await cluster.stop();
+    }
+  });
+});
+
+describe("Redis lost while running", () => {
+  it("gives 503 with Retry-After at once, lets running answers finish, and recovers", async () => {
+    const cluster = await TestCluster.start({ model: demoModel, stages: 2 });
+    try {
+      const running = cluster.post("/v1/completions", { ...long, max_tokens: 600 });
+      await cluster.until("the request to run", (view) => view.sequences.running === 1);
+      await cluster.redis.kill();
+      await cluster.until("the loss to be noticed", (view) => !view.redisUp, 5_000);
+      const asked = performance.now();
+      const refused = await cluster.post("/v1/completions", { ...long, max_tokens: 3 });
+      expect(performance.now() - asked).toBeLessThan(2_000);
+      expect([refused.status, refused.body.error.code]).toEqual([503, "queue_unavailable"]);
+      expect(refused.headers.get("retry-after")).toMatch(/^\d+$/);
+      expect((await fetch(`${cluster.url}/readyz`)).status).toBe(503);
+      expect((await fetch(`${cluster.url}/livez`)).status).toBe(200);
+      expect((await running).status).toBe(200);
+      await cluster.redis.resume();
+      await cluster.until("Redis to be back", (view) => view.redisUp);
+      const again = await cluster.post("/v1/completions", { ...long, max_tokens: 3 });
+      expect(again.status).toBe(200);
+    } finally {
+      await cluster.stop();
+    }
+  });
+});

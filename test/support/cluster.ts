@@ -1,0 +1,269 @@
+/**
+ * A cluster of real processes for integration tests: redis-server, one coordinator, its workers, all
+ * on free loopback ports with a directory of their own. `stop` leaves nothing behind and says so.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { packageRoot } from "../../common/package.js";
+import type { ClusterView } from "../../coordinator/inference.js";
+
+const main = join(packageRoot, "dist/cli/main.js");
+export const tinyModel = join(packageRoot, "test/golden/fixtures/chatglm3-tiny");
+export const demoModel = join(packageRoot, "models/demo");
+
+export interface ClusterOptions {
+  model?: string;
+  stages: number;
+  dtype?: string;
+  kernels?: string;
+  prefillChunk?: number;
+  microBatches?: number;
+  memory?: string;
+  threads?: number;
+  /** A Redis that is there already; it is not stopped with the cluster. */
+  redis?: TestRedis;
+}
+
+/** A child process with what it wrote, for the message of a failing test. */
+export class TestProcess {
+  readonly child: ChildProcess;
+  readonly exited: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
+  readonly name: string;
+  output = "";
+
+  constructor(name: string, command: string, args: string[], env: Record<string, string> = {}) {
+    this.name = name;
+    this.child = spawn(command, args, {
+      stdio: ["ignore", "pipe", "pipe"],
+      env: { ...process.env, GLM_RELAY_LOG: "info", ...env },
+    });
+    for (const stream of [this.child.stdout!, this.child.stderr!]) {
+      stream.on("data", (data: Buffer) => {
+        this.output = (this.output + data.toString()).slice(-64_000);
+      });
+    }
+    this.exited = new Promise((resolve) => {
+      this.child.on("exit", (code, signal) => resolve({ code, signal }));
+    });
+  }
+
+  get pid(): number {
+    return this.child.pid!;
+  }
+
+  get alive(): boolean {
+    return this.child.exitCode === null && this.child.signalCode === null;
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.child.kill(signal);
+  }
+
+  /** Waits for a line that matches, anywhere in the output. */
+  async line(pattern: RegExp, limitMs = 30_000): Promise<RegExpExecArray> {
+    return until(
+      `${this.name} to print ${pattern}`,
+      () => {
+        const found = pattern.exec(this.output);
+        if (found === null && !this.alive) throw new Error(`${this.name} ended:\n${this.output}`);
+        return found;
+      },
+      limitMs,
+      () => this.output,
+    );
+  }
+}
+
+/** Polls until `check` gives something; fails with what was waited for. */
+export async function until<T>(
+  what: string,
+  check: () => T | null | undefined | false | Promise<T | null | undefined | false>,
+  limitMs = 30_000,
+  context: () => string = () => "",
+): Promise<T> {
+  const deadline = performance.now() + limitMs;
+  for (;;) {
+    const value = await check();
+    if (value !== null && value !== undefined && value !== false) return value;
+    if (performance.now() > deadline) throw new Error(`waited ${limitMs} ms for ${what}\n${context()}`);
+    await sleep(20);
+  }
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as { port: number };
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/** A private redis-server with AOF, which can be stopped and started again on the same port and data. */
+export class TestRedis {
+  readonly port: number;
+  readonly directory: string;
+  process: TestProcess | null = null;
+
+  private constructor(port: number) {
+    this.port = port;
+    this.directory = mkdtempSync(join(tmpdir(), "glm-relay-redis-"));
+  }
+
+  static async start(): Promise<TestRedis> {
+    const redis = new TestRedis(await freePort());
+    await redis.resume();
+    return redis;
+  }
+
+  get url(): string {
+    return `redis://127.0.0.1:${this.port}`;
+  }
+
+  async resume(): Promise<void> {
+    const args = ["--port", String(this.port), "--bind", "127.0.0.1", "--dir", this.directory];
+    args.push("--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction");
+    this.process = new TestProcess("redis-server", "redis-server", args);
+    await this.process.line(/Ready to accept connections/);
+  }
+
+  async kill(): Promise<void> {
+    this.process?.kill("SIGKILL");
+    await this.process?.exited;
+  }
+
+  async stop(): Promise<void> {
+    await this.kill();
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+export class TestCluster {
+  readonly options: ClusterOptions;
+  readonly redis: TestRedis;
+  coordinator!: TestProcess;
+  readonly workers: TestProcess[] = [];
+  url = "";
+  private clusterPort = 0;
+
+  private constructor(options: ClusterOptions, redis: TestRedis) {
+    this.options = options;
+    this.redis = redis;
+  }
+
+  /** Starts everything and waits until a token has travelled through all stages. */
+  static async start(options: ClusterOptions): Promise<TestCluster> {
+    const cluster = new TestCluster(options, options.redis ?? (await TestRedis.start()));
+    try {
+      cluster.clusterPort = await freePort();
+      cluster.startCoordinator(await freePort());
+      for (let index = 0; index < options.stages; index++) cluster.startWorker(index);
+      await cluster.ready();
+      return cluster;
+    } catch (error) {
+      await cluster.stop();
+      throw error;
+    }
+  }
+
+  startCoordinator(port: number): void {
+    const { options } = this;
+    const args = [
+      main,
+      "coordinator",
+      "--model",
+      options.model ?? tinyModel,
+      "--stages",
+      `${options.stages}`,
+    ];
+    args.push(
+      "--port",
+      `${port}`,
+      "--cluster-listen",
+      `127.0.0.1:${this.clusterPort}`,
+      "--redis",
+      this.redis.url,
+    );
+    args.push("--name", `test-${this.clusterPort}`);
+    if (options.dtype !== undefined) args.push("--dtype", options.dtype);
+    if (options.prefillChunk !== undefined) args.push("--prefill-chunk", `${options.prefillChunk}`);
+    if (options.microBatches !== undefined) args.push("--micro-batches", `${options.microBatches}`);
+    this.url = `http://127.0.0.1:${port}`;
+    this.coordinator = new TestProcess("coordinator", process.execPath, args);
+  }
+
+  startWorker(index: number): void {
+    const { options } = this;
+    const args = [
+      main,
+      "worker",
+      "--coordinator",
+      `127.0.0.1:${this.clusterPort}`,
+      "--id",
+      `worker-${index}`,
+    ];
+    args.push("--memory", options.memory ?? "512MiB", "--threads", `${options.threads ?? 1}`);
+    const env: Record<string, string> =
+      options.kernels === undefined ? {} : { GLM_RELAY_KERNELS: options.kernels };
+    this.workers[index] = new TestProcess(`worker-${index}`, process.execPath, args, env);
+  }
+
+  async ready(limitMs = 30_000): Promise<void> {
+    await this.coordinator.line(/^ready http/m, limitMs);
+    await this.until("the cluster to be ready", (view) => view.state === "ready", limitMs);
+  }
+
+  async view(): Promise<ClusterView> {
+    return (await (await fetch(`${this.url}/api/cluster`)).json()) as ClusterView;
+  }
+
+  async until(what: string, check: (view: ClusterView) => boolean, limitMs = 30_000): Promise<ClusterView> {
+    return until(
+      what,
+      async () => {
+        if (!this.coordinator.alive) throw new Error(`coordinator ended:\n${this.coordinator.output}`);
+        const view = await this.view().catch(() => null);
+        return view !== null && check(view) ? view : null;
+      },
+      limitMs,
+      () => this.log(),
+    );
+  }
+
+  async post(path: string, body: unknown): Promise<{ status: number; headers: Headers; body: any }> {
+    const response = await fetch(this.url + path, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: typeof body === "string" ? body : JSON.stringify(body),
+    });
+    return { status: response.status, headers: response.headers, body: await response.json() };
+  }
+
+  /** What all processes wrote, for a failing test. */
+  log(): string {
+    return [this.coordinator, ...this.workers]
+      .map((each) => `--- ${each.name}\n${each.output.slice(-4_000)}`)
+      .join("\n");
+  }
+
+  /**
+   * Ends every process: politely, then with SIGKILL.
+   * @returns exit status of coordinator and workers, null for one that had to be killed.
+   */
+  async stop(): Promise<(number | null)[]> {
+    const processes = [this.coordinator, ...this.workers].filter((each) => each !== undefined);
+    const codes: (number | null)[] = [];
+    for (const each of processes) {
+      each.kill("SIGCONT");
+      each.kill("SIGTERM");
+      const ended = await Promise.race([each.exited, sleep(10_000, null, { ref: false })]);
+      if (ended === null) each.kill("SIGKILL");
+      codes.push((await each.exited).code);
+    }
+    if (this.options.redis === undefined) await this.redis.stop();
+    return codes;
+  }
+}

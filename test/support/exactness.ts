@@ -1,0 +1,88 @@
+/** The same 20 requests for any cluster, and what came back: tokens and logprobs to the last bit. */
+import { isDeepStrictEqual } from "node:util";
+import { demoModel, TestCluster } from "./cluster.js";
+
+export interface Shape {
+  stages: number;
+  dtype: "float32" | "float16";
+  kernels: "scalar" | "avx2";
+  /** Prompt tokens per step; null: the whole prompt. */
+  chunk: number | null;
+  /** Requests in flight at once: 1 is alone, 9 is beside eight others. */
+  concurrency: 1 | 9;
+}
+
+export interface Answer {
+  tokens: string[];
+  logprobs: number[];
+  top: Record<string, number>[];
+}
+
+/** Small, fixed and good enough to spread prompts over the vocabulary (Numerical Recipes' LCG). */
+function* randomNumbers(seed: number): Generator<number, never> {
+  for (let state = seed; ; ) {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    yield state / 2 ** 32;
+  }
+}
+
+/** Prompts of 1 to 70 tokens; every second request samples with a seed, the others are greedy. */
+export function requests(): Record<string, unknown>[] {
+  const random = randomNumbers(7);
+  const next = (bound: number) => Math.floor(random.next().value * bound);
+  return Array.from({ length: 20 }, (_, index) => {
+    const prompt = Array.from({ length: index === 0 ? 1 : 1 + next(70) }, () => next(1_500));
+    const sampled = { temperature: 0.9, top_p: 0.95, top_k: 40, min_p: 0.01, seed: 1_000 + index };
+    return {
+      prompt,
+      max_tokens: 10,
+      ignore_eos: true,
+      logprobs: 3,
+      return_tokens_as_token_ids: true,
+      ...(index % 2 === 0 ? { temperature: 0 } : sampled),
+    };
+  });
+}
+
+export async function collect(shape: Shape): Promise<Answer[]> {
+  const cluster = await TestCluster.start({
+    model: demoModel,
+    stages: shape.stages,
+    dtype: shape.dtype,
+    kernels: shape.kernels,
+    prefillChunk: shape.chunk ?? 512,
+  });
+  try {
+    const all = requests();
+    const answers: Answer[] = [];
+    for (let begin = 0; begin < all.length; begin += shape.concurrency) {
+      const some = all.slice(begin, begin + shape.concurrency);
+      answers.push(...(await Promise.all(some.map((body) => ask(cluster, body)))));
+    }
+    return answers;
+  } finally {
+    await cluster.stop();
+  }
+}
+
+async function ask(cluster: TestCluster, request: Record<string, unknown>): Promise<Answer> {
+  const { status, body } = await cluster.post("/v1/completions", request);
+  if (status !== 200) throw new Error(`status ${status}: ${JSON.stringify(body)}\n${cluster.log()}`);
+  const { tokens, token_logprobs, top_logprobs } = body.choices[0].logprobs;
+  if (tokens.length !== 10) throw new Error(`got ${tokens.length} tokens, expected 10`);
+  return { tokens, logprobs: token_logprobs, top: top_logprobs };
+}
+
+export function describeShape({ stages, dtype, kernels, chunk, concurrency }: Shape): string {
+  const load = concurrency === 1 ? "alone" : "beside 8 others";
+  return `${stages} stages, ${dtype}, ${kernels}, ${chunk === null ? "whole prompt" : `chunks of ${chunk}`}, ${load}`;
+}
+
+/** Names the first difference, so that a failure says more than "not equal". */
+export function firstDifference(got: Answer[], expected: Answer[]): string | null {
+  for (const [index, answer] of expected.entries()) {
+    if (isDeepStrictEqual(got[index], answer)) continue;
+    return `request ${index}: got ${JSON.stringify(got[index])}, expected ${JSON.stringify(answer)}`;
+  }
+  return got.length === expected.length ? null : `${got.length} answers, expected ${expected.length}`;
+}
