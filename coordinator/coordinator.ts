@@ -150,7 +150,12 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     const ticker = setInterval(() => core.tick(), tickMs);
     undo.push(async () => clearInterval(ticker));
     await queue.start((request) => service.admit(request));
-    const api = await createApi(service, { host: options.host, port: options.port, log });
+    const { host, port } = options;
+    const api = await createApi(service, { host, port, log }).catch((error: unknown) => {
+      throw new RelayError("invalid_configuration", `cannot serve on ${host}:${port}: ${reasonOf(error)}`, {
+        cause: error,
+      });
+    });
     undo.push(() => api.close());
 
     let resolveClosed: (end: { code: number; reason: string }) => void = () => {};
@@ -212,6 +217,11 @@ function modelInfo(model: Model): ModelInfo {
     weightBytes: sum(model.layerBytes) + model.embeddingBytes + model.headBytes,
     defaults: model.sampling,
   };
+}
+
+function reasonOf(error: unknown): string {
+  if ((error as NodeJS.ErrnoException).code === "EADDRINUSE") return "another process uses this port";
+  return error instanceof Error ? error.message : String(error);
 }
 
 /** Everything on which the tokens of a response depend beside the request itself (DESIGN.md). */

@@ -1,0 +1,225 @@
+/**
+ * A whole cluster on this machine: Redis (unless one is named), one coordinator and its workers, each
+ * a supervised child process. `up` and the demo run it.
+ */
+import { createHash } from "node:crypto";
+import { join, resolve } from "node:path";
+import { packageRoot } from "../common/package.js";
+import { DataDir } from "./data-dir.js";
+import { CommandError, exitStatus } from "./errors.js";
+import { coreCount, freeMemoryBytes, memoryShare, redisUrl } from "./options.js";
+import { isListeningMessage, type ListeningMessage } from "./parent.js";
+import { findRedisServer, freePort, probeRedis, redisArguments, requireFreePort } from "./redis.js";
+import { type ChildSpec, type Observer, Supervisor } from "./supervisor.js";
+import { Watchdog } from "./watch.js";
+
+/**
+ * How long each part may take to end; together below the 10 s that are promised. The coordinator
+ * comes first and drains what runs, for which it needs the workers; they have nothing left to do
+ * then. Redis serves both to the last, and what it was told is with the kernel already.
+ */
+const coordinatorStopMs = 8_000;
+const workerStopMs = 700;
+const redisStopMs = 700;
+
+/** Reading a large append-only file takes time; a Redis that is silent for so long is restarted. */
+const redisStartMs = 60_000;
+/** Another process can take the free port that we found before Redis does. */
+const redisPortAttempts = 3;
+const logCheckMs = 30_000;
+
+export interface LocalClusterOptions {
+  model: string;
+  stages: number;
+  /** 0 picks a free one. */
+  port: number;
+  dtype?: string;
+  threadsPerWorker?: number;
+  memoryPerWorker?: number;
+  redis?: string;
+  data?: string;
+}
+
+export class LocalCluster {
+  private data: DataDir | null = null;
+  private watchdog: Watchdog | null = null;
+  private redis: Supervisor | null = null;
+  private coordinator: Supervisor | null = null;
+  private workers: Supervisor[] = [];
+  private logTimer: NodeJS.Timeout | null = null;
+  private stopping = false;
+
+  /** @param progress Receives one line for people at every step and every loss. */
+  constructor(
+    private readonly options: LocalClusterOptions,
+    private readonly progress: (line: string) => void,
+  ) {}
+
+  /**
+   * Starts everything.
+   * @returns The URL of the API, once a token has travelled through all stages.
+   * @throws CommandError when a part cannot start; `stop` then ends the others.
+   */
+  async start(): Promise<string> {
+    const { options } = this;
+    if (options.port !== 0) await requireFreePort(options.port);
+    const external = externalRedis(options.redis);
+    const data = new DataDir(options.data);
+    this.data = data;
+    this.watchdog = await Watchdog.start(data.path, () =>
+      this.progress(`waiting for an earlier run on ${data.path} to end`),
+    );
+    this.logTimer = setInterval(() => data.trimLogs(), logCheckMs);
+    this.logTimer.unref();
+
+    const redis = external ?? (await this.startRedis(data));
+    // A Redis of our own holds nobody else's keys; in a shared one each data directory has its own.
+    const hash = createHash("sha256").update(data.path).digest("hex").slice(0, 12);
+    const name = external === null ? "glm-relay" : `glm-relay-${hash}`;
+    const address = await this.startCoordinator(data, redis, name);
+    this.startWorkers(data, address);
+    this.progress("loading the model");
+    const line = await this.firstReadiness();
+    for (const worker of this.workers) worker.markReady();
+    return line.slice("ready ".length);
+  }
+
+  /** Drains and ends everything, Redis last. */
+  async stop(wentWell: boolean): Promise<void> {
+    this.stopping = true;
+    if (this.logTimer) clearInterval(this.logTimer);
+    await this.coordinator?.stop(coordinatorStopMs);
+    await Promise.all(this.workers.map((worker) => worker.stop(workerStopMs)));
+    await this.redis?.stop(redisStopMs);
+    await this.watchdog?.close();
+    if (wentWell) this.data?.removeIfTemporary();
+  }
+
+  /** Ends every process at once. */
+  kill(): void {
+    this.stopping = true;
+    for (const child of [this.coordinator, ...this.workers, this.redis]) child?.kill();
+  }
+
+  private async startRedis(data: DataDir): Promise<string> {
+    const command = findRedisServer();
+    const folder = data.folder("redis");
+    this.progress("starting redis");
+    for (let attempt = 1; ; attempt++) {
+      const port = await freePort();
+      this.redis = this.supervise({
+        name: "redis",
+        command,
+        args: () => redisArguments(port, folder),
+        logFile: data.logFile("redis"),
+        ready: { by: "probe", limitMs: redisStartMs, probe: (pid) => probeRedis(port, pid) },
+      });
+      try {
+        await this.redis.firstReady;
+        return `redis://127.0.0.1:${port}`;
+      } catch (error) {
+        const lostPort = /address already in use/i.test((error as Error).message);
+        if (this.stopping || !lostPort || attempt === redisPortAttempts) throw error;
+      }
+    }
+  }
+
+  /** @returns Where workers connect. */
+  private async startCoordinator(data: DataDir, redis: string, name: string): Promise<string> {
+    const { options } = this;
+    let listening: ListeningMessage | null = null;
+    this.progress("starting coordinator");
+    const address = new Promise<string>((resolveAddress) => {
+      this.coordinator = this.supervise({
+        name: "coordinator",
+        command: process.execPath,
+        args: () => [
+          ...[
+            mainScript,
+            "coordinator",
+            "--model",
+            resolve(options.model),
+            "--stages",
+            String(options.stages),
+          ],
+          // A restart takes the ports of the first life: clients and workers know them.
+          ...["--port", listening ? new URL(listening.url).port : String(options.port)],
+          ...[
+            "--cluster-listen",
+            listening?.clusterAddress ?? "127.0.0.1:0",
+            "--redis",
+            redis,
+            "--name",
+            name,
+          ],
+          ...(options.dtype === undefined ? [] : ["--dtype", options.dtype]),
+        ],
+        logFile: data.logFile("coordinator"),
+        ready: { by: "line", prefix: "ready " },
+        onMessage: (message) => {
+          if (!isListeningMessage(message)) return;
+          listening = message;
+          resolveAddress(message.clusterAddress);
+        },
+      });
+    });
+    // Readiness needs workers, so at this point the race can only be won by the address or lost.
+    return Promise.race([address, this.coordinator!.firstReady]);
+  }
+
+  private startWorkers(data: DataDir, address: string): void {
+    const { options } = this;
+    const memory = options.memoryPerWorker ?? Math.floor((freeMemoryBytes() * memoryShare) / options.stages);
+    const threads = options.threadsPerWorker ?? Math.max(1, Math.floor(coreCount() / options.stages));
+    this.progress(`starting ${options.stages} ${options.stages === 1 ? "worker" : "workers"}`);
+    this.workers = Array.from({ length: options.stages }, (_, index) =>
+      this.supervise({
+        name: `worker-${index}`,
+        command: process.execPath,
+        args: () => [
+          ...[mainScript, "worker", "--coordinator", address, "--id", `worker-${index}`],
+          ...["--memory", String(memory), "--threads", String(threads)],
+        ],
+        logFile: data.logFile(`worker-${index}`),
+        ready: { by: "owner" },
+        onMessage: () => undefined,
+      }),
+    );
+  }
+
+  /** The coordinator's ready line, or the first part that gives up. */
+  private firstReadiness(): Promise<string> {
+    const others = [...this.workers].map((child) => child.firstReady);
+    return Promise.race([this.coordinator!.firstReady, ...others]);
+  }
+
+  private supervise(spec: ChildSpec): Supervisor {
+    const observer: Observer = {
+      started: (pid) => this.watchdog?.watch(pid),
+      ended: (pid) => this.watchdog?.forget(pid),
+      lost: (how, delayMs) =>
+        this.progress(`${spec.name} lost (${how}), restarting in ${delayMs / 1000} s (log: ${spec.logFile})`),
+    };
+    const supervisor = new Supervisor(spec, observer);
+    if (this.stopping) throw new CommandError("stopped");
+    supervisor.start();
+    return supervisor;
+  }
+}
+
+const mainScript = join(packageRoot, "dist/cli/main.js");
+
+/** --redis, else REDIS_URL, else null: then we bring our own. */
+function externalRedis(option: string | undefined): string | null {
+  const fromEnvironment = process.env.REDIS_URL;
+  if (option !== undefined || !fromEnvironment) return option ?? null;
+  try {
+    return redisUrl(fromEnvironment);
+  } catch (error) {
+    throw new CommandError(
+      `environment variable REDIS_URL '${fromEnvironment}' is invalid. ${(error as Error).message}`,
+      null,
+      exitStatus.badUsage,
+    );
+  }
+}

@@ -1,0 +1,93 @@
+/** `glm-relay coordinator`: the API, the queue and the schedule of one cluster. */
+import { resolve } from "node:path";
+import { type Command, Option } from "commander";
+import { maxStepRows } from "../common/limits.js";
+import type { CoordinatorOptions } from "../coordinator/coordinator.js";
+import { CommandError, exitStatus } from "./errors.js";
+import { address, dtypes, integer, name, port, redisUrl } from "./options.js";
+import { tellParent } from "./parent.js";
+import { runService } from "./service.js";
+
+/** More stages than any GLM has layers, more micro-batches than a pipeline keeps busy: typing errors. */
+const stagesMax = 1_000;
+const microBatchesMax = 32;
+
+interface Flags {
+  model: string;
+  stages: number;
+  host: string;
+  port: number;
+  clusterListen: string;
+  redis: string;
+  name: string;
+  dtype?: CoordinatorOptions["dtype"];
+  microBatches?: number;
+  prefillChunk?: number;
+}
+
+export const stages = integer(1, stagesMax);
+
+export function dtypeOption(): Option {
+  return new Option(
+    "--dtype <type>",
+    "type of the activations between layers (default: the model's own)",
+  ).choices(dtypes);
+}
+
+export function addCoordinatorCommand(program: Command): void {
+  program
+    .command("coordinator")
+    .description("Runs the coordinator: the HTTP API, the queue and the schedule of one pipeline.")
+    .requiredOption("--model <dir>", "directory of the model")
+    .requiredOption("--stages <n>", "workers that share the model's layers", stages)
+    .option("--host <host>", "address of the HTTP API", "127.0.0.1")
+    .option("--port <port>", "port of the HTTP API, 0 picks a free one", port, 8000)
+    .option(
+      "--cluster-listen <host:port>",
+      "where workers connect, port 0 picks a free one",
+      address,
+      "127.0.0.1:0",
+    )
+    .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
+    .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay")
+    .addOption(dtypeOption())
+    .option(
+      "--micro-batches <m>",
+      "micro-batches in flight (default: the smaller of stages and sequences)",
+      integer(1, microBatchesMax),
+    )
+    .option(
+      "--prefill-chunk <tokens>",
+      "prompt tokens of one sequence in one step (default: 256)",
+      integer(1, maxStepRows),
+    )
+    .action(run);
+}
+
+async function run(flags: Flags): Promise<void> {
+  await runService(
+    async () => {
+      const [{ startCoordinator }, { createLogger }, { isLoopbackHost }] = await Promise.all([
+        import("../coordinator/coordinator.js"),
+        import("../common/log.js"),
+        import("../common/tls.js"),
+      ]);
+      if (!isLoopbackHost(flags.host)) {
+        throw new CommandError(
+          `option '--host <host>' argument '${flags.host}' is beyond loopback: the API has no keys yet, expected 127.0.0.1`,
+          "invalid_configuration",
+          exitStatus.badUsage,
+        );
+      }
+      return startCoordinator({ ...flags, model: resolve(flags.model), log: createLogger("coordinator") });
+    },
+    (coordinator) => {
+      tellParent({ type: "listening", url: coordinator.url, clusterAddress: coordinator.clusterAddress });
+      coordinator.ready.then(
+        () => process.stdout.write(`ready ${coordinator.url}\n`),
+        // The reason reaches the user through `closed`.
+        () => undefined,
+      );
+    },
+  );
+}

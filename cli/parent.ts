@@ -1,0 +1,27 @@
+/**
+ * The bond between `up` and the coordinator and workers it starts. They talk over Node's IPC channel,
+ * which the kernel closes when `up` dies in any way, SIGKILL included.
+ */
+/** What a coordinator tells `up` as soon as it listens, so that a restart can take the same ports. */
+export interface ListeningMessage {
+  type: "listening";
+  url: string;
+  clusterAddress: string;
+}
+
+export function isListeningMessage(message: unknown): message is ListeningMessage {
+  return (message as { type?: unknown } | null)?.type === "listening";
+}
+
+/** Does nothing for a process that somebody started by hand. */
+export function tellParent(message: ListeningMessage): void {
+  if (process.connected) process.send?.(message, undefined, undefined, () => undefined);
+}
+
+/** Ends this process when the `up` that started it is gone: nobody would ever stop it. */
+export function exitWithParent(): void {
+  if (!process.connected) return;
+  process.on("disconnect", () => process.exit(1));
+  // The channel alone is no reason to stay alive.
+  process.channel?.unref();
+}

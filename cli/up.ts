@@ -1,0 +1,61 @@
+/** `glm-relay up`: everything on this machine, supervised until Ctrl-C. */
+import type { Command } from "commander";
+import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
+import { dtypeOption, stages } from "./coordinator.js";
+import { port, redisUrl, size } from "./options.js";
+import { listenForStop } from "./signals.js";
+import { threads } from "./worker.js";
+
+export function addUpCommand(program: Command): void {
+  program
+    .command("up")
+    .description("Runs everything on this machine: Redis, a coordinator and one worker per stage.")
+    .requiredOption("--model <dir>", "directory of the model")
+    .requiredOption("--stages <n>", "workers that share the model's layers", stages)
+    .addOption(dtypeOption())
+    .option("--threads-per-worker <t>", "compute threads of each worker (default: cores / stages)", threads)
+    .option(
+      "--memory-per-worker <size>",
+      "memory of each worker, like 4GiB (default: 80 % of what is free / stages)",
+      size,
+    )
+    .option("--port <port>", "port of the HTTP API on loopback, 0 picks a free one", port, 8000)
+    .option("--redis <url>", "Redis to use (default: REDIS_URL, else one of its own)", redisUrl)
+    .option("--data <dir>", "keeps Redis data and logs (default: a fresh directory, removed at a clean end)")
+    .action(run);
+}
+
+async function run(options: LocalClusterOptions): Promise<void> {
+  const cluster = new LocalCluster(options, (line) => process.stderr.write(`${line}\n`));
+  await serve(cluster, async (url) => {
+    process.stdout.write(`ready ${url}\n`);
+    return true;
+  });
+}
+
+/**
+ * Starts a cluster, runs `whenReady` and serves until a signal; ends earlier when that answers false.
+ * Ends the process with status 0 after a clean end; a second signal kills everything and ends with 1.
+ * @throws What the start or `whenReady` throws, after everything has ended.
+ */
+export async function serve(
+  cluster: LocalCluster,
+  whenReady: (url: string) => Promise<boolean>,
+): Promise<never> {
+  // Whoever reads our output may leave before we do; that must not end the service.
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);
+  const stop = listenForStop(() => {
+    cluster.kill();
+    process.exit(1);
+  });
+  try {
+    const goOn = await Promise.race([cluster.start().then(whenReady), stop.requested]);
+    const signal = goOn === true ? await stop.requested : goOn;
+    if (typeof signal === "string") process.stderr.write(`${signal}: draining and ending\n`);
+  } catch (error) {
+    await cluster.stop(false);
+    throw error;
+  }
+  await cluster.stop(true);
+  process.exit(0);
+}

@@ -1,0 +1,59 @@
+/** `glm-relay worker`: holds one stage of the model. */
+import { hostname } from "node:os";
+import type { Command } from "commander";
+import { address, coreCount, freeMemoryBytes, integer, memoryShare, name, port, size } from "./options.js";
+import { runService } from "./service.js";
+
+interface Flags {
+  coordinator: string;
+  id?: string;
+  listen: string;
+  memory?: number;
+  threads?: number;
+  probePort?: number;
+}
+
+export const threads = integer(1, 1_024);
+
+export function addWorkerCommand(program: Command): void {
+  program
+    .command("worker")
+    .description("Runs one worker: it joins a coordinator and computes the layers it is given.")
+    .requiredOption("--coordinator <host:port>", "the coordinator's --cluster-listen address", address)
+    .option("--id <name>", "name of this worker (default: host name and process id)", name)
+    .option(
+      "--listen <host:port>",
+      "where the next stage connects, port 0 picks a free one",
+      address,
+      "127.0.0.1:0",
+    )
+    .option(
+      "--memory <size>",
+      "memory for weights and KV cache, like 4GiB (default: 80 % of what is free)",
+      size,
+    )
+    .option("--threads <t>", "compute threads (default: one per core)", threads)
+    .option("--probe-port <port>", "serves /livez, /readyz and /metrics on loopback", port)
+    .action(run);
+}
+
+async function run(flags: Flags): Promise<void> {
+  await runService(
+    async () => {
+      const [{ startWorker }, { createLogger }] = await Promise.all([
+        import("../worker/worker.js"),
+        import("../common/log.js"),
+      ]);
+      return startWorker({
+        id: flags.id ?? `${hostname()}-${process.pid}`,
+        coordinator: flags.coordinator,
+        listen: flags.listen,
+        memoryBytes: flags.memory ?? Math.floor(freeMemoryBytes() * memoryShare),
+        threads: flags.threads ?? coreCount(),
+        probePort: flags.probePort,
+        log: createLogger("worker"),
+      });
+    },
+    () => undefined,
+  );
+}

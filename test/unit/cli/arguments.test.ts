@@ -1,0 +1,84 @@
+import { createServer } from "node:net";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { freePort } from "../../../cli/redis.js";
+import { glmRelay, scratch } from "./support.js";
+
+const subcommands = ["up", "coordinator", "worker", "chat", "status"];
+
+describe("the command line", () => {
+  it("has help for every subcommand and ends with 0", async () => {
+    const results = await Promise.all(subcommands.map((command) => glmRelay([command, "--help"])));
+    for (const [index, result] of results.entries()) {
+      expect(result.status).toBe(0);
+      expect(result.stdout).toContain(`Usage: glm-relay ${subcommands[index]}`);
+    }
+    const all = await glmRelay(["--help"]);
+    expect(all.status).toBe(0);
+    for (const command of subcommands) expect(all.stdout).toMatch(new RegExp(`^  ${command} `, "m"));
+  });
+
+  it.each([
+    [[], /Usage: glm-relay/],
+    [["upp"], /unknown command 'upp'/],
+    [["up"], /required option '--model <dir>'/],
+    [
+      ["up", "--model", "m", "--stages", "0"],
+      /'--stages <n>' argument '0' is invalid. Expected a whole number/,
+    ],
+    [["up", "--model", "m", "--stages", "2", "--dtype", "int9"], /'--dtype <type>' argument 'int9'.*float32/],
+    [["up", "--model", "m", "--stages", "2", "--port", "70000"], /'--port <port>' argument '70000'.*65535/],
+    [["up", "--model", "m", "--stages", "2", "--gpu"], /unknown option '--gpu'/],
+    [["worker", "--coordinator", "nowhere"], /'--coordinator <host:port>' argument 'nowhere'.*HOST:PORT/],
+    [["worker", "--coordinator", "a:1", "--memory", "much"], /'--memory <size>' argument 'much'.*4GiB/],
+    [["coordinator", "--model", "m", "--stages", "2"], /required option '--redis <url>'/],
+    [["chat", "--url", "ftp://x"], /'--url <url>' argument 'ftp:\/\/x'.*http/],
+    [["status", "too", "many"], /too many arguments/],
+  ])("refuses %j with status 2 and says what was expected", async (args, message) => {
+    const result = await glmRelay(args);
+    expect(result.stderr).toMatch(message);
+    expect(result.stdout).toBe("");
+    expect(result.status).toBe(2);
+  });
+
+  it("keeps an API without keys on loopback", async () => {
+    const args = ["coordinator", "--model", "m", "--stages", "2", "--redis", "redis://127.0.0.1:1"];
+    const result = await glmRelay([...args, "--host", "0.0.0.0"]);
+    expect(result.stderr).toMatch(/^error: option '--host <host>' argument '0.0.0.0' is beyond loopback/);
+    expect(result.status).toBe(2);
+  });
+
+  it("tells in one line that nobody answers", async () => {
+    const url = `http://127.0.0.1:${await freePort()}`;
+    for (const args of [["status"], ["status", "--json"], ["chat", "hello"]]) {
+      const result = await glmRelay([...args, "--url", url]);
+      expect(result.stderr).toMatch(new RegExp(`^error: no answer from ${url}/.*: ECONNREFUSED\n$`));
+      expect(result.status).toBe(1);
+    }
+  });
+});
+
+describe("up", () => {
+  it("names a port that is in use and ends at once", async () => {
+    const server = createServer();
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    onTestFinished(() => void server.close());
+    const { port } = server.address() as { port: number };
+    const result = await glmRelay(["up", "--model", "m", "--stages", "2", "--port", String(port)]);
+    expect(result.stderr).toMatch(new RegExp(`^error: port ${port} on 127.0.0.1 is in use.*--port`));
+    expect(result.status).toBe(1);
+  });
+
+  it("says how to install a missing Redis", async () => {
+    const args = ["up", "--model", "m", "--stages", "2", "--port", "0", "--data", scratch()];
+    const result = await glmRelay(args, { env: { PATH: "/nonexistent" } });
+    expect(result.stderr).toContain("apt-get install -y redis-server");
+    expect(result.status).toBe(1);
+  });
+
+  it("refuses a REDIS_URL that is none", async () => {
+    const args = ["up", "--model", "m", "--stages", "2", "--port", "0", "--data", scratch()];
+    const result = await glmRelay(args, { env: { REDIS_URL: "localhost" } });
+    expect(result.stderr).toMatch(/REDIS_URL 'localhost' is invalid. Expected an address/);
+    expect(result.status).toBe(2);
+  });
+});
