@@ -31,7 +31,7 @@ describe.each(["float32", "float16"] as const)(
     });
 
     it("and are not the same for all requests, so that the comparison means something", () => {
-      expect(new Set(expected.map((answer) => answer.tokens.join())).size).toBeGreaterThan(15);
+      expect(new Set(expected.map((answer) => answer.tokens.join())).size).toBeGreaterThan(10);
     });
 
     it.each(

@@ -59,7 +59,9 @@ describe("the official openai client on a cluster of four workers", () => {
       max_tokens: 6,
       temperature: 0,
       logprobs: 2,
-      extra_body: { ignore_eos: true, return_token_ids: true, return_tokens_as_token_ids: true },
+      // Fields beyond OpenAI's are passed on as they are.
+      ignore_eos: true,
+      return_tokens_as_token_ids: true,
     } as OpenAI.CompletionCreateParamsNonStreaming);
     const { tokens, token_logprobs } = first.choices[0]!.logprobs!;
     expect(tokens).toHaveLength(6);

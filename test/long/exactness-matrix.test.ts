@@ -19,7 +19,7 @@ describe("the full matrix of exactness", () => {
     if (first === undefined) {
       // The first shape of each type is the reference: one stage, scalar, whole prompts, alone.
       expected.set(shape.dtype, answers);
-      expect(new Set(answers.map((answer) => answer.tokens.join())).size).toBeGreaterThan(15);
+      expect(new Set(answers.map((answer) => answer.tokens.join())).size).toBeGreaterThan(10);
       return;
     }
     expect(firstDifference(answers, first)).toBeNull();

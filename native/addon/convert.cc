@@ -1,0 +1,202 @@
+#include "addon/convert.h"
+
+#include <string>
+#include <utility>
+
+namespace glm_relay {
+
+namespace {
+
+int toInt(const Napi::Object& object, const char* name) {
+  return object.Get(name).As<Napi::Number>().Int32Value();
+}
+double toDouble(const Napi::Object& object, const char* name) {
+  return object.Get(name).As<Napi::Number>().DoubleValue();
+}
+// Sizes and file offsets: exact up to 2^53.
+uint64_t toUnsigned(const Napi::Object& object, const char* name) {
+  return static_cast<uint64_t>(object.Get(name).As<Napi::Number>().Int64Value());
+}
+std::string toString(const Napi::Object& object, const char* name) {
+  return object.Get(name).As<Napi::String>().Utf8Value();
+}
+bool isNull(const Napi::Object& object, const char* name) { return object.Get(name).IsNull(); }
+
+DType toDType(const std::string& name) {
+  if (name == "float16") return DType::kFloat16;
+  if (name == "bfloat16") return DType::kBfloat16;
+  return DType::kFloat32;
+}
+
+std::vector<int32_t> toInts(const Napi::Object& object, const char* name) {
+  const Napi::Int32Array array = object.Get(name).As<Napi::Int32Array>();
+  return {array.Data(), array.Data() + array.ElementLength()};
+}
+
+// Calls body for every element of an array property.
+template <class Body>
+void forEachElement(const Napi::Object& object, const char* name, Body body) {
+  const Napi::Array array = object.Get(name).As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const Napi::HandleScope scope(object.Env());
+    body(array.Get(i).As<Napi::Object>());
+  }
+}
+
+ModelShape toModelShape(const Napi::Object& object) {
+  ModelShape shape = {};
+  shape.hiddenSize = toInt(object, "hiddenSize");
+  shape.layerCount = toInt(object, "layerCount");
+  shape.headCount = toInt(object, "headCount");
+  shape.kvHeadCount = toInt(object, "kvHeadCount");
+  shape.headDim = toInt(object, "headDim");
+  shape.ffnSize = toInt(object, "ffnSize");
+  shape.vocabSize = toInt(object, "vocabSize");
+  shape.tokenCount = toInt(object, "tokenCount");
+  shape.ropeDim = toInt(object, "ropeDim");
+  shape.ropeBase = toDouble(object, "ropeBase");
+  shape.normEps = toDouble(object, "normEps");
+  shape.maxPositions = toInt(object, "maxPositions");
+  return shape;
+}
+
+TensorSource toTensor(const Napi::Object& owner, const char* name, const std::string& prefix) {
+  const Napi::Object object = owner.Get(name).As<Napi::Object>();
+  TensorSource source = {};
+  source.role = prefix + name;
+  source.file = toString(object, "file");
+  source.byteOffset = toUnsigned(object, "byteOffset");
+  source.byteLength = toUnsigned(object, "byteLength");
+  source.dtype = toDType(toString(object, "dtype"));
+  const Napi::Array shape = object.Get("shape").As<Napi::Array>();
+  for (uint32_t i = 0; i < shape.Length(); i++) {
+    source.shape.push_back(shape.Get(i).As<Napi::Number>().Int32Value());
+  }
+  return source;
+}
+
+std::optional<TensorSource> toOptionalTensor(const Napi::Object& owner, const char* name,
+                                             const std::string& prefix) {
+  if (isNull(owner, name)) return std::nullopt;
+  return toTensor(owner, name, prefix);
+}
+
+LayerTensors toLayerTensors(const Napi::Object& object, int layer) {
+  const std::string prefix = "layer " + std::to_string(layer) + " ";
+  LayerTensors tensors;
+  tensors.attentionNorm = toTensor(object, "attentionNorm", prefix);
+  tensors.qkvWeight = toTensor(object, "qkvWeight", prefix);
+  tensors.qkvBias = toOptionalTensor(object, "qkvBias", prefix);
+  tensors.attentionOut = toTensor(object, "attentionOut", prefix);
+  tensors.ffnNorm = toTensor(object, "ffnNorm", prefix);
+  tensors.ffnGateUp = toTensor(object, "ffnGateUp", prefix);
+  tensors.ffnDown = toTensor(object, "ffnDown", prefix);
+  return tensors;
+}
+
+SequenceRows toSequenceRows(const Napi::Object& object) {
+  return {toInt(object, "rowCount"), toInt(object, "startPosition"), toInts(object, "blockTable")};
+}
+
+SampleRequest toSampleRequest(const Napi::Object& object) {
+  SampleRequest request = {};
+  request.row = toInt(object, "row");
+  request.position = toUnsigned(object, "position");
+  request.temperature = toDouble(object, "temperature");
+  request.topK = object.Get("topK").As<Napi::Number>().Int64Value();
+  request.topP = toDouble(object, "topP");
+  request.minP = toDouble(object, "minP");
+  bool lossless = false;
+  request.seed = object.Get("seed").As<Napi::BigInt>().Uint64Value(&lossless);
+  request.bannedTokens = toInts(object, "bannedTokens");
+  request.topLogprobs = toInt(object, "topLogprobs");
+  return request;
+}
+
+ScoreRequest toScoreRequest(const Napi::Object& object) {
+  return {toInt(object, "row"), toInt(object, "token"), toInt(object, "topLogprobs")};
+}
+
+Napi::Object fromTokenResult(Napi::Env env, const TokenResult& result) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("token", result.token);
+  object.Set("logprob", result.logprob);
+  object.Set("rank", static_cast<double>(result.rank));
+  Napi::Int32Array topTokens = Napi::Int32Array::New(env, result.topTokens.size());
+  Napi::Float32Array topLogprobs = Napi::Float32Array::New(env, result.topLogprobs.size());
+  for (size_t i = 0; i < result.topTokens.size(); i++) {
+    topTokens[i] = result.topTokens[i];
+    topLogprobs[i] = result.topLogprobs[i];
+  }
+  object.Set("topTokens", topTokens);
+  object.Set("topLogprobs", topLogprobs);
+  object.Set("finite", result.finite);
+  return object;
+}
+
+Napi::Array fromTokenResults(Napi::Env env, const std::vector<TokenResult>& results) {
+  Napi::Array array = Napi::Array::New(env, results.size());
+  for (uint32_t i = 0; i < results.size(); i++) array.Set(i, fromTokenResult(env, results[i]));
+  return array;
+}
+
+// Hands the bytes to JavaScript without a copy: the vector lives until the array is collected.
+Napi::Value fromBytes(Napi::Env env, std::vector<uint8_t> bytes) {
+  auto* owner = new std::vector<uint8_t>(std::move(bytes));
+  const Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(
+      env, owner->data(), owner->size(),
+      [](Napi::Env, void*, std::vector<uint8_t>* vector) { delete vector; }, owner);
+  return Napi::Uint8Array::New(env, owner->size(), buffer, 0);
+}
+
+}  // namespace
+
+StageConfig toStageConfig(const Napi::Object& object) {
+  StageConfig config = {};
+  config.shape = toModelShape(object.Get("shape").As<Napi::Object>());
+  config.layerBegin = toInt(object, "layerBegin");
+  config.layerEnd = toInt(object, "layerEnd");
+  int layer = config.layerBegin;
+  forEachElement(object, "layers", [&](const Napi::Object& tensors) {
+    config.layers.push_back(toLayerTensors(tensors, layer++));
+  });
+  config.embedding = toOptionalTensor(object, "embedding", "");
+  config.finalNorm = toOptionalTensor(object, "finalNorm", "");
+  config.head = toOptionalTensor(object, "head", "");
+  config.dtype = toDType(toString(object, "dtype"));
+  config.blockCount = toInt(object, "blockCount");
+  config.blockSize = toInt(object, "blockSize");
+  config.maxRows = toInt(object, "maxRows");
+  config.threads = toInt(object, "threads");
+  return config;
+}
+
+std::shared_ptr<StepInput> toStepInput(const Napi::Object& object) {
+  auto input = std::make_shared<StepInput>();
+  input->rowCount = 0;
+  forEachElement(object, "sequences", [&](const Napi::Object& rows) {
+    input->sequences.push_back(toSequenceRows(rows));
+    input->rowCount += input->sequences.back().rowCount;
+  });
+  if (!isNull(object, "tokenIds")) input->tokenIds = toInts(object, "tokenIds");
+  if (!isNull(object, "activations")) {
+    const Napi::Uint8Array bytes = object.Get("activations").As<Napi::Uint8Array>();
+    input->activations.assign(bytes.Data(), bytes.Data() + bytes.ElementLength());
+  }
+  forEachElement(object, "samples",
+                 [&](const Napi::Object& request) { input->samples.push_back(toSampleRequest(request)); });
+  forEachElement(object, "scores",
+                 [&](const Napi::Object& request) { input->scores.push_back(toScoreRequest(request)); });
+  return input;
+}
+
+Napi::Object fromStepOutput(Napi::Env env, StepOutput output, bool lastStage) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("activations", lastStage ? env.Null() : fromBytes(env, std::move(output.activations)));
+  object.Set("samples", fromTokenResults(env, output.samples));
+  object.Set("scores", fromTokenResults(env, output.scores));
+  object.Set("computeUs", output.computeUs);
+  return object;
+}
+
+}  // namespace glm_relay

@@ -1,0 +1,18 @@
+// JavaScript objects <-> plain structs, field by field in the order of ../index.ts. The door has
+// validated everything, so a missing field is our own mistake and throws a plain TypeError.
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+
+#include "model/plan.h"
+
+namespace glm_relay {
+
+StageConfig toStageConfig(const Napi::Object& config);
+// Copies all arrays, so the caller may reuse them at once.
+std::shared_ptr<StepInput> toStepInput(const Napi::Object& input);
+Napi::Object fromStepOutput(Napi::Env env, StepOutput output, bool lastStage);
+
+}  // namespace glm_relay

@@ -1,0 +1,128 @@
+#include "addon/stage_object.h"
+
+#include <string>
+#include <utility>
+
+#include "addon/convert.h"
+
+namespace glm_relay {
+
+Napi::Function StageObject::define(Napi::Env env) {
+  return DefineClass(
+      env, "Stage",
+      {InstanceMethod("load", &StageObject::load), InstanceMethod("step", &StageObject::step),
+       InstanceMethod("close", &StageObject::close), InstanceMethod("progress", &StageObject::progress),
+       InstanceMethod("memory", &StageObject::memory), InstanceMethod("kernels", &StageObject::kernels)});
+}
+
+StageObject::StageObject(const Napi::CallbackInfo& info)
+    : Napi::ObjectWrap<StageObject>(info), lastStage_(!info[0].As<Napi::Object>().Get("head").IsNull()) {
+  const std::string name = info[1].As<Napi::String>().Utf8Value();
+  const KernelTable* kernels = findKernels(name.c_str());
+  if (kernels == nullptr) throw Napi::Error::New(info.Env(), "no kernels named " + name);
+  const Napi::Function nothing = Napi::Function::New(info.Env(), [](const Napi::CallbackInfo&) {});
+  results_ = Napi::ThreadSafeFunction::New(info.Env(), nothing, "glm-relay stage", 0, 1);
+  // An idle stage does not keep the process alive; a pending promise does (begin, settle).
+  results_.Unref(info.Env());
+  stage_ = std::make_unique<Stage>(toStageConfig(info[0].As<Napi::Object>()), *kernels);
+}
+
+StageObject::~StageObject() {
+  stage_.reset();
+  if (!resultsClosed_) results_.Release();
+  if (reportedBytes_ != 0) reportMemory(Env(), 0);
+}
+
+Napi::Value StageObject::load(const Napi::CallbackInfo& info) {
+  Pending* pending = begin(info.Env(), [this](Napi::Env env, Pending&) {
+    const uint64_t bytes = stage_->weightBytes() + stage_->kvBytes() + stage_->workspaceBytes();
+    reportMemory(env, static_cast<int64_t>(bytes));
+    return env.Undefined();
+  });
+  const Napi::Promise promise = pending->deferred.Promise();
+  stage_->load([this, pending](const std::string& error) {
+    pending->error = error;
+    settleLater(pending);
+  });
+  return promise;
+}
+
+Napi::Value StageObject::step(const Napi::CallbackInfo& info) {
+  std::shared_ptr<StepInput> input = toStepInput(info[0].As<Napi::Object>());
+  Pending* pending = begin(info.Env(), [this](Napi::Env env, Pending& self) -> Napi::Value {
+    return fromStepOutput(env, std::move(self.output), lastStage_);
+  });
+  const Napi::Promise promise = pending->deferred.Promise();
+  stage_->submit(std::move(input), [this, pending](const std::string& error, StepOutput output) {
+    pending->error = error;
+    pending->output = std::move(output);
+    settleLater(pending);
+  });
+  return promise;
+}
+
+Napi::Value StageObject::close(const Napi::CallbackInfo& info) {
+  Pending* pending = begin(info.Env(), [this](Napi::Env env, Pending&) {
+    reportMemory(env, 0);
+    return env.Undefined();
+  });
+  const Napi::Promise promise = pending->deferred.Promise();
+  stage_->unload([this, pending](const std::string& error) {
+    pending->error = error;
+    settleLater(pending);
+  });
+  return promise;
+}
+
+Napi::Value StageObject::progress(const Napi::CallbackInfo& info) {
+  return Napi::BigInt::New(info.Env(), stage_->progress());
+}
+
+Napi::Value StageObject::memory(const Napi::CallbackInfo& info) {
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("weightBytes", static_cast<double>(stage_->weightBytes()));
+  object.Set("kvBytes", static_cast<double>(stage_->kvBytes()));
+  object.Set("workspaceBytes", static_cast<double>(stage_->workspaceBytes()));
+  return object;
+}
+
+Napi::Value StageObject::kernels(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), stage_->kernels());
+}
+
+StageObject::Pending* StageObject::begin(Napi::Env env,
+                                         std::function<Napi::Value(Napi::Env, Pending&)> value) {
+  // Until the promise is settled, neither this object nor the process may go.
+  Ref();
+  if (pendingCount_++ == 0) results_.Ref(env);
+  return new Pending{this, Napi::Promise::Deferred::New(env), "", {}, std::move(value)};
+}
+
+// On the driver thread.
+void StageObject::settleLater(Pending* pending) {
+  if (resultsClosed_) return;
+  const napi_status status = results_.BlockingCall(pending, settle);
+  if (status == napi_closing) resultsClosed_ = true;
+}
+
+void StageObject::settle(Napi::Env env, Napi::Function, Pending* pending) {
+  if (env == nullptr) return;  // the environment is being torn down: nobody waits any more
+  const std::unique_ptr<Pending> owned(pending);
+  StageObject& object = *pending->object;
+  const Napi::HandleScope scope(env);
+  if (pending->error.empty()) {
+    pending->deferred.Resolve(pending->value(env, *pending));
+  } else {
+    pending->deferred.Reject(Napi::Error::New(env, pending->error).Value());
+  }
+  if (--object.pendingCount_ == 0) object.results_.Unref(env);
+  object.Unref();
+}
+
+// V8 learns how much memory hangs on this object.
+void StageObject::reportMemory(Napi::Env env, int64_t bytes) {
+  Napi::MemoryManagement::AdjustExternalMemory(env, bytes - reportedBytes_);
+  reportedBytes_ = bytes;
+}
+
+}  // namespace glm_relay

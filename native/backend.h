@@ -1,0 +1,104 @@
+// What the model code asks of the hardware it runs on. The CPU is the first backend (cpu/); a CUDA
+// backend is a shared library of its own, opened at run time, that exports createBackend.
+//
+// A backend belongs to one stage. It is asynchronous and blind to memory for its callers:
+// - Operations are enqueued by the stage's driver thread, run in that order, and may run later;
+//   whenIdle() tells when all of them are done. A backend that computes at once calls back at once.
+// - Memory is opaque. Only copyIn, copyRowsOut and the like cross the border, and no pointer of the
+//   caller is read after an operation has returned, save those that StepRows names.
+// - Everything is allocated while the stage is created, from its plan; an operation allocates nothing.
+//
+// Activations are float32 rows. Rows are computed independently of each other (CANON.md).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "kernels/kernels.h"
+#include "model/plan.h"
+
+namespace glm_relay {
+
+// Memory of a backend. Its size is known, its content only to the backend.
+class DeviceBuffer {
+ public:
+  virtual ~DeviceBuffer() = default;
+  uint64_t bytes = 0;
+};
+
+// A weight matrix [n, k] in the stored type, laid out as the backend likes.
+class DeviceMatrix {
+ public:
+  virtual ~DeviceMatrix() = default;
+  uint64_t bytes = 0;
+  int n = 0;
+  int k = 0;
+};
+
+// Row-major [n, k] in host memory, possibly unaligned; readable only during the call.
+struct HostMatrix {
+  const uint8_t* data;
+  DType dtype;
+  int n;
+  int k;
+};
+
+// The rows of a step: which sequence each belongs to and where. Valid until the step's whenIdle.
+struct StepRows {
+  const SequenceRows* sequences;
+  int sequenceCount;
+  int rowCount;
+  const int32_t* sequenceOfRow;  // [rowCount]
+  const int32_t* positionOfRow;  // [rowCount]
+  const float* rotations;        // [rowCount, ropeDim]: cos and sin by pair
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const char* kernels() const = 0;
+
+  // Zeroed memory; pages that are never touched cost nothing.
+  virtual std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) = 0;
+  virtual std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) = 0;
+  // The paged cache of all layers of the stage, plus what attention needs; once, before any step.
+  virtual void allocateKvCache(const KvPlan& plan) = 0;
+  virtual uint64_t kvBytes() const = 0;
+  // Memory of the backend itself beyond buffers, matrices and cache.
+  virtual uint64_t scratchBytes() const = 0;
+
+  virtual void copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) = 0;
+  virtual void copyOut(void* to, const DeviceBuffer& from, uint64_t bytes) = 0;
+  // Rows of `columns` values of the type, widened to float32 on the way in and rounded on the way out.
+  virtual void copyRowsIn(DeviceBuffer& to, const void* from, DType dtype, int rows, int columns) = 0;
+  virtual void copyRowsOut(void* to, const DeviceBuffer& from, DType dtype, int rows, int columns) = 0;
+
+  virtual void beginStep(const StepRows& rows) = 0;
+  // y[0, rows) = norm of x[xRow, xRow + rows)
+  virtual void rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceBuffer& weight,
+                       int size, float eps) = 0;
+  // y[0, rows) = x[xRow, xRow + rows) * w^T (+ bias)
+  virtual void matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceMatrix& w,
+                      const DeviceBuffer* bias) = 0;
+  // Takes q | k | v of the step's rows [row, row + rows): rotates q into `queries` at those rows,
+  // rotates k, stores k and v in the cache of the layer (counted from the stage's first).
+  virtual void storeKeysValues(DeviceBuffer& queries, const DeviceBuffer& qkv, int layer, int row,
+                               int rows) = 0;
+  // out[0, rows) = attention of the step's rows [row, row + rows)
+  virtual void attention(DeviceBuffer& out, const DeviceBuffer& queries, int layer, int row, int rows) = 0;
+  // y[r, i] = silu(gateUp[r, i]) * gateUp[r, size + i]
+  virtual void gatedSilu(DeviceBuffer& y, const DeviceBuffer& gateUp, int rows, int size) = 0;
+  // x[xRow + r] += delta[r]
+  virtual void add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size) = 0;
+  // Rounds rows of x to the type, still held as float32.
+  virtual void round(DeviceBuffer& x, int xRow, int rows, int size, DType dtype) = 0;
+  // y[i] = x[rows[i]]; `rows` is host memory and is read during the call.
+  virtual void gatherRows(DeviceBuffer& y, const DeviceBuffer& x, const int32_t* rows, int count,
+                          int size) = 0;
+
+  // Calls `done` once, from any thread, when everything enqueued so far has run.
+  virtual void whenIdle(std::function<void()> done) = 0;
+};
+
+}  // namespace glm_relay

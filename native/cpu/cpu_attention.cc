@@ -1,0 +1,154 @@
+// The CPU backend's KV cache and attention.
+//
+// Keys and values of a layer: [block][tile][KV head][tile of 16 positions]. In a key tile the 16 keys
+// lie side by side for each dimension, in a value tile the dimensions for each position, so that the
+// kernel's lanes are keys in the one and dimensions in the other.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "cpu/cpu_backend.h"
+
+namespace glm_relay {
+
+namespace {
+
+// Attention and the storing of keys (one rotated, one rounded key) take turns with this memory.
+size_t threadScratchFloats(const KvPlan& plan) { return attentionScratchFloats(plan.headDim); }
+
+const float* floats(const DeviceBuffer& buffer) {
+  return static_cast<const HostBuffer&>(buffer).memory.floats();
+}
+float* floats(DeviceBuffer& buffer) { return static_cast<HostBuffer&>(buffer).memory.floats(); }
+
+}  // namespace
+
+void CpuBackend::allocateKvCache(const KvPlan& plan) {
+  plan_ = plan;
+  scoreScale_ = 1.0f / std::sqrt(static_cast<float>(plan.headDim));
+  keys_ = std::make_unique<HostMemory>(plan.layerBytes() * plan.layerCount, false);
+  values_ = std::make_unique<HostMemory>(plan.layerBytes() * plan.layerCount, false);
+  scratch_ = std::make_unique<HostMemory>(scratchBytes(), false);
+}
+
+float* CpuBackend::threadScratch(int thread) const {
+  return scratch_->floats() + thread * threadScratchFloats(plan_);
+}
+
+uint64_t CpuBackend::scratchBytes() const {
+  return threadScratchFloats(plan_) * sizeof(float) * pool_.threads();
+}
+
+void CpuBackend::storeKeysValues(DeviceBuffer& queries, const DeviceBuffer& qkv, int layer, int row,
+                                 int rows) {
+  const int64_t queryColumns = static_cast<int64_t>(plan_.headCount) * plan_.headDim;
+  const int64_t qkvColumns = queryColumns + 2 * static_cast<int64_t>(plan_.kvHeadCount) * plan_.headDim;
+  pool_.forEach(rows, [&](int64_t i, int thread) {
+    storeRow(floats(queries) + (row + i) * queryColumns, floats(qkv) + i * qkvColumns, layer,
+             row + static_cast<int>(i), thread);
+  });
+}
+
+// Rotates and stores one row: query heads to `queries`, keys and values to their slot.
+void CpuBackend::storeRow(float* queries, const float* qkv, int layer, int row, int thread) {
+  const int headDim = plan_.headDim;
+  const float* rotation = step_.rotations + static_cast<int64_t>(row) * plan_.ropeDim;
+  const int64_t queryColumns = static_cast<int64_t>(plan_.headCount) * headDim;
+  std::memcpy(queries, qkv, queryColumns * sizeof(float));
+  for (int head = 0; head < plan_.headCount; head++) {
+    kernels_.rotate(queries + head * headDim, rotation, plan_.ropeDim);
+  }
+
+  float* rotated = threadScratch(thread);
+  uint8_t* rounded = reinterpret_cast<uint8_t*>(rotated + headDim);
+  const int dtype = static_cast<int>(plan_.dtype);
+  const size_t valueBytes = dtypeBytes(plan_.dtype);
+  const SequenceRows& sequence = step_.sequences[step_.sequenceOfRow[row]];
+  const int position = step_.positionOfRow[row];
+  const int tile = position / kKeyTile;
+  const int slot = position % kKeyTile;
+  const size_t block = static_cast<size_t>(sequence.blockTable[tile / plan_.tilesPerBlock]);
+  const size_t tileIndex = (block * plan_.tilesPerBlock + tile % plan_.tilesPerBlock) * plan_.kvHeadCount;
+
+  for (int head = 0; head < plan_.kvHeadCount; head++) {
+    const float* key = qkv + queryColumns + static_cast<int64_t>(head) * headDim;
+    const float* value = key + static_cast<int64_t>(plan_.kvHeadCount) * headDim;
+    const size_t tileBytes = (tileIndex + head) * plan_.tileBytes();
+
+    // The slots of a key tile are interleaved: round the rotated key, then scatter it.
+    uint8_t* keyTile = keysOf(layer) + tileBytes;
+    std::memcpy(rotated, key, headDim * sizeof(float));
+    kernels_.rotate(rotated, rotation, plan_.ropeDim);
+    kernels_.narrow[dtype](rounded, rotated, headDim);
+    for (int d = 0; d < headDim; d++) {
+      std::memcpy(keyTile + (d * kKeyTile + slot) * valueBytes, rounded + d * valueBytes, valueBytes);
+    }
+    kernels_.narrow[dtype](valuesOf(layer) + tileBytes + slot * headDim * valueBytes, value, headDim);
+  }
+}
+
+// Cuts the rows [row, row + rows) into calls of the kernel. Rows and query heads that read the same
+// keys share a call, which widens each tile once; with fewer calls than threads, heads are split.
+void CpuBackend::planAttention(int row, int rows) {
+  const int group = plan_.headCount / plan_.kvHeadCount;
+  int heads = std::min(group, kMaxQueries);
+  int rowsPerTask = std::max(1, kMaxQueries / heads);
+  while (rowsPerTask > 1 && (rows / rowsPerTask) * plan_.kvHeadCount < pool_.threads()) rowsPerTask /= 2;
+  while (heads > 1 &&
+         ((rows + rowsPerTask - 1) / rowsPerTask) * (plan_.headCount / heads) < pool_.threads()) {
+    heads = (heads + 1) / 2;
+  }
+
+  tasks_.clear();
+  for (int begin = row; begin < row + rows;) {
+    int end = begin + 1;
+    while (end < row + rows && end - begin < rowsPerTask &&
+           step_.sequenceOfRow[end] == step_.sequenceOfRow[begin]) {
+      end++;
+    }
+    for (int kvHead = 0; kvHead < plan_.kvHeadCount; kvHead++) {
+      for (int head = 0; head < group; head += heads) {
+        const int first = kvHead * group;
+        tasks_.push_back({begin, end - begin, first + head, first + std::min(group, head + heads)});
+      }
+    }
+    begin = end;
+  }
+}
+
+void CpuBackend::attention(DeviceBuffer& out, const DeviceBuffer& queries, int layer, int row, int rows) {
+  planAttention(row, rows);
+  pool_.forEach(static_cast<int64_t>(tasks_.size()), [&](int64_t i, int thread) {
+    attend(tasks_[i], floats(out), floats(queries), layer, row, thread);
+  });
+}
+
+void CpuBackend::attend(const AttentionTask& task, float* out, const float* queries, int layer, int firstRow,
+                        int thread) {
+  const int headDim = plan_.headDim;
+  const int64_t columns = static_cast<int64_t>(plan_.headCount) * headDim;
+  AttentionQuery list[kMaxQueries];
+  int count = 0;
+  for (int row = task.row; row < task.row + task.rowCount; row++) {
+    for (int head = task.headBegin; head < task.headEnd; head++) {
+      list[count++] = {queries + row * columns + head * headDim,
+                       out + (row - firstRow) * columns + head * headDim, step_.positionOfRow[row]};
+    }
+  }
+
+  const int kvHead = task.headBegin / (plan_.headCount / plan_.kvHeadCount);
+  AttentionArgs args = {};
+  args.queries = list;
+  args.queryCount = count;
+  args.kv.keys = keysOf(layer) + kvHead * plan_.tileBytes();
+  args.kv.values = valuesOf(layer) + kvHead * plan_.tileBytes();
+  args.kv.blockTable = step_.sequences[step_.sequenceOfRow[task.row]].blockTable.data();
+  args.kv.tilesPerBlock = plan_.tilesPerBlock;
+  args.kv.tileStride = plan_.kvHeadCount * plan_.tileBytes();
+  args.headDim = headDim;
+  args.scale = scoreScale_;
+  args.scratch = threadScratch(thread);
+  kernels_.attention[static_cast<int>(plan_.dtype)](args);
+}
+
+}  // namespace glm_relay

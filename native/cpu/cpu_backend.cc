@@ -1,0 +1,129 @@
+#include "cpu/cpu_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "cpu/packed_matrix.h"
+
+namespace glm_relay {
+
+namespace {
+
+// A task of a matrix product is at most so many multiply-adds: the progress counter must move well
+// within a lease of 2 s even with the scalar kernels (1e8 per second and fewer).
+constexpr int64_t kTaskMultiplyAdds = 1 << 24;
+// Elementwise rows per task.
+constexpr int kTaskRows = 8;
+
+float* floats(DeviceBuffer& buffer) { return static_cast<HostBuffer&>(buffer).memory.floats(); }
+const float* floats(const DeviceBuffer& buffer) {
+  return static_cast<const HostBuffer&>(buffer).memory.floats();
+}
+
+// Calls body(row) for every row, several to a task.
+template <class Body>
+void forEachRow(ThreadPool& pool, int rows, Body body) {
+  pool.forEach((rows + kTaskRows - 1) / kTaskRows, [&](int64_t task, int) {
+    const int begin = static_cast<int>(task) * kTaskRows;
+    const int end = std::min(rows, begin + kTaskRows);
+    for (int row = begin; row < end; row++) body(static_cast<int64_t>(row));
+  });
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> createCpuBackend(const KernelTable& kernels, ThreadPool& pool) {
+  return std::make_unique<CpuBackend>(kernels, pool);
+}
+
+std::unique_ptr<DeviceBuffer> CpuBackend::allocate(uint64_t bytes) {
+  return std::make_unique<HostBuffer>(bytes);
+}
+
+std::unique_ptr<DeviceMatrix> CpuBackend::loadMatrix(const HostMatrix& matrix) {
+  return std::make_unique<PackedMatrix>(matrix, pool_);
+}
+
+void CpuBackend::copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) {
+  std::memcpy(floats(to), from, bytes);
+}
+
+void CpuBackend::copyOut(void* to, const DeviceBuffer& from, uint64_t bytes) {
+  std::memcpy(to, floats(from), bytes);
+}
+
+void CpuBackend::copyRowsIn(DeviceBuffer& to, const void* from, DType dtype, int rows, int columns) {
+  const int64_t count = static_cast<int64_t>(rows) * columns;
+  kernels_.widen[static_cast<int>(dtype)](floats(to), from, count);
+}
+
+void CpuBackend::copyRowsOut(void* to, const DeviceBuffer& from, DType dtype, int rows, int columns) {
+  const int64_t count = static_cast<int64_t>(rows) * columns;
+  kernels_.narrow[static_cast<int>(dtype)](to, floats(from), count);
+}
+
+void CpuBackend::rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows,
+                         const DeviceBuffer& weight, int size, float eps) {
+  float* out = floats(y);
+  const float* in = floats(x) + static_cast<int64_t>(xRow) * size;
+  const float* w = floats(weight);
+  forEachRow(pool_, rows,
+             [&](int64_t row) { kernels_.rmsNorm(out + row * size, in + row * size, w, size, eps); });
+}
+
+void CpuBackend::matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceMatrix& w,
+                        const DeviceBuffer* bias) {
+  const PackedMatrix& matrix = static_cast<const PackedMatrix&>(w);
+  const int64_t stripMultiplyAdds = static_cast<int64_t>(kStripRows) * matrix.k * rows;
+  const int64_t forProgress = std::max<int64_t>(1, kTaskMultiplyAdds / stripMultiplyAdds);
+  // Four tasks per thread even out threads that the system holds back.
+  const int64_t forBalance = std::max<int64_t>(1, matrix.strips() / (4 * pool_.threads()));
+  const int stripsPerTask = static_cast<int>(std::min(forProgress, forBalance));
+  const int64_t tasks = (matrix.strips() + stripsPerTask - 1) / stripsPerTask;
+
+  MatmulArgs args = {};
+  args.y = floats(y);
+  args.x = floats(x) + static_cast<int64_t>(xRow) * matrix.k;
+  args.packed = matrix.data();
+  args.bias = bias ? floats(*bias) : nullptr;
+  args.rows = rows;
+  args.n = matrix.n;
+  args.k = matrix.k;
+  pool_.forEach(tasks, [&](int64_t task, int) {
+    MatmulArgs part = args;
+    part.stripBegin = static_cast<int>(task) * stripsPerTask;
+    part.stripEnd = std::min(matrix.strips(), part.stripBegin + stripsPerTask);
+    kernels_.matmul[static_cast<int>(matrix.dtype())](part);
+  });
+}
+
+void CpuBackend::gatedSilu(DeviceBuffer& y, const DeviceBuffer& gateUp, int rows, int size) {
+  float* out = floats(y);
+  const float* in = floats(gateUp);
+  forEachRow(pool_, rows,
+             [&](int64_t row) { kernels_.gatedSilu(out + row * size, in + 2 * row * size, size); });
+}
+
+void CpuBackend::add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size) {
+  float* out = floats(x) + static_cast<int64_t>(xRow) * size;
+  const float* in = floats(delta);
+  forEachRow(pool_, rows, [&](int64_t row) { kernels_.add(out + row * size, in + row * size, size); });
+}
+
+void CpuBackend::round(DeviceBuffer& x, int xRow, int rows, int size, DType dtype) {
+  if (dtype == DType::kFloat32) return;
+  float* out = floats(x) + static_cast<int64_t>(xRow) * size;
+  forEachRow(pool_, rows,
+             [&](int64_t row) { kernels_.round[static_cast<int>(dtype)](out + row * size, size); });
+}
+
+void CpuBackend::gatherRows(DeviceBuffer& y, const DeviceBuffer& x, const int32_t* rows, int count,
+                            int size) {
+  for (int i = 0; i < count; i++) {
+    std::memcpy(floats(y) + static_cast<int64_t>(i) * size, floats(x) + static_cast<int64_t>(rows[i]) * size,
+                static_cast<size_t>(size) * sizeof(float));
+  }
+}
+
+}  // namespace glm_relay

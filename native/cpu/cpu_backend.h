@@ -1,0 +1,80 @@
+// The CPU backend: operations run at once, spread over the stage's thread pool. How work is cut into
+// tasks may depend on the number of threads, because no result does.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "backend.h"
+#include "cpu/host_memory.h"
+#include "model/thread_pool.h"
+
+namespace glm_relay {
+
+// `pool` outlives the backend and is used by the calling thread only.
+std::unique_ptr<Backend> createCpuBackend(const KernelTable& kernels, ThreadPool& pool);
+
+class HostBuffer : public DeviceBuffer {
+ public:
+  explicit HostBuffer(uint64_t size) : memory(size, false) { bytes = size; }
+  HostMemory memory;
+};
+
+class CpuBackend : public Backend {
+ public:
+  CpuBackend(const KernelTable& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+
+  const char* kernels() const override { return kernels_.name; }
+  std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) override;
+  std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) override;
+  void allocateKvCache(const KvPlan& plan) override;
+  uint64_t kvBytes() const override { return 2 * plan_.layerBytes() * plan_.layerCount; }
+  uint64_t scratchBytes() const override;
+
+  void copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) override;
+  void copyOut(void* to, const DeviceBuffer& from, uint64_t bytes) override;
+  void copyRowsIn(DeviceBuffer& to, const void* from, DType dtype, int rows, int columns) override;
+  void copyRowsOut(void* to, const DeviceBuffer& from, DType dtype, int rows, int columns) override;
+
+  void beginStep(const StepRows& rows) override { step_ = rows; }
+  void rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceBuffer& weight,
+               int size, float eps) override;
+  void matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceMatrix& w,
+              const DeviceBuffer* bias) override;
+  void storeKeysValues(DeviceBuffer& queries, const DeviceBuffer& qkv, int layer, int row, int rows) override;
+  void attention(DeviceBuffer& out, const DeviceBuffer& queries, int layer, int row, int rows) override;
+  void gatedSilu(DeviceBuffer& y, const DeviceBuffer& gateUp, int rows, int size) override;
+  void add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size) override;
+  void round(DeviceBuffer& x, int xRow, int rows, int size, DType dtype) override;
+  void gatherRows(DeviceBuffer& y, const DeviceBuffer& x, const int32_t* rows, int count, int size) override;
+  void whenIdle(std::function<void()> done) override { done(); }
+
+ private:
+  // Consecutive rows of one sequence and some query heads of one KV head: one call of the kernel.
+  struct AttentionTask {
+    int row;
+    int rowCount;
+    int headBegin;
+    int headEnd;
+  };
+  void planAttention(int row, int rows);
+  void attend(const AttentionTask& task, float* out, const float* queries, int layer, int firstRow,
+              int thread);
+  void storeRow(float* queries, const float* qkv, int layer, int row, int thread);
+  float* threadScratch(int thread) const;
+  uint8_t* keysOf(int layer) const { return keys_->data() + layer * plan_.layerBytes(); }
+  uint8_t* valuesOf(int layer) const { return values_->data() + layer * plan_.layerBytes(); }
+
+  const KernelTable& kernels_;
+  ThreadPool& pool_;
+  StepRows step_ = {};
+
+  KvPlan plan_ = {};
+  float scoreScale_ = 0.0f;
+  std::unique_ptr<HostMemory> keys_;
+  std::unique_ptr<HostMemory> values_;
+  std::unique_ptr<HostMemory> scratch_;
+  std::vector<AttentionTask> tasks_;  // of the attention call at hand
+};
+
+}  // namespace glm_relay

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Formats the C++ of the engine; with --check only reports what would change.
+set -eu
+cd "$(dirname "$0")/.."
+if ! command -v clang-format >/dev/null 2>&1; then
+  echo "native/format.sh: clang-format is not installed; C++ formatting was not looked at"
+  exit 0
+fi
+files=$(find native test/native -name '*.cc' -o -name '*.h')
+if [ "${1:-}" = "--check" ]; then
+  # One style file serves both folders, so that the checks of test/native look like the engine.
+  clang-format --style=file:native/.clang-format --dry-run --Werror $files
+else
+  clang-format --style=file:native/.clang-format -i $files
+fi

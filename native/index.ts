@@ -1,0 +1,236 @@
+/**
+ * The typed door to the native engine: same names and order as addon/. JavaScript validates here,
+ * a plain struct goes to the engine's own threads, and nothing below this file knows of models by
+ * name, of gRPC or of the cluster.
+ */
+
+import { type AddonStage, chosenKernels, loadAddon } from "./addon-loader.js";
+import { checkStageConfig } from "./check-config.js";
+import { checkStep } from "./check-step.js";
+
+/** Storage type of float tensors, of the residual stream and of the KV cache. */
+export type DType = "float32" | "float16" | "bfloat16";
+
+/** The shape of a model as the engine needs it; all facts come from the model's card and config. */
+export interface ModelShape {
+  hiddenSize: number;
+  layerCount: number;
+  headCount: number;
+  /** Key/value heads; query head h reads KV head floor(h / (headCount / kvHeadCount)). */
+  kvHeadCount: number;
+  headDim: number;
+  ffnSize: number;
+  /** Rows of embedding and head. */
+  vocabSize: number;
+  /** Token ids >= tokenCount do not exist: their logits are masked before sampling and logprobs. */
+  tokenCount: number;
+  /** Rotated dimensions of each head (even); the rest passes unchanged. Pairs are (2j, 2j+1). */
+  ropeDim: number;
+  ropeBase: number;
+  normEps: number;
+  maxPositions: number;
+}
+
+/** Where one tensor lies: a byte range of a file that the engine maps. Row-major, [out, in]. */
+export interface TensorSource {
+  file: string;
+  byteOffset: number;
+  byteLength: number;
+  dtype: DType;
+  shape: number[];
+}
+
+/** Tensors of one layer. Matrices are [out, in]; qkv rows are q | k | v; gateUp rows are gate | up. */
+export interface LayerTensors {
+  attentionNorm: TensorSource;
+  qkvWeight: TensorSource;
+  qkvBias: TensorSource | null;
+  attentionOut: TensorSource;
+  ffnNorm: TensorSource;
+  ffnGateUp: TensorSource;
+  ffnDown: TensorSource;
+}
+
+export interface StageConfig {
+  shape: ModelShape;
+  /** Layers [layerBegin, layerEnd) of the model. */
+  layerBegin: number;
+  layerEnd: number;
+  layers: LayerTensors[];
+  /** Present on the first stage. [vocabSize, hiddenSize] */
+  embedding: TensorSource | null;
+  /** Present on the last stage: final norm and head [vocabSize, hiddenSize]. */
+  finalNorm: TensorSource | null;
+  head: TensorSource | null;
+  /** Residual stream, wire and KV cache type. */
+  dtype: DType;
+  /** KV cache: blockCount blocks of blockSize token slots, allocated once. */
+  blockCount: number;
+  blockSize: number;
+  /** Rows of one step never exceed this; workspace is allocated for it. */
+  maxRows: number;
+  /** Compute threads of this stage (>= 1). */
+  threads: number;
+}
+
+/** Rows of one sequence in a step, consecutive in the step's input. */
+export interface SequenceRows {
+  rowCount: number;
+  /** Position of the first of these rows; KV slots before it are valid. */
+  startPosition: number;
+  /** Block ids covering positions [0, startPosition + rowCount). */
+  blockTable: Int32Array;
+}
+
+/** Draw one token from the logits of a row. */
+export interface SampleRequest {
+  /** Row index within the step. */
+  row: number;
+  /** Position that the sampled token will have: the Philox counter. */
+  position: number;
+  /** 0 is greedy (ties go to the lowest id). */
+  temperature: number;
+  /** 0 switches it off. */
+  topK: number;
+  /** 1 switches it off. */
+  topP: number;
+  /** 0 switches it off. */
+  minP: number;
+  /** Philox key, 64 bits. */
+  seed: bigint;
+  /** Ids that may not be drawn (min_tokens, ignore_eos). Logprobs are those of the raw logits. */
+  bannedTokens: Int32Array;
+  /** -1: no logprobs; 0..20: the drawn token's and that many best alternatives. */
+  topLogprobs: number;
+}
+
+/** Logprob of a known next token under a row's logits (echo with logprobs). */
+export interface ScoreRequest {
+  row: number;
+  token: number;
+  topLogprobs: number;
+}
+
+export interface TokenResult {
+  token: number;
+  /** Natural log of softmax over the raw logits; NaN when not asked for. */
+  logprob: number;
+  /** 1-based rank among all ids; 0 when not asked for. */
+  rank: number;
+  topTokens: Int32Array;
+  topLogprobs: Float32Array;
+  /** False when a logit of this row was NaN or infinite: the other fields mean nothing then. */
+  finite: boolean;
+}
+
+export interface StepInput {
+  sequences: SequenceRows[];
+  /** First stage: token id per row. Otherwise null. */
+  tokenIds: Int32Array | null;
+  /** Later stages: rows x hiddenSize in dtype, little-endian. Otherwise null. */
+  activations: Uint8Array | null;
+  /** Last stage only; empty elsewhere. */
+  samples: SampleRequest[];
+  scores: ScoreRequest[];
+}
+
+export interface StepOutput {
+  /** rows x hiddenSize in dtype, little-endian; null on the last stage. */
+  activations: Uint8Array | null;
+  samples: TokenResult[];
+  scores: TokenResult[];
+  /** Wall time inside the engine, in microseconds. */
+  computeUs: number;
+}
+
+export interface EngineInfo {
+  /** The variant in use: "scalar" or "avx2". */
+  kernels: string;
+  /** Variants that this CPU can run, best first. */
+  available: string[];
+  /** Goes up when a result may change in any bit (CANON.md); part of the numerics id. */
+  canonVersion: number;
+  backend: "cpu";
+}
+
+const CANON_VERSION = 1;
+
+/**
+ * What the engine runs on. GLM_RELAY_KERNELS=scalar|avx2 forces a variant.
+ * @throws Error when the forced variant does not exist here, or the engine has not been built.
+ */
+export function engineInfo(): EngineInfo {
+  const addon = loadAddon();
+  return {
+    kernels: chosenKernels(addon),
+    available: [...addon.availableKernels],
+    canonVersion: CANON_VERSION,
+    backend: "cpu",
+  };
+}
+
+/**
+ * A contiguous range of layers with its weights, KV cache and compute threads. Steps run one after the
+ * other in the order they were submitted, away from the event loop.
+ */
+export class Stage {
+  /** Weights as held in memory: packed strips, float32 norms, the mapped embedding. */
+  readonly weightBytes: number;
+  /** Reserved for keys and values; pages that no token has reached take no memory. */
+  readonly kvBytes: number;
+  /** Everything else, sized by maxRows. */
+  readonly workspaceBytes: number;
+  /** The kernel variant this stage runs. */
+  readonly kernels: string;
+  readonly #config: StageConfig;
+  readonly #addonStage: AddonStage;
+  #closed: Promise<void> | null = null;
+
+  private constructor(config: StageConfig, addonStage: AddonStage) {
+    const { weightBytes, kvBytes, workspaceBytes } = addonStage.memory();
+    this.weightBytes = weightBytes;
+    this.kvBytes = kvBytes;
+    this.workspaceBytes = workspaceBytes;
+    this.kernels = addonStage.kernels();
+    this.#config = config;
+    this.#addonStage = addonStage;
+  }
+
+  /**
+   * Reads the stage's tensors, and no others, and allocates all its memory.
+   * @throws Error (as a rejection) naming the field, or the tensor and its file, that does not fit.
+   */
+  static async create(config: StageConfig): Promise<Stage> {
+    checkStageConfig(config);
+    const addon = loadAddon();
+    const addonStage = new addon.Stage(config, chosenKernels(addon));
+    try {
+      await addonStage.load();
+    } catch (cause) {
+      await addonStage.close();
+      throw cause;
+    }
+    return new Stage(config, addonStage);
+  }
+
+  /**
+   * Computes one step. The input's arrays are copied before this returns.
+   * @throws Error (as a rejection) for input that does not fit; the stage stays usable.
+   */
+  async step(input: StepInput): Promise<StepOutput> {
+    if (this.#closed !== null) throw new Error("the stage is closed");
+    checkStep(input, this.#config);
+    return await this.#addonStage.step(input);
+  }
+
+  /** A counter that moves while the engine computes: every tile of every kernel bumps it. */
+  progress(): bigint {
+    return this.#addonStage.progress();
+  }
+
+  /** Frees all memory after the steps submitted so far; steps after it are rejected. */
+  close(): Promise<void> {
+    this.#closed ??= this.#addonStage.close();
+    return this.#closed;
+  }
+}

@@ -1,0 +1,20 @@
+#include "kernels/avx2/avx2.h"
+
+namespace glm_relay {
+
+const KernelTable kAvx2Kernels = {
+    "avx2",
+    {avx2Matmul<DType::kFloat32>, avx2Matmul<DType::kFloat16>, avx2Matmul<DType::kBfloat16>},
+    {avx2Attention<DType::kFloat32>, avx2Attention<DType::kFloat16>, avx2Attention<DType::kBfloat16>},
+    avx2RmsNorm,
+    avx2Rotate,
+    avx2GatedSilu,
+    avx2Add,
+    {avx2Widen<DType::kFloat32>, avx2Widen<DType::kFloat16>, avx2Widen<DType::kBfloat16>},
+    {avx2Narrow<DType::kFloat32>, avx2Narrow<DType::kFloat16>, avx2Narrow<DType::kBfloat16>},
+    {avx2Round<DType::kFloat32>, avx2Round<DType::kFloat16>, avx2Round<DType::kBfloat16>},
+    avx2ExpWeights,
+    avx2ExpSum,
+};
+
+}  // namespace glm_relay

@@ -1,0 +1,73 @@
+// The functions of the canon, written once over "lanes": a variant supplies the lane type, and both
+// do the same operations in the same order. In an unnamed namespace for the same reason as half.h.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/half.h"
+
+namespace glm_relay {
+namespace {
+
+struct ScalarLanes {
+  using Float = float;
+  static inline Float set(float x) { return x; }
+  static inline Float fma(Float a, Float b, Float c) { return std::fmaf(a, b, c); }
+  static inline Float add(Float a, Float b) { return a + b; }
+  static inline Float sub(Float a, Float b) { return a - b; }
+  static inline Float mul(Float a, Float b) { return a * b; }
+  static inline Float div(Float a, Float b) { return a / b; }
+  // The second operand wins when either is NaN, as with maxps and minps.
+  static inline Float larger(Float a, Float b) { return a > b ? a : b; }
+  static inline Float smaller(Float a, Float b) { return a < b ? a : b; }
+  // x * 2^n, n = the integer in the low bits of shifted = n + kExpShift. In two factors, so that
+  // results below the normal range are rounded once and never flushed.
+  static inline Float scale(Float x, Float shifted, uint32_t shiftBits) {
+    const int32_t n = static_cast<int32_t>(floatBits(shifted) - shiftBits);
+    const int32_t half = n >> 1;
+    return x * bitsFloat(static_cast<uint32_t>(half + 127) << 23) *
+           bitsFloat(static_cast<uint32_t>(n - half + 127) << 23);
+  }
+};
+
+// exp(x) in float32: n = round(x / ln 2), r = x - n ln 2 in two parts, a polynomial of degree 7 in r
+// (coefficients of Cephes' expf), times 2^n. exp(0) is exactly 1, exp(-inf) exactly 0, NaN stays NaN.
+template <class L>
+inline typename L::Float canonExp(typename L::Float x) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, to nearest even
+  x = L::larger(L::set(-104.0f), x);
+  x = L::smaller(L::set(89.0f), x);
+  const auto shifted = L::fma(x, L::set(1.44269504f), L::set(kShift));
+  const auto n = L::sub(shifted, L::set(kShift));
+  auto r = L::fma(n, L::set(-0.693359375f), x);
+  r = L::fma(n, L::set(2.12194440e-4f), r);
+  auto p = L::set(1.9875691500e-4f);
+  p = L::fma(p, r, L::set(1.3981999507e-3f));
+  p = L::fma(p, r, L::set(8.3334519073e-3f));
+  p = L::fma(p, r, L::set(4.1665795894e-2f));
+  p = L::fma(p, r, L::set(1.6666665459e-1f));
+  p = L::fma(p, r, L::set(5.0000001201e-1f));
+  p = L::fma(p, L::mul(r, r), r);
+  p = L::add(p, L::set(1.0f));
+  return L::scale(p, shifted, 0x4b400000u);
+}
+
+// silu(x) = x / (1 + exp(-x))
+template <class L>
+inline typename L::Float canonSilu(typename L::Float x) {
+  return L::div(x, L::add(L::set(1.0f), canonExp<L>(L::sub(L::set(0.0f), x))));
+}
+
+// Pairwise sum of 16 lanes: l + l+8, then +4, +2, +1.
+inline float treeSum(const float lanes[kTreeLanes]) {
+  float sums[kTreeLanes];
+  for (int i = 0; i < kTreeLanes; i++) sums[i] = lanes[i];
+  for (int width = kTreeLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; i++) sums[i] = sums[i] + sums[i + width];
+  }
+  return sums[0];
+}
+
+}  // namespace
+}  // namespace glm_relay

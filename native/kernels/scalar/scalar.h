@@ -1,0 +1,26 @@
+// The scalar kernels: the specification to the bit. They read like the formula and are not fast.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace glm_relay {
+
+template <DType Type>
+void scalarMatmul(const MatmulArgs& args);
+template <DType Type>
+void scalarAttention(const AttentionArgs& args);
+
+void scalarRmsNorm(float* y, const float* x, const float* weight, int size, float eps);
+void scalarRotate(float* head, const float* cosSin, int ropeDim);
+void scalarGatedSilu(float* y, const float* gateUp, int size);
+void scalarAdd(float* x, const float* delta, int64_t count);
+template <DType Type>
+void scalarWiden(float* out, const void* in, int64_t count);
+template <DType Type>
+void scalarNarrow(void* out, const float* in, int64_t count);
+template <DType Type>
+void scalarRound(float* x, int64_t count);
+void scalarExpWeights(float* out, const float* logits, int64_t count, float max, float temperature);
+float scalarExpSum(const float* logits, int64_t count, float max);
+
+}  // namespace glm_relay

@@ -1,0 +1,20 @@
+#include "kernels/scalar/scalar.h"
+
+namespace glm_relay {
+
+const KernelTable kScalarKernels = {
+    "scalar",
+    {scalarMatmul<DType::kFloat32>, scalarMatmul<DType::kFloat16>, scalarMatmul<DType::kBfloat16>},
+    {scalarAttention<DType::kFloat32>, scalarAttention<DType::kFloat16>, scalarAttention<DType::kBfloat16>},
+    scalarRmsNorm,
+    scalarRotate,
+    scalarGatedSilu,
+    scalarAdd,
+    {scalarWiden<DType::kFloat32>, scalarWiden<DType::kFloat16>, scalarWiden<DType::kBfloat16>},
+    {scalarNarrow<DType::kFloat32>, scalarNarrow<DType::kFloat16>, scalarNarrow<DType::kBfloat16>},
+    {scalarRound<DType::kFloat32>, scalarRound<DType::kFloat16>, scalarRound<DType::kBfloat16>},
+    scalarExpWeights,
+    scalarExpSum,
+};
+
+}  // namespace glm_relay

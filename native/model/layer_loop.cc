@@ -1,0 +1,212 @@
+#include "model/layer_loop.h"
+
+#include <algorithm>
+#include <future>
+
+namespace glm_relay {
+
+namespace {
+
+// Rows that pass through a layer together: the weights of a layer are read once per tile, and the
+// workspace of the feed-forward part does not grow with the prompt.
+constexpr int kRowTile = 96;
+// Rows whose logits exist at the same time: at most 16 * 151552 * 4 bytes = 9.7 MB for the largest GLM.
+constexpr int kLogitTile = 16;
+
+}  // namespace
+
+LayerLoop::LayerLoop(const StageConfig& config, const KernelTable& kernels, Backend& backend,
+                     ThreadPool& pool)
+    : config_(config),
+      kernels_(kernels),
+      backend_(backend),
+      pool_(pool),
+      rope_(config.shape),
+      weights_(loadWeights(config, kernels, backend)) {
+  KvPlan kv = {};
+  kv.dtype = config.dtype;
+  kv.layerCount = config.layerEnd - config.layerBegin;
+  kv.blockCount = config.blockCount;
+  kv.tilesPerBlock = config.blockSize / kKeyTile;
+  kv.headCount = config.shape.headCount;
+  kv.kvHeadCount = config.shape.kvHeadCount;
+  kv.headDim = config.shape.headDim;
+  kv.ropeDim = config.shape.ropeDim;
+  backend_.allocateKvCache(kv);
+  allocateWorkspace();
+}
+
+std::unique_ptr<DeviceBuffer> LayerLoop::workspace(int64_t rows, int64_t columns) {
+  const uint64_t bytes = static_cast<uint64_t>(rows) * columns * sizeof(float);
+  workspaceBytes_ += bytes;
+  return backend_.allocate(bytes);
+}
+
+void LayerLoop::allocateWorkspace() {
+  const ModelShape& shape = config_.shape;
+  const int64_t rows = config_.maxRows;
+  const int64_t tile = std::min<int64_t>(rows, kRowTile);
+  hidden_ = workspace(rows, shape.hiddenSize);
+  queries_ = workspace(rows, shape.queryColumns());
+  sequenceOfRow_.resize(rows);
+  positionOfRow_.resize(rows);
+  rotations_.resize(rows * shape.ropeDim);
+  if (weights_.embedding) embedded_.resize(rows * shape.hiddenSize * dtypeBytes(config_.dtype));
+  normed_ = workspace(tile, shape.hiddenSize);
+  qkv_ = workspace(tile, shape.qkvColumns());
+  attended_ = workspace(tile, shape.queryColumns());
+  delta_ = workspace(tile, shape.hiddenSize);
+  gateUp_ = workspace(tile, 2 * static_cast<int64_t>(shape.ffnSize));
+  gated_ = workspace(tile, shape.ffnSize);
+  if (weights_.head) {
+    const int64_t logitRows = std::min<int64_t>(rows, kLogitTile);
+    sampledRows_ = workspace(logitRows, shape.hiddenSize);
+    logits_ = workspace(logitRows, shape.tokenCount);
+    hostLogits_.resize(logitRows * shape.tokenCount);
+    sampler_ = std::make_unique<Sampler>(kernels_, shape.tokenCount, pool_.threads());
+    workspaceBytes_ += sampler_->scratchBytes() + hostLogits_.size() * sizeof(float);
+  }
+  workspaceBytes_ += backend_.scratchBytes() + embedded_.size() + rotations_.size() * sizeof(float) +
+                     2 * rows * sizeof(int32_t);
+}
+
+void LayerLoop::run(const StepInput& input, StepOutput& output) {
+  placeRows(input);
+  if (weights_.embedding) {
+    embed(input.tokenIds);
+  } else {
+    backend_.copyRowsIn(*hidden_, input.activations.data(), config_.dtype, input.rowCount,
+                        config_.shape.hiddenSize);
+  }
+  for (int layer = 0; layer < static_cast<int>(weights_.layers.size()); layer++)
+    runLayer(layer, input.rowCount);
+  if (weights_.head) {
+    runHead(input, output);
+  } else {
+    output.activations.resize(static_cast<size_t>(input.rowCount) * config_.shape.hiddenSize *
+                              dtypeBytes(config_.dtype));
+    backend_.copyRowsOut(output.activations.data(), *hidden_, config_.dtype, input.rowCount,
+                         config_.shape.hiddenSize);
+  }
+  waitUntilIdle();
+}
+
+// Says for every row to which sequence it belongs, at which position, with which rotation.
+void LayerLoop::placeRows(const StepInput& input) {
+  int row = 0;
+  for (size_t i = 0; i < input.sequences.size(); i++) {
+    const SequenceRows& sequence = input.sequences[i];
+    for (int j = 0; j < sequence.rowCount; j++, row++) {
+      sequenceOfRow_[row] = static_cast<int32_t>(i);
+      positionOfRow_[row] = sequence.startPosition + j;
+    }
+  }
+  const int64_t ropeDim = config_.shape.ropeDim;
+  pool_.forEach(input.rowCount,
+                [&](int64_t i, int) { rope_.rotation(rotations_.data() + i * ropeDim, positionOfRow_[i]); });
+  StepRows rows = {};
+  rows.sequences = input.sequences.data();
+  rows.sequenceCount = static_cast<int>(input.sequences.size());
+  rows.rowCount = input.rowCount;
+  rows.sequenceOfRow = sequenceOfRow_.data();
+  rows.positionOfRow = positionOfRow_.data();
+  rows.rotations = rotations_.data();
+  backend_.beginStep(rows);
+}
+
+// The rows of the embedding, rounded to the type of the residual stream.
+void LayerLoop::embed(const std::vector<int32_t>& tokenIds) {
+  const int hiddenSize = config_.shape.hiddenSize;
+  const DType stored = weights_.embedding->source().dtype;
+  const size_t storedRowBytes = static_cast<size_t>(hiddenSize) * dtypeBytes(stored);
+  const size_t rowBytes = static_cast<size_t>(hiddenSize) * dtypeBytes(config_.dtype);
+  std::vector<float> row(hiddenSize);
+  for (size_t i = 0; i < tokenIds.size(); i++) {
+    kernels_.widen[static_cast<int>(stored)](
+        row.data(), weights_.embedding->data() + tokenIds[i] * storedRowBytes, hiddenSize);
+    kernels_.narrow[static_cast<int>(config_.dtype)](embedded_.data() + i * rowBytes, row.data(), hiddenSize);
+  }
+  backend_.copyRowsIn(*hidden_, embedded_.data(), config_.dtype, static_cast<int>(tokenIds.size()),
+                      hiddenSize);
+}
+
+// a = h + Attention(norm h); h' = round(a + FFN(norm a)). All keys and values of the step are stored
+// before the first query reads any, so a row may see rows of a later tile where the mask allows it.
+void LayerLoop::runLayer(int layer, int rowCount) {
+  const ModelShape& shape = config_.shape;
+  const LayerWeights& weights = weights_.layers[layer];
+  const float eps = static_cast<float>(shape.normEps);
+  const int hiddenSize = shape.hiddenSize;
+
+  for (int row = 0; row < rowCount; row += kRowTile) {
+    const int rows = std::min(kRowTile, rowCount - row);
+    backend_.rmsNorm(*normed_, *hidden_, row, rows, *weights.attentionNorm, hiddenSize, eps);
+    backend_.matmul(*qkv_, *normed_, 0, rows, *weights.qkvWeight, weights.qkvBias.get());
+    backend_.storeKeysValues(*queries_, *qkv_, layer, row, rows);
+  }
+  for (int row = 0; row < rowCount; row += kRowTile) {
+    const int rows = std::min(kRowTile, rowCount - row);
+    backend_.attention(*attended_, *queries_, layer, row, rows);
+    backend_.matmul(*delta_, *attended_, 0, rows, *weights.attentionOut, nullptr);
+    backend_.add(*hidden_, row, *delta_, rows, hiddenSize);
+    backend_.rmsNorm(*normed_, *hidden_, row, rows, *weights.ffnNorm, hiddenSize, eps);
+    backend_.matmul(*gateUp_, *normed_, 0, rows, *weights.ffnGateUp, nullptr);
+    backend_.gatedSilu(*gated_, *gateUp_, rows, shape.ffnSize);
+    backend_.matmul(*delta_, *gated_, 0, rows, *weights.ffnDown, nullptr);
+    backend_.add(*hidden_, row, *delta_, rows, hiddenSize);
+    backend_.round(*hidden_, row, rows, hiddenSize, config_.dtype);
+  }
+}
+
+// Logits only of the rows that somebody asked for, a tile of them at a time.
+void LayerLoop::runHead(const StepInput& input, StepOutput& output) {
+  output.samples.resize(input.samples.size());
+  output.scores.resize(input.scores.size());
+  std::vector<int32_t> wanted;
+  for (const SampleRequest& request : input.samples) wanted.push_back(request.row);
+  for (const ScoreRequest& request : input.scores) wanted.push_back(request.row);
+  std::sort(wanted.begin(), wanted.end());
+  wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
+
+  for (size_t begin = 0; begin < wanted.size(); begin += kLogitTile) {
+    const size_t end = std::min(wanted.size(), begin + kLogitTile);
+    sampleTile(input, {wanted.begin() + begin, wanted.begin() + end}, output);
+  }
+}
+
+void LayerLoop::sampleTile(const StepInput& input, const std::vector<int32_t>& rows, StepOutput& output) {
+  const ModelShape& shape = config_.shape;
+  const int count = static_cast<int>(rows.size());
+  backend_.gatherRows(*sampledRows_, *hidden_, rows.data(), count, shape.hiddenSize);
+  backend_.rmsNorm(*normed_, *sampledRows_, 0, count, *weights_.finalNorm, shape.hiddenSize,
+                   static_cast<float>(shape.normEps));
+  backend_.matmul(*logits_, *normed_, 0, count, *weights_.head, nullptr);
+  backend_.copyOut(hostLogits_.data(), *logits_,
+                   static_cast<uint64_t>(count) * shape.tokenCount * sizeof(float));
+  waitUntilIdle();
+
+  const auto logitsOf = [&](int row) -> const float* {
+    const auto found = std::lower_bound(rows.begin(), rows.end(), row);
+    if (found == rows.end() || *found != row) return nullptr;
+    return hostLogits_.data() + (found - rows.begin()) * static_cast<int64_t>(shape.tokenCount);
+  };
+  const int64_t samples = static_cast<int64_t>(input.samples.size());
+  pool_.forEach(samples + static_cast<int64_t>(input.scores.size()), [&](int64_t i, int thread) {
+    const int row = i < samples ? input.samples[i].row : input.scores[i - samples].row;
+    const float* logits = logitsOf(row);
+    if (logits == nullptr) return;  // of another tile
+    if (i < samples) {
+      output.samples[i] = sampler_->sample(logits, input.samples[i], thread);
+    } else {
+      output.scores[i - samples] = sampler_->score(logits, input.scores[i - samples], thread);
+    }
+  });
+}
+
+void LayerLoop::waitUntilIdle() {
+  std::promise<void> idle;
+  backend_.whenIdle([&idle] { idle.set_value(); });
+  idle.get_future().wait();
+}
+
+}  // namespace glm_relay

@@ -1,0 +1,23 @@
+#include "model/rope.h"
+
+#include "kernels/canon_double.h"
+
+namespace glm_relay {
+
+Rope::Rope(const ModelShape& shape) {
+  const double logBase = canonLog64(shape.ropeBase);
+  for (int i = 0; i < shape.ropeDim; i += 2) {
+    const double exponent = static_cast<double>(i) / shape.ropeDim;
+    frequencies_.push_back(canonExp64(-exponent * logBase));
+  }
+}
+
+void Rope::rotation(float* cosSin, int position) const {
+  for (size_t j = 0; j < frequencies_.size(); j++) {
+    const SinCos64 angle = canonSinCos64(position * frequencies_[j]);
+    cosSin[2 * j] = static_cast<float>(angle.cos);
+    cosSin[2 * j + 1] = static_cast<float>(angle.sin);
+  }
+}
+
+}  // namespace glm_relay

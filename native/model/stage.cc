@@ -1,0 +1,73 @@
+#include "model/stage.h"
+
+#include <chrono>
+#include <exception>
+#include <utility>
+
+#include "cpu/cpu_backend.h"
+
+namespace glm_relay {
+
+namespace {
+
+// Runs `body`; returns what went wrong, or an empty string.
+template <class Body>
+std::string errorOf(Body body) {
+  try {
+    body();
+    return "";
+  } catch (const std::bad_alloc&) {
+    return "not enough memory";
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+}
+
+}  // namespace
+
+Stage::Stage(StageConfig config, const KernelTable& kernels)
+    : config_(std::move(config)), kernels_(kernels) {}
+
+Stage::~Stage() {
+  unload([](const std::string&) {});
+}
+
+void Stage::load(Done done) {
+  driver_.post([this, done] {
+    const std::string error = errorOf([this] {
+      pool_ = std::make_unique<ThreadPool>(config_.threads, progress_);
+      backend_ = createCpuBackend(kernels_, *pool_);
+      layers_ = std::make_unique<LayerLoop>(config_, kernels_, *backend_, *pool_);
+      weightBytes_ = layers_->weightBytes();
+      kvBytes_ = backend_->kvBytes();
+      workspaceBytes_ = layers_->workspaceBytes();
+    });
+    done(error);
+  });
+}
+
+void Stage::submit(std::shared_ptr<const StepInput> input, StepDone done) {
+  driver_.post([this, input, done] { runStep(*input, done); });
+}
+
+void Stage::runStep(const StepInput& input, const StepDone& done) {
+  StepOutput output;
+  const std::string error = errorOf([&] {
+    const auto begin = std::chrono::steady_clock::now();
+    layers_->run(input, output);
+    const std::chrono::duration<double, std::micro> elapsed = std::chrono::steady_clock::now() - begin;
+    output.computeUs = elapsed.count();
+  });
+  done(error, std::move(output));
+}
+
+void Stage::unload(Done done) {
+  driver_.post([this, done] {
+    layers_.reset();
+    backend_.reset();
+    pool_.reset();
+    done("");
+  });
+}
+
+}  // namespace glm_relay

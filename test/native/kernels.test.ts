@@ -1,0 +1,98 @@
+/**
+ * Single kernels, checked by the C++ program kernel_check (its sources are in kernel_check/): every
+ * variant against scalar with ==, the canon's functions against float64, and which variant runs.
+ */
+
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterEach, expect, test, vi } from "vitest";
+import { engineInfo, Stage } from "../../native/index.js";
+import { randomModel, stageConfig, TINY, temporaryFolder, writeTensors } from "./support.js";
+
+const ROOT = join(import.meta.dirname, "..", "..");
+const KERNEL_CHECK = join(ROOT, "build", "native", "kernel_check");
+
+const { available } = engineInfo();
+
+/** Runs a group of checks; returns how many there were. Fails with the program's own words. */
+function checks(variant: string, group: string): number {
+  const { status, stdout } = spawnSync(KERNEL_CHECK, [variant, group], { encoding: "utf8" });
+  expect(stdout, `kernel_check ${variant} ${group}`).not.toContain("FAILED");
+  expect(status, stdout).toBe(0);
+  const found = new RegExp(`^${variant} ${group}: (\\d+) checks, 0 failed`, "m").exec(stdout);
+  expect(found, stdout).not.toBeNull();
+  return Number(found![1]);
+}
+
+test("the checks were built with the engine", () => {
+  expect(existsSync(KERNEL_CHECK)).toBe(true);
+  expect(available).toContain("scalar");
+});
+
+for (const variant of available.filter((name) => name !== "scalar")) {
+  test(`${variant} matrix products equal scalar for 1 to 40 rows, odd shapes and every storage type`, () => {
+    expect(checks(variant, "matmul")).toBeGreaterThan(1_000_000);
+  }, 60_000);
+
+  test(`${variant} attention equals scalar at every tile edge and reads no hidden slot`, () => {
+    expect(checks(variant, "attention")).toBeGreaterThan(100_000);
+  });
+
+  test(`${variant} norms, rotations, activations and softmax sums equal scalar at every size`, () => {
+    expect(checks(variant, "elementwise")).toBeGreaterThan(100_000);
+  });
+
+  test(`${variant} converts all 65536 halves and bfloats and every rounding edge like scalar`, () => {
+    expect(checks(variant, "conversions")).toBeGreaterThan(1_000_000);
+  });
+}
+
+for (const variant of available) {
+  test(`exp and silu of ${variant}, and log, sin and cos, stay within their bounds of float64`, () => {
+    expect(checks(variant, "math")).toBeGreaterThan(1_000_000);
+  });
+}
+
+test("Philox4x32-10 gives the published known answers", () => {
+  expect(checks("scalar", "philox")).toBeGreaterThan(10_000);
+});
+
+test("AVX2 is among the variants where the CPU has it", () => {
+  const flags = readFileSync("/proc/cpuinfo", "utf8");
+  const capable = ["avx2", "fma", "f16c"].every((flag) => new RegExp(`\\b${flag}\\b`).test(flags));
+  expect(available.includes("avx2")).toBe(capable);
+});
+
+afterEach(() => {
+  vi.unstubAllEnvs();
+});
+
+test("GLM_RELAY_KERNELS forces the variant that then runs", async () => {
+  const folder = temporaryFolder();
+  const model = writeTensors(join(folder.path, "model.bin"), randomModel(TINY, "float16", 1));
+  for (const variant of available) {
+    vi.stubEnv("GLM_RELAY_KERNELS", variant);
+    expect(engineInfo().kernels).toBe(variant);
+    const stage = await Stage.create(stageConfig(model, TINY, 0, TINY.layerCount));
+    // The name comes from the table of functions that the stage calls.
+    expect(stage.kernels).toBe(variant);
+    await stage.close();
+  }
+  folder.remove();
+});
+
+test("without GLM_RELAY_KERNELS the best variant runs", () => {
+  vi.stubEnv("GLM_RELAY_KERNELS", "");
+  expect(engineInfo()).toEqual({ kernels: available[0], available, canonVersion: 1, backend: "cpu" });
+});
+
+test("an unknown name in GLM_RELAY_KERNELS is an error that lists the known ones", async () => {
+  vi.stubEnv("GLM_RELAY_KERNELS", "avx1024");
+  const message = `GLM_RELAY_KERNELS=avx1024: no such kernels here; available: ${available.join(", ")}`;
+  expect(() => engineInfo()).toThrow(message);
+  const folder = temporaryFolder();
+  const model = writeTensors(join(folder.path, "model.bin"), randomModel(TINY, "float32", 1));
+  await expect(Stage.create(stageConfig(model, TINY, 0, TINY.layerCount))).rejects.toThrow(message);
+  folder.remove();
+});
