@@ -93,7 +93,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     const links = new CoordinatorLinks({
       opened: (epoch) => core.membership.resultLinkOpened(epoch),
       result: (result) => core.stepResult(result),
-      broken: (epoch, error) => core.membership.linkBroken(epoch, error),
+      broken: (epoch, error, stage) => core.membership.linkBroken(epoch, error, stage),
     });
     const core: Core = new Core(
       {

@@ -154,7 +154,7 @@ export class Core {
       serving.rows.delete(result.step);
       for (const outcome of outcomes) this.deliver(outcome);
     } catch (error) {
-      this.membership.linkBroken(serving.pipeline.epoch, toRelayError(error));
+      this.membership.linkBroken(serving.pipeline.epoch, toRelayError(error), -1);
       return;
     }
     this.pump();
@@ -174,7 +174,7 @@ export class Core {
     const warmUpOver = serving.warmUpUntilMs !== null && now > serving.warmUpUntilMs;
     if (!lost && !warmUpOver) return;
     const what = lost ? "a step was lost between the workers" : "the first token did not come back in time";
-    this.membership.linkBroken(serving.pipeline.epoch, new RelayError("worker_lost", what));
+    this.membership.linkBroken(serving.pipeline.epoch, new RelayError("worker_lost", what), null);
   }
 
   view(): Omit<ClusterView, "model" | "numericsId" | "redisUp" | "dtype"> {

@@ -155,10 +155,17 @@ export class Membership {
     this.advance();
   }
 
-  /** The link of an epoch broke, or something impossible came over it. */
-  linkBroken(epoch: Epoch, error: RelayError): void {
+  /**
+   * The link of an epoch broke, or something impossible came over it.
+   * @param stage At whose end; null when it cannot be told.
+   */
+  linkBroken(epoch: Epoch, error: RelayError, stage: number | null): void {
     if (this.state.kind === "waiting" || compareEpochs(epoch, this.state.plan.epoch) !== 0) return;
-    this.dissolve(error);
+    const worker = stage === null ? undefined : this.state.plan.placement.stages.at(stage)?.worker;
+    const where = worker === undefined ? "" : `worker ${worker}: `;
+    this.dissolve(
+      new RelayError(error.code, `${where}${error.message}; the cluster re-forms`, { cause: error }),
+    );
   }
 
   /** Call every tickMs. */

@@ -18,7 +18,8 @@ export interface LinkEvents {
   /** The last stage's stream is open. */
   opened(epoch: Epoch): void;
   result(result: StepResult__Output): void;
-  broken(epoch: Epoch, error: RelayError): void;
+  /** @param stage 0 for the link to stage 0, -1 for the one from the last stage. */
+  broken(epoch: Epoch, error: RelayError, stage: 0 | -1): void;
 }
 
 interface EpochLinks {
@@ -76,12 +77,12 @@ export class CoordinatorLinks {
         credits: linkCredits,
         onStale: () => {},
         onReceived: () => {},
-        onLost: (error) => this.events.broken(epoch, error),
+        onLost: (error) => this.events.broken(epoch, error, -1),
       },
       resultFrames,
     );
     current.fromLast = link;
-    this.read(link, epoch).catch((error: unknown) => this.events.broken(epoch, toRelayError(error)));
+    this.read(link, epoch).catch((error: unknown) => this.events.broken(epoch, toRelayError(error), -1));
   }
 
   /** Sends a header to stage 0. Credits exceed what is kept in flight, so nothing waits here. */
@@ -91,7 +92,7 @@ export class CoordinatorLinks {
     void current.toFirst.send({ step: { header, activations: Buffer.alloc(0), checksum: 0 } });
     if (current.toFirst.state !== "broken") return;
     const message = `stage 0 left epoch ${formatEpoch(current.epoch)}`;
-    this.events.broken(current.epoch, new RelayError("worker_lost", message));
+    this.events.broken(current.epoch, new RelayError("worker_lost", message), 0);
   }
 
   end(): void {

@@ -1,8 +1,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { demoModel, TestCluster } from "../support/cluster.js";
 
-const long = { prompt: [11, 12, 13], max_tokens: 900, ignore_eos: true, temperature: 0 };
+/** Eight choices of 900 tokens: long enough to be in the middle of it, also on a fast machine. */
+const long = { prompt: [11, 12, 13], max_tokens: 900, ignore_eos: true, temperature: 0, n: 8 };
 
 describe("a worker killed with SIGKILL in the middle of an answer", () => {
   let cluster: TestCluster;
@@ -12,12 +13,13 @@ describe("a worker killed with SIGKILL in the middle of an answer", () => {
   afterAll(async () => {
     await cluster?.stop();
   });
+  beforeEach(() => cluster.revive());
 
   it.each([0, 1, 3])("stage %i: 503 within 3 s, a new epoch, and the next request works", async (index) => {
     const before = await cluster.view();
     const reference = await cluster.post("/v1/completions", { ...long, max_tokens: 20 });
     const running = cluster.post("/v1/completions", long);
-    await cluster.until("the request to run", (view) => view.sequences.running === 1);
+    await cluster.until("the request to run", (view) => view.sequences.running > 0);
     await sleep(100);
     const killed = performance.now();
     cluster.workers[index]!.kill("SIGKILL");
@@ -55,8 +57,6 @@ describe("a worker killed with SIGKILL in the middle of an answer", () => {
     const events = text.trim().split("\n\n");
     expect(events.at(-1)).toBe("data: [DONE]");
     expect(JSON.parse(events.at(-2)!.slice("data: ".length)).error).toMatchObject({ code: "worker_lost" });
-    cluster.startWorker(2);
-    await cluster.until("the cluster to be ready again", (view) => view.state === "ready");
   });
 
   it("a worker that stands still (SIGSTOP) loses its lease and its place", async () => {
@@ -94,7 +94,7 @@ describe("Redis lost while running", () => {
     const cluster = await TestCluster.start({ model: demoModel, stages: 2 });
     try {
       const running = cluster.post("/v1/completions", { ...long, max_tokens: 600 });
-      await cluster.until("the request to run", (view) => view.sequences.running === 1);
+      await cluster.until("the request to run", (view) => view.sequences.running > 0);
       await cluster.redis.kill();
       await cluster.until("the loss to be noticed", (view) => !view.redisUp, 5_000);
       const asked = performance.now();

@@ -216,6 +216,12 @@ export class TestCluster {
     await this.until("the cluster to be ready", (view) => view.state === "ready", limitMs);
   }
 
+  /** Starts dead workers again and waits until the cluster is ready. */
+  async revive(): Promise<void> {
+    for (const [index, worker] of this.workers.entries()) if (!worker.alive) this.startWorker(index);
+    await this.until("the cluster to be ready", (view) => view.state === "ready");
+  }
+
   async view(): Promise<ClusterView> {
     return (await (await fetch(`${this.url}/api/cluster`)).json()) as ClusterView;
   }
