@@ -1,6 +1,6 @@
 /**
- * The way of a request from acceptance to the waiting set. The live queue is BullMQ on Redis; the
- * simulator has its own under the same contract (test/conformance).
+ * The way of a request from acceptance to the waiting set: the contract that BullMQ on Redis
+ * (bullmq-queue.ts) keeps and the service relies on.
  */
 import type { RequestId } from "../../common/ids.js";
 import type { GenerationRequest } from "../inference.js";

@@ -1,0 +1,92 @@
+import { Redis } from "ioredis";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { requestId } from "../../common/ids.js";
+import { createLogger } from "../../common/log.js";
+import type { GenerationRequest } from "../../coordinator/inference.js";
+import { BullmqQueue } from "../../coordinator/queue/bullmq-queue.js";
+import { TestRedis, until } from "../support/cluster.js";
+import { generation } from "../support/fake-cluster.js";
+
+const log = createLogger("test", "silent");
+
+describe("the request queue on real Redis", () => {
+  let redis: TestRedis;
+  let queue: BullmqQueue;
+  beforeEach(async () => {
+    redis = await TestRedis.start();
+    queue = await BullmqQueue.open(redis.url, "t", log);
+  });
+  afterEach(async () => {
+    await queue.close();
+    await redis.stop();
+  });
+
+  it("hands over every request once, in the order of arrival, as it was", async () => {
+    const admitted: GenerationRequest[] = [];
+    const sent = Array.from({ length: 100 }, (_, index) => generation(`r${index}`, [index, 1, 2]));
+    for (const request of sent) await queue.add(request);
+    await queue.start((request) => admitted.push(request));
+    await until("all to be admitted", () => admitted.length === sent.length);
+    expect(new Set(admitted.map((request) => request.id)).size).toBe(sent.length);
+    expect([...admitted].sort((a, b) => Number(a.id.slice(1)) - Number(b.id.slice(1)))).toEqual(sent);
+  });
+
+  it("has written the ledger record when a request is admitted, and deletes it when it ended", async () => {
+    const reader = new Redis(redis.url);
+    const records: (string | null)[] = [];
+    const reads: Promise<void>[] = [];
+    await queue.start((request) => {
+      reads.push(reader.get(`glm-relay:t:ledger:${request.id}`).then((text) => void records.push(text)));
+    });
+    const request = generation("a", [1, 2, 3]);
+    await queue.add(request);
+    await until("its admission", () => reads.length === 1);
+    await Promise.all(reads);
+    expect(JSON.parse(records[0]!)).toEqual(request);
+    queue.ended(request.id);
+    await until(
+      "the record to be gone",
+      async () => (await reader.exists(`glm-relay:t:ledger:${request.id}`)) === 0,
+    );
+    expect(await reader.keys("*:requests:a")).toEqual([]);
+    reader.disconnect();
+  });
+
+  it("takes the same id only once while it is queued, and a removed one not at all", async () => {
+    await queue.add(generation("twice", [1]));
+    await queue.add(generation("twice", [1]));
+    await queue.add(generation("gone", [1]));
+    await queue.remove(requestId("gone"));
+    const admitted: string[] = [];
+    await queue.start((request) => admitted.push(request.id));
+    await queue.add(generation("last", [1]));
+    await until("the last one", () => admitted.includes("last"));
+    expect(admitted).toEqual(["twice", "last"]);
+  });
+
+  it("says at once that Redis is away, keeps what it had, and goes on when it is back", async () => {
+    const admitted: string[] = [];
+    const changes: boolean[] = [];
+    queue.onUpChange((up) => changes.push(up));
+    await queue.add(generation("before", [1]));
+    await redis.kill();
+    await until("the loss to be noticed", () => !queue.up);
+    const asked = performance.now();
+    await expect(queue.add(generation("lost", [1]))).rejects.toMatchObject({ code: "queue_unavailable" });
+    expect(performance.now() - asked).toBeLessThan(2_000);
+    await redis.resume();
+    await until("Redis to be back", () => queue.up);
+    expect(changes).toEqual([false, true]);
+    await queue.start((request) => admitted.push(request.id));
+    await queue.add(generation("after", [1]));
+    await until("both", () => admitted.length === 2);
+    expect(admitted).toEqual(["before", "after"]);
+  });
+
+  it("counts terms upwards, also after a restart of Redis and from a raised one", async () => {
+    const first = await queue.nextTerm();
+    expect(await queue.nextTerm()).toBe(first + 1);
+    queue.raiseTerm(40);
+    await until("the raised term", async () => (await queue.nextTerm()) > 40);
+  });
+});

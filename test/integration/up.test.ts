@@ -1,0 +1,114 @@
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { packageRoot } from "../../common/package.js";
+import type { ClusterView } from "../../coordinator/inference.js";
+import { TestProcess, tinyModel, until } from "../support/cluster.js";
+
+const main = join(packageRoot, "dist/cli/main.js");
+const body = JSON.stringify({
+  prompt: [3, 1, 4],
+  max_tokens: 5,
+  temperature: 0,
+  ignore_eos: true,
+  logprobs: 0,
+});
+
+function alive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+describe("glm-relay up", () => {
+  let data: string;
+  let up: TestProcess;
+  let url: string;
+  beforeAll(async () => {
+    data = mkdtempSync(join(tmpdir(), "glm-relay-up-"));
+    const args = [main, "up", "--model", tinyModel, "--stages", "2", "--port", "0", "--data", data];
+    up = new TestProcess("up", process.execPath, args);
+    url = (await up.line(/^ready (http:\/\/127\.0\.0\.1:\d+)$/m))[1]!;
+  });
+  afterAll(() => {
+    up?.kill("SIGKILL");
+    rmSync(data, { recursive: true, force: true });
+  });
+
+  const view = async (): Promise<ClusterView> =>
+    (await (await fetch(`${url}/api/cluster`)).json()) as ClusterView;
+  async function answer(): Promise<unknown> {
+    const headers = { "content-type": "application/json" };
+    const response = await fetch(`${url}/v1/completions`, { method: "POST", headers, body });
+    return response.status === 200 ? ((await response.json()) as { choices: unknown[] }).choices[0] : null;
+  }
+  const answerAgain = () =>
+    until(
+      "an answer",
+      () => answer().catch(() => null),
+      30_000,
+      () => up.output,
+    );
+
+  it("restarts a dead worker, a dead coordinator and a dead Redis, and the answer stays the same", async () => {
+    const first = await answer();
+    expect(first).not.toBeNull();
+    const worker = (await view()).workers[1]!;
+    process.kill(worker.pid, "SIGKILL");
+    expect(await answerAgain()).toEqual(first);
+    await until("the restarted worker", async () =>
+      (await view()).workers.every(({ pid }) => pid !== worker.pid),
+    );
+
+    const before = await view();
+    process.kill(pidOf("coordinator"), "SIGKILL");
+    expect(await answerAgain()).toEqual(first);
+    expect((await view()).epoch!.term).toBeGreaterThan(before.epoch!.term);
+
+    const terms = (await view()).epoch!.term;
+    process.kill(pidOf("redis-server"), "SIGKILL");
+    await until(
+      "Redis to be missed",
+      async () => !(await view()).redisUp || up.output.includes("redis lost"),
+    );
+    expect(await answerAgain()).toEqual(first);
+    // The same data came back: a fresh Redis would begin to count terms from one again.
+    process.kill(pidOf("coordinator"), "SIGKILL");
+    await answerAgain();
+    expect((await view()).epoch!.term).toBeGreaterThan(terms);
+  });
+
+  it("ends with status 0 on SIGTERM and leaves no process behind", async () => {
+    const pids = [
+      ...(await view()).workers.map(({ pid }) => pid),
+      pidOf("coordinator"),
+      pidOf("redis-server"),
+    ];
+    expect(pids.every(alive)).toBe(true);
+    const asked = performance.now();
+    up.kill("SIGTERM");
+    expect((await up.exited).code).toBe(0);
+    expect(performance.now() - asked).toBeLessThan(10_000);
+    expect(pids.filter(alive)).toEqual([]);
+    expect(up.output.match(/^ready /gm)).toHaveLength(1);
+  });
+
+  /** The child of `up` whose command line names this. */
+  function pidOf(name: string): number {
+    const children = readFileSync(`/proc/${up.pid}/task/${up.pid}/children`, "utf8")
+      .trim()
+      .split(" ")
+      .map(Number);
+    const found = children.find((pid) => {
+      const command = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+      // Redis writes its address behind its own name.
+      return command.some((word) => new RegExp(`(^|/)${name}( |$)`).test(word));
+    });
+    if (found === undefined) throw new Error(`up has no child ${name}`);
+    return found;
+  }
+});

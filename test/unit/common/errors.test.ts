@@ -1,0 +1,27 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { type ErrorCode, errorKinds, RelayError, toRelayError } from "../../../common/errors.js";
+import { packageRoot } from "../../../common/package.js";
+
+describe("the catalogue of errors", () => {
+  it("is what docs/errors.md says, in both directions", () => {
+    const text = readFileSync(join(packageRoot, "docs/errors.md"), "utf8");
+    const documented = [...text.matchAll(/^\| `(\w+)` \| (\d+) \| (\w+) \| (yes|no) \|/gm)].map(
+      ([, code, http, type, again]) => [code, { http: Number(http), type, retryable: again === "yes" }],
+    );
+    const actual = Object.entries(errorKinds).map(([code, { http, type, retryable }]) => [
+      code,
+      { http, type, retryable },
+    ]);
+    expect(Object.fromEntries(documented)).toEqual(Object.fromEntries(actual));
+    expect(documented).toHaveLength(actual.length);
+  });
+
+  it("keeps what is one of ours and wraps what is not, with its cause", () => {
+    const ours = new RelayError("queue_full" satisfies ErrorCode, "full", { retryAfterS: 3 });
+    expect(toRelayError(ours)).toBe(ours);
+    const cause = new TypeError("x is undefined");
+    expect(toRelayError(cause)).toMatchObject({ code: "internal", httpStatus: 500, cause });
+  });
+});
