@@ -7,7 +7,7 @@ import { packageRoot } from "../../../common/package.js";
 describe("the catalogue of errors", () => {
   it("is what docs/errors.md says, in both directions", () => {
     const text = readFileSync(join(packageRoot, "docs/errors.md"), "utf8");
-    const documented = [...text.matchAll(/^\| `(\w+)` \| (\d+) \| (\w+) \| (yes|no) \|/gm)].map(
+    const documented = [...text.matchAll(/^\| `(\w+)` +\| (\d+) +\| (\w+) +\| (yes|no) +\|/gm)].map(
       ([, code, http, type, again]) => [code, { http: Number(http), type, retryable: again === "yes" }],
     );
     const actual = Object.entries(errorKinds).map(([code, { http, type, retryable }]) => [
