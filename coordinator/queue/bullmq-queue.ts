@@ -18,6 +18,8 @@ const admitConcurrency = 64;
 const lockDurationMs = 30_000;
 /** Interactive requests; 0 would mean before everything else. */
 const jobPriority = 10;
+/** An admission fails only when its ledger record could not be written: Redis was away for a moment. */
+const admitRetry = { attempts: 5, backoff: { type: "fixed", delay: 200 } };
 /** BullMQ's close has no deadline of its own. */
 const closeLimitMs = 2_000;
 /** A ledger record outlives its request at most this long, should Redis be away when it ends. */
@@ -60,9 +62,10 @@ export class BullmqQueue implements RequestQueue {
     this.queue = new Queue(queueName, {
       connection: redisOptions(url, false),
       prefix: this.prefix,
-      defaultJobOptions: { removeOnComplete: true, removeOnFail: true, priority: jobPriority },
+      defaultJobOptions: { ...admitRetry, removeOnComplete: true, removeOnFail: true, priority: jobPriority },
     });
-    this.queue.on("error", () => this.setUp(false));
+    // Whether Redis is there is told by `commands` alone: one arbiter, so that down and up always pair.
+    this.queue.on("error", (error) => log.debug({ err: error }, "queue"));
   }
 
   get up(): boolean {
