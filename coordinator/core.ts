@@ -81,26 +81,26 @@ interface Serving {
 
 export class Core {
   readonly membership: Membership;
-  private readonly config: CoreConfig;
-  private readonly ports: CorePorts;
-  private readonly clock: Clock;
-  private readonly requests = new Map<RequestId, ActiveRequest>();
-  private readonly choices = new Map<SequenceId, ActiveChoice>();
-  private serving: Serving | null = null;
+  readonly #config: CoreConfig;
+  readonly #ports: CorePorts;
+  readonly #clock: Clock;
+  readonly #requests = new Map<RequestId, ActiveRequest>();
+  readonly #choices = new Map<SequenceId, ActiveChoice>();
+  #serving: Serving | null = null;
   /** KV blocks of the pipeline that is or was formed last. */
-  private blockCount = 0;
-  private stepCount = 0;
+  #blockCount = 0;
+  #stepCount = 0;
 
   constructor(config: CoreConfig, ports: CorePorts, clock: Clock) {
-    this.config = config;
-    this.ports = ports;
-    this.clock = clock;
+    this.#config = config;
+    this.#ports = ports;
+    this.#clock = clock;
     this.membership = new Membership(
       config.membership,
       {
         ...ports,
-        formed: (epoch, blockCount) => this.formed(epoch, blockCount),
-        dissolved: (error) => this.dissolved(error),
+        formed: (epoch, blockCount) => this.#formed(epoch, blockCount),
+        dissolved: (error) => this.#dissolved(error),
       },
       clock,
     );
@@ -108,11 +108,11 @@ export class Core {
 
   /** A token has travelled through all stages of this pipeline. */
   get ready(): boolean {
-    return this.serving !== null && this.serving.warmUpUntilMs === null;
+    return this.#serving !== null && this.#serving.warmUpUntilMs === null;
   }
 
   get requestCount(): number {
-    return this.requests.size;
+    return this.#requests.size;
   }
 
   /** Null when a new request would be taken; else the error it gets. */
@@ -125,47 +125,47 @@ export class Core {
   /** Puts a request into the waiting set. Failures are told as its error event. */
   admit(request: GenerationRequest): void {
     try {
-      this.start(request);
+      this.#start(request);
     } catch (error) {
-      this.ports.emit(request.id, { type: "error", error: toRelayError(error) });
-      this.ports.ended(request.id);
+      this.#ports.emit(request.id, { type: "error", error: toRelayError(error) });
+      this.#ports.ended(request.id);
     }
-    this.pump();
+    this.#pump();
   }
 
   /** Its sequences leave at once if they wait, else when the step they are in has come back. */
   cancel(id: RequestId): void {
-    const active = this.requests.get(id);
+    const active = this.#requests.get(id);
     if (active === undefined) return;
-    this.close(active);
-    this.pump();
+    this.#close(active);
+    this.#pump();
   }
 
   /** An answer of the last stage. */
   stepResult(result: StepResult__Output): void {
-    const { serving } = this;
+    const serving = this.#serving;
     if (serving === null) return;
     try {
       const outcomes = serving.pipeline.complete(result);
       if (outcomes === null) return;
       serving.scheduler.complete(result.step);
-      this.stepCount++;
-      this.ports.stepFinished(serving.rows.get(result.step) ?? 0);
+      this.#stepCount++;
+      this.#ports.stepFinished(serving.rows.get(result.step) ?? 0);
       serving.rows.delete(result.step);
-      for (const outcome of outcomes) this.deliver(outcome);
+      for (const outcome of outcomes) this.#deliver(outcome);
     } catch (error) {
       this.membership.linkBroken(serving.pipeline.epoch, toRelayError(error), -1);
       return;
     }
-    this.pump();
+    this.#pump();
   }
 
   /** Call every tickMs (membership/leases.ts). */
   tick(): void {
     this.membership.tick();
-    const { serving } = this;
+    const serving = this.#serving;
     if (serving === null) return;
-    const now = this.clock.nowMs();
+    const now = this.#clock.nowMs();
     const sentAtMs = serving.pipeline.oldestSentAtMs;
     const lost =
       sentAtMs !== null &&
@@ -178,13 +178,13 @@ export class Core {
   }
 
   view(): Omit<ClusterView, "model" | "numericsId" | "redisUp" | "dtype"> {
-    const scheduler = this.serving?.scheduler;
-    const total = this.serving === null ? 0 : this.blockCount;
+    const scheduler = this.#serving?.scheduler;
+    const total = this.#serving === null ? 0 : this.#blockCount;
     return {
       state: this.ready ? "ready" : this.membership.phase === "waiting" ? "waiting" : "loading",
       reason: this.notReady()?.message ?? "",
       epoch: this.membership.epoch,
-      stageCount: this.config.membership.stageCount,
+      stageCount: this.#config.membership.stageCount,
       stages: this.membership.stageViews(),
       workers: this.membership.workerViews(),
       blocks: { size: 16, total, used: scheduler?.blocksUsed ?? 0 },
@@ -193,15 +193,15 @@ export class Core {
       counters: {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
-        steps: this.stepCount,
+        steps: this.#stepCount,
       },
     };
   }
 
-  private formed(epoch: Epoch, blockCount: number): void {
-    this.blockCount = blockCount;
-    const pipeline = new Pipeline(epoch, pipelineId(0), (header) => this.ports.sendStep(header));
-    const { membership, microBatches, prefillChunk } = this.config;
+  #formed(epoch: Epoch, blockCount: number): void {
+    this.#blockCount = blockCount;
+    const pipeline = new Pipeline(epoch, pipelineId(0), (header) => this.#ports.sendStep(header));
+    const { membership, microBatches, prefillChunk } = this.#config;
     const scheduler = new Scheduler({
       blockCount,
       stageCount: membership.stageCount,
@@ -209,31 +209,31 @@ export class Core {
       maxStepRows,
       prefillChunk,
     });
-    this.serving = {
+    this.#serving = {
       scheduler,
       pipeline,
       nextSequence: 1,
-      warmUpUntilMs: this.clock.nowMs() + warmUpLimitMs,
+      warmUpUntilMs: this.#clock.nowMs() + warmUpLimitMs,
       rows: new Map(),
     };
-    this.start(warmUpRequest());
-    this.pump();
+    this.#start(warmUpRequest());
+    this.#pump();
   }
 
-  private dissolved(error: RelayError): void {
-    this.serving = null;
-    this.ports.readyChanged(false);
+  #dissolved(error: RelayError): void {
+    this.#serving = null;
+    this.#ports.readyChanged(false);
     // Whatever broke it, for a client it is the same: the work so far is lost and a new try can succeed.
     const lost = new RelayError("worker_lost", error.message, { cause: error, retryAfterS: 1 });
-    for (const active of [...this.requests.values()]) this.fail(active, lost);
+    for (const active of [...this.#requests.values()]) this.#fail(active, lost);
   }
 
-  private start(request: GenerationRequest): void {
-    const { serving } = this;
+  #start(request: GenerationRequest): void {
+    const serving = this.#serving;
     const notReady = request.id === warmUpId ? null : this.notReady();
     if (notReady !== null) throw notReady;
     if (serving === null) throw new Error("Core.start without a pipeline");
-    if (this.choices.size + request.choices.length > queueLimit) {
+    if (this.#choices.size + request.choices.length > queueLimit) {
       throw new RelayError("queue_full", `${queueLimit} sequences are waiting or running`, {
         retryAfterS: 5,
       });
@@ -243,13 +243,13 @@ export class Core {
         throw new RelayError(
           "context_length_exceeded",
           `${promptTokens.length} prompt tokens and up to ${request.sampling.maxTokens} new ones need more KV blocks ` +
-            `than the cluster has (${this.blockCount})`,
+            `than the cluster has (${this.#blockCount})`,
           { extra: { n_prompt_tokens: promptTokens.length } },
         );
       }
     }
     const active: ActiveRequest = { request, open: new Map() };
-    this.requests.set(request.id, active);
+    this.#requests.set(request.id, active);
     for (const [index, { promptTokens, seed }] of request.choices.entries()) {
       const sequence = sequenceId(serving.nextSequence++);
       const choice: ActiveChoice = {
@@ -258,27 +258,27 @@ export class Core {
         sequence,
         output: new ChoiceOutput(
           index,
-          { sampling: request.sampling, modelStopTokens: this.config.modelStopTokens },
-          this.config.createDetokenizer(request.text),
+          { sampling: request.sampling, modelStopTokens: this.#config.modelStopTokens },
+          this.#config.createDetokenizer(request.text),
         ),
         promptTokens,
         seed: BigInt(seed),
         scores: request.sampling.promptLogprobs ? [null] : null,
       };
       active.open.set(sequence, choice);
-      this.choices.set(sequence, choice);
+      this.#choices.set(sequence, choice);
     }
     for (const choice of [...active.open.values()]) {
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
-        this.emit(choice, choice.output.finishEmpty());
+        this.#emit(choice, choice.output.finishEmpty());
       else serving.scheduler.submit(choice.sequence, choice.promptTokens, request.sampling.maxTokens);
     }
   }
 
   /** Sends steps until the scheduler has none to send now. */
-  private pump(): void {
-    const { serving } = this;
+  #pump(): void {
+    const serving = this.#serving;
     if (serving === null) return;
     for (let step = serving.scheduler.next(); step !== null; step = serving.scheduler.next()) {
       serving.rows.set(
@@ -286,13 +286,13 @@ export class Core {
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
       );
       const starts = new Map(step.rows.map((rows) => [rows.sequence, rows.start]));
-      serving.pipeline.submit(step, (id) => this.rowRequests(id, starts.get(id)!), this.clock.nowMs());
+      serving.pipeline.submit(step, (id) => this.#rowRequests(id, starts.get(id)!), this.#clock.nowMs());
     }
   }
 
   /** What the header asks for a sequence's rows from `start` on. */
-  private rowRequests(id: SequenceId, start: number): RowRequests {
-    const choice = this.choices.get(id)!;
+  #rowRequests(id: SequenceId, start: number): RowRequests {
+    const choice = this.#choices.get(id)!;
     const { sampling } = choice.request.request;
     return {
       sampling: {
@@ -309,60 +309,60 @@ export class Core {
     };
   }
 
-  private deliver(outcome: SequenceOutcome): void {
-    const choice = this.choices.get(outcome.sequence);
+  #deliver(outcome: SequenceOutcome): void {
+    const choice = this.#choices.get(outcome.sequence);
     if (choice === undefined) return;
     const { request } = choice.request;
     if (!outcome.finite) {
       const message = "the model computed a value that is not finite (NaN or infinity) for this request";
-      this.fail(choice.request, new RelayError("numeric_error", message));
+      this.#fail(choice.request, new RelayError("numeric_error", message));
       return;
     }
     if (choice.scores !== null) {
       choice.scores.push(...outcome.scores);
       if (choice.scores.length === choice.promptTokens.length) {
-        this.emit(choice, { type: "prompt", choice: choice.index, scores: choice.scores });
+        this.#emit(choice, { type: "prompt", choice: choice.index, scores: choice.scores });
         choice.scores = null;
-        if (request.sampling.maxTokens === 0) this.emit(choice, choice.output.finishEmpty());
+        if (request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
       }
     }
     if (outcome.sampled === null) return;
-    this.serving!.scheduler.append(choice.sequence, outcome.sampled.token);
-    for (const event of choice.output.push(outcome.sampled)) this.emit(choice, event);
+    this.#serving!.scheduler.append(choice.sequence, outcome.sampled.token);
+    for (const event of choice.output.push(outcome.sampled)) this.#emit(choice, event);
   }
 
-  private emit(choice: ActiveChoice, event: RequestEvent): void {
+  #emit(choice: ActiveChoice, event: RequestEvent): void {
     const { request } = choice.request;
-    this.ports.emit(request.id, event);
+    this.#ports.emit(request.id, event);
     if (event.type !== "finish") return;
-    this.drop(choice);
+    this.#drop(choice);
     if (choice.request.open.size > 0) return;
-    this.requests.delete(request.id);
-    this.ports.ended(request.id);
-    if (request.id === warmUpId) this.warmedUp();
+    this.#requests.delete(request.id);
+    this.#ports.ended(request.id);
+    if (request.id === warmUpId) this.#warmedUp();
   }
 
-  private warmedUp(): void {
-    this.serving!.warmUpUntilMs = null;
+  #warmedUp(): void {
+    this.#serving!.warmUpUntilMs = null;
     this.membership.proven();
-    this.ports.readyChanged(true);
+    this.#ports.readyChanged(true);
   }
 
-  private fail(active: ActiveRequest, error: RelayError): void {
-    this.ports.emit(active.request.id, { type: "error", error });
-    this.close(active);
+  #fail(active: ActiveRequest, error: RelayError): void {
+    this.#ports.emit(active.request.id, { type: "error", error });
+    this.#close(active);
   }
 
-  private close(active: ActiveRequest): void {
-    for (const choice of [...active.open.values()]) this.drop(choice);
-    this.requests.delete(active.request.id);
-    this.ports.ended(active.request.id);
+  #close(active: ActiveRequest): void {
+    for (const choice of [...active.open.values()]) this.#drop(choice);
+    this.#requests.delete(active.request.id);
+    this.#ports.ended(active.request.id);
   }
 
-  private drop(choice: ActiveChoice): void {
+  #drop(choice: ActiveChoice): void {
     choice.request.open.delete(choice.sequence);
-    this.choices.delete(choice.sequence);
-    this.serving?.scheduler.remove(choice.sequence);
+    this.#choices.delete(choice.sequence);
+    this.#serving?.scheduler.remove(choice.sequence);
   }
 }
 

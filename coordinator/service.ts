@@ -39,15 +39,15 @@ export interface ServiceFacts {
 export class Service implements InferenceService {
   readonly model: ModelInfo;
   readonly prompt: PromptService;
-  private readonly facts: ServiceFacts;
-  private readonly queue: RequestQueue;
-  private readonly core: () => Core;
-  private readonly log: Logger;
+  readonly #facts: ServiceFacts;
+  readonly #queue: RequestQueue;
+  readonly #core: () => Core;
+  readonly #log: Logger;
   /** Bounded by the core's queue limit and, while they are queued, by admitLimitMs. */
-  private readonly pending = new Map<RequestId, Pending>();
-  private readonly stepListeners: ((rows: number) => void)[] = [];
-  private readonly sweep: NodeJS.Timeout;
-  private draining = false;
+  readonly #pending = new Map<RequestId, Pending>();
+  readonly #stepListeners: ((rows: number) => void)[] = [];
+  readonly #sweep: NodeJS.Timeout;
+  #draining = false;
 
   constructor(
     facts: ServiceFacts,
@@ -56,167 +56,167 @@ export class Service implements InferenceService {
     core: () => Core,
     log: Logger,
   ) {
-    this.facts = facts;
+    this.#facts = facts;
     this.model = facts.model;
     this.prompt = prompt;
-    this.queue = queue;
-    this.core = core;
-    this.log = log;
-    this.sweep = setInterval(() => this.giveUpOverdue(), sweepMs).unref();
+    this.#queue = queue;
+    this.#core = core;
+    this.#log = log;
+    this.#sweep = setInterval(() => this.#giveUpOverdue(), sweepMs).unref();
     queue.onUpChange((up) => {
-      if (up) this.resubmit();
+      if (up) this.#resubmit();
     });
   }
 
   get pendingCount(): number {
-    return this.pending.size;
+    return this.#pending.size;
   }
 
   notReady(): RelayError | null {
-    if (this.draining) return new RelayError("draining", "the server is shutting down", { retryAfterS: 5 });
-    if (!this.queue.up) {
+    if (this.#draining) return new RelayError("draining", "the server is shutting down", { retryAfterS: 5 });
+    if (!this.#queue.up) {
       return new RelayError("queue_unavailable", "the queue (Redis) does not answer", { retryAfterS: 1 });
     }
-    return this.core().notReady();
+    return this.#core().notReady();
   }
 
   async submit(request: GenerationRequest): Promise<RequestHandle> {
     const notReady = this.notReady();
     if (notReady !== null) throw notReady;
     const stream = new EventStream();
-    this.pending.set(request.id, { request, admitted: false, queuedAtMs: performance.now(), stream });
+    this.#pending.set(request.id, { request, admitted: false, queuedAtMs: performance.now(), stream });
     try {
-      await this.queue.add(request);
+      await this.#queue.add(request);
     } catch (error) {
-      this.pending.delete(request.id);
+      this.#pending.delete(request.id);
       throw error;
     }
-    return { id: request.id, events: stream, cancel: () => this.cancel(request.id) };
+    return { id: request.id, events: stream, cancel: () => this.#cancel(request.id) };
   }
 
   /** The queue's side: a request without anyone waiting (its client left, or an earlier process had it) is dropped. */
   admit(request: GenerationRequest): void {
-    const pending = this.pending.get(request.id);
+    const pending = this.#pending.get(request.id);
     if (pending === undefined) {
-      this.queue.ended(request.id);
+      this.#queue.ended(request.id);
       return;
     }
     if (pending.admitted) return;
     pending.admitted = true;
-    this.core().admit(pending.request);
+    this.#core().admit(pending.request);
   }
 
   /** The core's side. */
   emit(id: RequestId, event: RequestEvent): void {
-    this.pending.get(id)?.stream.push(event);
+    this.#pending.get(id)?.stream.push(event);
   }
 
   ended(id: RequestId): void {
-    const pending = this.pending.get(id);
+    const pending = this.#pending.get(id);
     if (pending === undefined) return;
-    this.pending.delete(id);
+    this.#pending.delete(id);
     pending.stream.end();
-    this.queue.ended(id);
+    this.#queue.ended(id);
   }
 
   stepFinished(rows: number): void {
-    for (const listener of this.stepListeners) listener(rows);
+    for (const listener of this.#stepListeners) listener(rows);
   }
 
   onStep(listener: (rows: number) => void): void {
-    this.stepListeners.push(listener);
+    this.#stepListeners.push(listener);
   }
 
   cluster(): ClusterView {
-    const view = this.core().view();
+    const view = this.#core().view();
     return {
       ...view,
       model: this.model.id,
-      state: this.draining ? "draining" : view.state,
+      state: this.#draining ? "draining" : view.state,
       reason: this.notReady()?.message ?? "",
-      dtype: this.facts.dtype,
-      numericsId: this.facts.numericsId(),
-      redisUp: this.queue.up,
+      dtype: this.#facts.dtype,
+      numericsId: this.#facts.numericsId(),
+      redisUp: this.#queue.up,
     };
   }
 
   /** From now on new requests are refused; what was accepted goes on. */
   drain(): void {
-    this.draining = true;
+    this.#draining = true;
   }
 
   /** Ends what is left with an error. */
   close(error: RelayError): void {
-    clearInterval(this.sweep);
-    for (const id of [...this.pending.keys()]) {
+    clearInterval(this.#sweep);
+    for (const id of [...this.#pending.keys()]) {
       this.emit(id, { type: "error", error });
-      this.cancel(id);
+      this.#cancel(id);
     }
   }
 
-  private cancel(id: RequestId): void {
-    const pending = this.pending.get(id);
+  #cancel(id: RequestId): void {
+    const pending = this.#pending.get(id);
     if (pending === undefined) return;
     if (pending.admitted) {
-      this.core().cancel(id);
+      this.#core().cancel(id);
       return;
     }
     this.ended(id);
-    void this.queue.remove(id);
+    void this.#queue.remove(id);
   }
 
   /** Redis may have lost its last second: whoever still waits is queued again under the same id. */
-  private resubmit(): void {
-    for (const { request, admitted } of this.pending.values()) {
+  #resubmit(): void {
+    for (const { request, admitted } of this.#pending.values()) {
       if (admitted) continue;
-      this.queue.add(request).catch((error: unknown) => {
-        this.log.debug({ request: request.id, err: error }, "could not queue a request again yet");
+      this.#queue.add(request).catch((error: unknown) => {
+        this.#log.debug({ request: request.id, err: error }, "could not queue a request again yet");
       });
     }
   }
 
-  private giveUpOverdue(): void {
+  #giveUpOverdue(): void {
     const now = performance.now();
-    for (const [id, { admitted, queuedAtMs }] of this.pending) {
+    for (const [id, { admitted, queuedAtMs }] of this.#pending) {
       if (admitted || now - queuedAtMs < admitLimitMs) continue;
       const message = `the queue did not hand the request on within ${admitLimitMs / 1000} s`;
       this.emit(id, {
         type: "error",
         error: new RelayError("queue_unavailable", message, { retryAfterS: 1 }),
       });
-      this.cancel(id);
+      this.#cancel(id);
     }
   }
 }
 
 /** The events of one request: at most one per token and choice, read by one consumer. */
 class EventStream implements AsyncIterable<RequestEvent> {
-  private readonly events: RequestEvent[] = [];
-  private done = false;
-  private wake: (() => void) | null = null;
+  readonly #events: RequestEvent[] = [];
+  #done = false;
+  #wake: (() => void) | null = null;
 
   push(event: RequestEvent): void {
-    this.events.push(event);
-    this.notify();
+    this.#events.push(event);
+    this.#notify();
   }
 
   end(): void {
-    this.done = true;
-    this.notify();
+    this.#done = true;
+    this.#notify();
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<RequestEvent> {
     for (;;) {
-      while (this.events.length > 0) yield this.events.shift()!;
-      if (this.done) return;
+      while (this.#events.length > 0) yield this.#events.shift()!;
+      if (this.#done) return;
       await new Promise<void>((resolve) => {
-        this.wake = resolve;
+        this.#wake = resolve;
       });
     }
   }
 
-  private notify(): void {
-    this.wake?.();
-    this.wake = null;
+  #notify(): void {
+    this.#wake?.();
+    this.#wake = null;
   }
 }

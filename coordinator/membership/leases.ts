@@ -16,23 +16,23 @@ interface Lease {
 }
 
 export class Leases<Key> {
-  private readonly leases = new Map<Key, Lease>();
-  private lastCheckMs: number;
+  readonly #leases = new Map<Key, Lease>();
+  #lastCheckMs: number;
 
   constructor(nowMs: number) {
-    this.lastCheckMs = nowMs;
+    this.#lastCheckMs = nowMs;
   }
 
   start(key: Key, nowMs: number): void {
-    this.leases.set(key, { untilMs: nowMs + leaseMs, progress: -1 });
+    this.#leases.set(key, { untilMs: nowMs + leaseMs, progress: -1 });
   }
 
   end(key: Key): void {
-    this.leases.delete(key);
+    this.#leases.delete(key);
   }
 
   heartbeat(key: Key, progress: number, busy: boolean, nowMs: number): void {
-    const lease = this.leases.get(key);
+    const lease = this.#leases.get(key);
     if (lease === undefined || (busy && progress === lease.progress)) return;
     lease.progress = progress;
     lease.untilMs = nowMs + leaseMs;
@@ -40,10 +40,10 @@ export class Leases<Key> {
 
   /** Call every tickMs. @returns the members whose lease is over. */
   check(nowMs: number): Key[] {
-    const stallMs = Math.max(0, nowMs - this.lastCheckMs - tickMs);
-    this.lastCheckMs = nowMs;
+    const stallMs = Math.max(0, nowMs - this.#lastCheckMs - tickMs);
+    this.#lastCheckMs = nowMs;
     const over: Key[] = [];
-    for (const [key, lease] of this.leases) {
+    for (const [key, lease] of this.#leases) {
       lease.untilMs += stallMs;
       if (nowMs > lease.untilMs) over.push(key);
     }

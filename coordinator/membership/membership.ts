@@ -90,69 +90,69 @@ interface Plan {
 }
 
 export class Membership {
-  private readonly config: MembershipConfig;
-  private readonly ports: MembershipPorts;
-  private readonly clock: Clock;
-  private readonly members = new Map<ConnectionId, Member>();
-  private readonly leases: Leases<ConnectionId>;
-  private state: PlanState;
-  private term: number;
-  private planNumber = 0;
-  private failuresInARow = 0;
+  readonly #config: MembershipConfig;
+  readonly #ports: MembershipPorts;
+  readonly #clock: Clock;
+  readonly #members = new Map<ConnectionId, Member>();
+  readonly #leases: Leases<ConnectionId>;
+  #state: PlanState;
+  #term: number;
+  #planNumber = 0;
+  #failuresInARow = 0;
   readonly counters = { placements: 0, workersLost: 0 };
 
   constructor(config: MembershipConfig, ports: MembershipPorts, clock: Clock) {
-    this.config = config;
-    this.ports = ports;
-    this.clock = clock;
-    this.term = config.term;
-    this.leases = new Leases(clock.nowMs());
-    this.state = { kind: "waiting", reason: this.missingWorkers(), notBeforeMs: 0 };
+    this.#config = config;
+    this.#ports = ports;
+    this.#clock = clock;
+    this.#term = config.term;
+    this.#leases = new Leases(clock.nowMs());
+    this.#state = { kind: "waiting", reason: this.#missingWorkers(), notBeforeMs: 0 };
   }
 
   get epoch(): Epoch | null {
-    return this.state.kind === "waiting" ? null : this.state.plan.epoch;
+    return this.#state.kind === "waiting" ? null : this.#state.plan.epoch;
   }
 
   /** Why no pipeline is formed; empty when one is. */
   get notFormedReason(): string {
-    if (this.state.kind === "formed") return "";
-    if (this.state.kind === "waiting") return this.state.reason;
-    const loaded = this.state.plan.stages.filter((connection) => this.hasLoaded(connection)).length;
-    return `loading: ${loaded} of ${this.config.stageCount} stages ready`;
+    if (this.#state.kind === "formed") return "";
+    if (this.#state.kind === "waiting") return this.#state.reason;
+    const loaded = this.#state.plan.stages.filter((connection) => this.#hasLoaded(connection)).length;
+    return `loading: ${loaded} of ${this.#config.stageCount} stages ready`;
   }
 
   get phase(): "waiting" | "loading" | "formed" {
-    return this.state.kind === "forming" ? "loading" : this.state.kind;
+    return this.#state.kind === "forming" ? "loading" : this.#state.kind;
   }
 
   /** True when every worker of the plan said in its last heartbeat, sent after `sinceMs`, that it computes nothing. */
   allIdleSince(sinceMs: number): boolean {
-    if (this.state.kind === "waiting") return false;
-    return this.state.plan.stages.every((connection) => {
-      const member = this.members.get(connection);
+    if (this.#state.kind === "waiting") return false;
+    return this.#state.plan.stages.every((connection) => {
+      const member = this.#members.get(connection);
       return member?.heartbeat?.busy === false && member.heartbeatAtMs > sinceMs;
     });
   }
 
   message(connection: ConnectionId, message: WorkerMessage__Output): void {
-    if (message.register != null) this.register(connection, message.register);
-    const member = this.members.get(connection);
+    if (message.register != null) this.#register(connection, message.register);
+    const member = this.#members.get(connection);
     if (member === undefined) return;
-    if (message.heartbeat != null) this.heartbeat(member, message.heartbeat);
-    else if (message.stageState != null) this.stageState(member, message.stageState);
-    else if (message.leave != null) this.lose(connection, `left: ${message.leave.reason}`);
+    if (message.heartbeat != null) this.#heartbeat(member, message.heartbeat);
+    else if (message.stageState != null) this.#stageState(member, message.stageState);
+    else if (message.leave != null) this.#lose(connection, `left: ${message.leave.reason}`);
   }
 
   /** A control stream ended. */
   gone(connection: ConnectionId, reason: string): void {
-    this.lose(connection, reason);
+    this.#lose(connection, reason);
   }
 
   resultLinkOpened(epoch: Epoch): void {
-    if (this.state.kind !== "forming" || compareEpochs(epoch, this.state.plan.epoch) !== 0) return;
-    this.state.plan.resultLinkOpen = true;
-    this.advance();
+    if (this.#state.kind !== "forming" || compareEpochs(epoch, this.#state.plan.epoch) !== 0) return;
+    this.#state.plan.resultLinkOpen = true;
+    this.#advance();
   }
 
   /**
@@ -160,48 +160,48 @@ export class Membership {
    * @param stage At whose end; null when it cannot be told.
    */
   linkBroken(epoch: Epoch, error: RelayError, stage: number | null): void {
-    if (this.state.kind === "waiting" || compareEpochs(epoch, this.state.plan.epoch) !== 0) return;
-    const worker = stage === null ? undefined : this.state.plan.placement.stages.at(stage)?.worker;
+    if (this.#state.kind === "waiting" || compareEpochs(epoch, this.#state.plan.epoch) !== 0) return;
+    const worker = stage === null ? undefined : this.#state.plan.placement.stages.at(stage)?.worker;
     const where = worker === undefined ? "" : `worker ${worker}: `;
-    this.dissolve(
+    this.#dissolve(
       new RelayError(error.code, `${where}${error.message}; the cluster re-forms`, { cause: error }),
     );
   }
 
   /** Call every tickMs. */
   tick(): void {
-    const now = this.clock.nowMs();
-    for (const connection of this.leases.check(now)) {
-      this.lose(connection, `no progress for ${leaseMs} ms: its lease is over`);
+    const now = this.#clock.nowMs();
+    for (const connection of this.#leases.check(now)) {
+      this.#lose(connection, `no progress for ${leaseMs} ms: its lease is over`);
     }
-    if (this.state.kind === "forming") {
-      const { plan } = this.state;
+    if (this.#state.kind === "forming") {
+      const { plan } = this.#state;
       const loading = plan.loadedAtMs === null;
       const limit = loading ? loadLimitMs : linkLimitMs;
       if (now - (plan.loadedAtMs ?? plan.startedAtMs) > limit) {
         const what = loading ? "loading" : "linking";
-        this.dissolve(new RelayError("stage_failed", `${what} took longer than ${limit} ms`));
+        this.#dissolve(new RelayError("stage_failed", `${what} took longer than ${limit} ms`));
       }
     }
-    this.formIfPossible();
+    this.#formIfPossible();
   }
 
   /** The formed pipeline answered its first token: later failures count from zero again. */
   proven(): void {
-    this.failuresInARow = 0;
+    this.#failuresInARow = 0;
   }
 
   /** Tells every worker that the plan is over; nothing is formed afterwards. */
   shutDown(): void {
-    if (this.state.kind !== "waiting") this.release(this.state.plan, "the coordinator shuts down");
-    this.state = { kind: "waiting", reason: "shutting down", notBeforeMs: Number.POSITIVE_INFINITY };
+    if (this.#state.kind !== "waiting") this.#release(this.#state.plan, "the coordinator shuts down");
+    this.#state = { kind: "waiting", reason: "shutting down", notBeforeMs: Number.POSITIVE_INFINITY };
   }
 
   stageViews(): StageView[] {
-    if (this.state.kind === "waiting") return [];
-    const { stages, placement } = this.state.plan;
+    if (this.#state.kind === "waiting") return [];
+    const { stages, placement } = this.#state.plan;
     return placement.stages.map((stage, index) => {
-      const member = this.members.get(stages[index]!);
+      const member = this.#members.get(stages[index]!);
       return {
         stage: index,
         worker: stage.worker,
@@ -218,8 +218,8 @@ export class Membership {
   }
 
   workerViews(): WorkerView[] {
-    const now = this.clock.nowMs();
-    return [...this.members.values()].sort(byName).map((member) => ({
+    const now = this.#clock.nowMs();
+    return [...this.#members.values()].sort(byName).map((member) => ({
       id: member.register.worker,
       pid: member.register.pid,
       address: member.register.dataAddress,
@@ -234,7 +234,7 @@ export class Membership {
   }
 
   staleMessages(): number {
-    return [...this.members.values()].reduce(
+    return [...this.#members.values()].reduce(
       (total, { heartbeat }) => total + (heartbeat?.staleMessages ?? 0),
       0,
     );
@@ -242,30 +242,30 @@ export class Membership {
 
   /** Backend family and canon version of the members; null before the first. */
   numerics(): { backend: string; canonVersion: number } | null {
-    for (const { register } of this.members.values()) return register;
+    for (const { register } of this.#members.values()) return register;
     return null;
   }
 
-  private register(connection: ConnectionId, register: Register__Output): void {
-    const refusal = this.refusal(register);
+  #register(connection: ConnectionId, register: Register__Output): void {
+    const refusal = this.#refusal(register);
     if (refusal !== null) {
-      this.ports.log("warn", `worker ${register.worker} refused: ${refusal.message}`);
-      this.ports.send(connection, { refused: { code: refusal.code, message: refusal.message } });
-      this.ports.disconnect(connection);
+      this.#ports.log("warn", `worker ${register.worker} refused: ${refusal.message}`);
+      this.#ports.send(connection, { refused: { code: refusal.code, message: refusal.message } });
+      this.#ports.disconnect(connection);
       return;
     }
-    for (const [other, member] of this.members) {
+    for (const [other, member] of this.#members) {
       if (member.register.worker === register.worker && other !== connection) {
-        this.lose(other, "the same worker registered again");
-        this.ports.disconnect(other);
+        this.#lose(other, "the same worker registered again");
+        this.#ports.disconnect(other);
       }
     }
-    if (register.highestTerm > this.term) {
-      this.term = register.highestTerm + 1;
-      this.ports.termRaised(this.term);
+    if (register.highestTerm > this.#term) {
+      this.#term = register.highestTerm + 1;
+      this.#ports.termRaised(this.#term);
     }
-    const now = this.clock.nowMs();
-    this.members.set(connection, {
+    const now = this.#clock.nowMs();
+    this.#members.set(connection, {
       connection,
       register,
       state: "idle",
@@ -274,13 +274,16 @@ export class Membership {
       heartbeatAtMs: now,
       stageState: null,
     });
-    this.leases.start(connection, now);
-    this.ports.log("info", `worker ${register.worker} joined (pid ${register.pid}, ${register.dataAddress})`);
-    this.ports.send(connection, { welcome: { term: this.term, heartbeatMs, leaseMs } });
-    this.formIfPossible();
+    this.#leases.start(connection, now);
+    this.#ports.log(
+      "info",
+      `worker ${register.worker} joined (pid ${register.pid}, ${register.dataAddress})`,
+    );
+    this.#ports.send(connection, { welcome: { term: this.#term, heartbeatMs, leaseMs } });
+    this.#formIfPossible();
   }
 
-  private refusal(register: Register__Output): RelayError | null {
+  #refusal(register: Register__Output): RelayError | null {
     if (register.protocolVersion !== protocolVersion) {
       return new RelayError(
         "version_mismatch",
@@ -296,25 +299,25 @@ export class Membership {
           `the pipeline as ${ours.backend}/canon ${ours.canonVersion}: its tokens would differ`,
       );
     }
-    if (this.members.size >= maxWorkers) {
+    if (this.#members.size >= maxWorkers) {
       return new RelayError("invalid_configuration", `${maxWorkers} workers have joined: no more are taken`);
     }
     return null;
   }
 
-  private heartbeat(member: Member, heartbeat: Heartbeat__Output): void {
-    const now = this.clock.nowMs();
+  #heartbeat(member: Member, heartbeat: Heartbeat__Output): void {
+    const now = this.#clock.nowMs();
     member.heartbeat = heartbeat;
     member.heartbeatAtMs = now;
     // Reading weights has no kernel tiles to count; loadLimitMs bounds it instead.
     const busy = heartbeat.busy && member.state !== "loading";
-    this.leases.heartbeat(member.connection, heartbeat.progress, busy, now);
+    this.#leases.heartbeat(member.connection, heartbeat.progress, busy, now);
   }
 
-  private stageState(member: Member, message: StageState__Output): void {
-    if (this.state.kind === "waiting" || message.epoch === null) return;
-    if (compareEpochs(message.epoch, this.state.plan.epoch) !== 0) return;
-    if (!this.state.plan.stages.includes(member.connection)) return;
+  #stageState(member: Member, message: StageState__Output): void {
+    if (this.#state.kind === "waiting" || message.epoch === null) return;
+    if (compareEpochs(message.epoch, this.#state.plan.epoch) !== 0) return;
+    if (!this.#state.plan.stages.includes(member.connection)) return;
     member.stageState = message;
     member.detail = message.detail;
     switch (message.phase) {
@@ -323,87 +326,87 @@ export class Membership {
         return;
       case "LOADED":
         member.state = "loaded";
-        this.advance();
+        this.#advance();
         return;
       case "LINKED":
         member.state = "linked";
-        this.advance();
+        this.#advance();
         return;
       case "FAILED":
         member.state = "failed";
-        this.stageFailed(member, message);
+        this.#stageFailed(member, message);
         return;
       default:
-        this.ports.log("warn", `worker ${member.register.worker} sent an unknown phase ${message.phase}`);
+        this.#ports.log("warn", `worker ${member.register.worker} sent an unknown phase ${message.phase}`);
     }
   }
 
   /** A stage that lost its neighbour is no fault of its own: the neighbour's loss is what clients hear. */
-  private stageFailed(member: Member, { errorCode, detail }: StageState__Output): void {
+  #stageFailed(member: Member, { errorCode, detail }: StageState__Output): void {
     const code = errorCode === "worker_lost" ? "worker_lost" : "stage_failed";
-    this.dissolve(new RelayError(code, `worker ${member.register.worker}: ${detail} [${errorCode}]`));
+    this.#dissolve(new RelayError(code, `worker ${member.register.worker}: ${detail} [${errorCode}]`));
   }
 
   /** Moves a forming plan on: all loaded -> dial the last stage; all linked -> formed. */
-  private advance(): void {
-    if (this.state.kind !== "forming") return;
-    const { plan } = this.state;
+  #advance(): void {
+    if (this.#state.kind !== "forming") return;
+    const { plan } = this.#state;
     if (plan.loadedAtMs === null) {
-      if (!plan.stages.every((connection) => this.hasLoaded(connection))) return;
-      plan.loadedAtMs = this.clock.nowMs();
-      this.ports.openResultLink(plan.epoch, this.members.get(plan.stages.at(-1)!)!.register.dataAddress);
+      if (!plan.stages.every((connection) => this.#hasLoaded(connection))) return;
+      plan.loadedAtMs = this.#clock.nowMs();
+      this.#ports.openResultLink(plan.epoch, this.#members.get(plan.stages.at(-1)!)!.register.dataAddress);
     }
-    const linked = plan.stages.every((connection) => this.members.get(connection)?.state === "linked");
+    const linked = plan.stages.every((connection) => this.#members.get(connection)?.state === "linked");
     if (!linked || !plan.resultLinkOpen) return;
-    this.state = { kind: "formed", plan };
-    this.ports.log("info", `epoch ${formatEpoch(plan.epoch)}: ${plan.stages.length} stages linked`);
-    this.ports.formed(plan.epoch, plan.placement.blockCount);
+    this.#state = { kind: "formed", plan };
+    this.#ports.log("info", `epoch ${formatEpoch(plan.epoch)}: ${plan.stages.length} stages linked`);
+    this.#ports.formed(plan.epoch, plan.placement.blockCount);
   }
 
-  private hasLoaded(connection: ConnectionId): boolean {
-    const state = this.members.get(connection)?.state;
+  #hasLoaded(connection: ConnectionId): boolean {
+    const state = this.#members.get(connection)?.state;
     return state === "loaded" || state === "linked";
   }
 
-  private formIfPossible(): void {
-    if (this.state.kind !== "waiting" || this.clock.nowMs() < this.state.notBeforeMs) return;
-    if (this.members.size < this.config.stageCount) {
-      this.state.reason = this.missingWorkers();
+  #formIfPossible(): void {
+    if (this.#state.kind !== "waiting" || this.#clock.nowMs() < this.#state.notBeforeMs) return;
+    if (this.#members.size < this.#config.stageCount) {
+      this.#state.reason = this.#missingWorkers();
       return;
     }
-    const chosen = [...this.members.values()].sort(byName).slice(0, this.config.stageCount);
+    const chosen = [...this.#members.values()].sort(byName).slice(0, this.#config.stageCount);
     let placement: Placement;
     try {
       placement = place(
-        this.config.placementModel,
+        this.#config.placementModel,
         chosen.map(({ register }) => ({ id: register.worker, memoryBytes: register.memoryBytes })),
-        { blockSize: kvBlockSize, minBlocks: this.config.minBlocks, maxBlocks: this.config.maxBlocks },
+        { blockSize: kvBlockSize, minBlocks: this.#config.minBlocks, maxBlocks: this.#config.maxBlocks },
       );
     } catch (error) {
       if (!(error instanceof RelayError)) throw error;
-      this.wait(error.message);
+      this.#wait(error.message);
       return;
     }
-    const epoch: Epoch = { term: this.term, plan: ++this.planNumber };
+    const epoch: Epoch = { term: this.#term, plan: ++this.#planNumber };
     this.counters.placements++;
-    this.state = {
+    this.#state = {
       kind: "forming",
       plan: {
         epoch,
         placement,
         stages: chosen.map((member) => member.connection),
-        startedAtMs: this.clock.nowMs(),
+        startedAtMs: this.#clock.nowMs(),
         loadedAtMs: null,
         resultLinkOpen: false,
       },
     };
-    this.ports.log("info", `epoch ${formatEpoch(epoch)}: ${describe(placement)}`);
-    this.ports.planMade(epoch);
+    this.#ports.log("info", `epoch ${formatEpoch(epoch)}: ${describe(placement)}`);
+    this.#ports.planMade(epoch);
     for (const [stage, member] of chosen.entries()) {
       member.state = "loading";
       member.stageState = null;
       const { layerBegin, layerEnd } = placement.stages[stage]!;
-      this.ports.send(member.connection, {
+      this.#ports.send(member.connection, {
         assign: {
           epoch,
           pipeline: 0,
@@ -411,61 +414,61 @@ export class Membership {
           stageCount: chosen.length,
           layerBegin,
           layerEnd,
-          modelDirectory: this.config.modelDirectory,
-          weightsFingerprint: this.config.fingerprint,
-          dtype: this.config.dtype,
+          modelDirectory: this.#config.modelDirectory,
+          weightsFingerprint: this.#config.fingerprint,
+          dtype: this.#config.dtype,
           blockCount: placement.blockCount,
           blockSize: kvBlockSize,
           maxRows: maxStepRows,
-          predecessor: stage === 0 ? this.config.clusterAddress() : chosen[stage - 1]!.register.dataAddress,
+          predecessor: stage === 0 ? this.#config.clusterAddress() : chosen[stage - 1]!.register.dataAddress,
           credits: linkCredits,
         },
       });
     }
   }
 
-  private lose(connection: ConnectionId, reason: string): void {
-    const member = this.members.get(connection);
+  #lose(connection: ConnectionId, reason: string): void {
+    const member = this.#members.get(connection);
     if (member === undefined) return;
-    this.members.delete(connection);
-    this.leases.end(connection);
-    this.ports.disconnect(connection);
+    this.#members.delete(connection);
+    this.#leases.end(connection);
+    this.#ports.disconnect(connection);
     this.counters.workersLost++;
     const { worker } = member.register;
-    this.ports.log("warn", `worker ${worker} lost: ${reason}`);
-    if (this.state.kind === "waiting" || !this.state.plan.stages.includes(connection)) return;
-    this.dissolve(
+    this.#ports.log("warn", `worker ${worker} lost: ${reason}`);
+    if (this.#state.kind === "waiting" || !this.#state.plan.stages.includes(connection)) return;
+    this.#dissolve(
       new RelayError("worker_lost", `worker ${worker} was lost (${reason}); the cluster re-forms`),
     );
   }
 
-  private dissolve(error: RelayError): void {
-    if (this.state.kind === "waiting") return;
-    const { kind, plan } = this.state;
-    this.ports.log("warn", `epoch ${formatEpoch(plan.epoch)} ended: ${error.message}`);
-    this.wait(error.message);
-    this.release(plan, error.message);
-    if (kind === "formed") this.ports.dissolved(error);
+  #dissolve(error: RelayError): void {
+    if (this.#state.kind === "waiting") return;
+    const { kind, plan } = this.#state;
+    this.#ports.log("warn", `epoch ${formatEpoch(plan.epoch)} ended: ${error.message}`);
+    this.#wait(error.message);
+    this.#release(plan, error.message);
+    if (kind === "formed") this.#ports.dissolved(error);
   }
 
-  private release(plan: Plan, reason: string): void {
-    this.ports.planOver();
+  #release(plan: Plan, reason: string): void {
+    this.#ports.planOver();
     for (const connection of plan.stages) {
-      const member = this.members.get(connection);
+      const member = this.#members.get(connection);
       if (member === undefined) continue;
       member.state = "idle";
-      this.ports.send(connection, { release: { epoch: plan.epoch, reason } });
+      this.#ports.send(connection, { release: { epoch: plan.epoch, reason } });
     }
   }
 
-  private wait(reason: string): void {
-    const pauseMs = Math.min(formBackoffMs.most, formBackoffMs.first * 2 ** this.failuresInARow);
-    this.failuresInARow = Math.min(this.failuresInARow + 1, 16);
-    this.state = { kind: "waiting", reason, notBeforeMs: this.clock.nowMs() + pauseMs };
+  #wait(reason: string): void {
+    const pauseMs = Math.min(formBackoffMs.most, formBackoffMs.first * 2 ** this.#failuresInARow);
+    this.#failuresInARow = Math.min(this.#failuresInARow + 1, 16);
+    this.#state = { kind: "waiting", reason, notBeforeMs: this.#clock.nowMs() + pauseMs };
   }
 
-  private missingWorkers(): string {
-    return `waiting for workers: ${this.members.size} of ${this.config.stageCount} have joined`;
+  #missingWorkers(): string {
+    return `waiting for workers: ${this.#members.size} of ${this.#config.stageCount} have joined`;
   }
 }
 

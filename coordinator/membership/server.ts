@@ -14,48 +14,48 @@ export interface ControlEvents {
 }
 
 export class ControlServer {
-  private readonly events: ControlEvents;
-  private readonly log: Logger;
-  private readonly streams = new Map<ConnectionId, ControlStream>();
-  private nextConnection = 1;
+  readonly #events: ControlEvents;
+  readonly #log: Logger;
+  readonly #streams = new Map<ConnectionId, ControlStream>();
+  #nextConnection = 1;
 
   constructor(events: ControlEvents, log: Logger) {
-    this.events = events;
-    this.log = log;
+    this.#events = events;
+    this.#log = log;
   }
 
   readonly handlers: MembershipHandlers = {
     Join: (stream) => {
-      const connection = this.nextConnection++;
-      this.streams.set(connection, stream);
+      const connection = this.#nextConnection++;
+      this.#streams.set(connection, stream);
       const gone = (reason: string) => {
-        if (!this.streams.delete(connection)) return;
+        if (!this.#streams.delete(connection)) return;
         stream.end();
-        this.events.gone(connection, reason);
+        this.#events.gone(connection, reason);
       };
       stream.on("data", (message: WorkerMessage__Output) => {
-        if (this.streams.has(connection)) this.events.message(connection, message);
+        if (this.#streams.has(connection)) this.#events.message(connection, message);
       });
       stream.on("end", () => gone("its control stream ended"));
       stream.on("cancelled", () => gone("its control stream broke"));
       stream.on("error", (error: Error) => {
-        this.log.debug({ err: error }, "control stream");
+        this.#log.debug({ err: error }, "control stream");
         gone("its control stream broke");
       });
     },
   };
 
   send(connection: ConnectionId, message: CoordinatorMessage): void {
-    this.streams.get(connection)?.write(message);
+    this.#streams.get(connection)?.write(message);
   }
 
   disconnect(connection: ConnectionId): void {
-    const stream = this.streams.get(connection);
-    this.streams.delete(connection);
+    const stream = this.#streams.get(connection);
+    this.#streams.delete(connection);
     stream?.end();
   }
 
   close(): void {
-    for (const connection of [...this.streams.keys()]) this.disconnect(connection);
+    for (const connection of [...this.#streams.keys()]) this.disconnect(connection);
   }
 }

@@ -15,66 +15,67 @@ type FinishEvent = Extract<RequestEvent, { type: "finish" }>;
 type TokensEvent = Extract<RequestEvent, { type: "tokens" }>;
 
 export class ChoiceOutput {
-  private readonly choice: number;
-  private readonly rules: OutputRules;
-  private readonly detokenizer: Detokenizer;
-  private completionTokens = 0;
+  readonly #choice: number;
+  readonly #rules: OutputRules;
+  readonly #detokenizer: Detokenizer;
+  #completionTokens = 0;
   /** Text not yet given out because it may be the beginning of a stop string. */
-  private held = "";
+  #held = "";
 
   constructor(choice: number, rules: OutputRules, detokenizer: Detokenizer) {
-    this.choice = choice;
-    this.rules = rules;
-    this.detokenizer = detokenizer;
+    this.#choice = choice;
+    this.#rules = rules;
+    this.#detokenizer = detokenizer;
   }
 
   /** Ids that may not be drawn next: stop tokens while the answer is shorter than min_tokens. */
   bannedTokens(): number[] {
-    const { sampling, modelStopTokens } = this.rules;
-    if (this.completionTokens >= sampling.minTokens) return [];
+    const { sampling, modelStopTokens } = this.#rules;
+    if (this.#completionTokens >= sampling.minTokens) return [];
     return [...modelStopTokens, ...sampling.stopTokenIds];
   }
 
   /** Takes the next decided token. After a finish event no more may come. */
   push(result: TokenLogprob): (TokensEvent | FinishEvent)[] {
-    const { sampling, modelStopTokens } = this.rules;
-    this.completionTokens++;
-    const mayStop = this.completionTokens > sampling.minTokens;
+    const { sampling, modelStopTokens } = this.#rules;
+    this.#completionTokens++;
+    const mayStop = this.#completionTokens > sampling.minTokens;
     if (mayStop && !sampling.ignoreEos && modelStopTokens.has(result.token)) {
-      return [this.finish("stop", null, this.held + this.detokenizer.flush())];
+      return [this.#finish("stop", null, this.#held + this.#detokenizer.flush())];
     }
     if (mayStop && sampling.stopTokenIds.includes(result.token)) {
-      return [this.finish("stop", result.token, this.held + this.detokenizer.flush())];
+      return [this.#finish("stop", result.token, this.#held + this.#detokenizer.flush())];
     }
-    const last = this.completionTokens >= sampling.maxTokens;
-    let text = this.held + this.detokenizer.push(result.token);
-    if (last) text += this.detokenizer.flush();
+    const last = this.#completionTokens >= sampling.maxTokens;
+    let text = this.#held + this.#detokenizer.push(result.token);
+    if (last) text += this.#detokenizer.flush();
     const stop = mayStop ? firstStop(text, sampling.stop) : null;
     const tokens: TokensEvent = {
       type: "tokens",
-      choice: this.choice,
+      choice: this.#choice,
       text: "",
       tokens: [result.token],
       logprobs: sampling.topLogprobs >= 0 ? [result] : [],
     };
     if (stop !== null) {
       const end = sampling.includeStopInOutput ? stop.index + stop.text.length : stop.index;
-      return [tokens, this.finish("stop", stop.text, text.slice(0, end))];
+      return [tokens, this.#finish("stop", stop.text, text.slice(0, end))];
     }
-    if (last) return [tokens, this.finish("length", null, text)];
+    if (last) return [tokens, this.#finish("length", null, text)];
     const certain = text.length - heldLength(text, sampling.stop);
-    this.held = text.slice(certain);
+    this.#held = text.slice(certain);
     tokens.text = text.slice(0, certain);
     return [tokens];
   }
 
   /** The choice ends without a generated token: its prompt was only to be scored. */
   finishEmpty(): FinishEvent {
-    return this.finish("length", null, "");
+    return this.#finish("length", null, "");
   }
 
-  private finish(reason: "stop" | "length", stopReason: string | number | null, text: string): FinishEvent {
-    const { choice, completionTokens } = this;
+  #finish(reason: "stop" | "length", stopReason: string | number | null, text: string): FinishEvent {
+    const choice = this.#choice;
+    const completionTokens = this.#completionTokens;
     return { type: "finish", choice, text, reason, stopReason, completionTokens };
   }
 }

@@ -33,40 +33,40 @@ const coordinatorStage = -1;
 const noEpoch: Epoch = { term: 0, plan: 0 };
 
 export class CoordinatorLinks {
-  private readonly events: LinkEvents;
-  private current: EpochLinks | null = null;
-  private newest: Epoch = noEpoch;
+  readonly #events: LinkEvents;
+  #current: EpochLinks | null = null;
+  #newest: Epoch = noEpoch;
 
   constructor(events: LinkEvents) {
-    this.events = events;
+    this.#events = events;
   }
 
   readonly handlers: LinkHandlers = {
     Connect: (call) =>
       acceptLink(call, () => ({
         plan:
-          this.current === null
+          this.#current === null
             ? null
             : {
-                epoch: this.current.epoch,
+                epoch: this.#current.epoch,
                 pipeline: 0,
                 stage: coordinatorStage,
-                downstream: this.current.toFirst,
+                downstream: this.#current.toFirst,
               },
-        newest: this.newest,
+        newest: this.#newest,
       })),
   };
 
   /** A plan was made: stage 0 may dial. */
   begin(epoch: Epoch): void {
     this.end();
-    this.newest = epoch;
-    this.current = { epoch, toFirst: new Downstream(epoch), fromLast: null };
+    this.#newest = epoch;
+    this.#current = { epoch, toFirst: new Downstream(epoch), fromLast: null };
   }
 
   /** Dials the last stage, again and again while it is not that far yet. */
   dialLast(epoch: Epoch, address: string, stageCount: number): void {
-    const { current } = this;
+    const current = this.#current;
     if (current?.epoch !== epoch) return;
     const link = new Upstream<StepResult__Output>(
       {
@@ -77,37 +77,37 @@ export class CoordinatorLinks {
         credits: linkCredits,
         onStale: () => {},
         onReceived: () => {},
-        onLost: (error) => this.events.broken(epoch, error, -1),
+        onLost: (error) => this.#events.broken(epoch, error, -1),
       },
       resultFrames,
     );
     current.fromLast = link;
-    this.read(link, epoch).catch((error: unknown) => this.events.broken(epoch, toRelayError(error), -1));
+    this.#read(link, epoch).catch((error: unknown) => this.#events.broken(epoch, toRelayError(error), -1));
   }
 
   /** Sends a header to stage 0. Credits exceed what is kept in flight, so nothing waits here. */
   send(header: StepHeader): void {
-    const { current } = this;
+    const current = this.#current;
     if (current === null) throw new Error("CoordinatorLinks.send without an epoch");
     void current.toFirst.send({ step: { header, activations: Buffer.alloc(0), checksum: 0 } });
     if (current.toFirst.state !== "broken") return;
     const message = `stage 0 left epoch ${formatEpoch(current.epoch)}`;
-    this.events.broken(current.epoch, new RelayError("worker_lost", message), 0);
+    this.#events.broken(current.epoch, new RelayError("worker_lost", message), 0);
   }
 
   end(): void {
-    const { current } = this;
+    const current = this.#current;
     if (current === null) return;
-    this.current = null;
+    this.#current = null;
     current.toFirst.close(new RelayError("stale_epoch", `epoch ${formatEpoch(current.epoch)} is over`));
     current.fromLast?.close();
   }
 
-  private async read(link: Upstream<StepResult__Output>, epoch: Epoch): Promise<void> {
+  async #read(link: Upstream<StepResult__Output>, epoch: Epoch): Promise<void> {
     if (!(await link.open())) return;
-    this.events.opened(epoch);
+    this.#events.opened(epoch);
     for (let result = await link.next(); result !== null; result = await link.next()) {
-      this.events.result(result);
+      this.#events.result(result);
       link.consumed();
     }
   }

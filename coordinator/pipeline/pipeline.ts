@@ -53,20 +53,20 @@ interface StepInFlight {
 
 export class Pipeline {
   readonly epoch: Epoch;
-  private readonly id: PipelineId;
-  private readonly send: (header: StepHeader) => void;
+  readonly #id: PipelineId;
+  readonly #send: (header: StepHeader) => void;
   /** In the order sent. Bounded by maxMicroBatchesInFlight through the scheduler. */
-  private readonly inFlight = new Map<number, StepInFlight>();
+  readonly #inFlight = new Map<number, StepInFlight>();
 
   constructor(epoch: Epoch, id: PipelineId, send: (header: StepHeader) => void) {
     this.epoch = epoch;
-    this.id = id;
-    this.send = send;
+    this.#id = id;
+    this.#send = send;
   }
 
   /** When the oldest step in flight was sent; null when none is. */
   get oldestSentAtMs(): number | null {
-    for (const step of this.inFlight.values()) return step.sentAtMs;
+    for (const step of this.#inFlight.values()) return step.sentAtMs;
     return null;
   }
 
@@ -74,7 +74,7 @@ export class Pipeline {
     const sequences: StepInFlight["sequences"] = [];
     const header: StepHeader = {
       epoch: this.epoch,
-      pipeline: this.id,
+      pipeline: this.#id,
       step: scheduled.step,
       ended: scheduled.ended,
       sequences: scheduled.rows.map((rows) => {
@@ -97,8 +97,8 @@ export class Pipeline {
         };
       }),
     };
-    this.inFlight.set(scheduled.step, { sequences, sentAtMs: nowMs });
-    this.send(header);
+    this.#inFlight.set(scheduled.step, { sequences, sentAtMs: nowMs });
+    this.#send(header);
   }
 
   /**
@@ -108,24 +108,24 @@ export class Pipeline {
    */
   complete(result: StepResult__Output): SequenceOutcome[] | null {
     if (result.epoch === null || compareEpochs(result.epoch, this.epoch) !== 0) return null;
-    const [oldest] = this.inFlight.keys();
+    const [oldest] = this.#inFlight.keys();
     if (oldest !== result.step) {
       throw new RelayError(
         "corrupt_message",
         `epoch ${formatEpoch(this.epoch)}: result of step ${result.step} came, expected ${oldest ?? "none"}`,
       );
     }
-    const asked = this.inFlight.get(result.step)!;
-    this.inFlight.delete(result.step);
+    const asked = this.#inFlight.get(result.step)!;
+    this.#inFlight.delete(result.step);
     if (result.sequences.length !== asked.sequences.length) {
-      throw this.mismatch(result.step, `${result.sequences.length} sequences`, `${asked.sequences.length}`);
+      throw this.#mismatch(result.step, `${result.sequences.length} sequences`, `${asked.sequences.length}`);
     }
     return asked.sequences.map((expected, index) => {
       const got = result.sequences[index]!;
       if (got.sequence !== expected.id)
-        throw this.mismatch(result.step, `sequence ${got.sequence}`, `${expected.id}`);
+        throw this.#mismatch(result.step, `sequence ${got.sequence}`, `${expected.id}`);
       if ((got.sampled !== null) !== expected.sample || got.scores.length !== expected.scores) {
-        throw this.mismatch(result.step, `answers for sequence ${got.sequence}`, "what its header asked");
+        throw this.#mismatch(result.step, `answers for sequence ${got.sequence}`, "what its header asked");
       }
       const all = got.sampled === null ? got.scores : [got.sampled, ...got.scores];
       return {
@@ -137,7 +137,7 @@ export class Pipeline {
     });
   }
 
-  private mismatch(step: number, got: string, expected: string): RelayError {
+  #mismatch(step: number, got: string, expected: string): RelayError {
     return new RelayError("corrupt_message", `result of step ${step}: got ${got}, expected ${expected}`);
   }
 }

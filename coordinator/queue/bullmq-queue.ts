@@ -28,15 +28,15 @@ const ledgerTtlS = 24 * 3600;
 const queueName = "requests";
 
 export class BullmqQueue implements RequestQueue {
-  private readonly url: string;
-  private readonly prefix: string;
-  private readonly log: Logger;
-  private readonly commands: Redis;
-  private readonly queue: Queue<GenerationRequest>;
-  private worker: Worker<GenerationRequest> | null = null;
-  private readonly listeners: ((up: boolean) => void)[] = [];
-  private isUp = true;
-  private closing = false;
+  readonly #url: string;
+  readonly #prefix: string;
+  readonly #log: Logger;
+  readonly #commands: Redis;
+  readonly #queue: Queue<GenerationRequest>;
+  #worker: Worker<GenerationRequest> | null = null;
+  readonly #listeners: ((up: boolean) => void)[] = [];
+  #isUp = true;
+  #closing = false;
 
   /**
    * @param name Namespace of this cluster's keys: `glm-relay:NAME:...`.
@@ -47,104 +47,104 @@ export class BullmqQueue implements RequestQueue {
     const commands = new Redis({ ...redisOptions(url, false), lazyConnect: true });
     const queue = new BullmqQueue(url, name, commands, log);
     await commands.connect();
-    await queue.queue.waitUntilReady();
+    await queue.#queue.waitUntilReady();
     return queue;
   }
 
   private constructor(url: string, name: string, commands: Redis, log: Logger) {
-    this.url = url;
-    this.prefix = `glm-relay:${name}`;
-    this.log = log;
-    this.commands = commands;
-    commands.on("error", () => this.setUp(false));
-    commands.on("close", () => this.setUp(false));
-    commands.on("ready", () => this.setUp(true));
-    this.queue = new Queue(queueName, {
+    this.#url = url;
+    this.#prefix = `glm-relay:${name}`;
+    this.#log = log;
+    this.#commands = commands;
+    commands.on("error", () => this.#setUp(false));
+    commands.on("close", () => this.#setUp(false));
+    commands.on("ready", () => this.#setUp(true));
+    this.#queue = new Queue(queueName, {
       connection: redisOptions(url, false),
-      prefix: this.prefix,
+      prefix: this.#prefix,
       defaultJobOptions: { ...admitRetry, removeOnComplete: true, removeOnFail: true, priority: jobPriority },
     });
     // Whether Redis is there is told by `commands` alone: one arbiter, so that down and up always pair.
-    this.queue.on("error", (error) => log.debug({ err: error }, "queue"));
+    this.#queue.on("error", (error) => log.debug({ err: error }, "queue"));
   }
 
   get up(): boolean {
-    return this.isUp;
+    return this.#isUp;
   }
 
   onUpChange(listener: (up: boolean) => void): void {
-    this.listeners.push(listener);
+    this.#listeners.push(listener);
   }
 
   /** A number that no earlier leadership of this cluster had. */
   async nextTerm(): Promise<number> {
-    return this.answered(() => this.commands.incr(`${this.prefix}:term`));
+    return this.#answered(() => this.#commands.incr(`${this.#prefix}:term`));
   }
 
   /** Writes down a term that workers know and Redis had forgotten. */
   raiseTerm(term: number): void {
-    this.behind(this.commands.set(`${this.prefix}:term`, term));
+    this.#behind(this.#commands.set(`${this.#prefix}:term`, term));
   }
 
   async add(request: GenerationRequest): Promise<void> {
-    await this.answered(() => this.queue.add("generate", request, { jobId: request.id }));
+    await this.#answered(() => this.#queue.add("generate", request, { jobId: request.id }));
   }
 
   async remove(id: RequestId): Promise<void> {
     try {
-      await this.queue.remove(id);
+      await this.#queue.remove(id);
     } catch (error) {
-      this.log.debug({ request: id, err: error }, "could not take a request out of the queue");
+      this.#log.debug({ request: id, err: error }, "could not take a request out of the queue");
     }
   }
 
   async start(admit: (request: GenerationRequest) => void): Promise<void> {
-    this.worker = new Worker<GenerationRequest>(
+    this.#worker = new Worker<GenerationRequest>(
       queueName,
       async (job) => {
         const request = { ...job.data, id: requestId(job.data.id) };
-        await this.commands.set(this.ledgerKey(request.id), JSON.stringify(request), "EX", ledgerTtlS);
+        await this.#commands.set(this.#ledgerKey(request.id), JSON.stringify(request), "EX", ledgerTtlS);
         admit(request);
       },
       {
-        connection: redisOptions(this.url, true),
-        prefix: this.prefix,
+        connection: redisOptions(this.#url, true),
+        prefix: this.#prefix,
         concurrency: admitConcurrency,
         lockDuration: lockDurationMs,
       },
     );
-    this.worker.on("error", (error) => this.log.debug({ err: error }, "queue worker"));
-    this.worker.on("failed", (job, error) =>
-      this.log.warn({ request: job?.data.id, err: error }, "a request could not be admitted"),
+    this.#worker.on("error", (error) => this.#log.debug({ err: error }, "queue worker"));
+    this.#worker.on("failed", (job, error) =>
+      this.#log.warn({ request: job?.data.id, err: error }, "a request could not be admitted"),
     );
-    await this.worker.waitUntilReady();
+    await this.#worker.waitUntilReady();
   }
 
   ended(id: RequestId): void {
-    this.behind(this.commands.del(this.ledgerKey(id)));
+    this.#behind(this.#commands.del(this.#ledgerKey(id)));
   }
 
   async close(): Promise<void> {
-    this.closing = true;
+    this.#closing = true;
     const deadline = new Promise<void>((resolve) => setTimeout(resolve, closeLimitMs).unref());
-    await Promise.race([Promise.allSettled([this.worker?.close(), this.queue.close()]), deadline]);
-    this.commands.disconnect();
-    await this.worker?.disconnect().catch(() => {});
-    await this.queue.disconnect().catch(() => {});
+    await Promise.race([Promise.allSettled([this.#worker?.close(), this.#queue.close()]), deadline]);
+    this.#commands.disconnect();
+    await this.#worker?.disconnect().catch(() => {});
+    await this.#queue.disconnect().catch(() => {});
   }
 
-  private ledgerKey(id: RequestId): string {
-    return `${this.prefix}:ledger:${id}`;
+  #ledgerKey(id: RequestId): string {
+    return `${this.#prefix}:ledger:${id}`;
   }
 
   /** Runs a command whose failure means that Redis is away. */
-  private async answered<T>(command: () => Promise<T>): Promise<T> {
+  async #answered<T>(command: () => Promise<T>): Promise<T> {
     try {
       return await command();
     } catch (error) {
       throw new RelayError(
         "queue_unavailable",
-        `the queue (Redis at ${redisName(this.url)}) does not answer`,
+        `the queue (Redis at ${redisName(this.#url)}) does not answer`,
         {
           cause: error,
           retryAfterS: 1,
@@ -154,14 +154,14 @@ export class BullmqQueue implements RequestQueue {
   }
 
   /** A write that nobody waits for: while Redis is away it is lost, and its loss does no harm. */
-  private behind(write: Promise<unknown>): void {
-    write.catch((error: unknown) => this.log.debug({ err: error }, "a write to Redis was lost"));
+  #behind(write: Promise<unknown>): void {
+    write.catch((error: unknown) => this.#log.debug({ err: error }, "a write to Redis was lost"));
   }
 
-  private setUp(up: boolean): void {
-    if (this.isUp === up || this.closing) return;
-    this.isUp = up;
-    this.log[up ? "info" : "warn"](up ? "Redis answers again" : "Redis does not answer");
-    for (const listener of this.listeners) listener(up);
+  #setUp(up: boolean): void {
+    if (this.#isUp === up || this.#closing) return;
+    this.#isUp = up;
+    this.#log[up ? "info" : "warn"](up ? "Redis answers again" : "Redis does not answer");
+    for (const listener of this.#listeners) listener(up);
   }
 }

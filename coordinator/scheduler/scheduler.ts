@@ -57,109 +57,109 @@ interface SequenceState {
 export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
 
 export class Scheduler {
-  private readonly limits: SchedulerLimits;
-  private readonly pool: BlockPool;
+  readonly #limits: SchedulerLimits;
+  readonly #pool: BlockPool;
   /** Arrival order. Bounded by the queue limit of the coordinator's core. */
-  private readonly waiting = new Map<SequenceId, { tokens: number[]; maxTokens: number }>();
+  readonly #waiting = new Map<SequenceId, { tokens: number[]; maxTokens: number }>();
   /** Holding blocks, in the order in which they may next be scheduled. */
-  private readonly running = new Map<SequenceId, SequenceState>();
-  private readonly steps = new Map<number, SequenceId[]>();
-  private ended: SequenceId[] = [];
-  private lastStep = 0;
+  readonly #running = new Map<SequenceId, SequenceState>();
+  readonly #steps = new Map<number, SequenceId[]>();
+  #ended: SequenceId[] = [];
+  #lastStep = 0;
 
   constructor(limits: SchedulerLimits) {
-    this.limits = limits;
-    this.pool = new BlockPool(limits.blockCount);
+    this.#limits = limits;
+    this.#pool = new BlockPool(limits.blockCount);
   }
 
   get runningCount(): number {
-    return this.running.size;
+    return this.#running.size;
   }
 
   get waitingCount(): number {
-    return this.waiting.size;
+    return this.#waiting.size;
   }
 
   get stepsInFlight(): number {
-    return this.steps.size;
+    return this.#steps.size;
   }
 
   get blocksUsed(): number {
-    return this.pool.used;
+    return this.#pool.used;
   }
 
   /** Whether a sequence could ever run, with all blocks to itself. The last token drawn needs no slot. */
   fits(promptLength: number, maxTokens: number): boolean {
-    return blocksFor(promptLength + Math.max(0, maxTokens - 1)) <= this.limits.blockCount;
+    return blocksFor(promptLength + Math.max(0, maxTokens - 1)) <= this.#limits.blockCount;
   }
 
   /** @param maxTokens Tokens to generate at most; 0 runs the prompt only. */
   submit(id: SequenceId, promptTokens: readonly number[], maxTokens: number): void {
     if (promptTokens.length === 0) throw new Error("Scheduler.submit: empty prompt");
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
-    this.waiting.set(id, { tokens: [...promptTokens], maxTokens });
+    this.#waiting.set(id, { tokens: [...promptTokens], maxTokens });
   }
 
   /** Ends a sequence wherever it is. Unknown ids are those that ended before: nothing happens. */
   remove(id: SequenceId): void {
-    if (this.waiting.delete(id)) return;
-    const sequence = this.running.get(id);
+    if (this.#waiting.delete(id)) return;
+    const sequence = this.#running.get(id);
     if (sequence === undefined || sequence.ending) return;
-    if (sequence.inStep === null) this.free(sequence);
+    if (sequence.inStep === null) this.#free(sequence);
     else sequence.ending = true;
   }
 
   /** A token was decided for a sequence: it becomes a row of one of the next steps. */
   append(id: SequenceId, token: number): void {
-    const sequence = this.running.get(id);
+    const sequence = this.#running.get(id);
     if (sequence !== undefined && !sequence.ending) sequence.tokens.push(token);
   }
 
   /** A step has left the last stage: its sequences may be scheduled again, ended ones give back their blocks. */
   complete(step: number): void {
-    const ids = this.steps.get(step);
+    const ids = this.#steps.get(step);
     if (ids === undefined) throw new Error(`Scheduler.complete: step ${step} is not in flight`);
-    this.steps.delete(step);
+    this.#steps.delete(step);
     for (const id of ids) {
-      const sequence = this.running.get(id)!;
+      const sequence = this.#running.get(id)!;
       sequence.inStep = null;
-      if (sequence.ending) this.free(sequence);
+      if (sequence.ending) this.#free(sequence);
     }
   }
 
   /** Forms the next step, or null when nothing can be sent now. */
   next(): ScheduledStep | null {
-    this.admit();
-    const target = this.microBatchTarget();
-    if (this.steps.size >= target) return null;
-    const share = Math.ceil(this.running.size / target);
+    this.#admit();
+    const target = this.#microBatchTarget();
+    if (this.#steps.size >= target) return null;
+    const share = Math.ceil(this.#running.size / target);
     const rows: ScheduledRows[] = [];
-    let budget = this.limits.maxStepRows;
-    for (const sequence of this.ready()) {
+    let budget = this.#limits.maxStepRows;
+    for (const sequence of this.#ready()) {
       if (rows.length >= share || budget === 0) break;
-      const scheduled = this.schedule(sequence, budget);
+      const scheduled = this.#schedule(sequence, budget);
       budget -= scheduled.tokens.length;
       rows.push(scheduled);
     }
     if (rows.length === 0) return null;
-    const step = ++this.lastStep;
-    this.steps.set(
+    const step = ++this.#lastStep;
+    this.#steps.set(
       step,
       rows.map((entry) => entry.sequence),
     );
-    for (const entry of rows) this.depart(entry.sequence, step);
-    const ended = this.ended;
-    this.ended = [];
+    for (const entry of rows) this.#depart(entry.sequence, step);
+    const ended = this.#ended;
+    this.#ended = [];
     return { step, rows, ended };
   }
 
   /** Waiting sequences start in arrival order while the pool holds all they can grow to. */
-  private admit(): void {
-    for (const [id, { tokens, maxTokens }] of this.waiting) {
+  #admit(): void {
+    for (const [id, { tokens, maxTokens }] of this.#waiting) {
       const reservation = blocksFor(tokens.length + Math.max(0, maxTokens - 1));
-      if (!this.pool.reserve(reservation)) return;
-      this.waiting.delete(id);
-      this.running.set(id, {
+      if (!this.#pool.reserve(reservation)) return;
+      this.#waiting.delete(id);
+      this.#running.set(id, {
         id,
         tokens,
         computed: 0,
@@ -172,16 +172,16 @@ export class Scheduler {
     }
   }
 
-  private microBatchTarget(): number {
-    const wanted = this.limits.microBatches ?? this.limits.stageCount;
-    return Math.max(1, Math.min(wanted, this.running.size));
+  #microBatchTarget(): number {
+    const wanted = this.#limits.microBatches ?? this.#limits.stageCount;
+    return Math.max(1, Math.min(wanted, this.#running.size));
   }
 
   /** Decodes first: each is one row and someone waits for it; then prefill, longest in the system first. */
-  private ready(): SequenceState[] {
+  #ready(): SequenceState[] {
     const decodes: SequenceState[] = [];
     const prefills: SequenceState[] = [];
-    for (const sequence of this.running.values()) {
+    for (const sequence of this.#running.values()) {
       const left = sequence.tokens.length - sequence.computed;
       if (sequence.inStep !== null || left === 0) continue;
       (left === 1 ? decodes : prefills).push(sequence);
@@ -189,12 +189,12 @@ export class Scheduler {
     return decodes.concat(prefills);
   }
 
-  private schedule(sequence: SequenceState, budget: number): ScheduledRows {
+  #schedule(sequence: SequenceState, budget: number): ScheduledRows {
     const start = sequence.computed;
     const left = sequence.tokens.length - start;
-    const count = Math.min(left, this.limits.prefillChunk, budget);
+    const count = Math.min(left, this.#limits.prefillChunk, budget);
     const missing = blocksFor(start + count) - sequence.blocks.length;
-    const newBlocks = missing > 0 ? this.pool.take(missing) : [];
+    const newBlocks = missing > 0 ? this.#pool.take(missing) : [];
     sequence.reservation -= newBlocks.length;
     sequence.blocks.push(...newBlocks);
     sequence.computed += count;
@@ -208,16 +208,16 @@ export class Scheduler {
   }
 
   /** Marks a sequence as travelling and puts it behind the others, so that none is passed over for ever. */
-  private depart(id: SequenceId, step: number): void {
-    const sequence = this.running.get(id)!;
+  #depart(id: SequenceId, step: number): void {
+    const sequence = this.#running.get(id)!;
     sequence.inStep = step;
-    this.running.delete(id);
-    this.running.set(id, sequence);
+    this.#running.delete(id);
+    this.#running.set(id, sequence);
   }
 
-  private free(sequence: SequenceState): void {
-    this.running.delete(sequence.id);
-    this.pool.release(sequence.blocks, sequence.reservation);
-    this.ended.push(sequence.id);
+  #free(sequence: SequenceState): void {
+    this.#running.delete(sequence.id);
+    this.#pool.release(sequence.blocks, sequence.reservation);
+    this.#ended.push(sequence.id);
   }
 }
