@@ -6,6 +6,8 @@ export default defineConfig({
     include: ["test/long/**/*.test.ts"],
     pool: "forks",
     maxWorkers: 1,
+    // One line per test: minutes of silence would look like a hang.
+    reporters: ["verbose"],
     testTimeout: 900_000,
     hookTimeout: 120_000,
   },
