@@ -85,6 +85,7 @@ export async function hopBench(): Promise<Table> {
     }
     rows.push([`${size / 1024} KiB`, percentile(halves, 50).toFixed(3), percentile(halves, 99).toFixed(3)]);
   }
+  upstream.close();
   peer.kill();
   return {
     title: "One hop between two processes on loopback (ms)",
