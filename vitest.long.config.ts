@@ -5,7 +5,8 @@ export default defineConfig({
   test: {
     include: ["test/long/**/*.test.ts"],
     pool: "forks",
-    maxWorkers: 1,
+    // Mostly one core busy per file: stages of one sequence take turns.
+    maxWorkers: 2,
     // One line per test: minutes of silence would look like a hang.
     reporters: ["verbose"],
     testTimeout: 900_000,

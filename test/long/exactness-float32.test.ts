@@ -1,0 +1,4 @@
+import { describe } from "vitest";
+import { exactnessMatrix } from "../support/exactness-matrix.js";
+
+describe("the full matrix of exactness in float32", () => exactnessMatrix("float32"));
