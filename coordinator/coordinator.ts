@@ -97,7 +97,6 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     });
     const core: Core = new Core(
       {
-        modelId: model.id,
         microBatches: options.microBatches ?? null,
         prefillChunk: options.prefillChunk ?? defaultPrefillChunk,
         modelStopTokens: new Set(model.stopTokens),

@@ -12,7 +12,7 @@ import {
   type SequenceId,
   sequenceId,
 } from "../common/ids.js";
-import { maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
+import { kvBlockSize, maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { ClusterView, GenerationRequest, RequestEvent, TextParams, TokenLogprob } from "./inference.js";
@@ -33,7 +33,6 @@ const warmUpId = requestId("warm-up");
 
 export interface CoreConfig {
   membership: MembershipConfig;
-  modelId: string;
   /** Micro-batches in flight; null: min(stages, sequences). */
   microBatches: number | null;
   prefillChunk: number;
@@ -187,7 +186,7 @@ export class Core {
       stageCount: this.#config.membership.stageCount,
       stages: this.membership.stageViews(),
       workers: this.membership.workerViews(),
-      blocks: { size: 16, total, used: scheduler?.blocksUsed ?? 0 },
+      blocks: { size: kvBlockSize, total, used: scheduler?.blocksUsed ?? 0 },
       sequences: { running: scheduler?.runningCount ?? 0, waiting: scheduler?.waitingCount ?? 0 },
       microBatchesInFlight: scheduler?.stepsInFlight ?? 0,
       counters: {

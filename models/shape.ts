@@ -32,16 +32,6 @@ export function layerKvBytesPerToken(shape: ModelShape, dtype: DType): number {
   return 2 * shape.kvHeadCount * shape.headDim * dtypeBytes(dtype);
 }
 
-/** The same for a stage of `layers` layers. */
-export function kvBytesPerToken(shape: ModelShape, layers: number, dtype: DType): number {
-  return layers * layerKvBytesPerToken(shape, dtype);
-}
-
-/** Bytes of one row of activations between two stages. */
-export function activationBytesPerToken(shape: ModelShape, dtype: DType): number {
-  return shape.hiddenSize * dtypeBytes(dtype);
-}
-
 /** Rows of the fused query, key and value projection. */
 export function qkvRows(shape: ModelShape): number {
   return (shape.headCount + 2 * shape.kvHeadCount) * shape.headDim;

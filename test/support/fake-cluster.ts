@@ -91,7 +91,6 @@ export class FakeCluster {
     };
     this.core = new Core(
       {
-        modelId: "fake",
         microBatches: null,
         prefillChunk,
         modelStopTokens: new Set([stopToken]),

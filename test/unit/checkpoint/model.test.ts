@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import { openModel, stageTensors } from "../../../checkpoint/index.js";
 import { writeSafetensors } from "../../../checkpoint/safetensors-writer.js";
 import { RelayError } from "../../../common/errors.js";
-import { kvBytesPerToken, layerKvBytesPerToken } from "../../../models/shape.js";
+import { layerKvBytesPerToken } from "../../../models/shape.js";
 import { sentencePieceBytes, smallPieces } from "../prompt/sentencepiece-fixture.js";
 import { tensor, tinyTensors, writeIndex, writeTinyModel } from "./model-fixture.js";
 
@@ -49,7 +49,6 @@ describe("openModel", () => {
     expect(model.stopTokens).toEqual([2]);
     expect(model.sampling).toEqual({ temperature: 0.8, topP: 0.8 });
     expect(layerKvBytesPerToken(model.shape, "float16")).toBe(2 * 8 * 2);
-    expect(kvBytesPerToken(model.shape, 3, "float32")).toBe(3 * 2 * 8 * 4);
   });
 
   it("takes the published name, the RoPE ratio and another type from config.json", async () => {
