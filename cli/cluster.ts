@@ -7,8 +7,10 @@ import { join, resolve } from "node:path";
 import { packageRoot } from "../common/package.js";
 import { DataDir } from "./data-dir.js";
 import { CommandError, exitStatus } from "./errors.js";
+import { watchLoading } from "./loading.js";
 import { coreCount, freeMemoryBytes, memoryShare, redisUrl } from "./options.js";
-import { isListeningMessage, type ListeningMessage } from "./parent.js";
+import { isListeningMessage, isRoundedMessage, type ListeningMessage } from "./parent.js";
+import { type PrecisionFlags, precisionArguments } from "./precision.js";
 import { findRedisServer, freePort, probeRedis, redisArguments, requireFreePort } from "./redis.js";
 import { type ChildSpec, type Observer, Supervisor } from "./supervisor.js";
 import { Watchdog } from "./watch.js";
@@ -28,16 +30,17 @@ const redisStartMs = 60_000;
 const redisPortAttempts = 3;
 const logCheckMs = 30_000;
 
-export interface LocalClusterOptions {
+export interface LocalClusterOptions extends PrecisionFlags {
   model: string;
   stages: number;
   /** 0 picks a free one. */
   port: number;
-  dtype?: string;
   threadsPerWorker?: number;
   memoryPerWorker?: number;
   redis?: string;
   data?: string;
+  /** Tell how far rounded weights are from the stored ones. */
+  verbose?: boolean;
 }
 
 export class LocalCluster {
@@ -47,6 +50,7 @@ export class LocalCluster {
   private coordinator: Supervisor | null = null;
   private workers: Supervisor[] = [];
   private logTimer: NodeJS.Timeout | null = null;
+  private apiUrl: string | null = null;
   private stopping = false;
 
   /** @param progress Receives one line for people at every step and every loss. */
@@ -79,7 +83,8 @@ export class LocalCluster {
     const address = await this.startCoordinator(data, redis, name);
     this.startWorkers(data, address);
     this.progress("loading the model");
-    const line = await this.firstReadiness();
+    const stopWatching = watchLoading(this.apiUrl!, this.progress);
+    const line = await this.firstReadiness().finally(stopWatching);
     for (const worker of this.workers) worker.markReady();
     return line.slice("ready ".length);
   }
@@ -152,13 +157,14 @@ export class LocalCluster {
             "--name",
             name,
           ],
-          ...(options.dtype === undefined ? [] : ["--dtype", options.dtype]),
+          ...precisionArguments(options),
         ],
         logFile: data.logFile("coordinator"),
         ready: { by: "line", prefix: "ready " },
         onMessage: (message) => {
           if (!isListeningMessage(message)) return;
           listening = message;
+          this.apiUrl = message.url;
           resolveAddress(message.clusterAddress);
         },
       });
@@ -179,10 +185,14 @@ export class LocalCluster {
         args: () => [
           ...[mainScript, "worker", "--coordinator", address, "--id", `worker-${index}`],
           ...["--memory", String(memory), "--threads", String(threads)],
+          ...(options.verbose ? ["--verbose"] : []),
         ],
         logFile: data.logFile(`worker-${index}`),
         ready: { by: "owner" },
-        onMessage: () => undefined,
+        onMessage: (message) => {
+          if (!isRoundedMessage(message)) return;
+          for (const line of message.lines) this.progress(`worker-${index}: ${line}`);
+        },
       }),
     );
   }

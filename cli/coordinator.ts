@@ -1,18 +1,18 @@
 /** `glm-relay coordinator`: the API, the queue and the schedule of one cluster. */
 import { resolve } from "node:path";
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import { maxStepRows } from "../common/limits.js";
-import type { CoordinatorOptions } from "../coordinator/coordinator.js";
 import { CommandError, exitStatus } from "./errors.js";
-import { address, dtypes, integer, name, port, redisUrl } from "./options.js";
+import { address, integer, name, port, redisUrl } from "./options.js";
 import { tellParent } from "./parent.js";
+import { addPrecisionOptions, type PrecisionFlags, quantizationOf } from "./precision.js";
 import { runService } from "./service.js";
 
 /** More stages than any GLM has layers, more micro-batches than a pipeline keeps busy: typing errors. */
 const stagesMax = 1_000;
 const microBatchesMax = 32;
 
-interface Flags {
+interface Flags extends PrecisionFlags {
   model: string;
   stages: number;
   host: string;
@@ -20,22 +20,14 @@ interface Flags {
   clusterListen: string;
   redis: string;
   name: string;
-  dtype?: CoordinatorOptions["dtype"];
   microBatches?: number;
   prefillChunk?: number;
 }
 
 export const stages = integer(1, stagesMax);
 
-export function dtypeOption(): Option {
-  return new Option(
-    "--dtype <type>",
-    "type of the activations between layers (default: the model's own)",
-  ).choices(dtypes);
-}
-
 export function addCoordinatorCommand(program: Command): void {
-  program
+  const command = program
     .command("coordinator")
     .description("Runs the coordinator: the HTTP API, the queue and the schedule of one pipeline.")
     .requiredOption("--model <dir>", "directory of the model")
@@ -49,8 +41,8 @@ export function addCoordinatorCommand(program: Command): void {
       "127.0.0.1:0",
     )
     .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
-    .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay")
-    .addOption(dtypeOption())
+    .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay");
+  addPrecisionOptions(command)
     .option(
       "--micro-batches <m>",
       "micro-batches in flight (default: the smaller of stages and sequences)",
@@ -65,6 +57,7 @@ export function addCoordinatorCommand(program: Command): void {
 }
 
 async function run(flags: Flags): Promise<void> {
+  const quantization = quantizationOf(flags);
   await runService(
     async () => {
       const [{ startCoordinator }, { createLogger }, { isLoopbackHost }] = await Promise.all([
@@ -79,7 +72,13 @@ async function run(flags: Flags): Promise<void> {
           exitStatus.badUsage,
         );
       }
-      return startCoordinator({ ...flags, model: resolve(flags.model), log: createLogger("coordinator") });
+      return startCoordinator({
+        ...flags,
+        model: resolve(flags.model),
+        kvType: flags.kv,
+        quantization,
+        log: createLogger("coordinator"),
+      });
     },
     (coordinator) => {
       tellParent({ type: "listening", url: coordinator.url, clusterAddress: coordinator.clusterAddress });

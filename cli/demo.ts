@@ -8,7 +8,7 @@ import { fetchCluster, streamChat } from "./api.js";
 import { LocalCluster } from "./cluster.js";
 import { CommandError, formatFailure, statusOfFailure } from "./errors.js";
 import { judge, type Question, readQuestions, tally, type Verdict } from "./questions.js";
-import { formatStages } from "./status.js";
+import { formatPrecision, formatStages } from "./status.js";
 import { formatTable } from "./text.js";
 import { serve } from "./up.js";
 
@@ -23,7 +23,7 @@ const print = (line = "") => process.stdout.write(`${line}\n`);
 
 async function show(url: string, questions: Question[]): Promise<boolean> {
   const view = await fetchCluster(url);
-  print(`\nThe plan: ${view.model} in ${view.dtype} on ${view.stages.length} workers`);
+  print(`\nThe plan: ${view.model} in ${formatPrecision(view)} on ${view.stages.length} workers`);
   print(await formatStages(view.stages));
 
   print(`\nOne question, its answer token by token through all ${view.stages.length} workers:`);

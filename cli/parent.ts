@@ -9,12 +9,22 @@ export interface ListeningMessage {
   clusterAddress: string;
 }
 
+/** What a worker with --verbose tells `up`: a line per matrix that was rounded on loading. */
+export interface RoundedMessage {
+  type: "rounded";
+  lines: string[];
+}
+
+export function isRoundedMessage(message: unknown): message is RoundedMessage {
+  return (message as { type?: unknown } | null)?.type === "rounded";
+}
+
 export function isListeningMessage(message: unknown): message is ListeningMessage {
   return (message as { type?: unknown } | null)?.type === "listening";
 }
 
 /** Does nothing for a process that somebody started by hand. */
-export function tellParent(message: ListeningMessage): void {
+export function tellParent(message: ListeningMessage | RoundedMessage): void {
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined);
 }
 

@@ -24,7 +24,7 @@ async function run(flags: { url: string; json?: boolean }): Promise<void> {
 export async function formatStatus(view: ClusterView): Promise<string> {
   const epoch = view.epoch === null ? "none" : `${view.epoch.term}.${view.epoch.plan}`;
   const lines = [
-    `model      ${view.model}, ${view.dtype}`,
+    `model      ${view.model}, ${formatPrecision(view)}`,
     `state      ${view.state}${view.reason === "" ? "" : `: ${view.reason}`}`,
     `epoch      ${epoch}`,
     `requests   ${view.sequences.running} running, ${view.sequences.waiting} waiting`,
@@ -34,6 +34,15 @@ export async function formatStatus(view: ClusterView): Promise<string> {
   ];
   const tables = [await formatStages(view.stages), await formatWorkers(view.workers)];
   return `${[...lines, ...tables.filter((table) => table !== "")].join("\n")}\n`;
+}
+
+/** "float16", or "float16, weights int4-g32-search, head int8-g32-search, KV cache int8". */
+export function formatPrecision({ dtype, kvType, quantization }: ClusterView): string {
+  const parts = [dtype];
+  if (quantization.weights !== "stored") parts.push(`weights ${quantization.weights}`);
+  if (quantization.head !== "stored") parts.push(`head ${quantization.head}`);
+  if (kvType !== dtype) parts.push(`KV cache ${kvType}`);
+  return parts.join(", ");
 }
 
 /** The plan: which worker holds which layers, and what they weigh. Empty while there is none. */

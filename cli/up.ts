@@ -1,18 +1,19 @@
 /** `glm-relay up`: everything on this machine, supervised until Ctrl-C. */
 import type { Command } from "commander";
 import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
-import { dtypeOption, stages } from "./coordinator.js";
+import { stages } from "./coordinator.js";
 import { port, redisUrl, size } from "./options.js";
+import { addPrecisionOptions, quantizationOf } from "./precision.js";
 import { listenForStop } from "./signals.js";
-import { threads } from "./worker.js";
+import { threads, verboseHelp } from "./worker.js";
 
 export function addUpCommand(program: Command): void {
-  program
+  const command = program
     .command("up")
     .description("Runs everything on this machine: Redis, a coordinator and one worker per stage.")
     .requiredOption("--model <dir>", "directory of the model")
-    .requiredOption("--stages <n>", "workers that share the model's layers", stages)
-    .addOption(dtypeOption())
+    .requiredOption("--stages <n>", "workers that share the model's layers", stages);
+  addPrecisionOptions(command)
     .option("--threads-per-worker <t>", "compute threads of each worker (default: cores / stages)", threads)
     .option(
       "--memory-per-worker <size>",
@@ -22,10 +23,13 @@ export function addUpCommand(program: Command): void {
     .option("--port <port>", "port of the HTTP API on loopback, 0 picks a free one", port, 8000)
     .option("--redis <url>", "Redis to use (default: REDIS_URL, else one of its own)", redisUrl)
     .option("--data <dir>", "keeps Redis data and logs (default: a fresh directory, removed at a clean end)")
+    .option("--verbose", verboseHelp)
     .action(run);
 }
 
 async function run(options: LocalClusterOptions): Promise<void> {
+  // A mistake in the flags is told before anything starts.
+  quantizationOf(options);
   const cluster = new LocalCluster(options, (line) => process.stderr.write(`${line}\n`));
   await serve(cluster, async (url) => {
     process.stdout.write(`ready ${url}\n`);

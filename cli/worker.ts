@@ -2,6 +2,7 @@
 import { hostname } from "node:os";
 import type { Command } from "commander";
 import { address, coreCount, freeMemoryBytes, integer, memoryShare, name, port, size } from "./options.js";
+import { tellParent } from "./parent.js";
 import { runService } from "./service.js";
 
 interface Flags {
@@ -11,9 +12,11 @@ interface Flags {
   memory?: number;
   threads?: number;
   probePort?: number;
+  verbose?: boolean;
 }
 
 export const threads = integer(1, 1_024);
+export const verboseHelp = "tells how far every matrix that is rounded on loading is from the stored one";
 
 export function addWorkerCommand(program: Command): void {
   program
@@ -34,6 +37,7 @@ export function addWorkerCommand(program: Command): void {
     )
     .option("--threads <t>", "compute threads (default: one per core)", threads)
     .option("--probe-port <port>", "serves /livez, /readyz and /metrics on loopback", port)
+    .option("--verbose", verboseHelp)
     .action(run);
 }
 
@@ -44,6 +48,7 @@ async function run(flags: Flags): Promise<void> {
         import("../worker/worker.js"),
         import("../common/log.js"),
       ]);
+      const log = createLogger("worker");
       return startWorker({
         id: flags.id ?? `${hostname()}-${process.pid}`,
         coordinator: flags.coordinator,
@@ -51,9 +56,28 @@ async function run(flags: Flags): Promise<void> {
         memoryBytes: flags.memory ?? Math.floor(freeMemoryBytes() * memoryShare),
         threads: flags.threads ?? coreCount(),
         probePort: flags.probePort,
-        log: createLogger("worker"),
+        log,
+        onRounded: flags.verbose
+          ? (roundings) => {
+              const lines = roundingLines(roundings);
+              for (const line of lines) log.info(line);
+              tellParent({ type: "rounded", lines });
+            }
+          : undefined,
       });
     },
     () => undefined,
+  );
+}
+
+interface Rounding {
+  tensor: string;
+  relativeError: number;
+}
+
+/** Relative: the root mean square of the errors over that of the weights. */
+function roundingLines(roundings: readonly Rounding[]): string[] {
+  return roundings.map(
+    ({ tensor, relativeError }) => `${tensor}: relative error ${(100 * relativeError).toFixed(3)} %`,
   );
 }

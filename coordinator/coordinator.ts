@@ -10,6 +10,7 @@ import { serverOptions } from "../common/grpc.js";
 import { maxStepRows } from "../common/limits.js";
 import type { Logger } from "../common/log.js";
 import { serverCredentials } from "../common/tls.js";
+import { formatName, type KvType, type Precision, type Quantization } from "../models/quantization.js";
 import type { DType } from "../models/shape.js";
 import { internalProto } from "../proto/load.js";
 import { createApi } from "./api/server.js";
@@ -47,6 +48,9 @@ export interface CoordinatorOptions {
   /** Namespace of this cluster's keys in Redis. */
   name: string;
   dtype?: DType;
+  /** Default: dtype. */
+  kvType?: KvType;
+  quantization: Quantization;
   /** Micro-batches in flight; default min(stages, sequences). */
   microBatches?: number;
   /** Prompt tokens of one sequence in one step. */
@@ -70,6 +74,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   const model = await openModel(options.model);
   requireStageCount(options.stages, model.shape.layerCount);
   const dtype = options.dtype ?? model.dtype;
+  const precision: Precision = { ...options.quantization, dtype, kvType: options.kvType ?? dtype };
   const queue = await BullmqQueue.open(options.redis, options.name, log);
   const undo: (() => Promise<unknown>)[] = [() => queue.close()];
   try {
@@ -105,8 +110,8 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
           stageCount: options.stages,
           modelDirectory: model.directory,
           fingerprint: model.fingerprint,
-          dtype,
-          placementModel: placementModel(model, dtype, maxStepRows),
+          precision,
+          placementModel: placementModel(model, precision, maxStepRows),
           minBlocks: 1,
           maxBlocks: maxFullSequences * blocksFor(model.contextLength),
           clusterAddress: () => clusterAddress,
@@ -132,7 +137,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       systemClock,
     );
     const service = new Service(
-      { model: modelInfo(model), dtype, numericsId: () => numericsId(core, model, dtype) },
+      { model: modelInfo(model), precision, numericsId: () => numericsId(core, model, precision) },
       prompt,
       queue,
       () => core,
@@ -224,10 +229,19 @@ function reasonOf(error: unknown): string {
 }
 
 /** Everything on which the tokens of a response depend beside the request itself (DESIGN.md). */
-function numericsId(core: Core, model: Model, dtype: DType): string | null {
+function numericsId(core: Core, model: Model, precision: Precision): string | null {
   const numerics = core.membership.numerics();
   if (numerics === null) return null;
-  return `${numerics.backend}/canon${numerics.canonVersion}/${dtype}/kv-${dtype}/${model.fingerprint.slice(0, 16)}`;
+  const { dtype, kvType, weights, head } = precision;
+  return [
+    numerics.backend,
+    `canon${numerics.canonVersion}`,
+    dtype,
+    `kv-${kvType}`,
+    `weights-${formatName(weights)}`,
+    `head-${formatName(head)}`,
+    model.fingerprint.slice(0, 16),
+  ].join("/");
 }
 
 async function bind(grpc: Server, address: string): Promise<string> {

@@ -176,7 +176,7 @@ export class Core {
     this.membership.linkBroken(serving.pipeline.epoch, new RelayError("worker_lost", what), null);
   }
 
-  view(): Omit<ClusterView, "model" | "numericsId" | "redisUp" | "dtype"> {
+  view(): Omit<ClusterView, "model" | "numericsId" | "redisUp" | "dtype" | "kvType" | "quantization"> {
     const scheduler = this.#serving?.scheduler;
     const total = this.#serving === null ? 0 : this.#blockCount;
     return {

@@ -103,6 +103,8 @@ export interface StageView {
   weightBytes: number;
   kvBytes: number;
   workspaceBytes: number;
+  /** What the plan counted on; the figures above are the worker's own once it has loaded. */
+  planned: { weightBytes: number; kvBytes: number; workspaceBytes: number; processBytes: number };
   memoryBytes: number;
   steps: number;
   busySeconds: number;
@@ -114,6 +116,8 @@ export interface WorkerView {
   address: string;
   state: "idle" | "loading" | "loaded" | "linked" | "failed";
   detail: string;
+  /** Of the stage's weights, while they are read: 0 to 1. */
+  loadedRatio: number;
   heartbeatAgeMs: number;
   memoryBytes: number;
   residentBytes: number;
@@ -129,6 +133,9 @@ export interface ClusterView {
   epoch: { term: number; plan: number } | null;
   numericsId: string | null;
   dtype: string;
+  kvType: string;
+  /** Of the layers' matrices and of the head: "stored", "int4-g32-search", ... */
+  quantization: { weights: string; head: string };
   stageCount: number;
   stages: StageView[];
   workers: WorkerView[];

@@ -5,6 +5,7 @@
 import { RelayError } from "../common/errors.js";
 import type { RequestId } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
+import { formatName, type Precision } from "../models/quantization.js";
 import type { Core } from "./core.js";
 import type {
   ClusterView,
@@ -32,7 +33,7 @@ interface Pending {
 
 export interface ServiceFacts {
   model: ModelInfo;
-  dtype: string;
+  precision: Precision;
   numericsId: () => string | null;
 }
 
@@ -129,12 +130,15 @@ export class Service implements InferenceService {
 
   cluster(): ClusterView {
     const view = this.#core().view();
+    const { precision } = this.#facts;
     return {
       ...view,
       model: this.model.id,
       state: this.#draining ? "draining" : view.state,
       reason: this.notReady()?.message ?? "",
-      dtype: this.#facts.dtype,
+      dtype: precision.dtype,
+      kvType: precision.kvType,
+      quantization: { weights: formatName(precision.weights), head: formatName(precision.head) },
       numericsId: this.#facts.numericsId(),
       redisUp: this.#queue.up,
     };

@@ -27,11 +27,6 @@ export function dtypeBytes(dtype: DType): number {
   return dtype === "float32" ? 4 : 2;
 }
 
-/** Bytes of keys and values that one token needs in one layer, in the KV cache's type. */
-export function layerKvBytesPerToken(shape: ModelShape, dtype: DType): number {
-  return 2 * shape.kvHeadCount * shape.headDim * dtypeBytes(dtype);
-}
-
 /** Rows of the fused query, key and value projection. */
 export function qkvRows(shape: ModelShape): number {
   return (shape.headCount + 2 * shape.kvHeadCount) * shape.headDim;

@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { StageConfig, StepInput, StepOutput } from "./index.js";
+import type { LoadProgress, StageConfig, StepInput, StepOutput } from "./index.js";
 
 /** The addon's side of a stage: addon/stage_object.h. */
 export interface AddonStage {
@@ -13,6 +13,8 @@ export interface AddonStage {
   close(): Promise<void>;
   progress(): bigint;
   memory(): { weightBytes: number; kvBytes: number; workspaceBytes: number };
+  loading(): LoadProgress;
+  roundings(): { tensor: string; squaredError: number; squaredWeight: number }[];
   kernels(): string;
 }
 

@@ -27,13 +27,25 @@ class DeviceBuffer {
   uint64_t bytes = 0;
 };
 
-// A weight matrix [n, k] in the stored type, laid out as the backend likes.
+// How far rounded weights are from the stored ones: sums over all weights.
+struct RoundingError {
+  double squaredError = 0.0;
+  double squaredWeight = 0.0;
+
+  void add(const RoundingError& other) {
+    squaredError += other.squaredError;
+    squaredWeight += other.squaredWeight;
+  }
+};
+
+// A weight matrix [n, k], as stored or rounded, laid out as the backend likes.
 class DeviceMatrix {
  public:
   virtual ~DeviceMatrix() = default;
   uint64_t bytes = 0;
   int n = 0;
   int k = 0;
+  RoundingError rounding;  // zero for a matrix as stored
 };
 
 // Row-major [n, k] in host memory, possibly unaligned; readable only during the call.
@@ -42,6 +54,9 @@ struct HostMatrix {
   DType dtype;
   int n;
   int k;
+  WeightFormat format;  // what the backend makes of it
+  // Called now and then with how many rows have been read and are not needed any more.
+  std::function<void(int rows)> consumed;
 };
 
 // The rows of a step: which sequence each belongs to and where. Valid until the step's whenIdle.
@@ -61,7 +76,10 @@ class Backend {
 
   // Zeroed memory; pages that are never touched cost nothing.
   virtual std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) = 0;
+  // Throws WeightError for weights that cannot be used (quant/finite.h).
   virtual std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) = 0;
+  // Once, after the matrices and before any step: no matmul has more rows.
+  virtual void reserveRows(int rows) = 0;
   // The paged cache of all layers of the stage, plus what attention needs; once, before any step.
   virtual void allocateKvCache(const KvPlan& plan) = 0;
   virtual uint64_t kvBytes() const = 0;

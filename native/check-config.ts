@@ -1,6 +1,6 @@
 /** What a stage's configuration must fulfil before the engine, which trusts it, sees it. */
 
-import type { DType, LayerTensors, ModelShape, StageConfig, TensorSource } from "./index.js";
+import type { DType, LayerTensors, ModelShape, StageConfig, TensorSource, WeightFormat } from "./index.js";
 
 /** Attention visits keys in tiles of 16 positions (CANON.md), and a tile lies in one block. */
 const KEY_TILE = 16;
@@ -18,6 +18,9 @@ export function checkStageConfig(config: StageConfig): void {
   const { shape } = config;
   checkShape(shape);
   checkDType("dtype", config.dtype);
+  if (config.kvType !== "int8") checkDType("kvType", config.kvType);
+  checkWeightFormat("weights", config.weights);
+  checkWeightFormat("headWeights", config.headWeights);
   integerIn("layerBegin", config.layerBegin, 0, shape.layerCount - 1);
   integerIn("layerEnd", config.layerEnd, config.layerBegin + 1, shape.layerCount);
   integerIn("blockCount", config.blockCount, 1, INT_MAX);
@@ -113,6 +116,22 @@ function checkTensor(role: string, source: TensorSource, shape: number[]): void 
   }
   if (!Number.isSafeInteger(source.byteOffset) || source.byteOffset < 0) {
     throw new Error(`${tensor}: byteOffset ${source.byteOffset} is no file position`);
+  }
+}
+
+const GROUP_SIZES: readonly number[] = [32, 64, 128, 0];
+
+function checkWeightFormat(name: string, format: WeightFormat | null): void {
+  if (format === null) return;
+  const { type, groupSize, scales } = format;
+  if (type !== "int8" && type !== "int4") {
+    throw new Error(`${name}.type ${String(type)}: expected int8 or int4`);
+  }
+  if (!GROUP_SIZES.includes(groupSize)) {
+    throw new Error(`${name}.groupSize ${groupSize}: expected 32, 64, 128 or 0 for a whole row`);
+  }
+  if (scales !== "absmax" && scales !== "search") {
+    throw new Error(`${name}.scales ${String(scales)}: expected absmax or search`);
   }
 }
 

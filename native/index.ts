@@ -11,6 +11,18 @@ import { checkStep } from "./check-step.js";
 /** Storage type of float tensors, of the residual stream and of the KV cache. */
 export type DType = "float32" | "float16" | "bfloat16";
 
+/** How keys and values are stored; int8 has one FP16 scale per token and head. */
+export type KvType = DType | "int8";
+
+/** How a weight matrix is rounded when it is loaded (CANON.md, Rounded weights). */
+export interface WeightFormat {
+  type: "int8" | "int4";
+  /** Weights of a row that share a scale: 32, 64 or 128; 0 is the whole row. */
+  groupSize: number;
+  /** The scale that fits the largest weight, or the one of several with the smallest squared error. */
+  scales: "absmax" | "search";
+}
+
 /** The shape of a model as the engine needs it; all facts come from the model's card and config. */
 export interface ModelShape {
   hiddenSize: number;
@@ -62,8 +74,12 @@ export interface StageConfig {
   /** Present on the last stage: final norm and head [vocabSize, hiddenSize]. */
   finalNorm: TensorSource | null;
   head: TensorSource | null;
-  /** Residual stream, wire and KV cache type. */
+  /** What becomes of the matrices of all layers, and of the head; null: they stay as stored. */
+  weights: WeightFormat | null;
+  headWeights: WeightFormat | null;
+  /** Residual stream and wire type. */
   dtype: DType;
+  kvType: KvType;
   /** KV cache: blockCount blocks of blockSize token slots, allocated once. */
   blockCount: number;
   blockSize: number;
@@ -143,6 +159,20 @@ export interface StepOutput {
   computeUs: number;
 }
 
+/** How far the rounded weights of one matrix are from the stored ones. */
+export interface TensorRounding {
+  /** "layer 3 ffnDown" */
+  tensor: string;
+  /** Root mean square of the errors over that of the weights. */
+  relativeError: number;
+}
+
+/** Bytes of the checkpoint read so far, and in all. */
+export interface LoadProgress {
+  loadedBytes: number;
+  totalBytes: number;
+}
+
 export interface EngineInfo {
   /** The variant in use: "scalar" or "avx2". */
   kernels: string;
@@ -182,6 +212,8 @@ export class Stage {
   readonly workspaceBytes: number;
   /** The kernel variant this stage runs. */
   readonly kernels: string;
+  /** Of every matrix that was rounded, in the order of loading. */
+  readonly roundings: readonly TensorRounding[];
   readonly #config: StageConfig;
   readonly #addonStage: AddonStage;
   #closed: Promise<void> | null = null;
@@ -192,18 +224,27 @@ export class Stage {
     this.kvBytes = kvBytes;
     this.workspaceBytes = workspaceBytes;
     this.kernels = addonStage.kernels();
+    this.roundings = addonStage.roundings().map(({ tensor, squaredError, squaredWeight }) => ({
+      tensor,
+      relativeError: squaredWeight === 0 ? 0 : Math.sqrt(squaredError / squaredWeight),
+    }));
     this.#config = config;
     this.#addonStage = addonStage;
   }
 
   /**
    * Reads the stage's tensors, and no others, and allocates all its memory.
+   * @param started Gets a function that tells at any time how far the loading is.
    * @throws Error (as a rejection) naming the field, or the tensor and its file, that does not fit.
    */
-  static async create(config: StageConfig): Promise<Stage> {
+  static async create(
+    config: StageConfig,
+    started: (progress: () => LoadProgress) => void = () => {},
+  ): Promise<Stage> {
     checkStageConfig(config);
     const addon = loadAddon();
     const addonStage = new addon.Stage(config, chosenKernels(addon));
+    started(() => addonStage.loading());
     try {
       await addonStage.load();
     } catch (cause) {

@@ -8,6 +8,7 @@ import { toRelayError } from "../common/errors.js";
 import { type Epoch, formatEpoch } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
 import { protocolVersion, softwareVersion } from "../common/package.js";
+import type { TensorRounding } from "../native/index.js";
 import type { Assign__Output } from "../proto/generated/glm/relay/internal/v1/Assign.js";
 import type { Heartbeat } from "../proto/generated/glm/relay/internal/v1/Heartbeat.js";
 import type { Register } from "../proto/generated/glm/relay/internal/v1/Register.js";
@@ -41,6 +42,8 @@ export interface WorkerOptions {
   /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
   probePort?: number;
   log: Logger;
+  /** Hears how far the rounded weights of a new stage are from the stored ones. */
+  onRounded?: (roundings: readonly TensorRounding[]) => void;
 }
 
 export interface RunningWorker {
@@ -168,6 +171,8 @@ class Worker implements RunningWorker {
       residentBytes: process.memoryUsage.rss(),
       receivedBytes: this.#metrics.receivedBytes,
       staleMessages: this.#metrics.staleMessages,
+      loadedBytes: this.#host.loading?.loadedBytes ?? 0,
+      loadBytes: this.#host.loading?.totalBytes ?? 0,
     };
   }
 
@@ -215,6 +220,7 @@ class Worker implements RunningWorker {
       metrics: this.#metrics,
       log: this.#options.log,
       report: (state) => this.#control.report(state),
+      rounded: (roundings) => this.#options.onRounded?.(roundings),
       linkedChanged: (linked) => this.#setLinked(linked),
     });
   }

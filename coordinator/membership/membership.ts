@@ -7,6 +7,7 @@ import { RelayError } from "../../common/errors.js";
 import { compareEpochs, type Epoch, formatEpoch } from "../../common/ids.js";
 import { heartbeatMs, kvBlockSize, leaseMs, linkCredits, maxStepRows } from "../../common/limits.js";
 import { protocolVersion, softwareVersion } from "../../common/package.js";
+import { formatName, type Precision } from "../../models/quantization.js";
 import type { CoordinatorMessage } from "../../proto/generated/glm/relay/internal/v1/CoordinatorMessage.js";
 import type { Heartbeat__Output } from "../../proto/generated/glm/relay/internal/v1/Heartbeat.js";
 import type { Register__Output } from "../../proto/generated/glm/relay/internal/v1/Register.js";
@@ -32,7 +33,7 @@ export interface MembershipConfig {
   stageCount: number;
   modelDirectory: string;
   fingerprint: string;
-  dtype: string;
+  precision: Precision;
   placementModel: PlacementModel;
   minBlocks: number;
   maxBlocks: number;
@@ -118,8 +119,11 @@ export class Membership {
   get notFormedReason(): string {
     if (this.#state.kind === "formed") return "";
     if (this.#state.kind === "waiting") return this.#state.reason;
-    const loaded = this.#state.plan.stages.filter((connection) => this.#hasLoaded(connection)).length;
-    return `loading: ${loaded} of ${this.#config.stageCount} stages ready`;
+    const { stages } = this.#state.plan;
+    const loaded = stages.filter((connection) => this.#hasLoaded(connection)).length;
+    const ratios = stages.map((connection) => loadedRatio(this.#members.get(connection)));
+    const percent = Math.floor((100 * ratios.reduce((sum, ratio) => sum + ratio, 0)) / stages.length);
+    return `loading: ${loaded} of ${this.#config.stageCount} stages ready, ${percent} % of the weights read`;
   }
 
   get phase(): "waiting" | "loading" | "formed" {
@@ -208,8 +212,14 @@ export class Membership {
         layerBegin: stage.layerBegin,
         layerEnd: stage.layerEnd,
         weightBytes: member?.stageState?.weightBytes || stage.weightBytes,
-        kvBytes: member?.stageState?.kvBytes ?? 0,
+        kvBytes: member?.stageState?.kvBytes || stage.kvBytes,
         workspaceBytes: member?.stageState?.workspaceBytes || stage.workspaceBytes,
+        planned: {
+          weightBytes: stage.weightBytes,
+          kvBytes: stage.kvBytes,
+          workspaceBytes: stage.workspaceBytes,
+          processBytes: stage.processBytes,
+        },
         memoryBytes: member?.register.memoryBytes ?? 0,
         steps: member?.heartbeat?.steps ?? 0,
         busySeconds: (member?.heartbeat?.busyUs ?? 0) / 1e6,
@@ -225,6 +235,7 @@ export class Membership {
       address: member.register.dataAddress,
       state: member.state,
       detail: member.detail,
+      loadedRatio: loadedRatio(member),
       heartbeatAgeMs: Math.round(now - member.heartbeatAtMs),
       memoryBytes: member.register.memoryBytes,
       residentBytes: member.heartbeat?.residentBytes ?? 0,
@@ -379,7 +390,7 @@ export class Membership {
     try {
       placement = place(
         this.#config.placementModel,
-        chosen.map(({ register }) => ({ id: register.worker, memoryBytes: register.memoryBytes })),
+        chosen.map(({ register: { worker: id, memoryBytes, threads } }) => ({ id, memoryBytes, threads })),
         { blockSize: kvBlockSize, minBlocks: this.#config.minBlocks, maxBlocks: this.#config.maxBlocks },
       );
     } catch (error) {
@@ -402,6 +413,7 @@ export class Membership {
     };
     this.#ports.log("info", `epoch ${formatEpoch(epoch)}: ${describe(placement)}`);
     this.#ports.planMade(epoch);
+    const { precision } = this.#config;
     for (const [stage, member] of chosen.entries()) {
       member.state = "loading";
       member.stageState = null;
@@ -416,7 +428,10 @@ export class Membership {
           layerEnd,
           modelDirectory: this.#config.modelDirectory,
           weightsFingerprint: this.#config.fingerprint,
-          dtype: this.#config.dtype,
+          dtype: precision.dtype,
+          kvType: precision.kvType,
+          weightFormat: formatName(precision.weights),
+          headFormat: formatName(precision.head),
           blockCount: placement.blockCount,
           blockSize: kvBlockSize,
           maxRows: maxStepRows,
@@ -470,6 +485,15 @@ export class Membership {
   #missingWorkers(): string {
     return `waiting for workers: ${this.#members.size} of ${this.#config.stageCount} have joined`;
   }
+}
+
+/** How much of its stage's weights a member has read, 0 to 1. */
+function loadedRatio(member: Member | undefined): number {
+  if (member === undefined) return 0;
+  if (member.state === "loaded" || member.state === "linked") return 1;
+  if (member.state !== "loading") return 0;
+  const { loadedBytes = 0, loadBytes = 0 } = member.heartbeat ?? {};
+  return loadBytes === 0 ? 0 : loadedBytes / loadBytes;
 }
 
 function byName(a: Member, b: Member): number {

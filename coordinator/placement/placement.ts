@@ -4,23 +4,36 @@
  */
 import { RelayError } from "../../common/errors.js";
 
+/** What a stage's passes need beside weights and KV cache. */
+export interface WorkspaceBytes {
+  stage: number;
+  perThread: number;
+  /** More on the first stage. */
+  first: number;
+  /** More on the last stage: its logits and sampling. */
+  last: number;
+  lastPerThread: number;
+}
+
 export interface PlacementModel {
-  /** Stored bytes of each layer. */
+  /** Bytes of each layer in the engine's memory. */
   layerBytes: readonly number[];
   embeddingBytes: number;
   /** Final norm and head. */
   headBytes: number;
   /** KV bytes of one token in one layer. */
   layerKvBytesPerToken: number;
-  /** Activations of one pass, without logits. */
-  workspaceBytes: number;
-  /** Logits of one pass: the last stage's. */
-  logitsBytes: number;
+  workspace: WorkspaceBytes;
+  /** The worker's process itself. */
+  processBytes: number;
 }
 
 export interface PlacementWorker {
   id: string;
+  /** For everything: weights, KV cache, workspace and the process. */
   memoryBytes: number;
+  /** Compute threads. */
+  threads: number;
 }
 
 export interface StagePlacement {
@@ -30,6 +43,8 @@ export interface StagePlacement {
   layerEnd: number;
   weightBytes: number;
   workspaceBytes: number;
+  kvBytes: number;
+  processBytes: number;
 }
 
 export interface Placement {
@@ -63,7 +78,7 @@ export function place(
       `${workers.length} stages asked for, but the model has ${layerCount} layers: expected 1 to ${layerCount} stages`,
     );
   }
-  const fixed = workers.map((_, stage) => fixedBytes(model, stage, workers.length));
+  const fixed = workers.map((worker, stage) => fixedBytes(model, worker, stage, workers.length));
   const minKvBytes = limits.minBlocks * limits.blockSize * model.layerKvBytesPerToken;
   // Layers of one model are of one size but for rounding; the largest one makes the bound safe.
   const perLayer = Math.max(...model.layerBytes) + minKvBytes;
@@ -75,37 +90,57 @@ export function place(
   }
   const counts = proportionalCounts(layerCount, room, caps);
 
+  const blockBytes = counts.map((count) => limits.blockSize * count * model.layerKvBytesPerToken);
   const stages: StagePlacement[] = [];
   let blockCount = limits.maxBlocks;
   let layerBegin = 0;
   for (const [stage, worker] of workers.entries()) {
     const layerEnd = layerBegin + counts[stage]!;
     const layers = sum(model.layerBytes.slice(layerBegin, layerEnd));
-    const blockBytes = limits.blockSize * counts[stage]! * model.layerKvBytesPerToken;
-    blockCount = Math.min(blockCount, Math.floor((room[stage]! - layers) / blockBytes));
-    const workspaceBytes = stageWorkspace(model, stage, workers.length);
+    blockCount = Math.min(blockCount, Math.floor((room[stage]! - layers) / blockBytes[stage]!));
     stages.push({
       worker: worker.id,
       layerBegin,
       layerEnd,
-      weightBytes: fixed[stage]! - workspaceBytes + layers,
-      workspaceBytes,
+      weightBytes: layers + endBytes(model, stage, workers.length),
+      workspaceBytes: workspaceOf(model, worker, stage, workers.length),
+      kvBytes: 0,
+      processBytes: model.processBytes,
     });
     layerBegin = layerEnd;
   }
+  for (const [stage, placed] of stages.entries()) placed.kvBytes = blockCount * blockBytes[stage]!;
   return { stages, blockCount };
 }
 
-function stageWorkspace(model: PlacementModel, stage: number, stageCount: number): number {
-  return model.workspaceBytes + (stage === stageCount - 1 ? model.logitsBytes : 0);
+function workspaceOf(
+  { workspace }: PlacementModel,
+  { threads }: PlacementWorker,
+  stage: number,
+  stageCount: number,
+): number {
+  return (
+    workspace.stage +
+    threads * workspace.perThread +
+    (stage === 0 ? workspace.first : 0) +
+    (stage === stageCount - 1 ? workspace.last + threads * workspace.lastPerThread : 0)
+  );
+}
+
+/** Embedding on the first stage, final norm and head on the last. */
+function endBytes(model: PlacementModel, stage: number, stageCount: number): number {
+  return (stage === 0 ? model.embeddingBytes : 0) + (stage === stageCount - 1 ? model.headBytes : 0);
 }
 
 /** What a stage needs beside its layers and KV cache. */
-function fixedBytes(model: PlacementModel, stage: number, stageCount: number): number {
+function fixedBytes(
+  model: PlacementModel,
+  worker: PlacementWorker,
+  stage: number,
+  stageCount: number,
+): number {
   return (
-    (stage === 0 ? model.embeddingBytes : 0) +
-    (stage === stageCount - 1 ? model.headBytes : 0) +
-    stageWorkspace(model, stage, stageCount)
+    endBytes(model, stage, stageCount) + workspaceOf(model, worker, stage, stageCount) + model.processBytes
   );
 }
 

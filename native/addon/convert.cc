@@ -28,6 +28,21 @@ DType toDType(const std::string& name) {
   return DType::kFloat32;
 }
 
+KvType toKvType(const std::string& name) {
+  if (name == "int8") return KvType::kInt8;
+  return static_cast<KvType>(toDType(name));
+}
+
+WeightFormat toWeightFormat(const Napi::Object& owner, const char* name) {
+  WeightFormat format;
+  if (isNull(owner, name)) return format;
+  const Napi::Object object = owner.Get(name).As<Napi::Object>();
+  format.type = toString(object, "type") == "int4" ? WeightType::kInt4 : WeightType::kInt8;
+  format.groupSize = toInt(object, "groupSize");
+  format.scales = toString(object, "scales") == "search" ? ScaleChoice::kSearch : ScaleChoice::kAbsMax;
+  return format;
+}
+
 std::vector<int32_t> toInts(const Napi::Object& object, const char* name) {
   const Napi::Int32Array array = object.Get(name).As<Napi::Int32Array>();
   return {array.Data(), array.Data() + array.ElementLength()};
@@ -163,7 +178,10 @@ StageConfig toStageConfig(const Napi::Object& object) {
   config.embedding = toOptionalTensor(object, "embedding", "");
   config.finalNorm = toOptionalTensor(object, "finalNorm", "");
   config.head = toOptionalTensor(object, "head", "");
+  config.weights = toWeightFormat(object, "weights");
+  config.headWeights = toWeightFormat(object, "headWeights");
   config.dtype = toDType(toString(object, "dtype"));
+  config.kvType = toKvType(toString(object, "kvType"));
   config.blockCount = toInt(object, "blockCount");
   config.blockSize = toInt(object, "blockSize");
   config.maxRows = toInt(object, "maxRows");

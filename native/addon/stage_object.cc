@@ -12,7 +12,9 @@ Napi::Function StageObject::define(Napi::Env env) {
       env, "Stage",
       {InstanceMethod("load", &StageObject::load), InstanceMethod("step", &StageObject::step),
        InstanceMethod("close", &StageObject::close), InstanceMethod("progress", &StageObject::progress),
-       InstanceMethod("memory", &StageObject::memory), InstanceMethod("kernels", &StageObject::kernels)});
+       InstanceMethod("memory", &StageObject::memory), InstanceMethod("loading", &StageObject::loading),
+       InstanceMethod("roundings", &StageObject::roundings),
+       InstanceMethod("kernels", &StageObject::kernels)});
 }
 
 StageObject::StageObject(const Napi::CallbackInfo& info)
@@ -84,6 +86,26 @@ Napi::Value StageObject::memory(const Napi::CallbackInfo& info) {
   object.Set("kvBytes", static_cast<double>(stage_->kvBytes()));
   object.Set("workspaceBytes", static_cast<double>(stage_->workspaceBytes()));
   return object;
+}
+
+Napi::Value StageObject::loading(const Napi::CallbackInfo& info) {
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("loadedBytes", static_cast<double>(stage_->loadedBytes()));
+  object.Set("totalBytes", static_cast<double>(stage_->storedBytes()));
+  return object;
+}
+
+Napi::Value StageObject::roundings(const Napi::CallbackInfo& info) {
+  const std::vector<TensorRounding>& roundings = stage_->roundings();
+  Napi::Array array = Napi::Array::New(info.Env(), roundings.size());
+  for (uint32_t i = 0; i < roundings.size(); i++) {
+    Napi::Object object = Napi::Object::New(info.Env());
+    object.Set("tensor", roundings[i].role);
+    object.Set("squaredError", roundings[i].error.squaredError);
+    object.Set("squaredWeight", roundings[i].error.squaredWeight);
+    array.Set(i, object);
+  }
+  return array;
 }
 
 Napi::Value StageObject::kernels(const Napi::CallbackInfo& info) {

@@ -34,6 +34,8 @@ class StageObject : public Napi::ObjectWrap<StageObject> {
   Napi::Value close(const Napi::CallbackInfo& info);
   Napi::Value progress(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
+  Napi::Value loading(const Napi::CallbackInfo& info);
+  Napi::Value roundings(const Napi::CallbackInfo& info);
   Napi::Value kernels(const Napi::CallbackInfo& info);
 
   Pending* begin(Napi::Env env, std::function<Napi::Value(Napi::Env, Pending&)> value);

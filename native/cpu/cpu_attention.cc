@@ -26,16 +26,16 @@ float* floats(DeviceBuffer& buffer) { return static_cast<HostBuffer&>(buffer).me
 void CpuBackend::allocateKvCache(const KvPlan& plan) {
   plan_ = plan;
   scoreScale_ = 1.0f / std::sqrt(static_cast<float>(plan.headDim));
-  keys_ = std::make_unique<HostMemory>(plan.layerBytes() * plan.layerCount, false);
-  values_ = std::make_unique<HostMemory>(plan.layerBytes() * plan.layerCount, false);
-  scratch_ = std::make_unique<HostMemory>(scratchBytes(), false);
+  keys_ = std::make_unique<HostMemory>(plan.layerBytes() * plan.layerCount, HostMemory::kLazy);
+  values_ = std::make_unique<HostMemory>(plan.layerBytes() * plan.layerCount, HostMemory::kLazy);
+  scratch_ = std::make_unique<HostMemory>(attentionScratchBytes(), HostMemory::kReady);
 }
 
 float* CpuBackend::threadScratch(int thread) const {
   return scratch_->floats() + thread * threadScratchFloats(plan_);
 }
 
-uint64_t CpuBackend::scratchBytes() const {
+uint64_t CpuBackend::attentionScratchBytes() const {
   return threadScratchFloats(plan_) * sizeof(float) * pool_.threads();
 }
 
@@ -60,9 +60,6 @@ void CpuBackend::storeRow(float* queries, const float* qkv, int layer, int row, 
   }
 
   float* rotated = threadScratch(thread);
-  uint8_t* rounded = reinterpret_cast<uint8_t*>(rotated + headDim);
-  const int dtype = static_cast<int>(plan_.dtype);
-  const size_t valueBytes = dtypeBytes(plan_.dtype);
   const SequenceRows& sequence = step_.sequences[step_.sequenceOfRow[row]];
   const int position = step_.positionOfRow[row];
   const int tile = position / kKeyTile;
@@ -73,17 +70,36 @@ void CpuBackend::storeRow(float* queries, const float* qkv, int layer, int row, 
   for (int head = 0; head < plan_.kvHeadCount; head++) {
     const float* key = qkv + queryColumns + static_cast<int64_t>(head) * headDim;
     const float* value = key + static_cast<int64_t>(plan_.kvHeadCount) * headDim;
-    const size_t tileBytes = (tileIndex + head) * plan_.tileBytes();
+    const size_t offset = (tileIndex + head) * plan_.tileBytes();
 
-    // The slots of a key tile are interleaved: round the rotated key, then scatter it.
-    uint8_t* keyTile = keysOf(layer) + tileBytes;
     std::memcpy(rotated, key, headDim * sizeof(float));
     kernels_.rotate(rotated, rotation, plan_.ropeDim);
-    kernels_.narrow[dtype](rounded, rotated, headDim);
-    for (int d = 0; d < headDim; d++) {
-      std::memcpy(keyTile + (d * kKeyTile + slot) * valueBytes, rounded + d * valueBytes, valueBytes);
-    }
-    kernels_.narrow[dtype](valuesOf(layer) + tileBytes + slot * headDim * valueBytes, value, headDim);
+    uint8_t* rounded = reinterpret_cast<uint8_t*>(rotated + headDim);
+    storeSlot(keysOf(layer) + offset, valuesOf(layer) + offset, slot, rotated, value, rounded);
+  }
+}
+
+// Rounds a key and a value to the cache's type and puts them into one slot of their tiles, where the
+// slots of a key tile are interleaved. `rounded` is room for one rounded key.
+void CpuBackend::storeSlot(uint8_t* keyTile, uint8_t* valueTile, int slot, const float* key,
+                           const float* value, uint8_t* rounded) const {
+  const int headDim = plan_.headDim;
+  size_t elementBytes = 1;
+  if (plan_.type == KvType::kInt8) {
+    uint16_t scale;
+    const size_t scaleOffset = static_cast<size_t>(kKeyTile) * headDim + slot * sizeof(scale);
+    kernels_.quantizeHead(reinterpret_cast<int8_t*>(rounded), &scale, key, headDim);
+    std::memcpy(keyTile + scaleOffset, &scale, sizeof(scale));
+    kernels_.quantizeHead(reinterpret_cast<int8_t*>(valueTile) + slot * headDim, &scale, value, headDim);
+    std::memcpy(valueTile + scaleOffset, &scale, sizeof(scale));
+  } else {
+    const int dtype = static_cast<int>(plan_.type);
+    elementBytes = dtypeBytes(static_cast<DType>(dtype));
+    kernels_.narrow[dtype](rounded, key, headDim);
+    kernels_.narrow[dtype](valueTile + slot * headDim * elementBytes, value, headDim);
+  }
+  for (int d = 0; d < headDim; d++) {
+    std::memcpy(keyTile + (d * kKeyTile + slot) * elementBytes, rounded + d * elementBytes, elementBytes);
   }
 }
 
@@ -148,7 +164,7 @@ void CpuBackend::attend(const AttentionTask& task, float* out, const float* quer
   args.headDim = headDim;
   args.scale = scoreScale_;
   args.scratch = threadScratch(thread);
-  kernels_.attention[static_cast<int>(plan_.dtype)](args);
+  kernels_.attention[static_cast<int>(plan_.type)](args);
 }
 
 }  // namespace glm_relay

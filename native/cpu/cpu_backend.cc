@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cpu/packed_matrix.h"
+#include "cpu/quantized_matrix.h"
 
 namespace glm_relay {
 
@@ -31,6 +32,20 @@ void forEachRow(ThreadPool& pool, int rows, Body body) {
   });
 }
 
+// Cuts a matrix product into tasks of whole strips and calls run(stripBegin, stripEnd) for each.
+template <class Run>
+void forEachStrips(ThreadPool& pool, int strips, int k, int rows, Run run) {
+  const int64_t stripMultiplyAdds = static_cast<int64_t>(kStripRows) * k * rows;
+  const int64_t forProgress = std::max<int64_t>(1, kTaskMultiplyAdds / stripMultiplyAdds);
+  // Four tasks per thread even out threads that the system holds back.
+  const int64_t forBalance = std::max<int64_t>(1, strips / (4 * pool.threads()));
+  const int stripsPerTask = static_cast<int>(std::min(forProgress, forBalance));
+  pool.forEach((strips + stripsPerTask - 1) / stripsPerTask, [&](int64_t task, int) {
+    const int begin = static_cast<int>(task) * stripsPerTask;
+    run(begin, std::min(strips, begin + stripsPerTask));
+  });
+}
+
 }  // namespace
 
 std::unique_ptr<Backend> createCpuBackend(const KernelTable& kernels, ThreadPool& pool) {
@@ -42,7 +57,15 @@ std::unique_ptr<DeviceBuffer> CpuBackend::allocate(uint64_t bytes) {
 }
 
 std::unique_ptr<DeviceMatrix> CpuBackend::loadMatrix(const HostMatrix& matrix) {
-  return std::make_unique<PackedMatrix>(matrix, pool_);
+  if (matrix.format.type == WeightType::kStored) return std::make_unique<PackedMatrix>(matrix, pool_);
+  quantizedColumns_ = std::max(quantizedColumns_, matrix.k);
+  return std::make_unique<QuantizedMatrix>(matrix, kernels_, pool_);
+}
+
+void CpuBackend::reserveRows(int rows) {
+  if (quantizedColumns_ == 0) return;
+  activationBytes_ = activationTiles(rows, quantizedColumns_) * sizeof(ActivationTile);
+  activations_ = std::make_unique<HostMemory>(activationBytes_, HostMemory::kReady);
 }
 
 void CpuBackend::copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) {
@@ -72,29 +95,55 @@ void CpuBackend::rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int r
              [&](int64_t row) { kernels_.rmsNorm(out + row * size, in + row * size, w, size, eps); });
 }
 
+const ActivationTile* CpuBackend::quantizeRows(const float* x, int rows, int k) {
+  auto* tiles = reinterpret_cast<ActivationTile*>(activations_->data());
+  const int64_t tilesPerRow = static_cast<int64_t>(activationTiles(1, k));
+  pool_.forEach((rows + kTileRows - 1) / kTileRows, [&](int64_t i, int) {
+    const int row = static_cast<int>(i) * kTileRows;
+    kernels_.quantizeRows(tiles + i * tilesPerRow, x + static_cast<int64_t>(row) * k,
+                          std::min(kTileRows, rows - row), k);
+  });
+  return tiles;
+}
+
 void CpuBackend::matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceMatrix& w,
                         const DeviceBuffer* bias) {
-  const PackedMatrix& matrix = static_cast<const PackedMatrix&>(w);
-  const int64_t stripMultiplyAdds = static_cast<int64_t>(kStripRows) * matrix.k * rows;
-  const int64_t forProgress = std::max<int64_t>(1, kTaskMultiplyAdds / stripMultiplyAdds);
-  // Four tasks per thread even out threads that the system holds back.
-  const int64_t forBalance = std::max<int64_t>(1, matrix.strips() / (4 * pool_.threads()));
-  const int stripsPerTask = static_cast<int>(std::min(forProgress, forBalance));
-  const int64_t tasks = (matrix.strips() + stripsPerTask - 1) / stripsPerTask;
-
+  const float* in = floats(x) + static_cast<int64_t>(xRow) * w.k;
+  const float* biasValues = bias ? floats(*bias) : nullptr;
+  if (const auto* quantized = dynamic_cast<const QuantizedMatrix*>(&w)) {
+    QuantMatmulArgs args = {};
+    args.y = floats(y);
+    args.x = quantizeRows(in, rows, w.k);
+    args.strips = quantized->data();
+    args.bias = biasValues;
+    args.rows = rows;
+    args.n = w.n;
+    args.k = w.k;
+    args.tilesPerGroup = quantized->layout().tilesPerGroup;
+    const auto kernel = quantized->type() == WeightType::kInt4 ? kernels_.matmulInt4 : kernels_.matmulInt8;
+    forEachStrips(pool_, quantized->layout().strips, w.k, rows, [&](int begin, int end) {
+      QuantMatmulArgs part = args;
+      part.stripBegin = begin;
+      part.stripEnd = end;
+      kernel(part);
+    });
+    return;
+  }
+  const auto& packed = static_cast<const PackedMatrix&>(w);
   MatmulArgs args = {};
   args.y = floats(y);
-  args.x = floats(x) + static_cast<int64_t>(xRow) * matrix.k;
-  args.packed = matrix.data();
-  args.bias = bias ? floats(*bias) : nullptr;
+  args.x = in;
+  args.packed = packed.data();
+  args.bias = biasValues;
   args.rows = rows;
-  args.n = matrix.n;
-  args.k = matrix.k;
-  pool_.forEach(tasks, [&](int64_t task, int) {
+  args.n = w.n;
+  args.k = w.k;
+  const auto kernel = kernels_.matmul[static_cast<int>(packed.dtype())];
+  forEachStrips(pool_, packed.strips(), w.k, rows, [&](int begin, int end) {
     MatmulArgs part = args;
-    part.stripBegin = static_cast<int>(task) * stripsPerTask;
-    part.stripEnd = std::min(matrix.strips(), part.stripBegin + stripsPerTask);
-    kernels_.matmul[static_cast<int>(matrix.dtype())](part);
+    part.stripBegin = begin;
+    part.stripEnd = end;
+    kernel(part);
   });
 }
 

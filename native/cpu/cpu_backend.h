@@ -16,7 +16,7 @@ std::unique_ptr<Backend> createCpuBackend(const KernelTable& kernels, ThreadPool
 
 class HostBuffer : public DeviceBuffer {
  public:
-  explicit HostBuffer(uint64_t size) : memory(size, false) { bytes = size; }
+  explicit HostBuffer(uint64_t size) : memory(size, HostMemory::kReady) { bytes = size; }
   HostMemory memory;
 };
 
@@ -27,9 +27,10 @@ class CpuBackend : public Backend {
   const char* kernels() const override { return kernels_.name; }
   std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) override;
   std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) override;
+  void reserveRows(int rows) override;
   void allocateKvCache(const KvPlan& plan) override;
   uint64_t kvBytes() const override { return 2 * plan_.layerBytes() * plan_.layerCount; }
-  uint64_t scratchBytes() const override;
+  uint64_t scratchBytes() const override { return attentionScratchBytes() + activationBytes_; }
 
   void copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) override;
   void copyOut(void* to, const DeviceBuffer& from, uint64_t bytes) override;
@@ -57,10 +58,14 @@ class CpuBackend : public Backend {
     int headBegin;
     int headEnd;
   };
+  const ActivationTile* quantizeRows(const float* x, int rows, int k);
+  uint64_t attentionScratchBytes() const;
   void planAttention(int row, int rows);
   void attend(const AttentionTask& task, float* out, const float* queries, int layer, int firstRow,
               int thread);
   void storeRow(float* queries, const float* qkv, int layer, int row, int thread);
+  void storeSlot(uint8_t* keyTile, uint8_t* valueTile, int slot, const float* key, const float* value,
+                 uint8_t* rounded) const;
   float* threadScratch(int thread) const;
   uint8_t* keysOf(int layer) const { return keys_->data() + layer * plan_.layerBytes(); }
   uint8_t* valuesOf(int layer) const { return values_->data() + layer * plan_.layerBytes(); }
@@ -69,12 +74,17 @@ class CpuBackend : public Backend {
   ThreadPool& pool_;
   StepRows step_ = {};
 
+  // Of the widest rounded matrix, and room for the rounded rows of its input.
+  int quantizedColumns_ = 0;
+  uint64_t activationBytes_ = 0;
+  std::unique_ptr<HostMemory> activations_;
+
   KvPlan plan_ = {};
   float scoreScale_ = 0.0f;
   std::unique_ptr<HostMemory> keys_;
   std::unique_ptr<HostMemory> values_;
-  std::unique_ptr<HostMemory> scratch_;
-  std::vector<AttentionTask> tasks_;  // of the attention call at hand
+  std::unique_ptr<HostMemory> scratch_;  // attention's, a part per thread
+  std::vector<AttentionTask> tasks_;     // of the attention call at hand
 };
 
 }  // namespace glm_relay

@@ -1,4 +1,4 @@
-// Zeroed anonymous memory, page-aligned; a page costs nothing until it is written.
+// Zeroed anonymous memory, page-aligned.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +8,13 @@ namespace glm_relay {
 
 class HostMemory {
  public:
-  // Throws std::bad_alloc. `streamed` memory, read from end to end, asks for huge pages.
-  HostMemory(uint64_t bytes, bool streamed);
+  enum Use {
+    kLazy,      // a page costs nothing until it is written
+    kReady,     // all pages are there at once: none has to be found in the middle of a step
+    kStreamed,  // lazy; read from end to end, so huge pages are asked for
+  };
+  // Throws std::bad_alloc.
+  HostMemory(uint64_t bytes, Use use);
   ~HostMemory();
   HostMemory(const HostMemory&) = delete;
   HostMemory& operator=(const HostMemory&) = delete;

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/load_strips.h"
+#include "quant/finite.h"
+
 namespace glm_relay {
 
 namespace {
@@ -32,15 +35,16 @@ uint64_t PackedMatrix::packedBytes(int n, int k, DType dtype) {
 }
 
 PackedMatrix::PackedMatrix(const HostMatrix& matrix, ThreadPool& pool)
-    : dtype_(matrix.dtype), memory_(packedBytes(matrix.n, matrix.k, matrix.dtype), true) {
+    : dtype_(matrix.dtype), memory_(packedBytes(matrix.n, matrix.k, matrix.dtype), HostMemory::kStreamed) {
   n = matrix.n;
   k = matrix.k;
   bytes = packedBytes(n, k, dtype_);
   const uint64_t rowBytes = static_cast<uint64_t>(k) * dtypeBytes(dtype_);
-  pool.forEach(strips(), [&](int64_t strip, int) {
+  loadStrips(matrix, pool, [&](int strip, int) {
     uint8_t* out = memory_.data() + strip * kStripRows * rowBytes;
     const uint8_t* in = matrix.data + strip * kStripRows * rowBytes;
-    const int rows = std::min<int>(kStripRows, n - static_cast<int>(strip) * kStripRows);
+    const int rows = std::min(kStripRows, n - strip * kStripRows);
+    requireFinite(in, dtype_, static_cast<int64_t>(rows) * k, static_cast<int64_t>(strip) * kStripRows, k);
     if (dtypeBytes(dtype_) == 2) {
       packStrip<uint16_t>(out, in, rows, k);
     } else {

@@ -10,6 +10,7 @@ namespace glm_relay {
 
 class PackedMatrix : public DeviceMatrix {
  public:
+  // Throws WeightError for a weight that is not finite.
   PackedMatrix(const HostMatrix& matrix, ThreadPool& pool);
 
   DType dtype() const { return dtype_; }

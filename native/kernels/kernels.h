@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "quant/format.h"
+
 namespace glm_relay {
 
 enum class DType : uint8_t { kFloat32 = 0, kFloat16 = 1, kBfloat16 = 2 };
@@ -16,16 +18,19 @@ constexpr int kDTypeCount = 3;
 
 constexpr size_t dtypeBytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
-// A packed matrix is made of strips of 32 output rows; within a strip, for every k, the 32 weights
-// of that column lie side by side: element (n, k) is at (n / 32) * K * 32 + k * 32 + n % 32. A lane
-// is an output row, so a variant sums k in ascending order whatever its vector width. With two-byte
-// weights one k of a strip is exactly one cache line. The last strip is filled up with zeros.
-constexpr int kStripRows = 32;
+// What keys and values are stored as: a float type, or 8 bits with one FP16 scale per token and head.
+enum class KvType : uint8_t { kFloat32 = 0, kFloat16 = 1, kBfloat16 = 2, kInt8 = 3 };
+constexpr int kKvTypeCount = 4;
 
 // Softmax and norm sums, and the tiles in which attention visits keys, have this many lanes.
 constexpr int kTreeLanes = 16;
 constexpr int kKeyTile = 16;
 
+// A packed float matrix is made of strips of kStripRows output rows; within a strip, for every k, the
+// 32 weights of that column lie side by side: element (n, k) is at (n / 32) * K * 32 + k * 32 + n % 32.
+// A lane is an output row, so a variant sums k in ascending order whatever its vector width. With
+// two-byte weights one k of a strip is exactly one cache line. The last strip is filled up with zeros.
+//
 // y[m, n] = sum over k of x[m, k] * w[n, k], then + bias[n] where there is one.
 struct MatmulArgs {
   float* y;
@@ -39,6 +44,20 @@ struct MatmulArgs {
   int stripEnd;
 };
 
+// The same product of rounded activations and rounded weights (quant/format.h).
+struct QuantMatmulArgs {
+  float* y;
+  const ActivationTile* x;  // activationTiles(rows, k)
+  const uint8_t* strips;
+  const float* bias;  // null: none
+  int rows;
+  int n;
+  int k;
+  int tilesPerGroup;
+  int stripBegin;
+  int stripEnd;
+};
+
 // One query head of one row; it sees the keys at positions [0, position].
 struct AttentionQuery {
   const float* q;  // [headDim]
@@ -48,7 +67,7 @@ struct AttentionQuery {
 
 // Where the keys and values of one sequence and one KV head lie: tile t (positions [16t, 16t + 16))
 // is in block blockTable[t / tilesPerBlock]. A key tile is [headDim, 16], a value tile
-// [16, headDim], both in the cache's type.
+// [16, headDim], both in the cache's type; of 8-bit tiles the FP16 scales of the 16 positions follow.
 struct KvView {
   const uint8_t* keys;
   const uint8_t* values;
@@ -61,6 +80,12 @@ struct KvView {
     return (block * tilesPerBlock + tile % tilesPerBlock) * tileStride;
   }
 };
+
+constexpr size_t kvTileBytes(KvType type, int headDim) {
+  const size_t elements = static_cast<size_t>(kKeyTile) * headDim;
+  if (type == KvType::kInt8) return elements + kKeyTile * sizeof(uint16_t);
+  return elements * (type == KvType::kFloat32 ? 4 : 2);
+}
 
 struct AttentionArgs {
   const AttentionQuery* queries;
@@ -83,7 +108,13 @@ struct KernelTable {
   const char* name;
 
   void (*matmul[kDTypeCount])(const MatmulArgs& args);
-  void (*attention[kDTypeCount])(const AttentionArgs& args);
+  void (*matmulInt8)(const QuantMatmulArgs& args);
+  void (*matmulInt4)(const QuantMatmulArgs& args);
+  // Rounds 1 to kTileRows rows of k columns to the tiles of one row of tiles; missing rows become zero.
+  void (*quantizeRows)(ActivationTile* out, const float* x, int rows, int k);
+  void (*attention[kKvTypeCount])(const AttentionArgs& args);
+  // Rounds a key or a value of one head to 8 bits; the scale is FP16.
+  void (*quantizeHead)(int8_t* out, uint16_t* scale, const float* in, int headDim);
 
   // y = x / sqrt(mean(x^2) + eps) * weight; one row.
   void (*rmsNorm)(float* y, const float* x, const float* weight, int size, float eps);

@@ -16,15 +16,15 @@ constexpr int kLogitTile = 16;
 }  // namespace
 
 LayerLoop::LayerLoop(const StageConfig& config, const KernelTable& kernels, Backend& backend,
-                     ThreadPool& pool)
+                     ThreadPool& pool, const std::function<void(uint64_t bytes)>& loaded)
     : config_(config),
       kernels_(kernels),
       backend_(backend),
       pool_(pool),
       rope_(config.shape),
-      weights_(loadWeights(config, kernels, backend)) {
+      weights_(loadWeights(config, kernels, backend, loaded)) {
   KvPlan kv = {};
-  kv.dtype = config.dtype;
+  kv.type = config.kvType;
   kv.layerCount = config.layerEnd - config.layerBegin;
   kv.blockCount = config.blockCount;
   kv.tilesPerBlock = config.blockSize / kKeyTile;
@@ -33,6 +33,7 @@ LayerLoop::LayerLoop(const StageConfig& config, const KernelTable& kernels, Back
   kv.headDim = config.shape.headDim;
   kv.ropeDim = config.shape.ropeDim;
   backend_.allocateKvCache(kv);
+  backend_.reserveRows(std::min(config.maxRows, kRowTile));
   allocateWorkspace();
 }
 

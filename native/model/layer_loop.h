@@ -17,12 +17,15 @@ class LayerLoop {
  public:
   // Loads the weights and allocates all memory of the stage; throws std::runtime_error or
   // std::bad_alloc. `backend` and `pool` outlive this.
-  LayerLoop(const StageConfig& config, const KernelTable& kernels, Backend& backend, ThreadPool& pool);
+  // `loaded` hears of every piece of the weights that has been read (model/weights.h).
+  LayerLoop(const StageConfig& config, const KernelTable& kernels, Backend& backend, ThreadPool& pool,
+            const std::function<void(uint64_t bytes)>& loaded);
 
   // One step; `input` fits the configuration (checked at the door).
   void run(const StepInput& input, StepOutput& output);
 
   uint64_t weightBytes() const { return weights_.bytes; }
+  const std::vector<TensorRounding>& roundings() const { return weights_.roundings; }
   uint64_t workspaceBytes() const { return workspaceBytes_; }
 
  private:

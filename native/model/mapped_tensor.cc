@@ -49,4 +49,10 @@ MappedTensor::~MappedTensor() { munmap(mapping_, mappedBytes_); }
 
 void MappedTensor::expectSequentialRead() const { madvise(mapping_, mappedBytes_, MADV_SEQUENTIAL); }
 
+void MappedTensor::release(uint64_t bytes) const {
+  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t end = static_cast<uint64_t>(data_ - static_cast<const uint8_t*>(mapping_)) + bytes;
+  madvise(mapping_, end / page * page, MADV_DONTNEED);
+}
+
 }  // namespace glm_relay

@@ -20,6 +20,8 @@ class MappedTensor {
 
   // Tells the kernel to read ahead: for tensors that are read once from end to end.
   void expectSequentialRead() const;
+  // The first `bytes` bytes are not needed any more: their pages leave the process.
+  void release(uint64_t bytes) const;
 
  private:
   TensorSource source_;

@@ -57,7 +57,10 @@ struct StageConfig {
   std::optional<TensorSource> embedding;
   std::optional<TensorSource> finalNorm;
   std::optional<TensorSource> head;
+  WeightFormat weights;      // of the matrices of all layers
+  WeightFormat headWeights;  // of the head
   DType dtype;
+  KvType kvType;
   int blockCount;
   int blockSize;
   int maxRows;
@@ -66,7 +69,7 @@ struct StageConfig {
 
 // What a backend must know to lay out the KV cache and to run attention over it.
 struct KvPlan {
-  DType dtype;
+  KvType type;
   int layerCount;
   int blockCount;
   int tilesPerBlock;
@@ -75,7 +78,7 @@ struct KvPlan {
   int headDim;
   int ropeDim;
 
-  uint64_t tileBytes() const { return static_cast<uint64_t>(kKeyTile) * headDim * dtypeBytes(dtype); }
+  uint64_t tileBytes() const { return kvTileBytes(type, headDim); }
   // Keys, or values, of one layer: [block][tile][KV head][one tile].
   uint64_t layerBytes() const {
     return static_cast<uint64_t>(blockCount) * tilesPerBlock * kvHeadCount * tileBytes();

@@ -26,7 +26,7 @@ std::string errorOf(Body body) {
 }  // namespace
 
 Stage::Stage(StageConfig config, const KernelTable& kernels)
-    : config_(std::move(config)), kernels_(kernels) {}
+    : config_(std::move(config)), kernels_(kernels), storedBytes_(glm_relay::storedBytes(config_)) {}
 
 Stage::~Stage() {
   unload([](const std::string&) {});
@@ -37,7 +37,10 @@ void Stage::load(Done done) {
     const std::string error = errorOf([this] {
       pool_ = std::make_unique<ThreadPool>(config_.threads, progress_);
       backend_ = createCpuBackend(kernels_, *pool_);
-      layers_ = std::make_unique<LayerLoop>(config_, kernels_, *backend_, *pool_);
+      layers_ = std::make_unique<LayerLoop>(config_, kernels_, *backend_, *pool_, [this](uint64_t bytes) {
+        loadedBytes_.fetch_add(bytes, std::memory_order_relaxed);
+      });
+      roundings_ = layers_->roundings();
       weightBytes_ = layers_->weightBytes();
       kvBytes_ = backend_->kvBytes();
       workspaceBytes_ = layers_->workspaceBytes();

@@ -34,16 +34,23 @@ class Stage {
   uint64_t weightBytes() const { return weightBytes_; }
   uint64_t kvBytes() const { return kvBytes_; }
   uint64_t workspaceBytes() const { return workspaceBytes_; }
+  const std::vector<TensorRounding>& roundings() const { return roundings_; }
+  // Stored bytes read so far, and in all; at any time.
+  uint64_t loadedBytes() const { return loadedBytes_.load(std::memory_order_relaxed); }
+  uint64_t storedBytes() const { return storedBytes_; }
 
  private:
   void runStep(const StepInput& input, const StepDone& done);
 
   const StageConfig config_;
   const KernelTable& kernels_;
+  const uint64_t storedBytes_;
   std::atomic<uint64_t> progress_{0};
+  std::atomic<uint64_t> loadedBytes_{0};
   uint64_t weightBytes_ = 0;
   uint64_t kvBytes_ = 0;
   uint64_t workspaceBytes_ = 0;
+  std::vector<TensorRounding> roundings_;
 
   // Owned by the driver thread.
   std::unique_ptr<ThreadPool> pool_;

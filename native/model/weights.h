@@ -1,7 +1,10 @@
-// The weights of one stage in its backend's memory. Only this stage's tensors are opened.
+// The weights of one stage in its backend's memory. Only this stage's tensors are opened, one after the
+// other, and of each no more than a slice stays mapped: loading takes the final size and little more.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "backend.h"
@@ -19,6 +22,11 @@ struct LayerWeights {
   std::unique_ptr<DeviceMatrix> ffnDown;
 };
 
+struct TensorRounding {
+  std::string role;
+  RoundingError error;
+};
+
 struct StageWeights {
   std::vector<LayerWeights> layers;
   // Stays in host memory as it lies in the file: a step reads one row per token.
@@ -28,9 +36,16 @@ struct StageWeights {
   std::unique_ptr<DeviceMatrix> head;
   // Everything above, the mapped embedding included.
   uint64_t bytes = 0;
+  // Of every matrix that was rounded, in the order of loading.
+  std::vector<TensorRounding> roundings;
 };
 
+// Stored bytes that loadWeights reads.
+uint64_t storedBytes(const StageConfig& config);
+
+// Calls `loaded` with the stored bytes read since the last call.
 // Throws std::runtime_error naming the tensor and its file.
-StageWeights loadWeights(const StageConfig& config, const KernelTable& kernels, Backend& backend);
+StageWeights loadWeights(const StageConfig& config, const KernelTable& kernels, Backend& backend,
+                         const std::function<void(uint64_t bytes)>& loaded);
 
 }  // namespace glm_relay

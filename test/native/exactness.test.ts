@@ -15,6 +15,8 @@ import {
 } from "../../native/index.js";
 import {
   greedy,
+  INT4,
+  INT8,
   randomModel,
   rows,
   type StageOptions,
@@ -189,6 +191,81 @@ for (const dtype of DTYPES) {
     }
     await pipeline.close();
     expect(results).toEqual(alone);
+  });
+}
+
+/** int4 and int8 weights, with and without an INT8 cache, over types, group sizes and threads: pairwise. */
+const ROUNDED: [string, StageOptions][] = [
+  ["int4 g32", { dtype: "float16", weights: INT4, headWeights: INT8 }],
+  [
+    "int4 g64, int8 KV",
+    { dtype: "float32", weights: { ...INT4, groupSize: 64 }, headWeights: INT8, kvType: "int8" },
+  ],
+  [
+    "int4 g128 absmax",
+    { dtype: "bfloat16", weights: { ...INT4, groupSize: 128, scales: "absmax" }, headWeights: INT4 },
+  ],
+  ["int4 rows, int8 KV", { dtype: "float16", weights: { ...INT4, groupSize: 0 }, kvType: "int8" }],
+  ["int8 g32, int8 KV", { dtype: "bfloat16", weights: INT8, headWeights: INT8, kvType: "int8" }],
+  [
+    "int8 rows absmax",
+    { dtype: "float32", weights: { ...INT8, groupSize: 0, scales: "absmax" }, headWeights: INT8 },
+  ],
+  ["int8 KV alone", { dtype: "float16", kvType: "int8" }],
+];
+
+for (const [name, options] of ROUNDED) {
+  for (const [shapeName, shape] of [
+    ["odd", ODD],
+    ["tiny", TINY],
+  ] as [string, ModelShape][]) {
+    test(`${shapeName} ${name}: cuts, chunks, blocks, threads and kernels change no bit`, async () => {
+      const tensors = model(shape, options.dtype!);
+      const whole = await generateAlone(tensors, shape, [], options);
+      for (const cuts of [[1], [1, 2], [1, 2, 3]]) {
+        expect(await generateAlone(tensors, shape, cuts, options), `cuts ${cuts}`).toEqual(whole);
+      }
+      for (const [chunk, threads] of [
+        [1, 4],
+        [7, 3],
+        [16, 2],
+      ] as const) {
+        const chunked = await generateAlone(
+          tensors,
+          shape,
+          [2],
+          { ...options, threads },
+          chunk,
+          [5, 1, 15, 8],
+        );
+        expect(chunked, `chunks of ${chunk}, ${threads} threads`).toEqual(whole);
+      }
+      for (const variant of engineInfo().available) {
+        vi.stubEnv("GLM_RELAY_KERNELS", variant);
+        expect(await generateAlone(tensors, shape, [2], options), variant).toEqual(whole);
+      }
+    });
+  }
+
+  test(`${name}: a sequence computes the same alone and in a full step`, async () => {
+    const tensors = model(ODD, options.dtype!);
+    const ids = prompt(ODD, 41, 3);
+    const pipeline = await TestPipeline.create(tensors, ODD, [1, 3], {
+      ...options,
+      threads: 2,
+      maxRows: 200,
+    });
+    const alone = await generate(pipeline, ids, 1000, [2, 9, 4, 0]);
+    const others = [prompt(ODD, 33, 12), prompt(ODD, 40, 13), prompt(ODD, 1, 14)];
+    const input = tokenStep(
+      [rows(0, 33, [1, 3, 5]), rows(0, 41, [2, 9, 4, 0]), rows(0, 40, [6, 7, 8]), rows(0, 1, [10])],
+      [...others[0]!, ...ids, ...others[1]!, ...others[2]!],
+    );
+    input.samples = [greedy(33 + 40, 41, TOP)];
+    const output = await pipeline.step(input);
+    await pipeline.close();
+    // 40 scored prompt tokens come before the first one drawn.
+    expect(visible(output.samples[0]!)).toEqual(alone[40]);
   });
 }
 

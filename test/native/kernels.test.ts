@@ -35,6 +35,10 @@ for (const variant of available.filter((name) => name !== "scalar")) {
     expect(checks(variant, "matmul")).toBeGreaterThan(1_000_000);
   }, 60_000);
 
+  test(`${variant} rounds and multiplies like scalar for 1 to 70 rows, every group size and values that hurt`, () => {
+    expect(checks(variant, "quant")).toBeGreaterThan(1_000_000);
+  }, 60_000);
+
   test(`${variant} attention equals scalar at every tile edge and reads no hidden slot`, () => {
     expect(checks(variant, "attention")).toBeGreaterThan(100_000);
   });
@@ -47,6 +51,10 @@ for (const variant of available.filter((name) => name !== "scalar")) {
     expect(checks(variant, "conversions")).toBeGreaterThan(1_000_000);
   });
 }
+
+test("scalar rounds weights, activations, keys and values by the rule, and refuses what it cannot round", () => {
+  expect(checks("scalar", "quant")).toBeGreaterThan(1_000_000);
+}, 60_000);
 
 for (const variant of available) {
   test(`exp and silu of ${variant}, and log, sin and cos, stay within their bounds of float64`, () => {

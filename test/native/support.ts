@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
   type DType,
+  type KvType,
   type LayerTensors,
   type ModelShape,
   type SampleRequest,
@@ -14,6 +15,7 @@ import {
   type StepInput,
   type StepOutput,
   type TensorSource,
+  type WeightFormat,
 } from "../../native/index.js";
 
 /** Tensors of a model by their name in ChatGLM3 checkpoints. */
@@ -73,11 +75,17 @@ function layerTensors(tensors: Tensors, layer: number): LayerTensors {
 
 export interface StageOptions {
   dtype?: DType;
+  kvType?: KvType;
+  weights?: WeightFormat;
+  headWeights?: WeightFormat;
   threads?: number;
   blockCount?: number;
   blockSize?: number;
   maxRows?: number;
 }
+
+export const INT4: WeightFormat = { type: "int4", groupSize: 32, scales: "search" };
+export const INT8: WeightFormat = { type: "int8", groupSize: 32, scales: "search" };
 
 /** The configuration of the stage with layers [layerBegin, layerEnd). */
 export function stageConfig(
@@ -98,7 +106,10 @@ export function stageConfig(
     embedding: layerBegin === 0 ? tensor(tensors, "transformer.embedding.word_embeddings.weight") : null,
     finalNorm: isLast ? tensor(tensors, "transformer.encoder.final_layernorm.weight") : null,
     head: isLast ? tensor(tensors, "transformer.output_layer.weight") : null,
+    weights: options.weights ?? null,
+    headWeights: options.headWeights ?? null,
     dtype: options.dtype ?? "float32",
+    kvType: options.kvType ?? options.dtype ?? "float32",
     blockCount: options.blockCount ?? 16,
     blockSize: options.blockSize ?? 16,
     maxRows: options.maxRows ?? 64,

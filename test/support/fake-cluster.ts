@@ -99,14 +99,14 @@ export class FakeCluster {
           stageCount,
           modelDirectory: "/model",
           fingerprint: "f",
-          dtype: "float32",
+          precision: { dtype: "float32", kvType: "float32", weights: null, head: null },
           placementModel: {
             layerBytes: [MB, MB, MB, MB],
             embeddingBytes: MB,
             headBytes: MB,
             layerKvBytesPerToken: 100,
-            workspaceBytes: MB,
-            logitsBytes: MB,
+            workspace: { stage: MB, perThread: 0, first: 0, last: MB, lastPerThread: 0 },
+            processBytes: 0,
           },
           minBlocks: 1,
           maxBlocks,
@@ -167,6 +167,8 @@ export class FakeCluster {
         residentBytes: 0,
         receivedBytes: 0,
         staleMessages: 0,
+        loadedBytes: 0,
+        loadBytes: 0,
       },
     });
   }

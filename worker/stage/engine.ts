@@ -2,7 +2,7 @@
  * What the worker asks of an engine. The native engine implements it over a checkpoint; tests hold a
  * stage in their hands instead.
  */
-import type { StepInput, StepOutput } from "../../native/index.js";
+import type { LoadProgress, StepInput, StepOutput, TensorRounding } from "../../native/index.js";
 import type { StagePlan } from "./plan.js";
 
 export interface Engine {
@@ -21,14 +21,23 @@ export interface EngineModel {
   readonly layerCount: number;
   readonly hiddenSize: number;
   readonly tokenCount: number;
-  /** Maps and packs the plan's weights and allocates its KV cache and workspace. */
-  buildStage(plan: StagePlan, threads: number): Promise<EngineStage>;
+  /**
+   * Reads the plan's weights and allocates its KV cache and workspace.
+   * @param started Gets a function that tells at any time how far the reading is.
+   */
+  buildStage(
+    plan: StagePlan,
+    threads: number,
+    started: (progress: () => LoadProgress) => void,
+  ): Promise<EngineStage>;
 }
 
 export interface EngineStage {
   readonly weightBytes: number;
   readonly kvBytes: number;
   readonly workspaceBytes: number;
+  /** Of every matrix that was rounded. */
+  readonly roundings: readonly TensorRounding[];
   step(input: StepInput): Promise<StepOutput>;
   /** Finished kernel tiles since the stage was built. */
   progress(): bigint;

@@ -18,20 +18,25 @@ export function nativeEngine(): Engine {
         layerCount: shape.layerCount,
         hiddenSize: shape.hiddenSize,
         tokenCount: shape.tokenCount,
-        buildStage(plan, threads) {
-          const { layerBegin, layerEnd, dtype, blockCount, blockSize, maxRows } = plan;
+        buildStage(plan, threads, started) {
+          const { layerBegin, layerEnd, blockCount, blockSize, maxRows } = plan;
+          const { weights, headWeights, dtype, kvType } = plan;
           const part = { layerBegin, layerEnd, embed: isFirst(plan), head: isLast(plan) };
-          return Stage.create({
+          const config = {
             shape,
             layerBegin,
             layerEnd,
             ...stageTensors(model, part),
+            weights,
+            headWeights,
             dtype,
+            kvType,
             blockCount,
             blockSize,
             maxRows,
             threads,
-          });
+          };
+          return Stage.create(config, started);
         },
       };
     },

@@ -2,6 +2,13 @@
 import { RelayError } from "../../common/errors.js";
 import type { Epoch } from "../../common/ids.js";
 import { linkCredits, maxStepRows } from "../../common/limits.js";
+import {
+  formatName,
+  type KvType,
+  kvTypes,
+  parseFormatName,
+  type WeightFormat,
+} from "../../models/quantization.js";
 import type { DType } from "../../native/index.js";
 import type { Assign__Output } from "../../proto/generated/glm/relay/internal/v1/Assign.js";
 
@@ -16,6 +23,10 @@ export interface StagePlan {
   readonly modelDirectory: string;
   readonly weightsFingerprint: string;
   readonly dtype: DType;
+  readonly kvType: KvType;
+  /** Of the layers' matrices and of the head; null: as stored. */
+  readonly weights: WeightFormat | null;
+  readonly headWeights: WeightFormat | null;
   readonly blockCount: number;
   readonly blockSize: number;
   readonly maxRows: number;
@@ -37,6 +48,9 @@ export function stageKey(plan: StagePlan): string {
     isFirst(plan),
     isLast(plan),
     plan.dtype,
+    plan.kvType,
+    formatName(plan.weights),
+    formatName(plan.headWeights),
     plan.blockCount,
     plan.blockSize,
     plan.maxRows,
@@ -49,6 +63,9 @@ export function decodeAssign(assign: Assign__Output): StagePlan {
   require(epoch !== null, "epoch", "absent", "present");
   const { dtype, stage, stageCount, layerBegin, layerEnd, blockCount, blockSize, maxRows, credits } = assign;
   requireDtype(dtype);
+  requireKvType(assign.kvType);
+  const weights = formatOf("weight_format", assign.weightFormat);
+  const headWeights = formatOf("head_format", assign.headFormat);
   require(stage < stageCount, "stage", stage, `less than the ${stageCount} stages`);
   require(layerBegin < layerEnd, "layers", `[${layerBegin}, ${layerEnd})`, "at least one");
   require(blockCount > 0, "block_count", blockCount, "at least 1");
@@ -65,6 +82,9 @@ export function decodeAssign(assign: Assign__Output): StagePlan {
     modelDirectory: assign.modelDirectory,
     weightsFingerprint: assign.weightsFingerprint,
     dtype,
+    kvType: assign.kvType,
+    weights,
+    headWeights,
     blockCount,
     blockSize,
     maxRows,
@@ -76,6 +96,16 @@ export function decodeAssign(assign: Assign__Output): StagePlan {
 function require(holds: boolean, field: string, value: unknown, expected: string): asserts holds {
   if (holds) return;
   throw new RelayError("invalid_configuration", `plan's ${field} is ${value}: expected ${expected}`);
+}
+
+function formatOf(field: string, name: string): WeightFormat | null {
+  const format = parseFormatName(name);
+  require(format !== undefined, field, `"${name}"`, 'a name such as "stored" or "int4-g32-search"');
+  return format;
+}
+
+function requireKvType(value: string): asserts value is KvType {
+  require(kvTypes.some((known) => known === value), "kv_type", `"${value}"`, kvTypes.join(", "));
 }
 
 function requireDtype(value: string): asserts value is DType {

@@ -8,6 +8,7 @@
 import { RelayError, toRelayError } from "../../common/errors.js";
 import { type Epoch, formatEpoch } from "../../common/ids.js";
 import type { Logger } from "../../common/log.js";
+import type { TensorRounding } from "../../native/index.js";
 import type { StageState } from "../../proto/generated/glm/relay/internal/v1/StageState.js";
 import type { StepHeader__Output } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import { Downstream, epochOver } from "../../proto/link/downstream.js";
@@ -24,6 +25,8 @@ export interface PlanRunContext {
   host: StageHost;
   metrics: WorkerMetrics;
   log: Logger;
+  /** Weights were rounded on loading. */
+  rounded(roundings: readonly TensorRounding[]): void;
   /** Tells the coordinator how far the plan is. */
   report(state: StageState): void;
   /** The links are open, or no longer. */
@@ -93,7 +96,8 @@ export class PlanRun implements ServedPlan {
     const loaded = await host.load(this.#plan, () => this.#active());
     if (loaded === null || !this.#active()) return;
     this.#state = "loaded";
-    const { weightBytes, kvBytes, workspaceBytes } = loaded.stage;
+    const { weightBytes, kvBytes, workspaceBytes, roundings } = loaded.stage;
+    if (roundings.length > 0) this.#context.rounded(roundings);
     const bytes = { weightBytes, kvBytes, workspaceBytes };
     const { weightsFingerprint } = this.#plan;
     report({ epoch: this.epoch, phase: "LOADED", ...bytes, weightsFingerprint });

@@ -4,7 +4,7 @@
  * layers starts without loading.
  */
 import { RelayError } from "../../common/errors.js";
-import type { StepInput, StepOutput } from "../../native/index.js";
+import type { LoadProgress, StepInput, StepOutput } from "../../native/index.js";
 import type { StepFormat } from "../codec.js";
 import type { Engine, EngineModel, EngineStage } from "./engine.js";
 import { isFirst, isLast, type StagePlan, stageKey } from "./plan.js";
@@ -27,6 +27,7 @@ export class StageHost {
   #pastProgress = 0n;
   #steps = 0;
   #busyUs = 0;
+  #loading: (() => LoadProgress) | null = null;
 
   constructor(engine: Engine, threads: number) {
     this.#engine = engine;
@@ -48,6 +49,11 @@ export class StageHost {
     return this.#busyUs;
   }
 
+  /** How far the reading of weights is; null when none is being done. */
+  get loading(): LoadProgress | null {
+    return this.#loading?.() ?? null;
+  }
+
   get progress(): number {
     return Number(this.#pastProgress + (this.#loaded?.stage.progress() ?? 0n));
   }
@@ -67,9 +73,16 @@ export class StageHost {
       await this.#drop();
       const model = await this.#engine.openModel(plan.modelDirectory);
       checkModel(model, plan);
-      const stage = await model.buildStage(plan, this.#threads).catch((error: unknown) => {
-        throw asStageFailure(error);
-      });
+      const stage = await model
+        .buildStage(plan, this.#threads, (progress) => {
+          this.#loading = progress;
+        })
+        .catch((error: unknown) => {
+          throw asStageFailure(error);
+        })
+        .finally(() => {
+          this.#loading = null;
+        });
       this.#steps = 0;
       this.#busyUs = 0;
       this.#loaded = { key, stage, format: formatOf(model, plan) };

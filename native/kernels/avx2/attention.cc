@@ -8,6 +8,7 @@
 
 #include "kernels/avx2/avx2.h"
 #include "kernels/avx2/lanes.h"
+#include "kernels/kv_tile.h"
 
 namespace glm_relay {
 
@@ -20,11 +21,44 @@ struct Running {
   float* weights;  // [queries, 16]: first the scores of the tile at hand, then exp of them
 };
 
-template <DType Type>
-void widenTile(float* out, const uint8_t* in, int count) {
-  int i = 0;
-  for (; i + 8 <= count; i += 8) _mm256_storeu_ps(out + i, load8<Type>(in + i * Stored<Type>::kBytes));
-  for (; i < count; i++) out[i] = Stored<Type>::load(in, i);
+inline __m256 widen8(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+
+// The 16 keys and the 16 values of a tile as float32, in the order in which they are stored.
+template <KvType Type>
+void widenTiles(float* keys, float* values, const uint8_t* keyTile, const uint8_t* valueTile, int headDim) {
+  constexpr DType kStored = static_cast<DType>(Type);
+  const int count = kKeyTile * headDim;  // a multiple of 16
+  for (int i = 0; i < count; i += 8) {
+    _mm256_storeu_ps(keys + i, load8<kStored>(keyTile + i * Stored<kStored>::kBytes));
+    _mm256_storeu_ps(values + i, load8<kStored>(valueTile + i * Stored<kStored>::kBytes));
+  }
+}
+
+template <>
+void widenTiles<KvType::kInt8>(float* keys, float* values, const uint8_t* keyTile, const uint8_t* valueTile,
+                               int headDim) {
+  const uint8_t* keyScales = keyTile + kKeyTile * headDim;
+  const __m256 scalesLow = load8<DType::kFloat16>(keyScales);
+  const __m256 scalesHigh = load8<DType::kFloat16>(keyScales + 16);
+  const int8_t* keyIn = reinterpret_cast<const int8_t*>(keyTile);
+  for (int d = 0; d < headDim; d++) {
+    const int at = d * kKeyTile;
+    _mm256_storeu_ps(keys + at, _mm256_mul_ps(widen8(keyIn + at), scalesLow));
+    _mm256_storeu_ps(keys + at + 8, _mm256_mul_ps(widen8(keyIn + at + 8), scalesHigh));
+  }
+  const int8_t* valueIn = reinterpret_cast<const int8_t*>(valueTile);
+  for (int j = 0; j < kKeyTile; j++) {
+    const float scale = KvTile<KvType::kInt8>::scale(valueTile, headDim, j);
+    const int8_t* in = valueIn + j * headDim;
+    float* out = values + j * headDim;
+    int d = 0;
+    for (; d + 8 <= headDim; d += 8) {
+      _mm256_storeu_ps(out + d, _mm256_mul_ps(widen8(in + d), _mm256_set1_ps(scale)));
+    }
+    for (; d < headDim; d++) out[d] = static_cast<float>(in[d]) * scale;
+  }
 }
 
 // scores[q][16] = scale * q . k for Queries queries at once: enough independent sums to hide the
@@ -116,7 +150,7 @@ float softmaxTile(const Running& running, int i, int visible) {
 
 }  // namespace
 
-template <DType Type>
+template <KvType Type>
 void avx2Attention(const AttentionArgs& args) {
   const int headDim = args.headDim;
   const int tileFloats = kKeyTile * headDim;
@@ -135,8 +169,8 @@ void avx2Attention(const AttentionArgs& args) {
 
   for (int tile = 0; tile <= lastPosition / kKeyTile; tile++) {
     const int tileBegin = tile * kKeyTile;
-    widenTile<Type>(keys, args.kv.keys + args.kv.tileOffset(tile), tileFloats);
-    widenTile<Type>(values, args.kv.values + args.kv.tileOffset(tile), tileFloats);
+    const size_t offset = args.kv.tileOffset(tile);
+    widenTiles<Type>(keys, values, args.kv.keys + offset, args.kv.values + offset, headDim);
 
     // Scores of queries that end before this tile are computed along and never looked at.
     int i = 0;
@@ -162,8 +196,9 @@ void avx2Attention(const AttentionArgs& args) {
   }
 }
 
-template void avx2Attention<DType::kFloat32>(const AttentionArgs&);
-template void avx2Attention<DType::kFloat16>(const AttentionArgs&);
-template void avx2Attention<DType::kBfloat16>(const AttentionArgs&);
+template void avx2Attention<KvType::kFloat32>(const AttentionArgs&);
+template void avx2Attention<KvType::kFloat16>(const AttentionArgs&);
+template void avx2Attention<KvType::kBfloat16>(const AttentionArgs&);
+template void avx2Attention<KvType::kInt8>(const AttentionArgs&);
 
 }  // namespace glm_relay

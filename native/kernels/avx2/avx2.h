@@ -7,8 +7,12 @@ namespace glm_relay {
 
 template <DType Type>
 void avx2Matmul(const MatmulArgs& args);
-template <DType Type>
+void avx2MatmulInt8(const QuantMatmulArgs& args);
+void avx2MatmulInt4(const QuantMatmulArgs& args);
+void avx2QuantizeRows(ActivationTile* out, const float* x, int rows, int k);
+template <KvType Type>
 void avx2Attention(const AttentionArgs& args);
+void avx2QuantizeHead(int8_t* out, uint16_t* scale, const float* in, int headDim);
 
 void avx2RmsNorm(float* y, const float* x, const float* weight, int size, float eps);
 void avx2Rotate(float* head, const float* cosSin, int ropeDim);

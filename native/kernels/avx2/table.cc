@@ -5,7 +5,12 @@ namespace glm_relay {
 const KernelTable kAvx2Kernels = {
     "avx2",
     {avx2Matmul<DType::kFloat32>, avx2Matmul<DType::kFloat16>, avx2Matmul<DType::kBfloat16>},
-    {avx2Attention<DType::kFloat32>, avx2Attention<DType::kFloat16>, avx2Attention<DType::kBfloat16>},
+    avx2MatmulInt8,
+    avx2MatmulInt4,
+    avx2QuantizeRows,
+    {avx2Attention<KvType::kFloat32>, avx2Attention<KvType::kFloat16>, avx2Attention<KvType::kBfloat16>,
+     avx2Attention<KvType::kInt8>},
+    avx2QuantizeHead,
     avx2RmsNorm,
     avx2Rotate,
     avx2GatedSilu,

@@ -5,11 +5,12 @@
 #include <limits>
 
 #include "kernels/canon_math.h"
+#include "kernels/kv_tile.h"
 #include "kernels/scalar/scalar.h"
 
 namespace glm_relay {
 
-template <DType Type>
+template <KvType Type>
 static void attendOne(const AttentionQuery& query, const KvView& kv, int headDim, float scale) {
   float max = -std::numeric_limits<float>::infinity();
   float sums[kTreeLanes] = {};
@@ -27,7 +28,7 @@ static void attendOne(const AttentionQuery& query, const KvView& kv, int headDim
     for (int j = 0; j < visible; j++) {
       float dot = 0.0f;
       for (int d = 0; d < headDim; d++)
-        dot = std::fmaf(query.q[d], Stored<Type>::load(keys, d * kKeyTile + j), dot);
+        dot = std::fmaf(query.q[d], KvTile<Type>::key(keys, headDim, j, d), dot);
       scores[j] = dot * scale;
       newMax = ScalarLanes::larger(scores[j], newMax);
     }
@@ -39,7 +40,7 @@ static void attendOne(const AttentionQuery& query, const KvView& kv, int headDim
       sums[j] = std::fmaf(sums[j], correction, weight);
       if (j >= visible) continue;
       for (int d = 0; d < headDim; d++) {
-        out[d] = std::fmaf(weight, Stored<Type>::load(values, j * headDim + d), out[d]);
+        out[d] = std::fmaf(weight, KvTile<Type>::value(values, headDim, j, d), out[d]);
       }
     }
     max = newMax;
@@ -49,15 +50,16 @@ static void attendOne(const AttentionQuery& query, const KvView& kv, int headDim
   for (int d = 0; d < headDim; d++) out[d] = out[d] / sum;
 }
 
-template <DType Type>
+template <KvType Type>
 void scalarAttention(const AttentionArgs& args) {
   for (int i = 0; i < args.queryCount; i++) {
     attendOne<Type>(args.queries[i], args.kv, args.headDim, args.scale);
   }
 }
 
-template void scalarAttention<DType::kFloat32>(const AttentionArgs&);
-template void scalarAttention<DType::kFloat16>(const AttentionArgs&);
-template void scalarAttention<DType::kBfloat16>(const AttentionArgs&);
+template void scalarAttention<KvType::kFloat32>(const AttentionArgs&);
+template void scalarAttention<KvType::kFloat16>(const AttentionArgs&);
+template void scalarAttention<KvType::kBfloat16>(const AttentionArgs&);
+template void scalarAttention<KvType::kInt8>(const AttentionArgs&);
 
 }  // namespace glm_relay

@@ -7,8 +7,12 @@ namespace glm_relay {
 
 template <DType Type>
 void scalarMatmul(const MatmulArgs& args);
-template <DType Type>
+void scalarMatmulInt8(const QuantMatmulArgs& args);
+void scalarMatmulInt4(const QuantMatmulArgs& args);
+void scalarQuantizeRows(ActivationTile* out, const float* x, int rows, int k);
+template <KvType Type>
 void scalarAttention(const AttentionArgs& args);
+void scalarQuantizeHead(int8_t* out, uint16_t* scale, const float* in, int headDim);
 
 void scalarRmsNorm(float* y, const float* x, const float* weight, int size, float eps);
 void scalarRotate(float* head, const float* cosSin, int ropeDim);

@@ -5,7 +5,12 @@ namespace glm_relay {
 const KernelTable kScalarKernels = {
     "scalar",
     {scalarMatmul<DType::kFloat32>, scalarMatmul<DType::kFloat16>, scalarMatmul<DType::kBfloat16>},
-    {scalarAttention<DType::kFloat32>, scalarAttention<DType::kFloat16>, scalarAttention<DType::kBfloat16>},
+    scalarMatmulInt8,
+    scalarMatmulInt4,
+    scalarQuantizeRows,
+    {scalarAttention<KvType::kFloat32>, scalarAttention<KvType::kFloat16>, scalarAttention<KvType::kBfloat16>,
+     scalarAttention<KvType::kInt8>},
+    scalarQuantizeHead,
     scalarRmsNorm,
     scalarRotate,
     scalarGatedSilu,

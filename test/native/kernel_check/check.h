@@ -50,6 +50,7 @@ constexpr DType kAllDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBfloat
 
 // The groups; each fills one Check. `variant` is compared with scalar.
 void checkMatmul(const KernelTable& variant, Check& check);
+void checkQuant(const KernelTable& variant, Check& check);
 void checkAttention(const KernelTable& variant, Check& check);
 void checkElementwise(const KernelTable& variant, Check& check);
 void checkConversions(const KernelTable& variant, Check& check);

@@ -55,8 +55,10 @@ struct Group {
 };
 
 constexpr Group kGroups[] = {
-    {"matmul", checkMatmul},           {"attention", checkAttention}, {"elementwise", checkElementwise},
-    {"conversions", checkConversions}, {"math", checkMath},           {"philox", checkPhilox},
+    {"matmul", checkMatmul},           {"quant", checkQuant},
+    {"attention", checkAttention},     {"elementwise", checkElementwise},
+    {"conversions", checkConversions}, {"math", checkMath},
+    {"philox", checkPhilox},
 };
 
 int run(const char* variantName, const char* groupName) {

@@ -157,6 +157,8 @@ export class ScriptedService implements InferenceService {
       epoch: { term: 3, plan: 7 },
       numericsId: "cpu-1-float32",
       dtype: "float32",
+      kvType: "float32",
+      quantization: { weights: "stored", head: "stored" },
       stageCount: 2,
       stages: [
         {
@@ -167,6 +169,7 @@ export class ScriptedService implements InferenceService {
           weightBytes: 1,
           kvBytes: 1,
           workspaceBytes: 1,
+          planned: { weightBytes: 1, kvBytes: 1, workspaceBytes: 1, processBytes: 1 },
           memoryBytes: 3,
           steps: 5,
           busySeconds: 1.5,
@@ -179,6 +182,7 @@ export class ScriptedService implements InferenceService {
           address: "127.0.0.1:1",
           state: "linked",
           detail: "",
+          loadedRatio: 1,
           heartbeatAgeMs: 250,
           memoryBytes: 1,
           residentBytes: 1,

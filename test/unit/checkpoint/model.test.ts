@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import { openModel, stageTensors } from "../../../checkpoint/index.js";
 import { writeSafetensors } from "../../../checkpoint/safetensors-writer.js";
 import { RelayError } from "../../../common/errors.js";
-import { layerKvBytesPerToken } from "../../../models/shape.js";
+import { layerKvBytesPerToken } from "../../../models/quantization.js";
 import { sentencePieceBytes, smallPieces } from "../prompt/sentencepiece-fixture.js";
 import { tensor, tinyTensors, writeIndex, writeTinyModel } from "./model-fixture.js";
 
@@ -49,6 +49,7 @@ describe("openModel", () => {
     expect(model.stopTokens).toEqual([2]);
     expect(model.sampling).toEqual({ temperature: 0.8, topP: 0.8 });
     expect(layerKvBytesPerToken(model.shape, "float16")).toBe(2 * 8 * 2);
+    expect(layerKvBytesPerToken(model.shape, "int8")).toBe(2 * (8 + 2));
   });
 
   it("takes the published name, the RoPE ratio and another type from config.json", async () => {

@@ -112,6 +112,8 @@ describe("status", () => {
     epoch: { term: 3, plan: 2 },
     numericsId: "cpu-1-float32",
     dtype: "float32",
+    kvType: "float32",
+    quantization: { weights: "stored", head: "stored" },
     stageCount: 1,
     stages: [
       {
@@ -122,6 +124,7 @@ describe("status", () => {
         weightBytes: 9 * 2 ** 20,
         kvBytes: 2 ** 20,
         workspaceBytes: 4096,
+        planned: { weightBytes: 1, kvBytes: 1, workspaceBytes: 1, processBytes: 1 },
         memoryBytes: 2 ** 30,
         steps: 17,
         busySeconds: 1.25,
@@ -134,6 +137,7 @@ describe("status", () => {
         address: "127.0.0.1:9001",
         state: "linked",
         detail: "",
+        loadedRatio: 1,
         heartbeatAgeMs: 120,
         memoryBytes: 2 ** 30,
         residentBytes: 50 * 2 ** 20,

@@ -9,12 +9,12 @@ const model = (layers: number): PlacementModel => ({
   embeddingBytes: 5 * MB,
   headBytes: 5 * MB,
   layerKvBytesPerToken: 1_000,
-  workspaceBytes: MB,
-  logitsBytes: MB,
+  workspace: { stage: MB, perThread: 0, first: 0, last: MB, lastPerThread: 0 },
+  processBytes: 0,
 });
 const limits = { blockSize: 16, minBlocks: 4, maxBlocks: 1_000 };
 const workers = (...memory: number[]) =>
-  memory.map((bytes, index) => ({ id: `w${index}`, memoryBytes: bytes * MB }));
+  memory.map((bytes, index) => ({ id: `w${index}`, memoryBytes: bytes * MB, threads: 1 }));
 const counts = (stages: { layerBegin: number; layerEnd: number }[]) =>
   stages.map(({ layerBegin, layerEnd }) => layerEnd - layerBegin);
 
@@ -35,6 +35,20 @@ describe("placement", () => {
     expect(place(model(2), workers(100, 60), { ...limits, maxBlocks: 1e9 }).blockCount).toBe(
       Math.floor((43 * MB) / 16_000),
     );
+  });
+
+  it("counts threads, both ends and the process itself, and plans the KV cache that is left", () => {
+    const heavy: PlacementModel = {
+      ...model(2),
+      workspace: { stage: MB, perThread: 2 * MB, first: 3 * MB, last: 4 * MB, lastPerThread: 5 * MB },
+      processBytes: 7 * MB,
+    };
+    const offered = workers(100, 100).map((worker) => ({ ...worker, threads: 2 }));
+    const { stages, blockCount } = place(heavy, offered, { ...limits, maxBlocks: 1e9 });
+    expect(stages.map((stage) => stage.workspaceBytes)).toEqual([8 * MB, 19 * MB]);
+    expect(stages.map((stage) => stage.processBytes)).toEqual([7 * MB, 7 * MB]);
+    expect(blockCount).toBe(Math.floor(((100 - 15 - 19 - 7) * MB) / 16_000));
+    expect(stages.map((stage) => stage.kvBytes)).toEqual([blockCount * 16_000, blockCount * 16_000]);
   });
 
   it("names the numbers when there are more stages than layers", () => {
@@ -62,9 +76,9 @@ describe("placement", () => {
             expect(blockCount).toBeGreaterThanOrEqual(limits.minBlocks);
             for (const [index, stage] of stages.entries()) {
               if (index > 0) expect(stage.layerBegin).toBe(stages[index - 1]!.layerEnd);
-              const kv = blockCount * 16 * (stage.layerEnd - stage.layerBegin) * 1_000;
+              expect(stage.kvBytes).toBe(blockCount * 16 * (stage.layerEnd - stage.layerBegin) * 1_000);
               expect(stage.layerEnd).toBeGreaterThan(stage.layerBegin);
-              expect(stage.weightBytes + stage.workspaceBytes + kv).toBeLessThanOrEqual(
+              expect(stage.weightBytes + stage.workspaceBytes + stage.kvBytes).toBeLessThanOrEqual(
                 offered[index]!.memoryBytes,
               );
             }

@@ -17,6 +17,9 @@ const assign: Assign__Output = {
   maxRows: 64,
   predecessor: "127.0.0.1:1",
   credits: 8,
+  kvType: "float16",
+  weightFormat: "stored",
+  headFormat: "stored",
 };
 
 const keyOf = (changes: Partial<Assign__Output>) => stageKey(decodeAssign({ ...assign, ...changes }));
@@ -26,6 +29,9 @@ test.each([
   [{ stage: 3 }, "plan's stage is 3: expected less than the 3 stages"],
   [{ layerEnd: 2 }, "plan's layers is [2, 2): expected at least one"],
   [{ dtype: "float8" }, 'plan\'s dtype is "float8": expected float32, float16, bfloat16'],
+  [{ kvType: "int4" }, 'plan\'s kv_type is "int4": expected float32, float16, bfloat16, int8'],
+  [{ weightFormat: "int4" }, 'plan\'s weight_format is "int4": expected a name such as "stored"'],
+  [{ headFormat: "int8-g48-search" }, 'plan\'s head_format is "int8-g48-search"'],
   [{ blockCount: 0 }, "plan's block_count is 0"],
   [{ maxRows: 513 }, "plan's max_rows is 513: expected 1 to 512"],
   [{ credits: 65 }, "plan's credits is 65: expected 1 to 64"],
@@ -47,6 +53,10 @@ test("a stage is built anew when layers, type, cache or its place at an end chan
     keyOf({ stage: 0 }),
     keyOf({ stage: 2 }),
     keyOf({ weightsFingerprint: "g" }),
+    keyOf({ kvType: "int8" }),
+    keyOf({ weightFormat: "int4-g32-search" }),
+    keyOf({ weightFormat: "int4-g32-absmax" }),
+    keyOf({ headFormat: "int8-row-search" }),
   ];
   expect(new Set(keys).size).toBe(keys.length);
 });

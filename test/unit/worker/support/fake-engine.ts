@@ -52,6 +52,7 @@ export class FakeEngine implements Engine {
       weightBytes: 1_000,
       kvBytes: 2_000,
       workspaceBytes: 3_000,
+      roundings: [],
       progress: () => progress,
       step: async (input) => {
         this.inputs.push(input);

@@ -1,0 +1,84 @@
+/** The plan's bytes are the engine's bytes: placement counts what the engine then allocates, to the byte. */
+
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { openModel } from "../../checkpoint/index.js";
+import { kvBlockSize, linkCredits, maxStepRows } from "../../common/limits.js";
+import { packageRoot } from "../../common/package.js";
+import { placementModel } from "../../coordinator/placement/model.js";
+import { place } from "../../coordinator/placement/placement.js";
+import type { Precision, WeightFormat } from "../../models/quantization.js";
+import { nativeEngine } from "../../worker/stage/native-engine.js";
+
+const models = ["models/demo", "test/golden/fixtures/chatglm3-tiny"];
+const format = (type: "int4" | "int8", groupSize: number): WeightFormat => ({
+  type,
+  groupSize,
+  scales: "absmax",
+});
+const precisions: [string, Precision][] = [
+  ["as stored", { dtype: "float16", kvType: "float16", weights: null, head: null }],
+  ["float32", { dtype: "float32", kvType: "float32", weights: null, head: null }],
+  ["int8 head only", { dtype: "bfloat16", kvType: "int8", weights: null, head: format("int8", 32) }],
+  ["int4", { dtype: "float16", kvType: "int8", weights: format("int4", 32), head: format("int8", 32) }],
+  [
+    "int4, groups of 128",
+    { dtype: "float16", kvType: "float16", weights: format("int4", 128), head: format("int8", 64) },
+  ],
+  [
+    "int8, whole rows",
+    { dtype: "float32", kvType: "float32", weights: format("int8", 0), head: format("int4", 0) },
+  ],
+];
+
+for (const directory of models) {
+  test.each(precisions)(`the plan of ${directory} is what the engine allocates: %s`, async (_, precision) => {
+    const model = await openModel(join(packageRoot, directory));
+    const engineModel = await nativeEngine().openModel(model.directory);
+    for (const [threads, maxRows, stageCount] of [
+      [1, maxStepRows, 1],
+      [3, 64, 2],
+      [2, 10, 4],
+    ] as const) {
+      const workers = Array.from({ length: stageCount }, (_, i) => ({
+        id: `w${i}`,
+        memoryBytes: 2 ** 30,
+        threads,
+      }));
+      const limits = { blockSize: kvBlockSize, minBlocks: 1, maxBlocks: 40 };
+      const { stages, blockCount } = place(placementModel(model, precision, maxRows), workers, limits);
+      expect(stages).toHaveLength(stageCount);
+      for (const [stage, planned] of stages.entries()) {
+        const built = await engineModel.buildStage(
+          {
+            epoch: { term: 1, plan: 1 },
+            pipeline: 0,
+            stage,
+            stageCount,
+            layerBegin: planned.layerBegin,
+            layerEnd: planned.layerEnd,
+            modelDirectory: model.directory,
+            weightsFingerprint: model.fingerprint,
+            dtype: precision.dtype,
+            kvType: precision.kvType,
+            weights: precision.weights,
+            headWeights: precision.head,
+            blockCount,
+            blockSize: kvBlockSize,
+            maxRows,
+            predecessor: "127.0.0.1:1",
+            credits: linkCredits,
+          },
+          threads,
+          () => {},
+        );
+        const { weightBytes, kvBytes, workspaceBytes } = planned;
+        expect(
+          { weightBytes: built.weightBytes, kvBytes: built.kvBytes, workspaceBytes: built.workspaceBytes },
+          `stage ${stage} of ${stageCount}`,
+        ).toEqual({ weightBytes, kvBytes, workspaceBytes });
+        await built.close();
+      }
+    }
+  });
+}
