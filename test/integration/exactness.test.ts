@@ -1,33 +1,49 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { type Answer, collect, describeShape, firstDifference, type Shape } from "../support/exactness.js";
+import {
+  type Answer,
+  collect,
+  describeShape,
+  firstDifference,
+  type PrecisionName,
+  type Shape,
+} from "../support/exactness.js";
+
+const int4 = "int4 in groups of 64, INT8 KV";
+const int8 = "int8 in groups of 128";
 
 /** What everything else must equal: one stage, scalar kernels, whole prompts, one request at a time. */
-const reference = (dtype: Shape["dtype"]): Shape => ({
+const reference = (precision: PrecisionName): Shape => ({
   stages: 1,
-  dtype,
+  precision,
   kernels: "scalar",
   chunk: null,
   concurrency: 1,
 });
 
-/** With each type every stage count, chunk size, kernel and load occurs; the full matrix is in test/long. */
+/**
+ * With each float type every stage count, chunk size, kernel and load occurs, and with rounded weights and
+ * cache some of each; the full matrix and all pairs are in test/long.
+ */
 const sampled: Shape[] = [
-  { stages: 1, dtype: "float32", kernels: "avx2", chunk: 7, concurrency: 9 },
-  { stages: 2, dtype: "float32", kernels: "scalar", chunk: 1, concurrency: 9 },
-  { stages: 4, dtype: "float32", kernels: "avx2", chunk: 16, concurrency: 1 },
-  { stages: 8, dtype: "float32", kernels: "avx2", chunk: null, concurrency: 9 },
-  { stages: 1, dtype: "float16", kernels: "avx2", chunk: 16, concurrency: 9 },
-  { stages: 2, dtype: "float16", kernels: "avx2", chunk: null, concurrency: 1 },
-  { stages: 4, dtype: "float16", kernels: "scalar", chunk: 7, concurrency: 9 },
-  { stages: 8, dtype: "float16", kernels: "scalar", chunk: 1, concurrency: 1 },
+  { stages: 1, precision: "float32", kernels: "avx2", chunk: 7, concurrency: 9 },
+  { stages: 2, precision: "float32", kernels: "scalar", chunk: 1, concurrency: 9 },
+  { stages: 4, precision: "float32", kernels: "avx2", chunk: 16, concurrency: 1 },
+  { stages: 8, precision: "float32", kernels: "avx2", chunk: null, concurrency: 9 },
+  { stages: 1, precision: "float16", kernels: "avx2", chunk: 16, concurrency: 9 },
+  { stages: 2, precision: "float16", kernels: "avx2", chunk: null, concurrency: 1 },
+  { stages: 4, precision: "float16", kernels: "scalar", chunk: 7, concurrency: 9 },
+  { stages: 8, precision: "float16", kernels: "scalar", chunk: 1, concurrency: 1 },
+  { stages: 4, precision: int4, kernels: "avx2", chunk: 7, concurrency: 9 },
+  { stages: 2, precision: int4, kernels: "avx2", chunk: 1, concurrency: 1 },
+  { stages: 2, precision: int8, kernels: "avx2", chunk: 16, concurrency: 9 },
 ];
 
-describe.each(["float32", "float16"] as const)(
+describe.each(["float32", "float16", int4, int8] as const)(
   "tokens and logprobs in %s are the same to the last bit",
-  (dtype) => {
+  (precision) => {
     let expected: Answer[];
     beforeAll(async () => {
-      expected = await collect(reference(dtype));
+      expected = await collect(reference(precision));
     });
 
     it("and are not the same for all requests, so that the comparison means something", () => {
@@ -35,7 +51,9 @@ describe.each(["float32", "float16"] as const)(
     });
 
     it.each(
-      sampled.filter((shape) => shape.dtype === dtype).map((shape) => [describeShape(shape), shape] as const),
+      sampled
+        .filter((shape) => shape.precision === precision)
+        .map((shape) => [describeShape(shape), shape] as const),
     )("with %s", async (_, shape) => {
       expect(firstDifference(await collect(shape), expected)).toBeNull();
     });

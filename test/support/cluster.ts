@@ -19,6 +19,8 @@ export interface ClusterOptions {
   model?: string;
   stages: number;
   dtype?: string;
+  /** More flags of the coordinator: --quantization, --group-size, --head, --scales, --kv. */
+  precision?: string[];
   kernels?: string;
   prefillChunk?: number;
   microBatches?: number;
@@ -189,6 +191,7 @@ export class TestCluster {
     );
     args.push("--name", `test-${this.clusterPort}`);
     if (options.dtype !== undefined) args.push("--dtype", options.dtype);
+    args.push(...(options.precision ?? []));
     if (options.prefillChunk !== undefined) args.push("--prefill-chunk", `${options.prefillChunk}`);
     if (options.microBatches !== undefined) args.push("--micro-batches", `${options.microBatches}`);
     this.url = `http://127.0.0.1:${port}`;

@@ -2,9 +2,27 @@
 import { isDeepStrictEqual } from "node:util";
 import { demoModel, TestCluster } from "./cluster.js";
 
+/** How weights, activations and KV cache are stored: names of what the coordinator's flags are. */
+export const precisions = {
+  float32: { dtype: "float32", flags: [] },
+  float16: { dtype: "float16", flags: [] },
+  "int4 in groups of 32": { dtype: "float16", flags: ["--quantization", "int4"] },
+  "int4 in groups of 64, INT8 KV": {
+    dtype: "bfloat16",
+    flags: ["--quantization", "int4", "--group-size", "64", "--kv", "int8"],
+  },
+  "int4 in whole rows, int4 head": {
+    dtype: "float16",
+    flags: ["--quantization", "int4", "--group-size", "row", "--head", "int4", "--scales", "absmax"],
+  },
+  "int8 in groups of 128": { dtype: "float32", flags: ["--quantization", "int8", "--group-size", "128"] },
+  "INT8 KV": { dtype: "float16", flags: ["--kv", "int8"] },
+};
+export type PrecisionName = keyof typeof precisions;
+
 export interface Shape {
   stages: number;
-  dtype: "float32" | "float16";
+  precision: PrecisionName;
   kernels: "scalar" | "avx2";
   /** Prompt tokens per step; null: the whole prompt. */
   chunk: number | null;
@@ -45,10 +63,12 @@ export function requests(): Record<string, unknown>[] {
 }
 
 export async function collect(shape: Shape): Promise<Answer[]> {
+  const { dtype, flags } = precisions[shape.precision];
   const cluster = await TestCluster.start({
     model: demoModel,
     stages: shape.stages,
-    dtype: shape.dtype,
+    dtype,
+    precision: flags,
     kernels: shape.kernels,
     prefillChunk: shape.chunk ?? 512,
   });
@@ -73,9 +93,9 @@ async function ask(cluster: TestCluster, request: Record<string, unknown>): Prom
   return { tokens, logprobs: token_logprobs, top: top_logprobs };
 }
 
-export function describeShape({ stages, dtype, kernels, chunk, concurrency }: Shape): string {
+export function describeShape({ stages, precision, kernels, chunk, concurrency }: Shape): string {
   const load = concurrency === 1 ? "alone" : "beside 8 others";
-  return `${stages} stages, ${dtype}, ${kernels}, ${chunk === null ? "whole prompt" : `chunks of ${chunk}`}, ${load}`;
+  return `${stages} stages, ${precision}, ${kernels}, ${chunk === null ? "whole prompt" : `chunks of ${chunk}`}, ${load}`;
 }
 
 /** Names the first difference, so that a failure says more than "not equal". */
