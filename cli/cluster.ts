@@ -152,6 +152,7 @@ export class LocalCluster {
             "--name",
             name,
           ],
+          ...["--probe-port", "0"],
           ...(options.dtype === undefined ? [] : ["--dtype", options.dtype]),
         ],
         logFile: data.logFile("coordinator"),
@@ -179,6 +180,7 @@ export class LocalCluster {
         args: () => [
           ...[mainScript, "worker", "--coordinator", address, "--id", `worker-${index}`],
           ...["--memory", String(memory), "--threads", String(threads)],
+          ...["--probe-port", "0"],
         ],
         logFile: data.logFile(`worker-${index}`),
         ready: { by: "owner" },

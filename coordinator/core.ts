@@ -3,7 +3,7 @@
  * without socket, timer or await: the live coordinator and the simulator drive the same code.
  */
 import type { Clock } from "../common/clock.js";
-import { RelayError, toRelayError } from "../common/errors.js";
+import { type ErrorCode, RelayError, toRelayError } from "../common/errors.js";
 import {
   type Epoch,
   pipelineId,
@@ -49,6 +49,8 @@ export interface CorePorts extends Omit<MembershipPorts, "formed" | "dissolved">
   stepFinished(rows: number): void;
   /** The pipeline answered its first token, or is gone. */
   readyChanged(ready: boolean): void;
+  /** The first token after a ready pipeline was lost: why it was, and how long ago. */
+  recovered(reason: ErrorCode, afterMs: number): void;
 }
 
 interface ActiveChoice {
@@ -66,6 +68,8 @@ interface ActiveRequest {
   request: GenerationRequest;
   /** Choices not finished yet. */
   open: Map<SequenceId, ActiveChoice>;
+  /** Rows of it have been sent. */
+  started: boolean;
 }
 
 /** What exists only while a pipeline is formed. */
@@ -89,6 +93,8 @@ export class Core {
   /** KV blocks of the pipeline that is or was formed last. */
   #blockCount = 0;
   #stepCount = 0;
+  /** Since when and why a pipeline that was ready is gone; null while none is missed. */
+  #loss: { reason: ErrorCode; sinceMs: number } | null = null;
 
   constructor(config: CoreConfig, ports: CorePorts, clock: Clock) {
     this.#config = config;
@@ -176,7 +182,7 @@ export class Core {
     this.membership.linkBroken(serving.pipeline.epoch, new RelayError("worker_lost", what), null);
   }
 
-  view(): Omit<ClusterView, "model" | "numericsId" | "redisUp" | "dtype"> {
+  view(): Omit<ClusterView, "model" | "numericsId" | "redisUp" | "dtype" | "oldestWaitMs" | "probeAddress"> {
     const scheduler = this.#serving?.scheduler;
     const total = this.#serving === null ? 0 : this.#blockCount;
     return {
@@ -220,6 +226,7 @@ export class Core {
   }
 
   #dissolved(error: RelayError): void {
+    if (this.ready) this.#loss ??= { reason: error.code, sinceMs: this.#clock.nowMs() };
     this.#serving = null;
     this.#ports.readyChanged(false);
     // Whatever broke it, for a client it is the same: the work so far is lost and a new try can succeed.
@@ -247,7 +254,7 @@ export class Core {
         );
       }
     }
-    const active: ActiveRequest = { request, open: new Map() };
+    const active: ActiveRequest = { request, open: new Map(), started: false };
     this.#requests.set(request.id, active);
     for (const [index, { promptTokens, seed }] of request.choices.entries()) {
       const sequence = sequenceId(serving.nextSequence++);
@@ -285,8 +292,16 @@ export class Core {
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
       );
       const starts = new Map(step.rows.map((rows) => [rows.sequence, rows.start]));
+      for (const [sequence, start] of starts) if (start === 0) this.#noteStart(sequence);
       serving.pipeline.submit(step, (id) => this.#rowRequests(id, starts.get(id)!), this.#clock.nowMs());
     }
+  }
+
+  #noteStart(sequence: SequenceId): void {
+    const active = this.#choices.get(sequence)!.request;
+    if (active.started) return;
+    active.started = true;
+    this.#ports.emit(active.request.id, { type: "started" });
   }
 
   /** What the header asks for a sequence's rows from `start` on. */
@@ -345,6 +360,9 @@ export class Core {
     this.#serving!.warmUpUntilMs = null;
     this.membership.proven();
     this.#ports.readyChanged(true);
+    const loss = this.#loss;
+    this.#loss = null;
+    if (loss !== null) this.#ports.recovered(loss.reason, this.#clock.nowMs() - loss.sinceMs);
   }
 
   #fail(active: ActiveRequest, error: RelayError): void {

@@ -24,9 +24,10 @@ export async function answerCall(
   const client = new ClientPresence(reply);
   const call = await prepare();
   client.check();
-  const handle = await context.service.submit(call.generation);
-  const metrics = context.metrics.startCall(call.generation, call.n, request.arrivedMs);
+  const times = { arrivedMs: request.arrivedMs, submittedMs: performance.now() };
   const usage = new UsageCounter(call.generation.choices, call.n);
+  const handle = await context.service.submit(call.generation);
+  const metrics = context.metrics.startCall(call.generation, call.n, times);
   const events = follow(handle, call.generation.choices.length, client, metrics);
   if (call.stream) {
     await streamAnswer(context, request, reply, call, events, usage);
@@ -130,6 +131,7 @@ async function* follow(
         throw event.error;
       }
       metrics.note(event);
+      if (event.type === "started") continue;
       if (event.type === "finish") unfinished--;
       yield event;
     }

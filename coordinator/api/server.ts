@@ -6,6 +6,7 @@ import { randomBytes } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
+import { Registry } from "prom-client";
 import { RelayError } from "../../common/errors.js";
 import type { Logger } from "../../common/log.js";
 import type { InferenceService } from "../inference.js";
@@ -33,6 +34,8 @@ export interface ApiOptions {
   /** 0 picks a free one. */
   port: number;
   log: Logger;
+  /** Holds figures of other parts; /metrics shows them beside those of the API. */
+  registry?: Registry;
   timing?: Partial<Timing>;
 }
 
@@ -48,7 +51,7 @@ export interface Api {
 
 /** Serves once it resolves. @throws what the operating system says when the address cannot be bound. */
 export async function createApi(service: InferenceService, options: ApiOptions): Promise<Api> {
-  const metrics = createMetrics(service);
+  const metrics = createMetrics(service, options.registry ?? new Registry());
   const timing = { ...defaultTiming, ...options.timing };
   const context: ApiContext = { service, metrics, log: options.log, timing };
 

@@ -1,4 +1,5 @@
 import { Redis } from "ioredis";
+import { Registry } from "prom-client";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { requestId } from "../../common/ids.js";
 import { createLogger } from "../../common/log.js";
@@ -12,9 +13,11 @@ const log = createLogger("test", "silent");
 describe("the request queue on real Redis", () => {
   let redis: TestRedis;
   let queue: BullmqQueue;
+  let registry: Registry;
   beforeEach(async () => {
     redis = await TestRedis.start();
-    queue = await BullmqQueue.open(redis.url, "t", log);
+    registry = new Registry();
+    queue = await BullmqQueue.open(redis.url, "t", log, registry);
   });
   afterEach(async () => {
     await queue.close();

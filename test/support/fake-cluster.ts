@@ -63,6 +63,7 @@ export class FakeCluster {
   readonly events = new Map<RequestId, RequestEvent[]>();
   readonly ended = new Set<RequestId>();
   readonly log: string[] = [];
+  readonly recoveries: { reason: string; afterMs: number }[] = [];
   /** Tokens per sequence as the last stage has seen them. */
   private readonly contexts = new Map<number, number[]>();
   private readonly stageCount: number;
@@ -87,6 +88,7 @@ export class FakeCluster {
       ended: (id) => this.ended.add(id),
       stepFinished: () => {},
       readyChanged: () => {},
+      recovered: (reason, afterMs) => this.recoveries.push({ reason, afterMs }),
       log: (_, message) => this.log.push(message),
     };
     this.core = new Core(
@@ -135,6 +137,7 @@ export class FakeCluster {
         canonVersion: 1,
         highestTerm: 0,
         pid: connection,
+        probeAddress: "",
         ...overrides,
       },
     });
@@ -167,6 +170,7 @@ export class FakeCluster {
         residentBytes: 0,
         receivedBytes: 0,
         staleMessages: 0,
+        idleUs: 0,
       },
     });
   }

@@ -8,6 +8,7 @@
 import { RelayError, toRelayError } from "../../common/errors.js";
 import { type Epoch, formatEpoch } from "../../common/ids.js";
 import type { Logger } from "../../common/log.js";
+import type { LinkFrame } from "../../proto/generated/glm/relay/internal/v1/LinkFrame.js";
 import type { StageState } from "../../proto/generated/glm/relay/internal/v1/StageState.js";
 import type { StepHeader__Output } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import { Downstream, epochOver } from "../../proto/link/downstream.js";
@@ -16,7 +17,7 @@ import type { ServedPlan } from "../../proto/link/hello.js";
 import { Upstream } from "../../proto/link/upstream.js";
 import { decodeStep, resultFrame, stepFrame } from "../codec.js";
 import { BlockTables } from "../kv-cache/block-tables.js";
-import type { WorkerMetrics } from "../metrics.js";
+import type { Phase, WorkerMetrics } from "../metrics.js";
 import { isLast, type StagePlan } from "./plan.js";
 import type { LoadedStage, StageHost } from "./stage-host.js";
 
@@ -101,6 +102,7 @@ export class PlanRun implements ServedPlan {
     this.#state = "linked";
     report({ epoch: this.epoch, phase: "LINKED", ...bytes, weightsFingerprint });
     this.#context.linkedChanged(true);
+    this.#context.metrics.linkedStage(this.stage);
     this.#context.log.info({ epoch: formatEpoch(this.epoch), stage: this.stage }, "linked");
     await this.#serve(loaded);
   }
@@ -115,15 +117,23 @@ export class PlanRun implements ServedPlan {
   async #step(loaded: LoadedStage, { header, activations }: ReceivedStep): Promise<void> {
     const { host, metrics } = this.#context;
     const input = decodeStep(header, activations, this.#tables, loaded.format);
+    metrics.stepBegins();
     const output = await host.step(loaded, input);
-    metrics.step(this.stage, phaseOf(header), output.computeUs);
+    const phase = phaseOf(header);
+    metrics.step(this.stage, phase, output.computeUs);
     if (isLast(this.#plan)) {
-      await this.downstream.send(resultFrame(header, output));
+      await this.#send(resultFrame(header, output), phase);
     } else if (output.activations !== null) {
-      await this.downstream.send(stepFrame(header, output.activations));
+      await this.#send(stepFrame(header, output.activations), phase);
     } else {
       throw new RelayError("stage_failed", `the engine gave no activations for step ${header.step}`);
     }
+  }
+
+  #send(frame: LinkFrame, phase: Phase): Promise<void> {
+    const { metrics } = this.#context;
+    const readyMs = performance.now();
+    return this.downstream.send(frame, () => metrics.sent(this.stage, phase, performance.now() - readyMs));
   }
 
   /** A predecessor that says the epoch is over has it from the coordinator, who will tell us too. */
@@ -150,6 +160,7 @@ export class PlanRun implements ServedPlan {
   #close(state: "failed" | "over", reason: RelayError): void {
     this.#state = state;
     this.#context.linkedChanged(false);
+    this.#context.metrics.linkedStage(null);
     this.#upstream.close();
     this.downstream.close(reason);
   }

@@ -68,7 +68,7 @@ describe("the coordinator's core", () => {
     cluster.start();
     cluster.core.admit(generation("s", [3, 1, 4, 1, 5], { maxTokens: 0, promptLogprobs: true }));
     cluster.answerAll();
-    const [scores, finish] = cluster.events.get(requestId("s"))!;
+    const [, scores, finish] = cluster.events.get(requestId("s"))!;
     expect(scores).toMatchObject({ type: "prompt" });
     expect(scores!.type === "prompt" && scores!.scores.map((score) => score?.token ?? null)).toEqual([
       null,
@@ -114,6 +114,7 @@ describe("the coordinator's core", () => {
     cluster.core.admit(generation("x", [1, 2]));
     cluster.core.membership.gone(1, "its control stream broke");
     expect(cluster.events.get(requestId("x"))).toMatchObject([
+      { type: "started" },
       { type: "error", error: { code: "worker_lost" } },
     ]);
     expect(cluster.sent.at(-1)).toMatchObject({ connection: 2, message: { release: { epoch } } });
@@ -165,6 +166,7 @@ describe("the coordinator's core", () => {
     cluster.steps.length = 0;
     cluster.pass(6_000, [1, 2]);
     expect(cluster.events.get(requestId("v"))).toMatchObject([
+      { type: "started" },
       { type: "error", error: { code: "worker_lost" } },
     ]);
   });
@@ -172,7 +174,9 @@ describe("the coordinator's core", () => {
   it("refuses a worker of another protocol version or of another canon, with both printed", () => {
     const cluster = new FakeCluster();
     cluster.join(1, { protocolVersion: 99, softwareVersion: "9.9" });
-    expect(cluster.sent.at(-1)!.message.refused!.message).toMatch(/protocol 99 \(version 9\.9\).*protocol 1/);
+    expect(cluster.sent.at(-1)!.message.refused!.message).toMatch(
+      /protocol 99 \(version 9\.9\).*protocol \d/,
+    );
     cluster.join(2);
     cluster.join(3, { canonVersion: 2 });
     expect(cluster.sent.at(-1)!.message.refused!.message).toMatch(/cpu\/canon 2.*cpu\/canon 1/);
@@ -191,6 +195,7 @@ describe("the coordinator's core", () => {
     cluster.core.admit(generation("z", [1, 2]));
     cluster.core.stepResult({ epoch, pipeline: 0, step: 77, sequences: [] });
     expect(cluster.events.get(requestId("z"))).toMatchObject([
+      { type: "started" },
       { type: "error", error: { code: "worker_lost" } },
     ]);
   });
