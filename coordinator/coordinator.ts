@@ -147,7 +147,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
           log.info({ reason, ms: Math.round(afterMs) }, "serving again");
           service.recovered(reason, afterMs / 1_000);
         },
-        log: (level, message) => log[level](message),
+        log: (level, message, fields) => log[level](fields ?? {}, message),
       },
       systemClock,
     );

@@ -12,7 +12,7 @@ import {
   type SequenceId,
   sequenceId,
 } from "../common/ids.js";
-import { kvBlockSize, maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
+import { kvBlockSize, maxLoggedRequests, maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { ClusterView, GenerationRequest, RequestEvent, TextParams, TokenLogprob } from "./inference.js";
@@ -142,6 +142,7 @@ export class Core {
   cancel(id: RequestId): void {
     const active = this.#requests.get(id);
     if (active === undefined) return;
+    this.#ports.log("debug", "request cancelled", namesOf(active.request));
     this.#close(active);
     this.#pump();
   }
@@ -229,6 +230,7 @@ export class Core {
     if (this.ready) this.#loss ??= { reason: error.code, sinceMs: this.#clock.nowMs() };
     this.#serving = null;
     this.#ports.readyChanged(false);
+    this.#logInterrupted(error);
     // Whatever broke it, for a client it is the same: the work so far is lost and a new try can succeed.
     const lost = new RelayError("worker_lost", error.message, { cause: error, retryAfterS: 1 });
     for (const active of [...this.#requests.values()]) this.#fail(active, lost);
@@ -274,6 +276,12 @@ export class Core {
       active.open.set(sequence, choice);
       this.#choices.set(sequence, choice);
     }
+    const [firstSequence = 0] = active.open.keys();
+    this.#ports.log("debug", "request admitted", {
+      ...namesOf(request),
+      firstSequence,
+      choices: request.choices.length,
+    });
     for (const choice of [...active.open.values()]) {
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
@@ -307,8 +315,9 @@ export class Core {
   /** What the header asks for a sequence's rows from `start` on. */
   #rowRequests(id: SequenceId, start: number): RowRequests {
     const choice = this.#choices.get(id)!;
-    const { sampling } = choice.request.request;
+    const { sampling, logId } = choice.request.request;
     return {
+      requestId: start === 0 ? logId : "",
       sampling: {
         temperature: sampling.temperature,
         topK: sampling.topK,
@@ -329,6 +338,7 @@ export class Core {
     const { request } = choice.request;
     if (!outcome.finite) {
       const message = "the model computed a value that is not finite (NaN or infinity) for this request";
+      this.#ports.log("warn", message, { ...namesOf(request), sequence: choice.sequence });
       this.#fail(choice.request, new RelayError("numeric_error", message));
       return;
     }
@@ -352,6 +362,7 @@ export class Core {
     this.#drop(choice);
     if (choice.request.open.size > 0) return;
     this.#requests.delete(request.id);
+    this.#ports.log("debug", "request finished", namesOf(request));
     this.#ports.ended(request.id);
     if (request.id === warmUpId) this.#warmedUp();
   }
@@ -367,7 +378,19 @@ export class Core {
 
   #fail(active: ActiveRequest, error: RelayError): void {
     this.#ports.emit(active.request.id, { type: "error", error });
+    this.#ports.log("debug", "request failed", { ...namesOf(active.request), code: error.code });
     this.#close(active);
+  }
+
+  /** One line for a loss, however many requests it hits; each has its own line where it is answered. */
+  #logInterrupted(error: RelayError): void {
+    if (this.#requests.size === 0) return;
+    const named = [...this.#requests.values()].slice(0, maxLoggedRequests);
+    this.#ports.log("warn", "requests were interrupted", {
+      code: error.code,
+      count: this.#requests.size,
+      requestIds: named.map(({ request }) => request.logId),
+    });
   }
 
   #close(active: ActiveRequest): void {
@@ -383,6 +406,11 @@ export class Core {
   }
 }
 
+/** Under which a request is found in the logs of all processes, and in the client's answer. */
+function namesOf({ id, logId }: GenerationRequest): { requestId: string; completionId: string } {
+  return { requestId: logId, completionId: id };
+}
+
 function scoreTargets(prompt: readonly number[], start: number): number[] {
   return prompt.slice(start).map((_, index) => prompt[start + index + 1] ?? -1);
 }
@@ -391,6 +419,7 @@ function scoreTargets(prompt: readonly number[], start: number): number[] {
 function warmUpRequest(): GenerationRequest {
   return {
     id: warmUpId,
+    logId: warmUpId,
     endpoint: "completions",
     choices: [{ promptTokens: [0], seed: "0" }],
     sampling: {

@@ -39,6 +39,11 @@ export interface TextParams {
 /** One API call: all its choices share the sampling parameters. Plain JSON: it travels through Redis. */
 export interface GenerationRequest {
   id: RequestId;
+  /**
+   * Its name in the logs of every process: the client's own x-request-id where one was sent, so it need
+   * not be unique. At most maxLoggedIdLength characters.
+   */
+  logId: string;
   endpoint: "chat" | "completions";
   choices: {
     promptTokens: number[];

@@ -99,6 +99,7 @@ export class Service implements InferenceService {
       this.#waitingSinceMs.delete(request.id);
       throw error;
     }
+    this.#log.debug({ requestId: request.logId, completionId: request.id }, "request queued");
     return { id: request.id, events: stream, cancel: () => this.#cancel(request.id) };
   }
 
@@ -195,7 +196,10 @@ export class Service implements InferenceService {
     for (const { request, admitted } of this.#pending.values()) {
       if (admitted) continue;
       this.#queue.add(request).catch((error: unknown) => {
-        this.#log.debug({ request: request.id, err: error }, "could not queue a request again yet");
+        this.#log.debug(
+          { requestId: request.logId, completionId: request.id, err: error },
+          "could not queue a request again yet",
+        );
       });
     }
   }

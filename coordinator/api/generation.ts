@@ -26,6 +26,7 @@ export async function answerCall(
   client.check();
   const times = { arrivedMs: request.arrivedMs, submittedMs: performance.now() };
   const usage = new UsageCounter(call.generation.choices, call.n);
+  request.answered = { completionId: call.generation.id, usage };
   const handle = await context.service.submit(call.generation);
   const metrics = context.metrics.startCall(call.generation, call.n, times);
   const events = follow(handle, call.generation.choices.length, client, metrics);
@@ -70,6 +71,7 @@ async function streamAnswer(
       throw cause;
     }
     const error = toClientError(cause, request.id);
+    request.errorCode = error.code;
     logFault(context.log, error, request.id);
     await stream.send([errorBody(error)]);
   }

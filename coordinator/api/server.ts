@@ -8,6 +8,7 @@ import type { AddressInfo, Socket } from "node:net";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
 import { Registry } from "prom-client";
 import { RelayError } from "../../common/errors.js";
+import { maxLoggedIdLength } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
 import type { InferenceService } from "../inference.js";
 import { installJsonParser } from "./body.js";
@@ -71,6 +72,8 @@ export async function createApi(service: InferenceService, options: ApiOptions):
   });
   server.server.maxConnections = maxConnections;
   server.decorateRequest("arrivedMs", 0);
+  server.decorateRequest("answered", null);
+  server.decorateRequest("errorCode", null);
   installJsonParser(server);
   observeRequests(server, context);
   server.setErrorHandler(errorHandler(options.log));
@@ -121,6 +124,7 @@ function registerRoutes(server: FastifyInstance, routes: Route[]): void {
     server.route({
       method: route.method,
       url: route.path,
+      config: { quiet: route.quiet ?? false },
       handler: async (request, reply) => route.handler(request, reply),
     });
     const allowed = route.method === "GET" ? ["GET", "HEAD"] : [route.method];
@@ -162,8 +166,11 @@ function observeRequests(server: FastifyInstance, { metrics, log }: ApiContext):
       const method = server.supportedMethods.includes(request.method) ? request.method : "other";
       const ms = performance.now() - request.arrivedMs;
       metrics.observeHttp(route, method, status, ms / 1_000);
-      const level = status === 499 ? "info" : "debug";
-      log[level]({ requestId: request.id, method, route, status, ms: Math.round(ms) }, "response");
+      const { quiet } = request.routeOptions.config as { quiet?: boolean };
+      log[quiet ? "debug" : "info"](
+        { requestId: request.id, method, route, status, ms: Math.round(ms), ...outcomeOf(request, status) },
+        "response",
+      );
     });
   });
   server.addHook("onSend", async (request, reply, payload) => {
@@ -172,9 +179,24 @@ function observeRequests(server: FastifyInstance, { metrics, log }: ApiContext):
   });
 }
 
+/** What a log line says about an answer beside its status: how much, never what. */
+function outcomeOf({ answered, errorCode }: FastifyRequest, status: number): object {
+  const code = status === 499 ? "cancelled" : errorCode;
+  if (answered === null) return code === null ? {} : { code };
+  const { prompt_tokens, completion_tokens } = answered.usage.usage;
+  return {
+    ...(code === null ? {} : { code }),
+    completionId: answered.completionId,
+    promptTokens: prompt_tokens,
+    completionTokens: completion_tokens,
+  };
+}
+
 /** A client's own id if it can stand in headers and logs as it is, else a new one. */
 function acceptRequestId(given: string | string[] | undefined): string {
-  if (typeof given === "string" && /^[\w.:/+=-]{1,128}$/.test(given)) return given;
+  if (typeof given === "string" && given.length <= maxLoggedIdLength && /^[\w.:/+=-]+$/.test(given)) {
+    return given;
+  }
   return `req-${randomBytes(12).toString("hex")}`;
 }
 

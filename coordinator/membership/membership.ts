@@ -58,8 +58,15 @@ export interface MembershipPorts {
   dissolved(error: RelayError): void;
   /** A worker reported a term above ours: ours must be written down again. */
   termRaised(term: number): void;
-  log(level: "info" | "warn", message: string): void;
+  log: CoreLog;
 }
+
+/** Fields stand beside the message, as in pino; never a prompt, an answer or a key. */
+export type CoreLog = (
+  level: "debug" | "info" | "warn",
+  message: string,
+  fields?: Record<string, string | number | readonly string[]>,
+) => void;
 
 interface Member {
   connection: ConnectionId;

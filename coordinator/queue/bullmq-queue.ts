@@ -106,7 +106,7 @@ export class BullmqQueue implements RequestQueue {
     try {
       await this.#queue.remove(id);
     } catch (error) {
-      this.#log.debug({ request: id, err: error }, "could not take a request out of the queue");
+      this.#log.debug({ completionId: id, err: error }, "could not take a request out of the queue");
     }
   }
 
@@ -129,9 +129,12 @@ export class BullmqQueue implements RequestQueue {
       },
     );
     this.#worker.on("error", (error) => this.#log.debug({ err: error }, "queue worker"));
-    this.#worker.on("failed", (job, error) =>
-      this.#log.warn({ request: job?.data.id, err: error }, "a request could not be admitted"),
-    );
+    this.#worker.on("stalled", () => this.#metrics.stalled());
+    this.#worker.on("failed", (job, error) => {
+      if (job !== undefined && job.attemptsMade < admitRetry.attempts) this.#metrics.retried();
+      const { logId: requestId, id: completionId } = job?.data ?? {};
+      this.#log.warn({ requestId, completionId, err: error }, "a request could not be admitted");
+    });
     await this.#worker.waitUntilReady();
   }
 

@@ -42,6 +42,7 @@ export const generation = (
   overrides: Partial<SamplingParams> = {},
 ): GenerationRequest => ({
   id: requestId(id),
+  logId: `log-${id}`,
   endpoint: "completions",
   choices: [{ promptTokens, seed: "1" }],
   sampling: sampling(overrides),
@@ -62,7 +63,7 @@ export class FakeCluster {
   readonly steps: StepHeader[] = [];
   readonly events = new Map<RequestId, RequestEvent[]>();
   readonly ended = new Set<RequestId>();
-  readonly log: string[] = [];
+  readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
   readonly recoveries: { reason: string; afterMs: number }[] = [];
   /** Tokens per sequence as the last stage has seen them. */
   private readonly contexts = new Map<number, number[]>();
@@ -89,7 +90,7 @@ export class FakeCluster {
       stepFinished: () => {},
       readyChanged: () => {},
       recovered: (reason, afterMs) => this.recoveries.push({ reason, afterMs }),
-      log: (_, message) => this.log.push(message),
+      log: (level, message, fields) => this.logged.push({ level, message, fields }),
     };
     this.core = new Core(
       {

@@ -7,6 +7,7 @@
  */
 import { RelayError, toRelayError } from "../../common/errors.js";
 import { type Epoch, formatEpoch } from "../../common/ids.js";
+import { maxLoggedRequests } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
 import type { LinkFrame } from "../../proto/generated/glm/relay/internal/v1/LinkFrame.js";
 import type { StageState } from "../../proto/generated/glm/relay/internal/v1/StageState.js";
@@ -15,7 +16,7 @@ import { Downstream, epochOver } from "../../proto/link/downstream.js";
 import { type ReceivedStep, stepFrames } from "../../proto/link/frames.js";
 import type { ServedPlan } from "../../proto/link/hello.js";
 import { Upstream } from "../../proto/link/upstream.js";
-import { decodeStep, resultFrame, stepFrame } from "../codec.js";
+import { decodeStep, nonFiniteSequences, resultFrame, stepFrame } from "../codec.js";
 import { BlockTables } from "../kv-cache/block-tables.js";
 import type { Phase, WorkerMetrics } from "../metrics.js";
 import { isLast, type StagePlan } from "./plan.js";
@@ -42,6 +43,8 @@ export class PlanRun implements ServedPlan {
   readonly #tables: BlockTables;
   #state: "loading" | "loaded" | "linked" | "failed" | "over" = "loading";
   #work: Promise<void> = Promise.resolve();
+  /** The step being worked off. */
+  #current: StepHeader__Output | null = null;
 
   constructor(plan: StagePlan, context: PlanRunContext) {
     this.epoch = plan.epoch;
@@ -109,7 +112,9 @@ export class PlanRun implements ServedPlan {
 
   async #serve(loaded: LoadedStage): Promise<void> {
     for (let step = await this.#upstream.next(); step !== null; step = await this.#upstream.next()) {
+      this.#current = step.header;
       await this.#step(loaded, step);
+      this.#current = null;
       this.#upstream.consumed();
     }
   }
@@ -117,12 +122,15 @@ export class PlanRun implements ServedPlan {
   async #step(loaded: LoadedStage, { header, activations }: ReceivedStep): Promise<void> {
     const { host, metrics } = this.#context;
     const input = decodeStep(header, activations, this.#tables, loaded.format);
+    this.#logFirstRows(header);
     metrics.stepBegins();
     const output = await host.step(loaded, input);
     const phase = phaseOf(header);
     metrics.step(this.stage, phase, output.computeUs);
     if (isLast(this.#plan)) {
-      await this.#send(resultFrame(header, output), phase);
+      const frame = resultFrame(header, output);
+      this.#logNonFinite(nonFiniteSequences(frame.result.sequences));
+      await this.#send(frame, phase);
     } else if (output.activations !== null) {
       await this.#send(stepFrame(header, output.activations), phase);
     } else {
@@ -136,6 +144,33 @@ export class PlanRun implements ServedPlan {
     return this.downstream.send(frame, () => metrics.sent(this.stage, phase, performance.now() - readyMs));
   }
 
+  /** Once per sequence, and not at the usual level: this is the hot path. */
+  #logFirstRows({ step, sequences }: StepHeader__Output): void {
+    const { log } = this.#context;
+    if (!log.isLevelEnabled("debug")) return;
+    for (const { requestId, sequence, rowCount } of sequences) {
+      if (requestId === "") continue;
+      log.debug({ requestId, sequence, step, rows: rowCount, stage: this.stage }, "first rows of a sequence");
+    }
+  }
+
+  #logNonFinite(sequences: readonly number[]): void {
+    for (const sequence of sequences.slice(0, maxLoggedRequests)) {
+      this.#context.log.warn(
+        { requestId: this.#tables.requestIdOf(sequence), sequence, stage: this.stage },
+        "a value is not finite (NaN or infinity)",
+      );
+    }
+  }
+
+  /** Of the step being worked off, which a failure interrupts. */
+  #interruptedRequests(): string[] {
+    const ids = (this.#current?.sequences ?? []).map(
+      ({ sequence, requestId }) => requestId || this.#tables.requestIdOf(sequence),
+    );
+    return [...new Set(ids)].filter((id) => id !== "").slice(0, maxLoggedRequests);
+  }
+
   /** A predecessor that says the epoch is over has it from the coordinator, who will tell us too. */
   #lost(error: RelayError): void {
     if (error.code === "stale_epoch") this.end();
@@ -145,7 +180,12 @@ export class PlanRun implements ServedPlan {
   #fail(error: RelayError): void {
     if (!this.#active()) return;
     this.#context.log.error(
-      { epoch: formatEpoch(this.epoch), stage: this.stage, err: error },
+      {
+        epoch: formatEpoch(this.epoch),
+        stage: this.stage,
+        requestIds: this.#interruptedRequests(),
+        err: error,
+      },
       "stage failed",
     );
     this.#context.report({

@@ -87,6 +87,12 @@ it("counts requests by how they ended, and their tokens", () => {
   expect(value(`glm_relay_time_to_first_token_seconds_count${model}`)).toBe(4);
   expect(value(`glm_relay_inter_token_latency_seconds_count${model}`)).toBe(4 * 4);
   expect(value(`glm_relay_request_duration_seconds_count${model}`)).toBe(5);
+  // The three that were answered had a first step; an error or a client that left ends no decoding.
+  for (const name of ["queue", "prefill", "decode"]) {
+    expect([name, value(`glm_relay_request_${name}_seconds_count${model}`)]).toEqual([name, 3]);
+  }
+  const seconds = (name: string) => value(`glm_relay_request_${name}_seconds_sum${model}`)!;
+  expect(seconds("queue") + seconds("prefill") + seconds("decode")).toBeLessThanOrEqual(seconds("duration"));
   expect(value('glm_relay_request_prompt_tokens_bucket{le="500",model="glm-test"}')).toBe(5);
   expect(page).not.toContain('glm_relay_request_prompt_tokens_bucket{le="1000"');
 });

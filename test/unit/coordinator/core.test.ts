@@ -171,6 +171,69 @@ describe("the coordinator's core", () => {
     ]);
   });
 
+  it("tells once that a request has started, before its first token", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    const two = generation("two", [1, 2, 3]);
+    cluster.core.admit({ ...two, choices: [two.choices[0]!, { ...two.choices[0]!, seed: "2" }] });
+    cluster.answerAll();
+    const types = cluster.events.get(requestId("two"))!.map(({ type }) => type);
+    expect(types[0]).toBe("started");
+    expect(types.filter((type) => type === "started")).toHaveLength(1);
+    expect(types.filter((type) => type === "finish")).toHaveLength(2);
+  });
+
+  it("names the request with the first rows of a sequence, and with no others", () => {
+    const cluster = new FakeCluster({ prefillChunk: 2 });
+    cluster.start();
+    cluster.core.admit(generation("a", [1, 2, 3]));
+    const names: string[] = [];
+    while (cluster.steps.length > 0) {
+      names.push(...cluster.steps[0]!.sequences!.map((rows) => rows.requestId!));
+      cluster.answer();
+    }
+    expect(names.slice(0, 3)).toEqual(["log-a", "", ""]);
+    expect(names.filter((name) => name !== "")).toHaveLength(1);
+  });
+
+  it("tells how long nothing was served after a loss, from the first loss on, and why", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    expect(cluster.recoveries).toEqual([]);
+    cluster.core.membership.gone(2, "its control stream broke");
+    cluster.pass(1_000, [1]);
+    cluster.join(3);
+    cluster.report(3, cluster.core.membership.epoch!, "FAILED", "stage_failed");
+    cluster.pass(2_000, [1, 3]);
+    cluster.link();
+    expect(cluster.recoveries).toEqual([{ reason: "worker_lost", afterMs: 3_000 }]);
+    const { counters } = cluster.core.view();
+    expect(counters.workersLostByReason).toEqual({ left: 0, disconnected: 1, lease_over: 0, replaced: 0 });
+    expect(counters.placementsByReason).toEqual({ start: 1, worker_lost: 1, stage_failed: 1 });
+  });
+
+  it("logs the way of a request under its name, and which requests a loss interrupted", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    cluster.core.admit(generation("a", [1, 2]));
+    cluster.answerAll();
+    cluster.core.admit(generation("b", [1, 2]));
+    cluster.core.cancel(requestId("b"));
+    cluster.answerAll();
+    cluster.core.admit(generation("c", [1, 2]));
+    cluster.core.membership.gone(2, "its control stream broke");
+    const about = (id: string) =>
+      cluster.logged.flatMap(({ message, fields }) => (fields?.["requestId"] === id ? [message] : []));
+    expect(about("log-a")).toEqual(["request admitted", "request finished"]);
+    expect(about("log-b")).toEqual(["request admitted", "request cancelled"]);
+    expect(about("log-c")).toEqual(["request admitted", "request failed"]);
+    expect(cluster.logged).toContainEqual({
+      level: "warn",
+      message: "requests were interrupted",
+      fields: { code: "worker_lost", count: 1, requestIds: ["log-c"] },
+    });
+  });
+
   it("refuses a worker of another protocol version or of another canon, with both printed", () => {
     const cluster = new FakeCluster();
     cluster.join(1, { protocolVersion: 99, softwareVersion: "9.9" });
