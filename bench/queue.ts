@@ -50,6 +50,7 @@ export async function queueBench(): Promise<Table> {
 function request(round: number): GenerationRequest {
   return {
     id: requestId(`bench-${round}`),
+    logId: `bench-${round}`,
     endpoint: "completions",
     choices: [{ promptTokens: Array.from({ length: promptTokens }, (_, index) => index), seed: "1" }],
     sampling: {

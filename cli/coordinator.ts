@@ -22,6 +22,7 @@ interface Flags extends PrecisionFlags {
   name: string;
   microBatches?: number;
   prefillChunk?: number;
+  probePort?: number;
 }
 
 export const stages = integer(1, stagesMax);
@@ -52,6 +53,11 @@ export function addCoordinatorCommand(program: Command): void {
       "--prefill-chunk <tokens>",
       "prompt tokens of one sequence in one step (default: 256)",
       integer(1, maxStepRows),
+    )
+    .option(
+      "--probe-port <port>",
+      "serves /livez, /readyz and /metrics on loopback, 0 picks a free one",
+      port,
     )
     .action(run);
 }

@@ -31,6 +31,7 @@ export async function formatStatus(view: ClusterView): Promise<string> {
     `KV blocks  ${view.blocks.used} of ${view.blocks.total} used, ${view.blocks.size} tokens each`,
     `redis      ${view.redisUp ? "up" : "down"}`,
     `numerics   ${view.numericsId ?? "not known yet"}`,
+    `probes     ${view.probeAddress ?? "none"}`,
   ];
   const tables = [await formatStages(view.stages), await formatWorkers(view.workers)];
   return `${[...lines, ...tables.filter((table) => table !== "")].join("\n")}\n`;
@@ -65,12 +66,13 @@ export function formatStages(stages: StageView[]): Promise<string> {
 
 function formatWorkers(workers: WorkerView[]): Promise<string> {
   return formatTable(
-    ["worker", "state", "pid", "address", "heartbeat", "resident", "of", "threads", "kernels"],
+    ["worker", "state", "pid", "address", "probes", "heartbeat", "resident", "of", "threads", "kernels"],
     workers.map((worker) => [
       worker.id,
       worker.detail === "" ? worker.state : `${worker.state}: ${worker.detail}`,
       String(worker.pid),
       worker.address,
+      worker.probeAddress ?? "none",
       `${Math.round(worker.heartbeatAgeMs)} ms ago`,
       formatBytes(worker.residentBytes),
       formatBytes(worker.memoryBytes),

@@ -36,7 +36,11 @@ export function addWorkerCommand(program: Command): void {
       size,
     )
     .option("--threads <t>", "compute threads (default: one per core)", threads)
-    .option("--probe-port <port>", "serves /livez, /readyz and /metrics on loopback", port)
+    .option(
+      "--probe-port <port>",
+      "serves /livez, /readyz and /metrics on loopback, 0 picks a free one",
+      port,
+    )
     .option("--verbose", verboseHelp)
     .action(run);
 }

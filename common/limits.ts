@@ -19,5 +19,11 @@ export const maxGrpcMessageBytes = 64 * 1024 * 1024;
 /** Flow-control window of the dialling (receiving) side of a link. */
 export const linkWindowBytes = 16 * 1024 * 1024;
 
+/** Characters of a request's id in the logs; a client's own x-request-id may be as long. */
+export const maxLoggedIdLength = 128;
+
+/** Requests that one log line names. */
+export const maxLoggedRequests = 16;
+
 /** Alternatives a client may ask for per token. */
 export const maxTopLogprobs = 20;

@@ -3,17 +3,19 @@
  * Everything that decides is in the core; everything here moves bytes.
  */
 import { Server } from "@grpc/grpc-js";
+import { Registry } from "prom-client";
 import { type Model, openModel } from "../checkpoint/index.js";
 import { systemClock } from "../common/clock.js";
 import { RelayError } from "../common/errors.js";
 import { serverOptions } from "../common/grpc.js";
 import { maxStepRows } from "../common/limits.js";
 import type { Logger } from "../common/log.js";
+import { Probe } from "../common/probe.js";
 import { serverCredentials } from "../common/tls.js";
 import { formatName, type KvType, type Precision, type Quantization } from "../models/quantization.js";
 import type { DType } from "../models/shape.js";
 import { internalProto } from "../proto/load.js";
-import { createApi } from "./api/server.js";
+import { type Api, createApi } from "./api/server.js";
 import { Core } from "./core.js";
 import type { ModelInfo } from "./inference.js";
 import { tickMs } from "./membership/leases.js";
@@ -55,12 +57,16 @@ export interface CoordinatorOptions {
   microBatches?: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk?: number;
+  /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
+  probePort?: number;
   log: Logger;
 }
 
 export interface RunningCoordinator {
   url: string;
   clusterAddress: string;
+  /** host:port of the probes; null without them. */
+  probeAddress: string | null;
   /** Resolves when a token has travelled through all stages for the first time. */
   ready: Promise<void>;
   closed: Promise<{ code: number; reason: string }>;
@@ -71,13 +77,23 @@ export interface RunningCoordinator {
 /** @throws RelayError for a bad model, more stages than layers, Redis away or unfit, a busy port. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const { log } = options;
-  const model = await openModel(options.model);
-  requireStageCount(options.stages, model.shape.layerCount);
-  const dtype = options.dtype ?? model.dtype;
-  const precision: Precision = { ...options.quantization, dtype, kvType: options.kvType ?? dtype };
-  const queue = await BullmqQueue.open(options.redis, options.name, log);
-  const undo: (() => Promise<unknown>)[] = [() => queue.close()];
+  const undo: (() => Promise<unknown>)[] = [];
   try {
+    const registry = new Registry();
+    let api: Api | null = null;
+    // First of all: the process lives, and says that it is not ready, while it reads the model.
+    const probe = createProbe(options.probePort, registry, {
+      api: () => api,
+      notReady: () => (api === null ? "starting" : (service.notReady()?.message ?? null)),
+    });
+    const probeAddress = (await probe?.listen()) ?? null;
+    undo.push(async () => probe?.close());
+    const model = await openModel(options.model);
+    requireStageCount(options.stages, model.shape.layerCount);
+    const dtype = options.dtype ?? model.dtype;
+    const precision: Precision = { ...options.quantization, dtype, kvType: options.kvType ?? dtype };
+    const queue = await BullmqQueue.open(options.redis, options.name, log, registry);
+    undo.push(() => queue.close());
     const prompt = await createPromptService(model.directory, model.card);
     undo.push(() => prompt.close());
     const term = await queue.nextTerm();
@@ -132,12 +148,21 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         readyChanged: (isReady) => {
           if (isReady) becameReady();
         },
-        log: (level, message) => log[level](message),
+        recovered: (reason, afterMs) => {
+          log.info({ reason, ms: Math.round(afterMs) }, "serving again");
+          service.recovered(reason, afterMs / 1_000);
+        },
+        log: (level, message, fields) => log[level](fields ?? {}, message),
       },
       systemClock,
     );
     const service = new Service(
-      { model: modelInfo(model), precision, numericsId: () => numericsId(core, model, precision) },
+      {
+        model: modelInfo(model),
+        precision,
+        numericsId: () => numericsId(core, model, precision),
+        probeAddress,
+      },
       prompt,
       queue,
       () => core,
@@ -149,18 +174,19 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     grpc.addService(internalProto.Link.service, links.handlers);
     clusterAddress = await bind(grpc, options.clusterListen);
     undo.push(() => closeGrpc(grpc));
-    log.info({ address: clusterAddress }, "waiting for workers");
+    log.info({ address: clusterAddress, probes: probeAddress }, "waiting for workers");
 
     const ticker = setInterval(() => core.tick(), tickMs);
     undo.push(async () => clearInterval(ticker));
     await queue.start((request) => service.admit(request));
     const { host, port } = options;
-    const api = await createApi(service, { host, port, log }).catch((error: unknown) => {
+    const served = await createApi(service, { host, port, log, registry }).catch((error: unknown) => {
       throw new RelayError("invalid_configuration", `cannot serve on ${host}:${port}: ${reasonOf(error)}`, {
         cause: error,
       });
     });
-    undo.push(() => api.close());
+    api = served;
+    undo.push(() => served.close());
 
     let resolveClosed: (end: { code: number; reason: string }) => void = () => {};
     const closed = new Promise<{ code: number; reason: string }>((resolve) => {
@@ -175,18 +201,20 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         await new Promise((resolve) => setTimeout(resolve, drainPollMs));
       }
       service.close(new RelayError("draining", "the server shut down before the answer was complete"));
-      await api.close();
+      await served.close();
       core.membership.shutDown();
       control.close();
       clearInterval(ticker);
       await closeGrpc(grpc);
       await queue.close();
       await prompt.close();
+      await probe?.close();
       resolveClosed({ code: 0, reason });
     };
     return {
-      url: api.address,
+      url: served.address,
       clusterAddress,
+      probeAddress,
       ready,
       closed,
       close: (reason) => {
@@ -198,6 +226,20 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     for (const step of undo.reverse()) await step().catch(() => {});
     throw error;
   }
+}
+
+/** Until the API is there the page holds what is counted so far. */
+function createProbe(
+  port: number | undefined,
+  registry: Registry,
+  state: { api(): Api | null; notReady(): string | null },
+): Probe | null {
+  if (port === undefined) return null;
+  const metrics = {
+    contentType: registry.contentType,
+    scrape: () => state.api()?.metrics() ?? registry.metrics(),
+  };
+  return new Probe({ port, metrics, notReady: state.notReady });
 }
 
 function requireStageCount(stages: number, layerCount: number): void {

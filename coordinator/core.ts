@@ -3,7 +3,7 @@
  * without socket, timer or await: the live coordinator and the simulator drive the same code.
  */
 import type { Clock } from "../common/clock.js";
-import { RelayError, toRelayError } from "../common/errors.js";
+import { type ErrorCode, RelayError, toRelayError } from "../common/errors.js";
 import {
   type Epoch,
   pipelineId,
@@ -12,7 +12,7 @@ import {
   type SequenceId,
   sequenceId,
 } from "../common/ids.js";
-import { kvBlockSize, maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
+import { kvBlockSize, maxLoggedRequests, maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { ClusterView, GenerationRequest, RequestEvent, TextParams, TokenLogprob } from "./inference.js";
@@ -49,6 +49,8 @@ export interface CorePorts extends Omit<MembershipPorts, "formed" | "dissolved">
   stepFinished(rows: number): void;
   /** The pipeline answered its first token, or is gone. */
   readyChanged(ready: boolean): void;
+  /** The first token after a ready pipeline was lost: why it was, and how long ago. */
+  recovered(reason: ErrorCode, afterMs: number): void;
 }
 
 interface ActiveChoice {
@@ -66,6 +68,8 @@ interface ActiveRequest {
   request: GenerationRequest;
   /** Choices not finished yet. */
   open: Map<SequenceId, ActiveChoice>;
+  /** Rows of it have been sent. */
+  started: boolean;
 }
 
 /** What exists only while a pipeline is formed. */
@@ -78,6 +82,17 @@ interface Serving {
   rows: Map<number, number>;
 }
 
+/** What the service around the core adds to the view. */
+type ServiceFacts =
+  | "model"
+  | "numericsId"
+  | "redisUp"
+  | "dtype"
+  | "kvType"
+  | "quantization"
+  | "oldestWaitMs"
+  | "probeAddress";
+
 export class Core {
   readonly membership: Membership;
   readonly #config: CoreConfig;
@@ -89,6 +104,8 @@ export class Core {
   /** KV blocks of the pipeline that is or was formed last. */
   #blockCount = 0;
   #stepCount = 0;
+  /** Since when and why a pipeline that was ready is gone; null while none is missed. */
+  #loss: { reason: ErrorCode; sinceMs: number } | null = null;
 
   constructor(config: CoreConfig, ports: CorePorts, clock: Clock) {
     this.#config = config;
@@ -136,6 +153,7 @@ export class Core {
   cancel(id: RequestId): void {
     const active = this.#requests.get(id);
     if (active === undefined) return;
+    this.#ports.log("debug", "request cancelled", namesOf(active.request));
     this.#close(active);
     this.#pump();
   }
@@ -176,7 +194,7 @@ export class Core {
     this.membership.linkBroken(serving.pipeline.epoch, new RelayError("worker_lost", what), null);
   }
 
-  view(): Omit<ClusterView, "model" | "numericsId" | "redisUp" | "dtype" | "kvType" | "quantization"> {
+  view(): Omit<ClusterView, ServiceFacts> {
     const scheduler = this.#serving?.scheduler;
     const total = this.#serving === null ? 0 : this.#blockCount;
     return {
@@ -220,8 +238,10 @@ export class Core {
   }
 
   #dissolved(error: RelayError): void {
+    if (this.ready) this.#loss ??= { reason: error.code, sinceMs: this.#clock.nowMs() };
     this.#serving = null;
     this.#ports.readyChanged(false);
+    this.#logInterrupted(error);
     // Whatever broke it, for a client it is the same: the work so far is lost and a new try can succeed.
     const lost = new RelayError("worker_lost", error.message, { cause: error, retryAfterS: 1 });
     for (const active of [...this.#requests.values()]) this.#fail(active, lost);
@@ -247,7 +267,7 @@ export class Core {
         );
       }
     }
-    const active: ActiveRequest = { request, open: new Map() };
+    const active: ActiveRequest = { request, open: new Map(), started: false };
     this.#requests.set(request.id, active);
     for (const [index, { promptTokens, seed }] of request.choices.entries()) {
       const sequence = sequenceId(serving.nextSequence++);
@@ -267,6 +287,12 @@ export class Core {
       active.open.set(sequence, choice);
       this.#choices.set(sequence, choice);
     }
+    const [firstSequence = 0] = active.open.keys();
+    this.#ports.log("debug", "request admitted", {
+      ...namesOf(request),
+      firstSequence,
+      choices: request.choices.length,
+    });
     for (const choice of [...active.open.values()]) {
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
@@ -285,15 +311,24 @@ export class Core {
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
       );
       const starts = new Map(step.rows.map((rows) => [rows.sequence, rows.start]));
+      for (const [sequence, start] of starts) if (start === 0) this.#noteStart(sequence);
       serving.pipeline.submit(step, (id) => this.#rowRequests(id, starts.get(id)!), this.#clock.nowMs());
     }
+  }
+
+  #noteStart(sequence: SequenceId): void {
+    const active = this.#choices.get(sequence)!.request;
+    if (active.started) return;
+    active.started = true;
+    this.#ports.emit(active.request.id, { type: "started" });
   }
 
   /** What the header asks for a sequence's rows from `start` on. */
   #rowRequests(id: SequenceId, start: number): RowRequests {
     const choice = this.#choices.get(id)!;
-    const { sampling } = choice.request.request;
+    const { sampling, logId } = choice.request.request;
     return {
+      requestId: start === 0 ? logId : "",
       sampling: {
         temperature: sampling.temperature,
         topK: sampling.topK,
@@ -314,6 +349,7 @@ export class Core {
     const { request } = choice.request;
     if (!outcome.finite) {
       const message = "the model computed a value that is not finite (NaN or infinity) for this request";
+      this.#ports.log("warn", message, { ...namesOf(request), sequence: choice.sequence });
       this.#fail(choice.request, new RelayError("numeric_error", message));
       return;
     }
@@ -337,6 +373,7 @@ export class Core {
     this.#drop(choice);
     if (choice.request.open.size > 0) return;
     this.#requests.delete(request.id);
+    this.#ports.log("debug", "request finished", namesOf(request));
     this.#ports.ended(request.id);
     if (request.id === warmUpId) this.#warmedUp();
   }
@@ -345,11 +382,26 @@ export class Core {
     this.#serving!.warmUpUntilMs = null;
     this.membership.proven();
     this.#ports.readyChanged(true);
+    const loss = this.#loss;
+    this.#loss = null;
+    if (loss !== null) this.#ports.recovered(loss.reason, this.#clock.nowMs() - loss.sinceMs);
   }
 
   #fail(active: ActiveRequest, error: RelayError): void {
     this.#ports.emit(active.request.id, { type: "error", error });
+    this.#ports.log("debug", "request failed", { ...namesOf(active.request), code: error.code });
     this.#close(active);
+  }
+
+  /** One line for a loss, however many requests it hits; each has its own line where it is answered. */
+  #logInterrupted(error: RelayError): void {
+    if (this.#requests.size === 0) return;
+    const named = [...this.#requests.values()].slice(0, maxLoggedRequests);
+    this.#ports.log("warn", "requests were interrupted", {
+      code: error.code,
+      count: this.#requests.size,
+      requestIds: named.map(({ request }) => request.logId),
+    });
   }
 
   #close(active: ActiveRequest): void {
@@ -365,6 +417,11 @@ export class Core {
   }
 }
 
+/** Under which a request is found in the logs of all processes, and in the client's answer. */
+function namesOf({ id, logId }: GenerationRequest): { requestId: string; completionId: string } {
+  return { requestId: logId, completionId: id };
+}
+
 function scoreTargets(prompt: readonly number[], start: number): number[] {
   return prompt.slice(start).map((_, index) => prompt[start + index + 1] ?? -1);
 }
@@ -373,6 +430,7 @@ function scoreTargets(prompt: readonly number[], start: number): number[] {
 function warmUpRequest(): GenerationRequest {
   return {
     id: warmUpId,
+    logId: warmUpId,
     endpoint: "completions",
     choices: [{ promptTokens: [0], seed: "0" }],
     sampling: {

@@ -39,6 +39,11 @@ export interface TextParams {
 /** One API call: all its choices share the sampling parameters. Plain JSON: it travels through Redis. */
 export interface GenerationRequest {
   id: RequestId;
+  /**
+   * Its name in the logs of every process: the client's own x-request-id where one was sent, so it need
+   * not be unique. At most maxLoggedIdLength characters.
+   */
+  logId: string;
   endpoint: "chat" | "completions";
   choices: {
     promptTokens: number[];
@@ -57,6 +62,8 @@ export interface TokenLogprob {
 }
 
 export type RequestEvent =
+  /** The first step with rows of the request has been sent; once, before any other event but an error. */
+  | { type: "started" }
   /** Prompt logprobs, once per choice, before its first token; null for the first prompt token. */
   | { type: "prompt"; choice: number; scores: (TokenLogprob | null)[] }
   /** New tokens; `text` is what is now certain and may lag behind or be empty. */
@@ -108,12 +115,16 @@ export interface StageView {
   memoryBytes: number;
   steps: number;
   busySeconds: number;
+  /** Linked and not computing, since the worker's process began. */
+  idleSeconds: number;
 }
 
 export interface WorkerView {
   id: string;
   pid: number;
   address: string;
+  /** host:port of its probes; null when it serves none. */
+  probeAddress: string | null;
   state: "idle" | "loading" | "loaded" | "linked" | "failed";
   detail: string;
   /** Of the stage's weights, while they are read: 0 to 1. */
@@ -124,6 +135,9 @@ export interface WorkerView {
   threads: number;
   kernels: string;
 }
+
+/** left: said goodbye; disconnected: its control stream ended; lease_over; replaced: it registered anew. */
+export type WorkerLossReason = "left" | "disconnected" | "lease_over" | "replaced";
 
 export interface ClusterView {
   model: string;
@@ -142,10 +156,17 @@ export interface ClusterView {
   blocks: { size: number; total: number; used: number };
   sequences: { running: number; waiting: number };
   microBatchesInFlight: number;
+  /** How long the oldest request without a first step has waited; 0 when none waits. */
+  oldestWaitMs: number;
   redisUp: boolean;
+  /** host:port of the coordinator's own probes; null when it serves none. */
+  probeAddress: string | null;
   counters: {
     placements: number;
+    /** The same by what ended the plan before: "start" for the first, else a code of common/errors.ts. */
+    placementsByReason: Record<string, number>;
     workersLost: number;
+    workersLostByReason: Record<WorkerLossReason, number>;
     staleMessages: number;
     steps: number;
   };
@@ -165,4 +186,6 @@ export interface InferenceService {
   cluster(): ClusterView;
   /** Called for every finished step: rows in it. */
   onStep(listener: (rows: number) => void): void;
+  /** Called when the model is served again after a loss: the code of what was lost, and for how long. */
+  onRecovery(listener: (reason: string, seconds: number) => void): void;
 }

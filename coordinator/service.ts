@@ -35,6 +35,8 @@ export interface ServiceFacts {
   model: ModelInfo;
   precision: Precision;
   numericsId: () => string | null;
+  /** host:port of the coordinator's probes; null without them. */
+  probeAddress: string | null;
 }
 
 export class Service implements InferenceService {
@@ -46,7 +48,10 @@ export class Service implements InferenceService {
   readonly #log: Logger;
   /** Bounded by the core's queue limit and, while they are queued, by admitLimitMs. */
   readonly #pending = new Map<RequestId, Pending>();
+  /** When those of them were accepted that have had no step yet, oldest first. */
+  readonly #waitingSinceMs = new Map<RequestId, number>();
   readonly #stepListeners: ((rows: number) => void)[] = [];
+  readonly #recoveryListeners: ((reason: string, seconds: number) => void)[] = [];
   readonly #sweep: NodeJS.Timeout;
   #draining = false;
 
@@ -85,13 +90,17 @@ export class Service implements InferenceService {
     const notReady = this.notReady();
     if (notReady !== null) throw notReady;
     const stream = new EventStream();
-    this.#pending.set(request.id, { request, admitted: false, queuedAtMs: performance.now(), stream });
+    const queuedAtMs = performance.now();
+    this.#pending.set(request.id, { request, admitted: false, queuedAtMs, stream });
+    this.#waitingSinceMs.set(request.id, queuedAtMs);
     try {
       await this.#queue.add(request);
     } catch (error) {
       this.#pending.delete(request.id);
+      this.#waitingSinceMs.delete(request.id);
       throw error;
     }
+    this.#log.debug({ requestId: request.logId, completionId: request.id }, "request queued");
     return { id: request.id, events: stream, cancel: () => this.#cancel(request.id) };
   }
 
@@ -109,6 +118,7 @@ export class Service implements InferenceService {
 
   /** The core's side. */
   emit(id: RequestId, event: RequestEvent): void {
+    if (event.type === "started") this.#waitingSinceMs.delete(id);
     this.#pending.get(id)?.stream.push(event);
   }
 
@@ -116,6 +126,7 @@ export class Service implements InferenceService {
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
     this.#pending.delete(id);
+    this.#waitingSinceMs.delete(id);
     pending.stream.end();
     this.#queue.ended(id);
   }
@@ -126,6 +137,14 @@ export class Service implements InferenceService {
 
   onStep(listener: (rows: number) => void): void {
     this.#stepListeners.push(listener);
+  }
+
+  recovered(reason: string, seconds: number): void {
+    for (const listener of this.#recoveryListeners) listener(reason, seconds);
+  }
+
+  onRecovery(listener: (reason: string, seconds: number) => void): void {
+    this.#recoveryListeners.push(listener);
   }
 
   cluster(): ClusterView {
@@ -141,6 +160,8 @@ export class Service implements InferenceService {
       quantization: { weights: formatName(precision.weights), head: formatName(precision.head) },
       numericsId: this.#facts.numericsId(),
       redisUp: this.#queue.up,
+      oldestWaitMs: this.#oldestWaitMs(),
+      probeAddress: this.#facts.probeAddress,
     };
   }
 
@@ -156,6 +177,11 @@ export class Service implements InferenceService {
       this.emit(id, { type: "error", error });
       this.#cancel(id);
     }
+  }
+
+  #oldestWaitMs(): number {
+    for (const sinceMs of this.#waitingSinceMs.values()) return performance.now() - sinceMs;
+    return 0;
   }
 
   #cancel(id: RequestId): void {
@@ -174,7 +200,10 @@ export class Service implements InferenceService {
     for (const { request, admitted } of this.#pending.values()) {
       if (admitted) continue;
       this.#queue.add(request).catch((error: unknown) => {
-        this.#log.debug({ request: request.id, err: error }, "could not queue a request again yet");
+        this.#log.debug(
+          { requestId: request.logId, completionId: request.id, err: error },
+          "could not queue a request again yet",
+        );
       });
     }
   }

@@ -5,11 +5,13 @@
  */
 import { bytesFromFloat32, bytesFromInt32, checksum, int32FromBytes } from "../common/bytes.js";
 import { RelayError } from "../common/errors.js";
+import { maxLoggedIdLength } from "../common/limits.js";
 import type { SampleRequest, ScoreRequest, StepInput, StepOutput, TokenResult } from "../native/index.js";
 import type { LinkFrame } from "../proto/generated/glm/relay/internal/v1/LinkFrame.js";
 import type { SequenceResult } from "../proto/generated/glm/relay/internal/v1/SequenceResult.js";
 import type { SequenceRows__Output } from "../proto/generated/glm/relay/internal/v1/SequenceRows.js";
 import type { StepHeader__Output } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
+import type { StepResult } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { TokenResult as TokenResultMessage } from "../proto/generated/glm/relay/internal/v1/TokenResult.js";
 import type { BlockTables } from "./kv-cache/block-tables.js";
 
@@ -47,8 +49,15 @@ export function decodeStep(
   }
   const tokenIds = format.first ? decodeTokens(header, rows, format.tokenCount) : null;
   const requests = format.last ? decodeRequests(header, format.tokenCount) : { samples: [], scores: [] };
-  const changes = header.sequences.map(({ sequence, validLength, rowCount, newBlocks }) => ({
+  for (const { sequence, requestId } of header.sequences) {
+    if (requestId.length <= maxLoggedIdLength) continue;
+    throw corrupt(
+      `sequence ${sequence} has a request id of ${requestId.length} characters: expected at most ${maxLoggedIdLength}`,
+    );
+  }
+  const changes = header.sequences.map(({ sequence, requestId, validLength, rowCount, newBlocks }) => ({
     sequence,
+    requestId,
     validLength,
     rowCount,
     newBlocks: int32s(newBlocks, "new blocks", sequence),
@@ -140,7 +149,10 @@ export function stepFrame(header: StepHeader__Output, activations: Uint8Array): 
 }
 
 /** The last stage's answer to the coordinator: one result per sequence, in the header's order. */
-export function resultFrame(header: StepHeader__Output, output: StepOutput): LinkFrame {
+export function resultFrame(
+  header: StepHeader__Output,
+  output: StepOutput,
+): { result: StepResult & { sequences: SequenceResult[] } } {
   const samples = output.samples.values();
   const scores = output.scores.values();
   const sequences = header.sequences.map((sequence): SequenceResult => {
@@ -154,6 +166,15 @@ export function resultFrame(header: StepHeader__Output, output: StepOutput): Lin
   });
   const { epoch, pipeline, step } = header;
   return { result: { epoch, pipeline, step, sequences } };
+}
+
+/** The sequences of an answer with a value that is NaN or infinite. */
+export function nonFiniteSequences(sequences: readonly SequenceResult[]): number[] {
+  const bad = sequences.filter(
+    ({ sampled, scores }) =>
+      sampled?.finite === false || (scores ?? []).some(({ finite }) => finite === false),
+  );
+  return bad.map(({ sequence }) => sequence ?? 0);
 }
 
 function take(results: Iterator<TokenResult>): TokenResult {

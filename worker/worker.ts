@@ -8,6 +8,7 @@ import { toRelayError } from "../common/errors.js";
 import { type Epoch, formatEpoch } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
 import { protocolVersion, softwareVersion } from "../common/package.js";
+import { Probe } from "../common/probe.js";
 import type { TensorRounding } from "../native/index.js";
 import type { Assign__Output } from "../proto/generated/glm/relay/internal/v1/Assign.js";
 import type { Heartbeat } from "../proto/generated/glm/relay/internal/v1/Heartbeat.js";
@@ -16,7 +17,6 @@ import { acceptLink } from "../proto/link/hello.js";
 import { Control } from "./control/control.js";
 import { EpochGate } from "./control/epoch-gate.js";
 import { type StaleMessage, WorkerMetrics } from "./metrics.js";
-import { Probe } from "./server/probe.js";
 import { WorkerServer } from "./server/server.js";
 import type { Engine } from "./stage/engine.js";
 import { nativeEngine } from "./stage/native-engine.js";
@@ -95,7 +95,7 @@ class Worker implements RunningWorker {
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
-    this.#metrics = new WorkerMetrics(engine);
+    this.#metrics = new WorkerMetrics(engine, () => this.#plan);
     this.#host = new StageHost(engine, options.threads);
     this.#server = new WorkerServer((call) =>
       acceptLink(call, () => ({ plan: this.#plan, newest: this.#gate.newest })),
@@ -134,7 +134,7 @@ class Worker implements RunningWorker {
     this.#metrics.addProcessMetrics();
     return new Probe({
       port: probePort,
-      registry: this.#metrics.registry,
+      metrics: this.#metrics,
       notReady: () => {
         if (this.#closing) return "draining";
         if (!this.#control.joined) return "no session with the coordinator";
@@ -159,6 +159,7 @@ class Worker implements RunningWorker {
       canonVersion,
       highestTerm: this.#gate.highestTerm,
       pid: process.pid,
+      probeAddress: this.probeAddress ?? "",
     };
   }
 
@@ -168,6 +169,7 @@ class Worker implements RunningWorker {
       busy: this.#host.busy,
       steps: this.#host.steps,
       busyUs: this.#host.busyUs,
+      idleUs: this.#metrics.idleUs,
       residentBytes: process.memoryUsage.rss(),
       receivedBytes: this.#metrics.receivedBytes,
       staleMessages: this.#metrics.staleMessages,

@@ -5,8 +5,8 @@ import type { GenerationRequest, InferenceService, RequestEvent } from "../infer
 import type { StreamOptions } from "./sampling.js";
 import type { Usage } from "./usage.js";
 
-/** Everything but the error, which ends a request and is thrown where events are read. */
-export type AnswerEvent = Exclude<RequestEvent, { type: "error" }>;
+/** What an answer is written from. An error is thrown where events are read; the start is for figures only. */
+export type AnswerEvent = Exclude<RequestEvent, { type: "error" | "started" }>;
 
 /** One endpoint's way to write an answer; made per call, holds the state of its choices. */
 export interface Answer {

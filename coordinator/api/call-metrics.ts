@@ -1,7 +1,6 @@
 /** The figures of one generation request, from its arrival to its end. */
 import type { Counter, Histogram } from "prom-client";
-import type { GenerationRequest } from "../inference.js";
-import type { AnswerEvent } from "./answer.js";
+import type { GenerationRequest, RequestEvent } from "../inference.js";
 
 export interface CallInstruments {
   requests: Counter;
@@ -12,6 +11,9 @@ export interface CallInstruments {
   firstToken: Histogram;
   interToken: Histogram;
   duration: Histogram;
+  queued: Histogram;
+  prefill: Histogram;
+  decode: Histogram;
 }
 
 export class CallMetrics {
@@ -21,7 +23,9 @@ export class CallMetrics {
   readonly #arrivedMs: number;
   /** When each choice had its latest token; undefined before the first. */
   readonly #latestTokenMs: (number | undefined)[];
-  #anyToken = false;
+  readonly #submittedMs: number;
+  #startedMs: number | null = null;
+  #firstTokenMs: number | null = null;
   #anyLength = false;
   #ended = false;
 
@@ -30,12 +34,14 @@ export class CallMetrics {
     model: string,
     generation: GenerationRequest,
     n: number,
-    arrivedMs: number,
+    /** When the head of the HTTP request was there, and when the request went to the queue. */
+    { arrivedMs, submittedMs }: { arrivedMs: number; submittedMs: number },
   ) {
     this.#instruments = instruments;
     this.#model = { model };
     this.#endpoint = generation.endpoint;
     this.#arrivedMs = arrivedMs;
+    this.#submittedMs = submittedMs;
     this.#latestTokenMs = generation.choices.map(() => undefined);
     for (const [i, { promptTokens }] of generation.choices.entries()) {
       if (i % n !== 0) continue;
@@ -44,7 +50,11 @@ export class CallMetrics {
     }
   }
 
-  note(event: AnswerEvent): void {
+  note(event: Exclude<RequestEvent, { type: "error" }>): void {
+    if (event.type === "started") {
+      this.#startedMs = performance.now();
+      this.#instruments.queued.observe(this.#model, (this.#startedMs - this.#submittedMs) / 1_000);
+    }
     if (event.type === "tokens" && event.tokens.length > 0)
       this.#noteTokens(event.choice, event.tokens.length);
     if (event.type === "finish") {
@@ -60,14 +70,21 @@ export class CallMetrics {
     const reason = outcome ?? (this.#anyLength ? "length" : "stop");
     this.#instruments.requests.inc({ ...this.#model, endpoint: this.#endpoint, finish_reason: reason });
     this.#instruments.duration.observe(this.#model, (performance.now() - this.#arrivedMs) / 1_000);
+    if (outcome === undefined && this.#firstTokenMs !== null) {
+      const lastMs = Math.max(...this.#latestTokenMs.map((ms) => ms ?? 0));
+      this.#instruments.decode.observe(this.#model, (lastMs - this.#firstTokenMs) / 1_000);
+    }
   }
 
   #noteTokens(choice: number, count: number): void {
     const nowMs = performance.now();
     this.#instruments.generationTokens.inc(this.#model, count);
-    if (!this.#anyToken) {
-      this.#anyToken = true;
+    if (this.#firstTokenMs === null) {
+      this.#firstTokenMs = nowMs;
       this.#instruments.firstToken.observe(this.#model, (nowMs - this.#arrivedMs) / 1_000);
+      if (this.#startedMs !== null) {
+        this.#instruments.prefill.observe(this.#model, (nowMs - this.#startedMs) / 1_000);
+      }
     }
     const latestMs = this.#latestTokenMs[choice];
     if (latestMs !== undefined) {

@@ -77,6 +77,7 @@ async function prepareChat(context: ApiContext, request: FastifyRequest): Promis
   return {
     generation: {
       id,
+      logId: request.id,
       endpoint: "chat",
       choices,
       sampling: samplingParams(values, model, { maxTokens, topLogprobs, promptLogprobs: false }),

@@ -27,6 +27,9 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     "kernels",
   ]);
   const requestsRunning = gauge("requests_running", "Sequences in the scheduler's running set.", ["model"]);
+  const oldestWait = gauge("queue_oldest_age_seconds", "Age of the oldest request without a first step.", [
+    "model",
+  ]);
   const requestsWaiting = gauge("requests_waiting", "Accepted sequences that wait for their first step.", [
     "model",
   ]);
@@ -42,13 +45,21 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
   ]);
   const inFlight = gauge("micro_batches_in_flight", "Micro-batches in the stages.", ["model"]);
   const redisUp = gauge("redis_up", "1 while Redis answers.", []);
-  const placements = counter("placements_total", "Plans made: layers given to workers.", ["model"]);
-  const workersLost = counter("workers_lost_total", "Workers declared lost.", ["model"]);
+  const placements = counter("placements_total", "Plans made, by what ended the one before.", [
+    "model",
+    "reason",
+  ]);
+  const workersLost = counter("workers_lost_total", "Workers declared lost.", ["model", "reason"]);
   const staleMessages = counter("stale_messages_total", "Messages of an older epoch, dropped.", ["model"]);
   const stageBusy = counter("stage_busy_seconds_total", "Time a stage has spent computing.", [
     "model",
     "stage",
   ]);
+  const stageIdle = counter(
+    "stage_idle_seconds_total",
+    "Time a stage was linked and had nothing to compute.",
+    ["model", "stage"],
+  );
 
   /** The owner of the count is elsewhere; a counter of ours only shows it. */
   const show = (metric: Counter, labels: Record<string, string | number>, value: number) => {
@@ -69,6 +80,7 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
       buildInfo.set({ version: softwareVersion, kernels }, 1);
       requestsRunning.set({ model }, view.sequences.running);
       requestsWaiting.set({ model }, view.sequences.waiting);
+      oldestWait.set({ model }, view.oldestWaitMs / 1_000);
       kvBlocks.set({ model, state: "used" }, used);
       kvBlocks.set({ model, state: "free" }, total - used);
       kvUsageRatio.set({ model }, total === 0 ? 0 : used / total);
@@ -87,11 +99,19 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
       }
       inFlight.set({ model }, view.microBatchesInFlight);
       redisUp.set(view.redisUp ? 1 : 0);
-      show(placements, { model }, view.counters.placements);
-      show(workersLost, { model }, view.counters.workersLost);
+      for (const [reason, count] of Object.entries(view.counters.placementsByReason)) {
+        show(placements, { model, reason }, count);
+      }
+      for (const [reason, count] of Object.entries(view.counters.workersLostByReason)) {
+        show(workersLost, { model, reason }, count);
+      }
       show(staleMessages, { model }, view.counters.staleMessages);
       stageBusy.reset();
-      for (const { stage, busySeconds } of view.stages) stageBusy.inc({ model, stage }, busySeconds);
+      stageIdle.reset();
+      for (const { stage, busySeconds, idleSeconds } of view.stages) {
+        stageBusy.inc({ model, stage }, busySeconds);
+        stageIdle.inc({ model, stage }, idleSeconds);
+      }
     },
   };
 }

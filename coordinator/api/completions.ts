@@ -124,6 +124,7 @@ async function prepareCompletion(context: ApiContext, request: FastifyRequest): 
   return {
     generation: {
       id,
+      logId: request.id,
       endpoint: "completions",
       choices,
       sampling: samplingParams(values, model, {

@@ -1,9 +1,11 @@
 /** What every route needs. */
 import type { FastifyReply, FastifyRequest } from "fastify";
+import type { ErrorCode } from "../../common/errors.js";
 import type { Logger } from "../../common/log.js";
 import type { InferenceService } from "../inference.js";
 import type { Timing } from "./limits.js";
 import type { Metrics } from "./metrics.js";
+import type { UsageCounter } from "./usage.js";
 
 export interface ApiContext {
   service: InferenceService;
@@ -19,6 +21,8 @@ export interface Route {
   path: string;
   /** One line for /openapi.json. */
   summary: string;
+  /** Asked every few seconds by machines: its responses are logged at debug level. */
+  quiet?: boolean;
   handler: Handler;
 }
 
@@ -26,5 +30,9 @@ declare module "fastify" {
   interface FastifyRequest {
     /** Monotonic time at which the head of the request had arrived. */
     arrivedMs: number;
+    /** Of a generation request, from its submission on. */
+    answered: { completionId: string; usage: UsageCounter } | null;
+    /** Set when the response is, or ends with, an error. */
+    errorCode: ErrorCode | null;
   }
 }

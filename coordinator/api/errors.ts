@@ -86,6 +86,7 @@ export function logFault(log: Logger, error: RelayError, requestId: string): voi
 export function errorHandler(log: Logger) {
   return (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
     const known = toClientError(error, request.id);
+    request.errorCode = known.code;
     logFault(log, known, request.id);
     reply.code(known.httpStatus).headers(retryHeaders(known)).send(errorBody(known));
   };

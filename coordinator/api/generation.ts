@@ -24,9 +24,11 @@ export async function answerCall(
   const client = new ClientPresence(reply);
   const call = await prepare();
   client.check();
-  const handle = await context.service.submit(call.generation);
-  const metrics = context.metrics.startCall(call.generation, call.n, request.arrivedMs);
+  const times = { arrivedMs: request.arrivedMs, submittedMs: performance.now() };
   const usage = new UsageCounter(call.generation.choices, call.n);
+  request.answered = { completionId: call.generation.id, usage };
+  const handle = await context.service.submit(call.generation);
+  const metrics = context.metrics.startCall(call.generation, call.n, times);
   const events = follow(handle, call.generation.choices.length, client, metrics);
   if (call.stream) {
     await streamAnswer(context, request, reply, call, events, usage);
@@ -69,6 +71,7 @@ async function streamAnswer(
       throw cause;
     }
     const error = toClientError(cause, request.id);
+    request.errorCode = error.code;
     logFault(context.log, error, request.id);
     await stream.send([errorBody(error)]);
   }
@@ -130,6 +133,7 @@ async function* follow(
         throw event.error;
       }
       metrics.note(event);
+      if (event.type === "started") continue;
       if (event.type === "finish") unfinished--;
       yield event;
     }

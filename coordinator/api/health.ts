@@ -14,19 +14,22 @@ export function healthRoutes({ service, metrics }: ApiContext): Route[] {
     {
       method: "GET",
       path: "/livez",
+      quiet: true,
       summary: "200 while the event loop turns.",
       handler: () => ({ status: "ok" }),
     },
     {
       method: "GET",
       path: "/readyz",
+      quiet: true,
       summary: "200 while requests are taken, else 503 with the error that one would get.",
       handler: ready,
     },
-    { method: "GET", path: "/health", summary: "The same as /readyz.", handler: ready },
+    { method: "GET", path: "/health", quiet: true, summary: "The same as /readyz.", handler: ready },
     {
       method: "GET",
       path: "/metrics",
+      quiet: true,
       summary: "Prometheus metrics.",
       handler: async (_request, reply) => {
         const page = await metrics.scrape();
@@ -36,6 +39,7 @@ export function healthRoutes({ service, metrics }: ApiContext): Route[] {
     {
       method: "GET",
       path: "/api/cluster",
+      quiet: true,
       summary: "Workers, plan and live figures.",
       handler: () => service.cluster(),
     },

@@ -3,26 +3,14 @@
  * dashboards and gateways read. Never a request id, a user or a raw path as a label: each value of a
  * label is a time series for ever.
  */
-import { Counter, collectDefaultMetrics, Histogram, Registry } from "prom-client";
+import { Counter, collectDefaultMetrics, Histogram, type Registry } from "prom-client";
+import { firstTokenBuckets, requestBuckets, stepBuckets } from "../../common/buckets.js";
 import type { GenerationRequest, InferenceService } from "../inference.js";
 import { type CallInstruments, CallMetrics } from "./call-metrics.js";
 import { createClusterMetrics } from "./cluster-metrics.js";
 import { registerAlias } from "./metrics-alias.js";
 
-/** Seconds; each set holds vLLM's, so that one set of counts can feed both names. */
-const firstTokenBuckets = [
-  0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640,
-  2560,
-];
-const interTokenBuckets = [
-  0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20,
-  40, 80,
-];
-const durationBuckets = [
-  0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480,
-  960, 1920, 7680,
-];
-const stepBuckets = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384];
+const stepTokenBuckets = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384];
 
 export interface Metrics {
   /** The whole page, in Prometheus' text format. */
@@ -30,11 +18,15 @@ export interface Metrics {
   readonly contentType: string;
   /** @param status As sent; 499 when the client left before the end. */
   observeHttp(route: string, method: string, status: number, seconds: number): void;
-  startCall(generation: GenerationRequest, n: number, arrivedMs: number): CallMetrics;
+  startCall(
+    generation: GenerationRequest,
+    n: number,
+    times: { arrivedMs: number; submittedMs: number },
+  ): CallMetrics;
 }
 
-export function createMetrics(service: InferenceService): Metrics {
-  const registry = new Registry();
+/** @param registry May hold figures of other parts already. */
+export function createMetrics(service: InferenceService, registry: Registry): Metrics {
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
 
@@ -49,7 +41,7 @@ export function createMetrics(service: InferenceService): Metrics {
     "http_request_duration_seconds",
     "From the head of a request to the end of its response.",
     httpLabels,
-    durationBuckets,
+    requestBuckets,
   );
 
   const lengths = tokenBuckets(service.model.contextLength);
@@ -73,14 +65,44 @@ export function createMetrics(service: InferenceService): Metrics {
       "inter_token_latency_seconds",
       "Time between neighbouring tokens of a choice.",
       ["model"],
-      interTokenBuckets,
+      stepBuckets,
     ),
-    duration: histogram("request_duration_seconds", "From arrival to the end.", ["model"], durationBuckets),
+    duration: histogram("request_duration_seconds", "From arrival to the end.", ["model"], requestBuckets),
+    queued: histogram(
+      "request_queue_seconds",
+      "From its way into the queue to its first step.",
+      ["model"],
+      requestBuckets,
+    ),
+    prefill: histogram(
+      "request_prefill_seconds",
+      "From the first step to the first token of any choice.",
+      ["model"],
+      requestBuckets,
+    ),
+    decode: histogram(
+      "request_decode_seconds",
+      "From the first token of any choice to the last of all, of requests that were answered.",
+      ["model"],
+      requestBuckets,
+    ),
   };
 
   const model = service.model.id;
-  const stepTokens = histogram("step_tokens", "Rows of a step, prefill and decode.", ["model"], stepBuckets);
+  const stepTokens = histogram(
+    "step_tokens",
+    "Rows of a step, prefill and decode.",
+    ["model"],
+    stepTokenBuckets,
+  );
   service.onStep((rows) => stepTokens.observe({ model }, rows));
+  const recovery = histogram(
+    "recovery_seconds",
+    "From the loss of a pipeline that served to the first token of the next one.",
+    ["model", "reason"],
+    requestBuckets,
+  );
+  service.onRecovery((reason, seconds) => recovery.observe({ model, reason }, seconds));
 
   const cluster = createClusterMetrics(registry);
   const engine = { model_name: model, engine: "0" };
@@ -92,6 +114,9 @@ export function createMetrics(service: InferenceService): Metrics {
     ["time_to_first_token_seconds", calls.firstToken],
     ["inter_token_latency_seconds", calls.interToken],
     ["e2e_request_latency_seconds", calls.duration],
+    ["request_queue_time_seconds", calls.queued],
+    ["request_prefill_time_seconds", calls.prefill],
+    ["request_decode_time_seconds", calls.decode],
     ["prompt_tokens_total", calls.promptTokens],
     ["generation_tokens_total", calls.generationTokens],
   ] as const) {
@@ -118,7 +143,7 @@ export function createMetrics(service: InferenceService): Metrics {
       httpRequests.inc({ route, method, status });
       httpDuration.observe({ route, method, status }, seconds);
     },
-    startCall: (generation, n, arrivedMs) => new CallMetrics(calls, model, generation, n, arrivedMs),
+    startCall: (generation, n, times) => new CallMetrics(calls, model, generation, n, times),
   };
 }
 

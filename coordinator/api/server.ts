@@ -6,7 +6,9 @@ import { randomBytes } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
+import { Registry } from "prom-client";
 import { RelayError } from "../../common/errors.js";
+import { maxLoggedIdLength } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
 import type { InferenceService } from "../inference.js";
 import { installJsonParser } from "./body.js";
@@ -33,6 +35,8 @@ export interface ApiOptions {
   /** 0 picks a free one. */
   port: number;
   log: Logger;
+  /** Holds figures of other parts; /metrics shows them beside those of the API. */
+  registry?: Registry;
   timing?: Partial<Timing>;
 }
 
@@ -48,7 +52,7 @@ export interface Api {
 
 /** Serves once it resolves. @throws what the operating system says when the address cannot be bound. */
 export async function createApi(service: InferenceService, options: ApiOptions): Promise<Api> {
-  const metrics = createMetrics(service);
+  const metrics = createMetrics(service, options.registry ?? new Registry());
   const timing = { ...defaultTiming, ...options.timing };
   const context: ApiContext = { service, metrics, log: options.log, timing };
 
@@ -68,6 +72,8 @@ export async function createApi(service: InferenceService, options: ApiOptions):
   });
   server.server.maxConnections = maxConnections;
   server.decorateRequest("arrivedMs", 0);
+  server.decorateRequest("answered", null);
+  server.decorateRequest("errorCode", null);
   installJsonParser(server);
   observeRequests(server, context);
   server.setErrorHandler(errorHandler(options.log));
@@ -118,6 +124,7 @@ function registerRoutes(server: FastifyInstance, routes: Route[]): void {
     server.route({
       method: route.method,
       url: route.path,
+      config: { quiet: route.quiet ?? false },
       handler: async (request, reply) => route.handler(request, reply),
     });
     const allowed = route.method === "GET" ? ["GET", "HEAD"] : [route.method];
@@ -159,8 +166,11 @@ function observeRequests(server: FastifyInstance, { metrics, log }: ApiContext):
       const method = server.supportedMethods.includes(request.method) ? request.method : "other";
       const ms = performance.now() - request.arrivedMs;
       metrics.observeHttp(route, method, status, ms / 1_000);
-      const level = status === 499 ? "info" : "debug";
-      log[level]({ requestId: request.id, method, route, status, ms: Math.round(ms) }, "response");
+      const { quiet } = request.routeOptions.config as { quiet?: boolean };
+      log[quiet ? "debug" : "info"](
+        { requestId: request.id, method, route, status, ms: Math.round(ms), ...outcomeOf(request, status) },
+        "response",
+      );
     });
   });
   server.addHook("onSend", async (request, reply, payload) => {
@@ -169,9 +179,24 @@ function observeRequests(server: FastifyInstance, { metrics, log }: ApiContext):
   });
 }
 
+/** What a log line says about an answer beside its status: how much, never what. */
+function outcomeOf({ answered, errorCode }: FastifyRequest, status: number): object {
+  const code = status === 499 ? "cancelled" : errorCode;
+  if (answered === null) return code === null ? {} : { code };
+  const { prompt_tokens, completion_tokens } = answered.usage.usage;
+  return {
+    ...(code === null ? {} : { code }),
+    completionId: answered.completionId,
+    promptTokens: prompt_tokens,
+    completionTokens: completion_tokens,
+  };
+}
+
 /** A client's own id if it can stand in headers and logs as it is, else a new one. */
 function acceptRequestId(given: string | string[] | undefined): string {
-  if (typeof given === "string" && /^[\w.:/+=-]{1,128}$/.test(given)) return given;
+  if (typeof given === "string" && given.length <= maxLoggedIdLength && /^[\w.:/+=-]+$/.test(given)) {
+    return given;
+  }
   return `req-${randomBytes(12).toString("hex")}`;
 }
 

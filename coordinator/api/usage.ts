@@ -1,5 +1,6 @@
 /** What a call has used so far, for responses and chunks. */
-import type { GenerationRequest, RequestEvent } from "../inference.js";
+import type { GenerationRequest } from "../inference.js";
+import type { AnswerEvent } from "./answer.js";
 
 export interface Usage {
   prompt_tokens: number;
@@ -21,7 +22,7 @@ export class UsageCounter {
     this.#completionTokens = choices.map(() => 0);
   }
 
-  note(event: Exclude<RequestEvent, { type: "error" }>): void {
+  note(event: AnswerEvent): void {
     if (event.type === "tokens") {
       this.#completionTokens[event.choice] =
         (this.#completionTokens[event.choice] ?? 0) + event.tokens.length;

@@ -13,7 +13,7 @@ import type { Heartbeat__Output } from "../../proto/generated/glm/relay/internal
 import type { Register__Output } from "../../proto/generated/glm/relay/internal/v1/Register.js";
 import type { StageState__Output } from "../../proto/generated/glm/relay/internal/v1/StageState.js";
 import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
-import type { StageView, WorkerView } from "../inference.js";
+import type { StageView, WorkerLossReason, WorkerView } from "../inference.js";
 import { type Placement, type PlacementModel, place } from "../placement/placement.js";
 import { Leases } from "./leases.js";
 
@@ -59,8 +59,15 @@ export interface MembershipPorts {
   dissolved(error: RelayError): void;
   /** A worker reported a term above ours: ours must be written down again. */
   termRaised(term: number): void;
-  log(level: "info" | "warn", message: string): void;
+  log: CoreLog;
 }
+
+/** Fields stand beside the message, as in pino; never a prompt, an answer or a key. */
+export type CoreLog = (
+  level: "debug" | "info" | "warn",
+  message: string,
+  fields?: Record<string, string | number | readonly string[]>,
+) => void;
 
 interface Member {
   connection: ConnectionId;
@@ -100,7 +107,17 @@ export class Membership {
   #term: number;
   #planNumber = 0;
   #failuresInARow = 0;
-  readonly counters = { placements: 0, workersLost: 0 };
+  /** What ended the plan before the next one. */
+  #replanReason = "start";
+  readonly counters = {
+    placements: 0,
+    placementsByReason: {} as Record<string, number>,
+    workersLost: 0,
+    workersLostByReason: { left: 0, disconnected: 0, lease_over: 0, replaced: 0 } satisfies Record<
+      WorkerLossReason,
+      number
+    >,
+  };
 
   constructor(config: MembershipConfig, ports: MembershipPorts, clock: Clock) {
     this.#config = config;
@@ -145,12 +162,12 @@ export class Membership {
     if (member === undefined) return;
     if (message.heartbeat != null) this.#heartbeat(member, message.heartbeat);
     else if (message.stageState != null) this.#stageState(member, message.stageState);
-    else if (message.leave != null) this.#lose(connection, `left: ${message.leave.reason}`);
+    else if (message.leave != null) this.#lose(connection, "left", `left: ${message.leave.reason}`);
   }
 
   /** A control stream ended. */
   gone(connection: ConnectionId, reason: string): void {
-    this.#lose(connection, reason);
+    this.#lose(connection, "disconnected", reason);
   }
 
   resultLinkOpened(epoch: Epoch): void {
@@ -176,7 +193,7 @@ export class Membership {
   tick(): void {
     const now = this.#clock.nowMs();
     for (const connection of this.#leases.check(now)) {
-      this.#lose(connection, `no progress for ${leaseMs} ms: its lease is over`);
+      this.#lose(connection, "lease_over", `no progress for ${leaseMs} ms: its lease is over`);
     }
     if (this.#state.kind === "forming") {
       const { plan } = this.#state;
@@ -223,6 +240,7 @@ export class Membership {
         memoryBytes: member?.register.memoryBytes ?? 0,
         steps: member?.heartbeat?.steps ?? 0,
         busySeconds: (member?.heartbeat?.busyUs ?? 0) / 1e6,
+        idleSeconds: (member?.heartbeat?.idleUs ?? 0) / 1e6,
       };
     });
   }
@@ -233,6 +251,7 @@ export class Membership {
       id: member.register.worker,
       pid: member.register.pid,
       address: member.register.dataAddress,
+      probeAddress: member.register.probeAddress || null,
       state: member.state,
       detail: member.detail,
       loadedRatio: loadedRatio(member),
@@ -267,7 +286,7 @@ export class Membership {
     }
     for (const [other, member] of this.#members) {
       if (member.register.worker === register.worker && other !== connection) {
-        this.#lose(other, "the same worker registered again");
+        this.#lose(other, "replaced", "the same worker registered again");
         this.#ports.disconnect(other);
       }
     }
@@ -400,6 +419,8 @@ export class Membership {
     }
     const epoch: Epoch = { term: this.#term, plan: ++this.#planNumber };
     this.counters.placements++;
+    const { placementsByReason } = this.counters;
+    placementsByReason[this.#replanReason] = (placementsByReason[this.#replanReason] ?? 0) + 1;
     this.#state = {
       kind: "forming",
       plan: {
@@ -442,13 +463,14 @@ export class Membership {
     }
   }
 
-  #lose(connection: ConnectionId, reason: string): void {
+  #lose(connection: ConnectionId, kind: WorkerLossReason, reason: string): void {
     const member = this.#members.get(connection);
     if (member === undefined) return;
     this.#members.delete(connection);
     this.#leases.end(connection);
     this.#ports.disconnect(connection);
     this.counters.workersLost++;
+    this.counters.workersLostByReason[kind]++;
     const { worker } = member.register;
     this.#ports.log("warn", `worker ${worker} lost: ${reason}`);
     if (this.#state.kind === "waiting" || !this.#state.plan.stages.includes(connection)) return;
@@ -460,6 +482,7 @@ export class Membership {
   #dissolve(error: RelayError): void {
     if (this.#state.kind === "waiting") return;
     const { kind, plan } = this.#state;
+    this.#replanReason = error.code;
     this.#ports.log("warn", `epoch ${formatEpoch(plan.epoch)} ended: ${error.message}`);
     this.#wait(error.message);
     this.#release(plan, error.message);

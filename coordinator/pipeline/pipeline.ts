@@ -30,6 +30,8 @@ export interface SequenceSampling {
 
 /** What a step asks beside the scheduled rows, looked up per sequence while the header is built. */
 export interface RowRequests {
+  /** The request's name in the logs, with a sequence's first rows; else empty. */
+  requestId: string;
   sampling: SequenceSampling;
   /** Ids that may not be drawn this time. */
   bannedTokens: readonly number[];
@@ -94,6 +96,7 @@ export class Pipeline {
           sampling: rows.sample ? samplingMessage(request) : null,
           scoreTargets: bytesFromInt32(targets),
           scoreTopLogprobs: Math.max(0, request.sampling.topLogprobs),
+          requestId: request.requestId,
         };
       }),
     };

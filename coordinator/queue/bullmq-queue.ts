@@ -5,10 +5,12 @@
  */
 import { Queue, Worker } from "bullmq";
 import { Redis } from "ioredis";
+import { Registry } from "prom-client";
 import { RelayError } from "../../common/errors.js";
 import { type RequestId, requestId } from "../../common/ids.js";
 import type { Logger } from "../../common/log.js";
 import type { GenerationRequest } from "../inference.js";
+import { QueueMetrics } from "./metrics.js";
 import type { RequestQueue } from "./queue.js";
 import { redisName, redisOptions, requireFitRedis } from "./redis.js";
 
@@ -26,6 +28,8 @@ const closeLimitMs = 2_000;
 const ledgerTtlS = 24 * 3600;
 
 const queueName = "requests";
+/** States that a job of ours can stay in: with a priority it waits as `prioritized`, between attempts as `delayed`. */
+const countedStates = ["waiting", "prioritized", "active", "delayed"] as const;
 
 export class BullmqQueue implements RequestQueue {
   readonly #url: string;
@@ -33,6 +37,7 @@ export class BullmqQueue implements RequestQueue {
   readonly #log: Logger;
   readonly #commands: Redis;
   readonly #queue: Queue<GenerationRequest>;
+  readonly #metrics: QueueMetrics;
   #worker: Worker<GenerationRequest> | null = null;
   readonly #listeners: ((up: boolean) => void)[] = [];
   #isUp = true;
@@ -40,18 +45,24 @@ export class BullmqQueue implements RequestQueue {
 
   /**
    * @param name Namespace of this cluster's keys: `glm-relay:NAME:...`.
+   * @param registry Where the queue's metrics are served from.
    * @throws RelayError queue_unavailable, invalid_configuration (see requireFitRedis).
    */
-  static async open(url: string, name: string, log: Logger): Promise<BullmqQueue> {
+  static async open(
+    url: string,
+    name: string,
+    log: Logger,
+    registry: Registry = new Registry(),
+  ): Promise<BullmqQueue> {
     await requireFitRedis(url);
     const commands = new Redis({ ...redisOptions(url, false), lazyConnect: true });
-    const queue = new BullmqQueue(url, name, commands, log);
+    const queue = new BullmqQueue(url, name, commands, log, registry);
     await commands.connect();
     await queue.#queue.waitUntilReady();
     return queue;
   }
 
-  private constructor(url: string, name: string, commands: Redis, log: Logger) {
+  private constructor(url: string, name: string, commands: Redis, log: Logger, registry: Registry) {
     this.#url = url;
     this.#prefix = `glm-relay:${name}`;
     this.#log = log;
@@ -66,6 +77,7 @@ export class BullmqQueue implements RequestQueue {
     });
     // Whether Redis is there is told by `commands` alone: one arbiter, so that down and up always pair.
     this.#queue.on("error", (error) => log.debug({ err: error }, "queue"));
+    this.#metrics = new QueueMetrics(registry, queueName, () => this.#queue.getJobCounts(...countedStates));
   }
 
   get up(): boolean {
@@ -94,7 +106,7 @@ export class BullmqQueue implements RequestQueue {
     try {
       await this.#queue.remove(id);
     } catch (error) {
-      this.#log.debug({ request: id, err: error }, "could not take a request out of the queue");
+      this.#log.debug({ completionId: id, err: error }, "could not take a request out of the queue");
     }
   }
 
@@ -103,7 +115,10 @@ export class BullmqQueue implements RequestQueue {
       queueName,
       async (job) => {
         const request = { ...job.data, id: requestId(job.data.id) };
-        await this.#commands.set(this.#ledgerKey(request.id), JSON.stringify(request), "EX", ledgerTtlS);
+        const record = JSON.stringify(request);
+        await this.#metrics.timed(() =>
+          this.#commands.set(this.#ledgerKey(request.id), record, "EX", ledgerTtlS),
+        );
         admit(request);
       },
       {
@@ -114,9 +129,12 @@ export class BullmqQueue implements RequestQueue {
       },
     );
     this.#worker.on("error", (error) => this.#log.debug({ err: error }, "queue worker"));
-    this.#worker.on("failed", (job, error) =>
-      this.#log.warn({ request: job?.data.id, err: error }, "a request could not be admitted"),
-    );
+    this.#worker.on("stalled", () => this.#metrics.stalled());
+    this.#worker.on("failed", (job, error) => {
+      if (job !== undefined && job.attemptsMade < admitRetry.attempts) this.#metrics.retried();
+      const { logId: requestId, id: completionId } = job?.data ?? {};
+      this.#log.warn({ requestId, completionId, err: error }, "a request could not be admitted");
+    });
     await this.#worker.waitUntilReady();
   }
 

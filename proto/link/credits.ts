@@ -15,6 +15,10 @@ export class SendCredits {
     this.#available = granted;
   }
 
+  get available(): number {
+    return this.#available;
+  }
+
   /** Takes one credit for a frame; false when the receiver holds all that it can. */
   take(): boolean {
     if (this.#available === 0) return false;

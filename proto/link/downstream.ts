@@ -17,6 +17,11 @@ import { SendCredits } from "./credits.js";
 
 export type LinkCall = ServerDuplexStream<LinkRequest__Output, LinkFrame>;
 
+interface QueuedFrame {
+  frame: LinkFrame;
+  onSent: (() => void) | undefined;
+}
+
 /** Frames that wait for a credit or for the receiver to come. */
 const maxQueuedFrames = linkCredits;
 
@@ -30,7 +35,7 @@ export class Downstream {
   #state: "waiting" | "open" | "broken" | "closed" = "waiting";
   #receiver: Receiver | null = null;
   #sentAny = false;
-  #queue: LinkFrame[] = [];
+  #queue: QueuedFrame[] = [];
   #resumeSender: (() => void) | null = null;
 
   constructor(epoch: Epoch) {
@@ -39,6 +44,11 @@ export class Downstream {
 
   get state(): "waiting" | "open" | "broken" | "closed" {
     return this.#state;
+  }
+
+  /** Frames that the receiver would take now; 0 without one. */
+  get credits(): number {
+    return this.#receiver?.credits.available ?? 0;
   }
 
   /** Takes the receiver's stream, whose Hello was found good, while the state is `waiting`. */
@@ -57,11 +67,12 @@ export class Downstream {
   /**
    * Sends a frame when the receiver has a credit for it. `write` returning false is not waited for:
    * credits bound what gRPC holds.
+   * @param onSent called when the transport has taken it; never for a frame that is discarded.
    * @returns resolves when the next frame may be given: at once, unless the queue is full.
    */
-  send(frame: LinkFrame): Promise<void> {
+  send(frame: LinkFrame, onSent?: () => void): Promise<void> {
     if (this.#state === "broken" || this.#state === "closed") return Promise.resolve();
-    this.#queue.push(frame);
+    this.#queue.push({ frame, onSent });
     this.#flush();
     if (this.#queue.length < maxQueuedFrames) return Promise.resolve();
     return new Promise((resolve) => {
@@ -106,7 +117,10 @@ export class Downstream {
     const receiver = this.#receiver;
     while (receiver !== null && this.#queue.length > 0 && receiver.credits.take()) {
       this.#sentAny = true;
-      receiver.call.write(this.#queue.shift()!);
+      const { frame, onSent } = this.#queue.shift()!;
+      receiver.call.write(frame, (error?: Error | null) => {
+        if (error == null) onSent?.();
+      });
     }
     if (this.#queue.length < maxQueuedFrames) this.#resume();
   }

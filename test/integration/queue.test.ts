@@ -1,4 +1,5 @@
 import { Redis } from "ioredis";
+import { Registry } from "prom-client";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { requestId } from "../../common/ids.js";
 import { createLogger } from "../../common/log.js";
@@ -6,15 +7,18 @@ import type { GenerationRequest } from "../../coordinator/inference.js";
 import { BullmqQueue } from "../../coordinator/queue/bullmq-queue.js";
 import { TestRedis, until } from "../support/cluster.js";
 import { generation } from "../support/fake-cluster.js";
+import { LogLines } from "../support/log-lines.js";
 
 const log = createLogger("test", "silent");
 
 describe("the request queue on real Redis", () => {
   let redis: TestRedis;
   let queue: BullmqQueue;
+  let registry: Registry;
   beforeEach(async () => {
     redis = await TestRedis.start();
-    queue = await BullmqQueue.open(redis.url, "t", log);
+    registry = new Registry();
+    queue = await BullmqQueue.open(redis.url, "t", log, registry);
   });
   afterEach(async () => {
     await queue.close();
@@ -88,5 +92,71 @@ describe("the request queue on real Redis", () => {
     expect(await queue.nextTerm()).toBe(first + 1);
     queue.raiseTerm(40);
     await until("the raised term", async () => (await queue.nextTerm()) > 40);
+  });
+
+  const jobs = (page: string, state: string) =>
+    Number(
+      new RegExp(`^glm_relay_queue_jobs\\{queue="requests",state="${state}"\\} (\\d+)$`, "m").exec(page)?.[1],
+    );
+
+  it("counts its jobs and the round trips to Redis at a scrape", async () => {
+    for (const id of ["a", "b", "c"]) await queue.add(generation(id, [1]));
+    const page = await until("the counts", async () => {
+      const text = await registry.metrics();
+      return Number.isNaN(jobs(text, "prioritized")) ? null : text;
+    });
+    expect(["prioritized", "waiting", "active", "delayed"].map((state) => jobs(page, state))).toEqual([
+      3, 0, 0, 0,
+    ]);
+    const trips = async () =>
+      Number(/^glm_relay_redis_roundtrip_seconds_count (\d+)$/m.exec(await registry.metrics())?.[1]);
+    const before = await trips();
+    expect(before).toBeGreaterThan(0);
+    await queue.start(() => undefined);
+    await until("the queue to be empty", async () => jobs(await registry.metrics(), "prioritized") === 0);
+    // One for each ledger record, and at least one more for counting.
+    expect(await trips()).toBeGreaterThanOrEqual(before + 3 + 1);
+  });
+
+  it.each(["SIGSTOP", "SIGKILL"] as const)(
+    "a scrape works without counts while Redis is gone (%s), and with them afterwards",
+    async (signal) => {
+      await queue.add(generation("a", [1]));
+      redis.process!.kill(signal);
+      if (signal === "SIGKILL") await until("the loss to be noticed", () => !queue.up);
+      const pages = await Promise.all([registry.metrics(), registry.metrics()]);
+      for (const page of pages) {
+        expect(page).toContain("# TYPE glm_relay_queue_jobs gauge");
+        expect(page).not.toContain("glm_relay_queue_jobs{");
+      }
+      if (signal === "SIGKILL") await redis.resume();
+      else redis.process!.kill("SIGCONT");
+      await until("the counts", async () => jobs(await registry.metrics(), "prioritized") === 1);
+    },
+  );
+
+  it("counts admissions that are tried again, and logs them under the request's name without its prompt", async () => {
+    const lines = new LogLines();
+    const figures = new Registry();
+    const other = await BullmqQueue.open(redis.url, "u", lines.log, figures);
+    const admin = new Redis(redis.url);
+    const admitted: string[] = [];
+    try {
+      // The queue works, the ledger's keys are out of bounds.
+      await admin.acl("SETUSER", "default", "resetkeys", "~glm-relay:u:requests*");
+      await other.add(generation("a", [424_242]));
+      await other.start((request) => admitted.push(request.id));
+      const failures = () => lines.of("a request could not be admitted");
+      await until("the last attempt", () => failures().length === 5);
+      expect(await figures.metrics()).toContain('glm_relay_jobs_retried_total{queue="requests"} 4');
+      expect(failures()[0]).toMatchObject({ requestId: "log-a", completionId: "a" });
+      expect(JSON.stringify(failures()[0])).toContain("NOPERM");
+      expect(lines.text).not.toContain("424242");
+      expect(admitted).toEqual([]);
+    } finally {
+      await admin.acl("SETUSER", "default", "allkeys");
+      admin.disconnect();
+      await other.close();
+    }
   });
 });

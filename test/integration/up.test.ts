@@ -54,6 +54,16 @@ describe("glm-relay up", () => {
       () => up.output,
     );
 
+  it("gives every process it started a probe port of its own", async () => {
+    const { probeAddress, workers } = await view();
+    const addresses = [probeAddress, ...workers.map((worker) => worker.probeAddress)];
+    expect(new Set(addresses).size).toBe(3);
+    for (const address of addresses) {
+      const answers = ["livez", "readyz", "metrics"].map((path) => fetch(`http://${address}/${path}`));
+      expect((await Promise.all(answers)).map(({ status }) => status)).toEqual([200, 200, 200]);
+    }
+  });
+
   it("restarts a dead worker, a dead coordinator and a dead Redis, and the answer stays the same", async () => {
     const first = await answer();
     expect(first).not.toBeNull();

@@ -15,6 +15,9 @@ const main = join(packageRoot, "dist/cli/main.js");
 export const tinyModel = join(packageRoot, "test/golden/fixtures/chatglm3-tiny");
 export const demoModel = join(packageRoot, "models/demo");
 
+/** Characters of a process's output that a test can look at: minutes of debug logs. */
+const keptOutput = 4_000_000;
+
 export interface ClusterOptions {
   model?: string;
   stages: number;
@@ -26,6 +29,10 @@ export interface ClusterOptions {
   microBatches?: number;
   memory?: string;
   threads?: number;
+  /** Every process serves its probe port, a free one. */
+  probes?: boolean;
+  /** Level of the logs; default info. */
+  logLevel?: string;
   /** A Redis that is there already; it is not stopped with the cluster. */
   redis?: TestRedis;
 }
@@ -45,7 +52,7 @@ export class TestProcess {
     });
     for (const stream of [this.child.stdout!, this.child.stderr!]) {
       stream.on("data", (data: Buffer) => {
-        this.output = (this.output + data.toString()).slice(-64_000);
+        this.output = (this.output + data.toString()).slice(-keptOutput);
       });
     }
     this.exited = new Promise((resolve) => {
@@ -194,8 +201,9 @@ export class TestCluster {
     args.push(...(options.precision ?? []));
     if (options.prefillChunk !== undefined) args.push("--prefill-chunk", `${options.prefillChunk}`);
     if (options.microBatches !== undefined) args.push("--micro-batches", `${options.microBatches}`);
+    if (options.probes) args.push("--probe-port", "0");
     this.url = `http://127.0.0.1:${port}`;
-    this.coordinator = new TestProcess("coordinator", process.execPath, args);
+    this.coordinator = new TestProcess("coordinator", process.execPath, args, this.environment());
   }
 
   startWorker(index: number): void {
@@ -209,9 +217,15 @@ export class TestCluster {
       `worker-${index}`,
     ];
     args.push("--memory", options.memory ?? "512MiB", "--threads", `${options.threads ?? 1}`);
-    const env: Record<string, string> =
-      options.kernels === undefined ? {} : { GLM_RELAY_KERNELS: options.kernels };
+    if (options.probes) args.push("--probe-port", "0");
+    const env = this.environment();
+    if (options.kernels !== undefined) env["GLM_RELAY_KERNELS"] = options.kernels;
     this.workers[index] = new TestProcess(`worker-${index}`, process.execPath, args, env);
+  }
+
+  private environment(): Record<string, string> {
+    const { logLevel } = this.options;
+    return logLevel === undefined ? {} : { GLM_RELAY_LOG: logLevel };
   }
 
   async ready(limitMs = 30_000): Promise<void> {
@@ -242,10 +256,14 @@ export class TestCluster {
     );
   }
 
-  async post(path: string, body: unknown): Promise<{ status: number; headers: Headers; body: any }> {
+  async post(
+    path: string,
+    body: unknown,
+    headers: Record<string, string> = {},
+  ): Promise<{ status: number; headers: Headers; body: any }> {
     const response = await fetch(this.url + path, {
       method: "POST",
-      headers: { "content-type": "application/json" },
+      headers: { "content-type": "application/json", ...headers },
       body: typeof body === "string" ? body : JSON.stringify(body),
     });
     return { status: response.status, headers: response.headers, body: await response.json() };

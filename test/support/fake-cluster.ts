@@ -42,6 +42,7 @@ export const generation = (
   overrides: Partial<SamplingParams> = {},
 ): GenerationRequest => ({
   id: requestId(id),
+  logId: `log-${id}`,
   endpoint: "completions",
   choices: [{ promptTokens, seed: "1" }],
   sampling: sampling(overrides),
@@ -62,7 +63,8 @@ export class FakeCluster {
   readonly steps: StepHeader[] = [];
   readonly events = new Map<RequestId, RequestEvent[]>();
   readonly ended = new Set<RequestId>();
-  readonly log: string[] = [];
+  readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
+  readonly recoveries: { reason: string; afterMs: number }[] = [];
   /** Tokens per sequence as the last stage has seen them. */
   private readonly contexts = new Map<number, number[]>();
   private readonly stageCount: number;
@@ -87,7 +89,8 @@ export class FakeCluster {
       ended: (id) => this.ended.add(id),
       stepFinished: () => {},
       readyChanged: () => {},
-      log: (_, message) => this.log.push(message),
+      recovered: (reason, afterMs) => this.recoveries.push({ reason, afterMs }),
+      log: (level, message, fields) => this.logged.push({ level, message, fields }),
     };
     this.core = new Core(
       {
@@ -135,6 +138,7 @@ export class FakeCluster {
         canonVersion: 1,
         highestTerm: 0,
         pid: connection,
+        probeAddress: "",
         ...overrides,
       },
     });
@@ -169,6 +173,7 @@ export class FakeCluster {
         staleMessages: 0,
         loadedBytes: 0,
         loadBytes: 0,
+        idleUs: 0,
       },
     });
   }

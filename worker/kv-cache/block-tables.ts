@@ -10,6 +10,8 @@ const maxTrackedSequences = 65_536;
 /** What a step says about one sequence. */
 export interface TableChange {
   sequence: number;
+  /** The request's name in the logs; comes with the first rows only. */
+  requestId: string;
   /** Tokens whose KV entries hold: the truth, also when it is less than before (truncation). */
   validLength: number;
   rowCount: number;
@@ -21,6 +23,7 @@ export interface TableChange {
 interface BlockTable {
   ids: Int32Array;
   count: number;
+  readonly requestId: string;
 }
 
 export class BlockTables {
@@ -37,6 +40,11 @@ export class BlockTables {
     return this.#tables.size;
   }
 
+  /** The request that a sequence belongs to; empty for a sequence that is not known here. */
+  requestIdOf(sequence: number): string {
+    return this.#tables.get(sequence)?.requestId ?? "";
+  }
+
   /**
    * Drops ended sequences, then appends the new blocks of a step.
    * @returns per change the block ids that cover [0, validLength + rowCount); views that hold until
@@ -47,7 +55,7 @@ export class BlockTables {
     this.#check(new Set(ended), changes);
     for (const sequence of ended) this.#tables.delete(sequence);
     return changes.map((change) => {
-      const table = append(this.#tables.get(change.sequence), change.newBlocks);
+      const table = append(this.#tables.get(change.sequence), change);
       this.#tables.set(change.sequence, table);
       return table.ids.subarray(0, this.#blocksFor(change));
     });
@@ -91,7 +99,7 @@ export class BlockTables {
   }
 }
 
-function append(table: BlockTable | undefined, blocks: Int32Array): BlockTable {
+function append(table: BlockTable | undefined, { newBlocks: blocks, requestId }: TableChange): BlockTable {
   const count = (table?.count ?? 0) + blocks.length;
   let ids = table?.ids ?? new Int32Array(count);
   if (count > ids.length) {
@@ -100,7 +108,7 @@ function append(table: BlockTable | undefined, blocks: Int32Array): BlockTable {
     ids = larger;
   }
   ids.set(blocks, count - blocks.length);
-  return { ids, count };
+  return { ids, count, requestId: table?.requestId ?? requestId };
 }
 
 function corrupt(message: string): RelayError {

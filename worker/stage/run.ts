@@ -7,17 +7,19 @@
  */
 import { RelayError, toRelayError } from "../../common/errors.js";
 import { type Epoch, formatEpoch } from "../../common/ids.js";
+import { maxLoggedRequests } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
 import type { TensorRounding } from "../../native/index.js";
+import type { LinkFrame } from "../../proto/generated/glm/relay/internal/v1/LinkFrame.js";
 import type { StageState } from "../../proto/generated/glm/relay/internal/v1/StageState.js";
 import type { StepHeader__Output } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import { Downstream, epochOver } from "../../proto/link/downstream.js";
 import { type ReceivedStep, stepFrames } from "../../proto/link/frames.js";
 import type { ServedPlan } from "../../proto/link/hello.js";
 import { Upstream } from "../../proto/link/upstream.js";
-import { decodeStep, resultFrame, stepFrame } from "../codec.js";
+import { decodeStep, nonFiniteSequences, resultFrame, stepFrame } from "../codec.js";
 import { BlockTables } from "../kv-cache/block-tables.js";
-import type { WorkerMetrics } from "../metrics.js";
+import type { Phase, WorkerMetrics } from "../metrics.js";
 import { isLast, type StagePlan } from "./plan.js";
 import type { LoadedStage, StageHost } from "./stage-host.js";
 
@@ -44,6 +46,8 @@ export class PlanRun implements ServedPlan {
   readonly #tables: BlockTables;
   #state: "loading" | "loaded" | "linked" | "failed" | "over" = "loading";
   #work: Promise<void> = Promise.resolve();
+  /** The step being worked off. */
+  #current: StepHeader__Output | null = null;
 
   constructor(plan: StagePlan, context: PlanRunContext) {
     this.epoch = plan.epoch;
@@ -105,13 +109,16 @@ export class PlanRun implements ServedPlan {
     this.#state = "linked";
     report({ epoch: this.epoch, phase: "LINKED", ...bytes, weightsFingerprint });
     this.#context.linkedChanged(true);
+    this.#context.metrics.linkedStage(this.stage);
     this.#context.log.info({ epoch: formatEpoch(this.epoch), stage: this.stage }, "linked");
     await this.#serve(loaded);
   }
 
   async #serve(loaded: LoadedStage): Promise<void> {
     for (let step = await this.#upstream.next(); step !== null; step = await this.#upstream.next()) {
+      this.#current = step.header;
       await this.#step(loaded, step);
+      this.#current = null;
       this.#upstream.consumed();
     }
   }
@@ -119,15 +126,53 @@ export class PlanRun implements ServedPlan {
   async #step(loaded: LoadedStage, { header, activations }: ReceivedStep): Promise<void> {
     const { host, metrics } = this.#context;
     const input = decodeStep(header, activations, this.#tables, loaded.format);
+    this.#logFirstRows(header);
+    metrics.stepBegins();
     const output = await host.step(loaded, input);
-    metrics.step(this.stage, phaseOf(header), output.computeUs);
+    const phase = phaseOf(header);
+    metrics.step(this.stage, phase, output.computeUs);
     if (isLast(this.#plan)) {
-      await this.downstream.send(resultFrame(header, output));
+      const frame = resultFrame(header, output);
+      this.#logNonFinite(nonFiniteSequences(frame.result.sequences));
+      await this.#send(frame, phase);
     } else if (output.activations !== null) {
-      await this.downstream.send(stepFrame(header, output.activations));
+      await this.#send(stepFrame(header, output.activations), phase);
     } else {
       throw new RelayError("stage_failed", `the engine gave no activations for step ${header.step}`);
     }
+  }
+
+  #send(frame: LinkFrame, phase: Phase): Promise<void> {
+    const { metrics } = this.#context;
+    const readyMs = performance.now();
+    return this.downstream.send(frame, () => metrics.sent(this.stage, phase, performance.now() - readyMs));
+  }
+
+  /** Once per sequence, and not at the usual level: this is the hot path. */
+  #logFirstRows({ step, sequences }: StepHeader__Output): void {
+    const { log } = this.#context;
+    if (!log.isLevelEnabled("debug")) return;
+    for (const { requestId, sequence, rowCount } of sequences) {
+      if (requestId === "") continue;
+      log.debug({ requestId, sequence, step, rows: rowCount, stage: this.stage }, "first rows of a sequence");
+    }
+  }
+
+  #logNonFinite(sequences: readonly number[]): void {
+    for (const sequence of sequences.slice(0, maxLoggedRequests)) {
+      this.#context.log.warn(
+        { requestId: this.#tables.requestIdOf(sequence), sequence, stage: this.stage },
+        "a value is not finite (NaN or infinity)",
+      );
+    }
+  }
+
+  /** Of the step being worked off, which a failure interrupts. */
+  #interruptedRequests(): string[] {
+    const ids = (this.#current?.sequences ?? []).map(
+      ({ sequence, requestId }) => requestId || this.#tables.requestIdOf(sequence),
+    );
+    return [...new Set(ids)].filter((id) => id !== "").slice(0, maxLoggedRequests);
   }
 
   /** A predecessor that says the epoch is over has it from the coordinator, who will tell us too. */
@@ -139,7 +184,12 @@ export class PlanRun implements ServedPlan {
   #fail(error: RelayError): void {
     if (!this.#active()) return;
     this.#context.log.error(
-      { epoch: formatEpoch(this.epoch), stage: this.stage, err: error },
+      {
+        epoch: formatEpoch(this.epoch),
+        stage: this.stage,
+        requestIds: this.#interruptedRequests(),
+        err: error,
+      },
       "stage failed",
     );
     this.#context.report({
@@ -154,6 +204,7 @@ export class PlanRun implements ServedPlan {
   #close(state: "failed" | "over", reason: RelayError): void {
     this.#state = state;
     this.#context.linkedChanged(false);
+    this.#context.metrics.linkedStage(null);
     this.#upstream.close();
     this.downstream.close(reason);
   }

@@ -22,7 +22,10 @@ const value = (series: string): number | undefined => {
 
 beforeAll(async () => {
   api = await startApi(service);
-  service.script = saying("hello");
+  service.script = async function* (request) {
+    yield { type: "started" };
+    yield* saying("hello")(request);
+  };
   const prompt = [1, 2, 3];
   await post(api, "/v1/completions", { prompt });
   await stream(api, "/v1/completions", { prompt, n: 2 });
@@ -49,6 +52,7 @@ beforeAll(async () => {
   await get(api, "/nowhere/at/all");
   await get(api, "/v1/models/some/other");
   for (const listener of service.stepListeners) listener(40);
+  for (const listener of service.recoveryListeners) listener("worker_lost", 1.2);
   page = await scrape();
 });
 afterAll(() => api.close());
@@ -83,6 +87,12 @@ it("counts requests by how they ended, and their tokens", () => {
   expect(value(`glm_relay_time_to_first_token_seconds_count${model}`)).toBe(4);
   expect(value(`glm_relay_inter_token_latency_seconds_count${model}`)).toBe(4 * 4);
   expect(value(`glm_relay_request_duration_seconds_count${model}`)).toBe(5);
+  // The three that were answered had a first step; an error or a client that left ends no decoding.
+  for (const name of ["queue", "prefill", "decode"]) {
+    expect([name, value(`glm_relay_request_${name}_seconds_count${model}`)]).toEqual([name, 3]);
+  }
+  const seconds = (name: string) => value(`glm_relay_request_${name}_seconds_sum${model}`)!;
+  expect(seconds("queue") + seconds("prefill") + seconds("decode")).toBeLessThanOrEqual(seconds("duration"));
   expect(value('glm_relay_request_prompt_tokens_bucket{le="500",model="glm-test"}')).toBe(5);
   expect(page).not.toContain('glm_relay_request_prompt_tokens_bucket{le="1000"');
 });
@@ -103,10 +113,15 @@ it("shows what the cluster says", () => {
     'glm_relay_workers{model="glm-test",state="linked"}': 1,
     'glm_relay_workers{model="glm-test",state="failed"}': 0,
     'glm_relay_worker_heartbeat_age_seconds{model="glm-test",worker="w0"}': 0.25,
-    'glm_relay_placements_total{model="glm-test"}': 1,
-    'glm_relay_workers_lost_total{model="glm-test"}': 2,
+    'glm_relay_queue_oldest_age_seconds{model="glm-test"}': 1.25,
+    'glm_relay_placements_total{model="glm-test",reason="start"}': 1,
+    'glm_relay_workers_lost_total{model="glm-test",reason="left"}': 0,
+    'glm_relay_workers_lost_total{model="glm-test",reason="disconnected"}': 1,
+    'glm_relay_workers_lost_total{model="glm-test",reason="lease_over"}': 1,
+    'glm_relay_recovery_seconds_sum{model="glm-test",reason="worker_lost"}': 1.2,
     'glm_relay_stale_messages_total{model="glm-test"}': 3,
     'glm_relay_stage_busy_seconds_total{model="glm-test",stage="0"}': 1.5,
+    'glm_relay_stage_idle_seconds_total{model="glm-test",stage="0"}': 0.5,
     'glm_relay_micro_batches_in_flight{model="glm-test"}': 2,
     glm_relay_redis_up: 1,
     'glm_relay_step_tokens_bucket{le="32",model="glm-test"}': 0,
@@ -118,7 +133,7 @@ it("shows what the cluster says", () => {
 
 it("a second scrape shows the same totals, not their sum", async () => {
   page = await scrape();
-  expect(value('glm_relay_placements_total{model="glm-test"}')).toBe(1);
+  expect(value('glm_relay_placements_total{model="glm-test",reason="start"}')).toBe(1);
   expect(value('glm_relay_stage_busy_seconds_total{model="glm-test",stage="0"}')).toBe(1.5);
 });
 
@@ -136,6 +151,9 @@ it("vLLM's names carry the same counts", () => {
     "time_to_first_token_seconds",
     "inter_token_latency_seconds",
     "e2e_request_latency_seconds",
+    "request_queue_time_seconds",
+    "request_prefill_time_seconds",
+    "request_decode_time_seconds",
   ]) {
     expect(page).toContain(`# TYPE vllm:${name} histogram`);
     expect(value(`vllm:${name}_bucket{${engine},le="+Inf"}`)).toBeGreaterThan(0);

@@ -4,8 +4,10 @@
  */
 import { connect } from "node:net";
 import { pino } from "pino";
+import { Registry } from "prom-client";
 import { RelayError } from "../../../common/errors.js";
 import { workerId } from "../../../common/ids.js";
+import type { Logger } from "../../../common/log.js";
 import type { Timing } from "../../../coordinator/api/limits.js";
 import { type Api, createApi } from "../../../coordinator/api/server.js";
 import type {
@@ -129,6 +131,7 @@ export class ScriptedService implements InferenceService {
   refusal: RelayError | null = null;
   notReadyError: RelayError | null = null;
   stepListeners: ((rows: number) => void)[] = [];
+  recoveryListeners: ((reason: string, seconds: number) => void)[] = [];
 
   constructor(options: { tokenizer?: boolean } = {}) {
     this.prompt = new BytePrompts(options.tokenizer ?? true);
@@ -147,6 +150,10 @@ export class ScriptedService implements InferenceService {
 
   onStep(listener: (rows: number) => void): void {
     this.stepListeners.push(listener);
+  }
+
+  onRecovery(listener: (reason: string, seconds: number) => void): void {
+    this.recoveryListeners.push(listener);
   }
 
   cluster(): ClusterView {
@@ -173,6 +180,7 @@ export class ScriptedService implements InferenceService {
           memoryBytes: 3,
           steps: 5,
           busySeconds: 1.5,
+          idleSeconds: 0.5,
         },
       ],
       workers: [
@@ -180,6 +188,7 @@ export class ScriptedService implements InferenceService {
           id: workerId("w0"),
           pid: 1,
           address: "127.0.0.1:1",
+          probeAddress: "127.0.0.1:2",
           state: "linked",
           detail: "",
           loadedRatio: 1,
@@ -193,8 +202,17 @@ export class ScriptedService implements InferenceService {
       blocks: { size: 16, total: 100, used: 25 },
       sequences: { running: 4, waiting: 6 },
       microBatchesInFlight: 2,
+      oldestWaitMs: 1_250,
+      probeAddress: null,
       redisUp: true,
-      counters: { placements: 1, workersLost: 2, staleMessages: 3, steps: 4 },
+      counters: {
+        placements: 1,
+        placementsByReason: { start: 1 },
+        workersLost: 2,
+        workersLostByReason: { left: 0, disconnected: 1, lease_over: 1, replaced: 0 },
+        staleMessages: 3,
+        steps: 4,
+      },
     };
   }
 
@@ -205,9 +223,14 @@ export class ScriptedService implements InferenceService {
   }
 }
 
-export async function startApi(service: InferenceService, timing: Partial<Timing> = {}): Promise<Api> {
-  const log = pino({ level: "silent" });
-  return createApi(service, { host: "127.0.0.1", port: 0, log, timing: { closeGraceMs: 200, ...timing } });
+export async function startApi(
+  service: InferenceService,
+  timing: Partial<Timing> = {},
+  registry = new Registry(),
+  log: Logger = pino({ level: "silent" }),
+): Promise<Api> {
+  const options = { host: "127.0.0.1", port: 0, log, registry };
+  return createApi(service, { ...options, timing: { closeGraceMs: 200, ...timing } });
 }
 
 /** JSON of a shape that the test knows and checks by reading it. */

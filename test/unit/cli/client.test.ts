@@ -128,6 +128,7 @@ describe("status", () => {
         memoryBytes: 2 ** 30,
         steps: 17,
         busySeconds: 1.25,
+        idleSeconds: 3.5,
       },
     ],
     workers: [
@@ -135,6 +136,7 @@ describe("status", () => {
         id: "worker-0",
         pid: 4711,
         address: "127.0.0.1:9001",
+        probeAddress: "127.0.0.1:9101",
         state: "linked",
         detail: "",
         loadedRatio: 1,
@@ -148,8 +150,17 @@ describe("status", () => {
     blocks: { size: 16, total: 100, used: 3 },
     sequences: { running: 1, waiting: 2 },
     microBatchesInFlight: 1,
+    oldestWaitMs: 0,
+    probeAddress: "127.0.0.1:9100",
     redisUp: true,
-    counters: { placements: 1, workersLost: 0, staleMessages: 0, steps: 17 },
+    counters: {
+      placements: 1,
+      placementsByReason: { start: 1 },
+      workersLost: 0,
+      workersLostByReason: { left: 0, disconnected: 0, lease_over: 0, replaced: 0 },
+      staleMessages: 0,
+      steps: 17,
+    },
   };
 
   it("shows layers, bytes and load of every stage", async () => {
@@ -165,6 +176,8 @@ describe("status", () => {
       "4711",
       "1 running, 2 waiting",
       "3 of 100",
+      "127.0.0.1:9100",
+      "127.0.0.1:9101",
     ]) {
       expect(result.stdout).toContain(text);
     }

@@ -16,6 +16,8 @@ describe("the catalogue of errors", () => {
     ]);
     expect(Object.fromEntries(documented)).toEqual(Object.fromEntries(actual));
     expect(documented).toHaveLength(actual.length);
+    // A row in another form would not have been looked at.
+    expect(text.match(/^\| `/gm)).toHaveLength(actual.length);
   });
 
   it("keeps what is one of ours and wraps what is not, with its cause", () => {

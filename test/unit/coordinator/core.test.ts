@@ -68,7 +68,7 @@ describe("the coordinator's core", () => {
     cluster.start();
     cluster.core.admit(generation("s", [3, 1, 4, 1, 5], { maxTokens: 0, promptLogprobs: true }));
     cluster.answerAll();
-    const [scores, finish] = cluster.events.get(requestId("s"))!;
+    const [, scores, finish] = cluster.events.get(requestId("s"))!;
     expect(scores).toMatchObject({ type: "prompt" });
     expect(scores!.type === "prompt" && scores!.scores.map((score) => score?.token ?? null)).toEqual([
       null,
@@ -114,6 +114,7 @@ describe("the coordinator's core", () => {
     cluster.core.admit(generation("x", [1, 2]));
     cluster.core.membership.gone(1, "its control stream broke");
     expect(cluster.events.get(requestId("x"))).toMatchObject([
+      { type: "started" },
       { type: "error", error: { code: "worker_lost" } },
     ]);
     expect(cluster.sent.at(-1)).toMatchObject({ connection: 2, message: { release: { epoch } } });
@@ -165,14 +166,80 @@ describe("the coordinator's core", () => {
     cluster.steps.length = 0;
     cluster.pass(6_000, [1, 2]);
     expect(cluster.events.get(requestId("v"))).toMatchObject([
+      { type: "started" },
       { type: "error", error: { code: "worker_lost" } },
     ]);
+  });
+
+  it("tells once that a request has started, before its first token", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    const two = generation("two", [1, 2, 3]);
+    cluster.core.admit({ ...two, choices: [two.choices[0]!, { ...two.choices[0]!, seed: "2" }] });
+    cluster.answerAll();
+    const types = cluster.events.get(requestId("two"))!.map(({ type }) => type);
+    expect(types[0]).toBe("started");
+    expect(types.filter((type) => type === "started")).toHaveLength(1);
+    expect(types.filter((type) => type === "finish")).toHaveLength(2);
+  });
+
+  it("names the request with the first rows of a sequence, and with no others", () => {
+    const cluster = new FakeCluster({ prefillChunk: 2 });
+    cluster.start();
+    cluster.core.admit(generation("a", [1, 2, 3]));
+    const names: string[] = [];
+    while (cluster.steps.length > 0) {
+      names.push(...cluster.steps[0]!.sequences!.map((rows) => rows.requestId!));
+      cluster.answer();
+    }
+    expect(names.slice(0, 3)).toEqual(["log-a", "", ""]);
+    expect(names.filter((name) => name !== "")).toHaveLength(1);
+  });
+
+  it("tells how long nothing was served after a loss, from the first loss on, and why", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    expect(cluster.recoveries).toEqual([]);
+    cluster.core.membership.gone(2, "its control stream broke");
+    cluster.pass(1_000, [1]);
+    cluster.join(3);
+    cluster.report(3, cluster.core.membership.epoch!, "FAILED", "stage_failed");
+    cluster.pass(2_000, [1, 3]);
+    cluster.link();
+    expect(cluster.recoveries).toEqual([{ reason: "worker_lost", afterMs: 3_000 }]);
+    const { counters } = cluster.core.view();
+    expect(counters.workersLostByReason).toEqual({ left: 0, disconnected: 1, lease_over: 0, replaced: 0 });
+    expect(counters.placementsByReason).toEqual({ start: 1, worker_lost: 1, stage_failed: 1 });
+  });
+
+  it("logs the way of a request under its name, and which requests a loss interrupted", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    cluster.core.admit(generation("a", [1, 2]));
+    cluster.answerAll();
+    cluster.core.admit(generation("b", [1, 2]));
+    cluster.core.cancel(requestId("b"));
+    cluster.answerAll();
+    cluster.core.admit(generation("c", [1, 2]));
+    cluster.core.membership.gone(2, "its control stream broke");
+    const about = (id: string) =>
+      cluster.logged.flatMap(({ message, fields }) => (fields?.["requestId"] === id ? [message] : []));
+    expect(about("log-a")).toEqual(["request admitted", "request finished"]);
+    expect(about("log-b")).toEqual(["request admitted", "request cancelled"]);
+    expect(about("log-c")).toEqual(["request admitted", "request failed"]);
+    expect(cluster.logged).toContainEqual({
+      level: "warn",
+      message: "requests were interrupted",
+      fields: { code: "worker_lost", count: 1, requestIds: ["log-c"] },
+    });
   });
 
   it("refuses a worker of another protocol version or of another canon, with both printed", () => {
     const cluster = new FakeCluster();
     cluster.join(1, { protocolVersion: 99, softwareVersion: "9.9" });
-    expect(cluster.sent.at(-1)!.message.refused!.message).toMatch(/protocol 99 \(version 9\.9\).*protocol 1/);
+    expect(cluster.sent.at(-1)!.message.refused!.message).toMatch(
+      /protocol 99 \(version 9\.9\).*protocol \d/,
+    );
     cluster.join(2);
     cluster.join(3, { canonVersion: 2 });
     expect(cluster.sent.at(-1)!.message.refused!.message).toMatch(/cpu\/canon 2.*cpu\/canon 1/);
@@ -191,6 +258,7 @@ describe("the coordinator's core", () => {
     cluster.core.admit(generation("z", [1, 2]));
     cluster.core.stepResult({ epoch, pipeline: 0, step: 77, sequences: [] });
     expect(cluster.events.get(requestId("z"))).toMatchObject([
+      { type: "started" },
       { type: "error", error: { code: "worker_lost" } },
     ]);
   });

@@ -6,7 +6,8 @@ const change = (
   validLength: number,
   rowCount: number,
   newBlocks: number[] = [],
-): TableChange => ({ sequence, validLength, rowCount, newBlocks: Int32Array.from(newBlocks) });
+  requestId = "",
+): TableChange => ({ sequence, requestId, validLength, rowCount, newBlocks: Int32Array.from(newBlocks) });
 
 const tables = () => new BlockTables(8, 4);
 
@@ -19,6 +20,15 @@ test("a table grows by what each step appends and covers exactly the step's rows
   ]);
   expect(subject.apply([], [change(1, 5, 7, [0, 3])])).toEqual([Int32Array.of(5, 2, 0)]);
   expect(subject.apply([], [change(1, 12, 4)])).toEqual([Int32Array.of(5, 2, 0, 3)]);
+});
+
+test("a table keeps the name of its request, which comes with the first rows, until the sequence ends", () => {
+  const subject = tables();
+  subject.apply([], [change(1, 0, 4, [5], "req-a"), change(2, 0, 1, [6], "req-b")]);
+  subject.apply([], [change(1, 4, 1, [7])]);
+  expect([subject.requestIdOf(1), subject.requestIdOf(2)]).toEqual(["req-a", "req-b"]);
+  subject.apply([1], [change(2, 1, 1)]);
+  expect([subject.requestIdOf(1), subject.requestIdOf(2)]).toEqual(["", "req-b"]);
 });
 
 test("a shorter valid length truncates: rows start there and the blocks stay", () => {

@@ -1,7 +1,14 @@
 import { expect, test } from "vitest";
 import { bytesFromInt32, checksum, float32FromBytes, int32FromBytes } from "../../../common/bytes.js";
+import { maxLoggedIdLength } from "../../../common/limits.js";
 import type { TokenResult } from "../../../native/index.js";
-import { decodeStep, resultFrame, type StepFormat, stepFrame } from "../../../worker/codec.js";
+import {
+  decodeStep,
+  nonFiniteSequences,
+  resultFrame,
+  type StepFormat,
+  stepFrame,
+} from "../../../worker/codec.js";
 import { BlockTables } from "../../../worker/kv-cache/block-tables.js";
 import { greedy, headerOf, rowsOf } from "./support/steps.js";
 
@@ -158,6 +165,31 @@ test("results go back in the header's order with the position of each drawn toke
   });
   expect(int32FromBytes(second!.sampled!.topTokens as Buffer)).toEqual(Int32Array.of(42, 4));
   expect(float32FromBytes(second!.sampled!.topLogprobs as Buffer)).toEqual(Float32Array.of(-0.25, -3));
+});
+
+test("sequences with a value that is not finite are named, whether it was drawn or scored", () => {
+  const good = { token: 1, finite: true };
+  const bad = { finite: false };
+  const sequences = [
+    { sequence: 1, sampled: good, scores: [good, bad] },
+    { sequence: 2, sampled: good, scores: [good] },
+    { sequence: 3, sampled: bad, scores: [] },
+    { sequence: 4, scores: [] },
+  ];
+  expect(nonFiniteSequences(sequences)).toEqual([1, 3]);
+});
+
+test("a request id longer than any that the API accepts is refused", () => {
+  const subject = tables();
+  const longest = "i".repeat(maxLoggedIdLength);
+  const step = (requestId: string) =>
+    headerOf(1, [rowsOf(1, [10], { requestId, newBlocks: bytesFromInt32([4]) })]);
+  expect(() => decodeStep(step(`${longest}i`), none, subject, format)).toThrow(
+    "sequence 1 has a request id of 129 characters: expected at most 128",
+  );
+  expect(subject.sequenceCount).toBe(0);
+  decodeStep(step(longest), none, subject, format);
+  expect(subject.requestIdOf(1)).toBe(longest);
 });
 
 test("an engine that gives too few results is found out", () => {

@@ -1,12 +1,13 @@
 import { status } from "@grpc/grpc-js";
 import { expect, test } from "vitest";
 import { fromStatus, invitesRetry } from "../../../common/grpc.js";
+import { protocolVersion } from "../../../common/package.js";
 import type { Hello__Output } from "../../../proto/generated/glm/relay/internal/v1/Hello.js";
 import { Downstream, epochOver } from "../../../proto/link/downstream.js";
 import { judgeHello } from "../../../proto/link/hello.js";
 
 const epoch = { term: 2, plan: 5 };
-const hello: Hello__Output = { protocolVersion: 1, epoch, pipeline: 0, fromStage: 2, credits: 8 };
+const hello: Hello__Output = { protocolVersion, epoch, pipeline: 0, fromStage: 2, credits: 8 };
 const plan = () => ({ epoch, pipeline: 0, stage: 1, downstream: new Downstream(epoch) });
 
 test("the next stage of the current epoch is accepted", () => {
@@ -21,7 +22,11 @@ test("a stage with a newer epoch may come again, as may one that finds no plan y
 });
 
 test.each([
-  [{ protocolVersion: 9 }, "version_mismatch", "protocol version 9 dialled protocol version 1"],
+  [
+    { protocolVersion: 9 },
+    "version_mismatch",
+    `protocol version 9 dialled protocol version ${protocolVersion}`,
+  ],
   [{ epoch: { term: 2, plan: 4 } }, "stale_epoch", "epoch 2.4 is over here: the newest is 2.5"],
   [{ epoch: null }, "corrupt_message", "names no epoch"],
   [{ fromStage: 3 }, "invalid_configuration", "stage 3 of pipeline 0 dialled stage 1 of pipeline 0"],

@@ -4,6 +4,7 @@ import { expect, test } from "vitest";
 import { bytesFromInt32 } from "../../../common/bytes.js";
 import { RelayError } from "../../../common/errors.js";
 import { notYet, toServiceError } from "../../../common/grpc.js";
+import { protocolVersion } from "../../../common/package.js";
 import { resultFrames } from "../../../proto/link/frames.js";
 import { Upstream } from "../../../proto/link/upstream.js";
 import { FakeEngine, hiddenSize } from "./support/fake-engine.js";
@@ -174,7 +175,7 @@ test("a receiver that left after it got frames cannot come back", async () => {
 test("another protocol version is refused with both versions", async () => {
   const { worker } = await linked();
   const ended = await new LinkClient(worker.address, { protocolVersion: 9 }).status;
-  expect(ended.details).toContain("protocol version 9 dialled protocol version 1");
+  expect(ended.details).toContain(`protocol version 9 dialled protocol version ${protocolVersion}`);
   expect(ended.metadata.get("glm-relay-code")).toEqual(["version_mismatch"]);
 });
 

@@ -112,5 +112,9 @@ test("probes tell alive from ready, and metrics count steps", async () => {
   expect(body).toContain('glm_relay_stage_step_seconds_count{stage="0",phase="decode"} 1');
   expect(body).toContain('glm_relay_stage_busy_seconds_total{stage="0"} 0.001');
   expect(body).toContain('glm_relay_link_bytes_total{stage="0"} 0');
+  expect(body).toContain('glm_relay_link_send_seconds_count{stage="0",phase="prefill"} 1');
+  expect(body).toContain('glm_relay_link_send_seconds_count{stage="0",phase="decode"} 1');
+  // Of eight, two are taken: credits go back by the quarter, and the test's receiver returns none.
+  expect(body).toContain('glm_relay_link_credits{stage="0"} 6');
   expect(body).toContain("process_cpu_seconds_total");
 });

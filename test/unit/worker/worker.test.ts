@@ -23,8 +23,18 @@ test("a worker says who it is and where it listens", async () => {
     canonVersion: 1,
     highestTerm: 0,
     pid: process.pid,
+    probeAddress: "",
   });
   expect(register.incarnation).toMatch(/^[0-9a-f-]{36}$/);
+});
+
+test("a worker with probes tells where they are, also the coordinator of a later session", async () => {
+  const coordinator = await startCoordinator();
+  const worker = await startTestWorker(coordinator.address, new FakeEngine(), { probePort: 0 });
+  const session = await coordinator.sessions.next();
+  expect((await session.registered()).probeAddress).toBe(worker.probeAddress);
+  session.end();
+  expect((await (await coordinator.sessions.next()).registered()).probeAddress).toBe(worker.probeAddress);
 });
 
 test("a refused worker ends with status 1 and the coordinator's words", async () => {

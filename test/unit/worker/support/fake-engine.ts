@@ -20,6 +20,7 @@ export class FakeEngine implements Engine {
   readonly inputs: StepInput[] = [];
   #gate: Promise<void> = Promise.resolve();
   #failure: string | null = null;
+  #spoiled = false;
 
   /** Holds loads and steps until the returned function is called. */
   hold(): () => void {
@@ -32,6 +33,11 @@ export class FakeEngine implements Engine {
 
   failNextStep(message: string): void {
     this.#failure = message;
+  }
+
+  /** The next step's results are not finite. */
+  spoilNextStep(): void {
+    this.#spoiled = true;
   }
 
   async openModel(_directory: string): Promise<EngineModel> {
@@ -63,7 +69,10 @@ export class FakeEngine implements Engine {
           throw new Error(message);
         }
         progress += 10n;
-        return compute(plan, input);
+        const output = compute(plan, input);
+        if (!this.#spoiled) return output;
+        this.#spoiled = false;
+        return { ...output, samples: output.samples.map((result) => ({ ...result, finite: false })) };
       },
       close: async () => {
         this.closed += 1;

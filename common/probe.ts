@@ -1,15 +1,26 @@
-/** /livez, /readyz and /metrics over plain HTTP on loopback, answered from state already held. */
-import { createServer, type Server, type ServerResponse } from "node:http";
+/**
+ * The probe port of a process: /livez, /readyz and /metrics over plain HTTP on loopback. It holds no
+ * request data.
+ *
+ * /livez says that the event loop turns and nothing else, also while a model loads or the process
+ * drains: it asks neither Redis nor a neighbour, since restarting this process mends neither. /readyz
+ * answers from state already held; a probe that waits for a busy part gets a healthy process killed.
+ */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import type { Registry } from "prom-client";
-import { RelayError } from "../../common/errors.js";
+import { RelayError } from "./errors.js";
 
 const host = "127.0.0.1";
+/** Those who ask are a few probes and scrapers; more sockets than this are a mistake of somebody's. */
+const maxConnections = 64;
+/** For a request to arrive; it has no body. */
+const requestTimeoutMs = 10_000;
 
 export interface ProbeOptions {
   /** 0 takes a free one. */
   port: number;
-  registry: Registry;
+  /** The page of /metrics and its Content-Type. */
+  metrics: { scrape(): Promise<string>; readonly contentType: string };
   /** Null when ready, else what is missing. */
   notReady(): string | null;
 }
@@ -20,10 +31,16 @@ export class Probe {
 
   constructor(options: ProbeOptions) {
     this.#options = options;
-    this.#server = createServer((request, response) => this.#answer(request.url ?? "", response));
+    this.#server = createServer({ requestTimeout: requestTimeoutMs }, (request, response) =>
+      this.#answer(request, response),
+    );
+    this.#server.maxConnections = maxConnections;
   }
 
-  /** @returns host:port as bound. */
+  /**
+   * @returns host:port as bound.
+   * @throws RelayError invalid_configuration when the port cannot be bound.
+   */
   listen(): Promise<string> {
     return new Promise((resolve, reject) => {
       this.#server.once("error", (error) => {
@@ -43,7 +60,12 @@ export class Probe {
     });
   }
 
-  #answer(url: string, response: ServerResponse): void {
+  #answer({ method, url = "" }: IncomingMessage, response: ServerResponse): void {
+    if (method !== "GET" && method !== "HEAD") {
+      response.setHeader("allow", "GET, HEAD");
+      send(response, 405, "method not allowed\n");
+      return;
+    }
     switch (url.split("?")[0]) {
       case "/livez":
         send(response, 200, "ok\n");
@@ -53,12 +75,14 @@ export class Probe {
         send(response, missing === null ? 200 : 503, `${missing ?? "ok"}\n`);
         return;
       }
-      case "/metrics":
-        this.#options.registry.metrics().then(
-          (text) => send(response, 200, text, this.#options.registry.contentType),
+      case "/metrics": {
+        const { metrics } = this.#options;
+        metrics.scrape().then(
+          (page) => send(response, 200, page, metrics.contentType),
           (error: Error) => send(response, 500, `${error.message}\n`),
         );
         return;
+      }
       default:
         send(response, 404, "not found\n");
     }

@@ -1,0 +1,60 @@
+/** docs/metrics.md against the pages that coordinator and worker really serve, in both directions. */
+import { Registry } from "prom-client";
+import { expect, test } from "vitest";
+import { QueueMetrics } from "../../../coordinator/queue/metrics.js";
+import { type MetricFacts, readDocumented, readPage } from "../../support/metrics-page.js";
+import { contextLength, finishEvent, post, ScriptedService, startApi, tokensEvent } from "../api/support.js";
+import { FakeEngine } from "../worker/support/fake-engine.js";
+import { LinkClient } from "../worker/support/link-client.js";
+import { assignment } from "../worker/support/scripted-coordinator.js";
+import { startCoordinator, startTestWorker } from "../worker/support/start.js";
+import { headerOf, rowsOf, stepOf } from "../worker/support/steps.js";
+
+/** The whole is compared, so that neither side has a metric, a label or a bucket that the other lacks. */
+function expectDocumented(page: string, headings: string[]): void {
+  const served = readPage(page);
+  // Labels are read off samples: a metric without one would pass with any.
+  expect([...served].filter(([, { samples }]) => samples === 0).map(([name]) => name)).toEqual([]);
+  const facts = (of: Map<string, MetricFacts>) =>
+    Object.fromEntries([...of].map(([name, { type, labels, buckets }]) => [name, { type, labels, buckets }]));
+  expect(facts(served)).toEqual(facts(readDocumented(headings, [1, 2, 5, 10, 20, 50, 100, 200, 500])));
+}
+
+test("the coordinator serves what docs/metrics.md says, and nothing else", async () => {
+  expect(contextLength).toBeLessThanOrEqual(500);
+  const service = new ScriptedService();
+  service.script = async function* (request) {
+    yield { type: "started" };
+    yield tokensEvent(request, 0, "a");
+    yield tokensEvent(request, 0, "b");
+    yield finishEvent(0, 2);
+  };
+  const registry = new Registry();
+  const queue = new QueueMetrics(registry, "requests", async () => ({ waiting: 1 }));
+  await queue.timed(async () => undefined);
+  const api = await startApi(service, {}, registry);
+  try {
+    expect((await post(api, "/v1/completions", { prompt: [1, 2] })).status).toBe(200);
+    for (const listener of service.stepListeners) listener(8);
+    for (const listener of service.recoveryListeners) listener("worker_lost", 1.5);
+    expectDocumented(await api.metrics(), ["Coordinator", "Aliases"]);
+  } finally {
+    await api.close();
+  }
+});
+
+test("a worker serves what docs/metrics.md says, and nothing else", async () => {
+  const coordinator = await startCoordinator();
+  const worker = await startTestWorker(coordinator.address, new FakeEngine(), { probePort: 0 });
+  const session = await coordinator.welcomed(1);
+  session.send({ assign: assignment(coordinator) });
+  const link = await coordinator.links.next();
+  link.open();
+  await session.state("LINKED");
+  const results = new LinkClient(worker.address);
+  await results.opened();
+  link.send(stepOf(headerOf(1, [rowsOf(1, [1, 2], { newBlocks: Buffer.alloc(4) })])));
+  await results.frames.next(({ result }) => result?.step === 1);
+  const page = await fetch(`http://${worker.probeAddress}/metrics`);
+  expectDocumented(await page.text(), ["Worker"]);
+});
