@@ -28,10 +28,13 @@ export interface Addon {
 
 let loaded: Addon | null = null;
 
-/** @throws Error naming the missing file when the engine has not been built. */
+/**
+ * GLM_RELAY_ADDON names another build of the engine, such as the one with sanitizers.
+ * @throws Error naming the missing file when the engine has not been built.
+ */
 export function loadAddon(): Addon {
   if (loaded === null) {
-    const file = join(packageRoot(), "build", "native", "glm_relay.node");
+    const file = process.env.GLM_RELAY_ADDON ?? join(packageRoot(), "build", "native", "glm_relay.node");
     if (!existsSync(file)) {
       throw new Error(`native engine not found at ${file}: run "npm run build:native"`);
     }

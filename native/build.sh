@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds the native engine into build/native (glm_relay.node and kernel_check). Needs cmake, a C++17
+# Builds the native engine into build/native (glm_relay.node and kernel_check), with --sanitize into
+# build/native-sanitized with the address and undefined-behaviour sanitizers. Needs cmake, a C++17
 # compiler and the npm packages node-api-headers and node-addon-api; nothing is downloaded. Does
 # nothing when nothing changed.
 set -eu
@@ -13,11 +14,16 @@ for tool in cmake "${CXX:-g++}" node; do
 done
 
 out=build/native
+options=
+if [ "${1:-}" = "--sanitize" ]; then
+  out=build/native-sanitized
+  options=-DGLM_RELAY_SANITIZE=ON
+fi
 jobs=${GLM_RELAY_BUILD_JOBS:-$(nproc 2>/dev/null || echo 2)}
 log=$out/build.log
 mkdir -p "$out"
 if [ ! -f "$out/CMakeCache.txt" ]; then
-  cmake -S native -B "$out" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="${CXX:-g++}" >"$log" 2>&1 || {
+  cmake -S native -B "$out" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="${CXX:-g++}" $options >"$log" 2>&1 || {
     cat "$log" >&2
     rm -f "$out/CMakeCache.txt"
     exit 1

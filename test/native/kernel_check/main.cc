@@ -49,6 +49,20 @@ std::vector<float> Random::values(size_t count) {
 
 namespace {
 
+// Mistakes on purpose: a build with sanitizers that lets them pass would let others pass too.
+#ifdef __SANITIZE_ADDRESS__
+void plantRead(const KernelTable&, Check& check) {
+  const std::vector<float> values(4, 1.0f);
+  const volatile size_t behind = values.size();
+  check.that(values.data()[behind] != 0.0f, [] { return std::string("read"); });
+}
+
+void plantShift(const KernelTable&, Check& check) {
+  const volatile int width = 32;
+  check.that((1u << width) != 7u, [] { return std::string("shift"); });
+}
+#endif
+
 struct Group {
   const char* name;
   void (*run)(const KernelTable& variant, Check& check);
@@ -59,6 +73,9 @@ constexpr Group kGroups[] = {
     {"attention", checkAttention},     {"elementwise", checkElementwise},
     {"conversions", checkConversions}, {"math", checkMath},
     {"philox", checkPhilox},
+#ifdef __SANITIZE_ADDRESS__
+    {"planted-read", plantRead},       {"planted-shift", plantShift},
+#endif
 };
 
 int run(const char* variantName, const char* groupName) {
