@@ -1,12 +1,15 @@
 /**
- * `make bench`: runs the benchmarks one after the other and prints one table each. Quote ratios from
- * one run, not absolutes: shared machines drift by a third.
+ * `make bench`: runs the short benchmarks one after the other and prints one table each; the long ones
+ * are commands of their own. Quote ratios from one run, not absolutes: shared machines drift by a third.
  */
-import { Command } from "commander";
+import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { CommandError, exitStatus, formatFailure, statusOfFailure } from "../cli/errors.js";
 import { hopBench } from "./hop.js";
+import { configurations, qualityBench } from "./quality.js";
 import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
 import { servingBench } from "./serving.js";
+import { endClustersOnSignal } from "./up.js";
 
 const benches: Record<string, () => Promise<Table>> = {
   hop: hopBench,
@@ -15,20 +18,63 @@ const benches: Record<string, () => Promise<Table>> = {
 };
 
 const program = new Command("bench")
-  .argument("[names...]", `which of ${Object.keys(benches).join(", ")}; default: all`)
+  .exitOverride()
+  .argument("[names...]", `short ones, of ${Object.keys(benches).join(", ")}; default: all of these`)
   .option("--json", "one JSON object per benchmark and line")
   .action(async (names: string[], flags: { json?: boolean }) => {
     for (const name of names.length > 0 ? names : Object.keys(benches)) {
       const bench = benches[name];
       if (bench === undefined) {
-        return program.error(`unknown benchmark "${name}", expected ${Object.keys(benches).join(", ")}`, {
-          exitCode: 2,
-        });
+        const expected = Object.keys(benches).join(", ");
+        const message = `unknown benchmark "${name}", expected ${expected}`;
+        throw new CommandError(message, null, exitStatus.badUsage);
       }
       const table = await bench();
-      if (flags.json === true) process.stdout.write(`${JSON.stringify({ name, ...table })}\n`);
+      if (flags.json === true) printJson({ name, ...table });
       else printTable(table);
     }
-    process.exit(0);
   });
-await program.parseAsync();
+
+program
+  .command("quality")
+  .description("Accuracy and likelihood of the demo model's held-out answers per type of weights.")
+  .option(
+    "--only <names>",
+    `some of ${Object.keys(configurations).join(",")}`,
+    namesOf(configurations),
+    Object.keys(configurations),
+  )
+  .option("--write", "put the table into models/demo/README.md")
+  .option("--json", "print JSON")
+  .action(async (flags: { only: string[]; write?: boolean; json?: boolean }) => {
+    const report = await qualityBench(flags.only, flags.write === true);
+    if (flags.json === true) printJson({ name: "quality", ...report });
+    else process.stdout.write(`${report.markdown}\n`);
+  });
+
+/** Reader of a comma-separated list of a record's names. */
+function namesOf(record: Record<string, unknown>): (text: string) => string[] {
+  return (text) => {
+    const names = text.split(",");
+    const unknown = names.find((name) => !Object.hasOwn(record, name));
+    if (unknown === undefined) return names;
+    throw new InvalidArgumentError(`Expected names out of ${Object.keys(record).join(", ")}.`);
+  };
+}
+
+function printJson(value: unknown): void {
+  process.stdout.write(`${JSON.stringify(value)}\n`);
+}
+
+endClustersOnSignal();
+try {
+  await program.parseAsync();
+  process.exit(exitStatus.done);
+} catch (error) {
+  // Commander has printed its message already; its own status is 1 for every mistake.
+  if (error instanceof CommanderError) {
+    process.exit(error.exitCode === 0 ? exitStatus.done : exitStatus.badUsage);
+  }
+  process.stderr.write(`${formatFailure(error)}\n`);
+  process.exit(statusOfFailure(error));
+}

@@ -17,6 +17,21 @@ export function percentile(values: readonly number[], percent: number): number {
 export function printTable({ title, head, rows }: Table): void {
   const table = new CliTable({ head, style: { head: [], border: [] } });
   table.push(...rows);
-  const processors = cpus();
-  process.stdout.write(`\n${title}\n${processors.length} x ${processors[0]?.model}\n${table.toString()}\n`);
+  process.stdout.write(`\n${title}\n${processors()}\n${table.toString()}\n`);
+}
+
+/** "2 x AMD EPYC 7B13": figures mean nothing without it. */
+export function processors(): string {
+  const all = cpus();
+  return `${all.length} x ${all[0]?.model}`;
+}
+
+/** A Markdown table whose columns line up as plain text too. */
+export function markdownTable(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = head.map((name, column) =>
+    Math.max(3, name.length, ...rows.map((row) => row[column]!.length)),
+  );
+  const line = (cells: readonly string[]) =>
+    `| ${cells.map((cell, column) => cell.padEnd(widths[column]!)).join(" | ")} |`;
+  return [line(head), line(widths.map((width) => "-".repeat(width))), ...rows.map(line)].join("\n");
 }
