@@ -2,13 +2,16 @@
  * `make bench`: runs the short benchmarks one after the other and prints one table each; the long ones
  * are commands of their own. Quote ratios from one run, not absolutes: shared machines drift by a third.
  */
-import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { Command, CommanderError } from "commander";
 import { CommandError, exitStatus, formatFailure, statusOfFailure } from "../cli/errors.js";
 import { hopBench } from "./hop.js";
-import { configurations, qualityBench } from "./quality.js";
+import { addMemoryCommand } from "./memory.js";
+import { printJson } from "./options.js";
+import { addQualityCommand } from "./quality.js";
 import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
 import { servingBench } from "./serving.js";
+import { addSpeedCommand } from "./speed.js";
 import { endClustersOnSignal } from "./up.js";
 
 const benches: Record<string, () => Promise<Table>> = {
@@ -35,36 +38,9 @@ const program = new Command("bench")
     }
   });
 
-program
-  .command("quality")
-  .description("Accuracy and likelihood of the demo model's held-out answers per type of weights.")
-  .option(
-    "--only <names>",
-    `some of ${Object.keys(configurations).join(",")}`,
-    namesOf(configurations),
-    Object.keys(configurations),
-  )
-  .option("--write", "put the table into models/demo/README.md")
-  .option("--json", "print JSON")
-  .action(async (flags: { only: string[]; write?: boolean; json?: boolean }) => {
-    const report = await qualityBench(flags.only, flags.write === true);
-    if (flags.json === true) printJson({ name: "quality", ...report });
-    else process.stdout.write(`${report.markdown}\n`);
-  });
-
-/** Reader of a comma-separated list of a record's names. */
-function namesOf(record: Record<string, unknown>): (text: string) => string[] {
-  return (text) => {
-    const names = text.split(",");
-    const unknown = names.find((name) => !Object.hasOwn(record, name));
-    if (unknown === undefined) return names;
-    throw new InvalidArgumentError(`Expected names out of ${Object.keys(record).join(", ")}.`);
-  };
-}
-
-function printJson(value: unknown): void {
-  process.stdout.write(`${JSON.stringify(value)}\n`);
-}
+addQualityCommand(program);
+addMemoryCommand(program);
+addSpeedCommand(program);
 
 endClustersOnSignal();
 try {

@@ -5,9 +5,11 @@
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Command } from "commander";
 import type { ChatMessage } from "../cli/api.js";
 import { CommandError } from "../cli/errors.js";
 import { packageRoot } from "../common/package.js";
+import { listOf, nameIn, printJson } from "./options.js";
 import { note, Progress } from "./progress.js";
 import {
   answerNats,
@@ -40,7 +42,7 @@ const int4 = (groupSize: string) => ["--quantization", "int4", "--group-size", g
 const half = ["--dtype", "float16"];
 
 /** Flags of `up` by the name of a column. float16 is the file as it is. */
-export const configurations: Record<string, readonly string[]> = {
+const configurations: Record<string, readonly string[]> = {
   float32: ["--dtype", "float32"],
   float16: half,
   bfloat16: ["--dtype", "bfloat16"],
@@ -61,7 +63,7 @@ interface ScoredLine {
   answerTokens: number[];
 }
 
-export interface QualityReport {
+interface QualityReport {
   markdown: string;
   configurations: {
     name: string;
@@ -72,8 +74,30 @@ export interface QualityReport {
   }[];
 }
 
-/** @param names Of `configurations`. @param write Puts the table into the demo model's README. */
-export async function qualityBench(names: readonly string[], write: boolean): Promise<QualityReport> {
+export function addQualityCommand(program: Command): void {
+  const names = Object.keys(configurations);
+  program
+    .command("quality")
+    .description("Accuracy and likelihood of the demo model's held-out answers per type of weights.")
+    .option("--only <names>", `some of ${names.join(",")}`, listOf(nameIn(configurations)), names)
+    .option("--write", "put the table into models/demo/README.md")
+    .option("--json", "print JSON")
+    .action(async (flags: { only: string[]; write?: boolean; json?: boolean }) => {
+      const report = await measure(flags.only);
+      if (flags.write === true) writeTable(report.markdown);
+      if (flags.json === true) printJson({ name: "quality", ...report });
+      else process.stdout.write(`${report.markdown}\n`);
+    });
+}
+
+function writeTable(markdown: string): void {
+  const text = readFileSync(readmeFile, "utf8");
+  writeFileSync(readmeFile, replaceBetween(text, markers.begin, markers.end, markdown));
+  note(`written into ${readmeFile}`);
+}
+
+/** @param names Of `configurations`. */
+async function measure(names: readonly string[]): Promise<QualityReport> {
   const lines = readHeldOut();
   const drawn = draw(lines, scoredLines, uniform(drawSeed));
   let scored: ScoredLine[] | null = null;
@@ -99,13 +123,7 @@ export async function qualityBench(names: readonly string[], write: boolean): Pr
       },
     );
   }
-  const markdown = qualityTable(lines, scores, reference);
-  if (write) {
-    const text = readFileSync(readmeFile, "utf8");
-    writeFileSync(readmeFile, replaceBetween(text, markers.begin, markers.end, markdown));
-    note(`written into ${readmeFile}`);
-  }
-  return { markdown, configurations: report };
+  return { markdown: qualityTable(lines, scores, reference), configurations: report };
 }
 
 function readHeldOut(): HeldOutLine[] {
