@@ -22,6 +22,8 @@ const benches: Record<string, () => Promise<Table>> = {
 
 const program = new Command("bench")
   .exitOverride()
+  // --json after a command's name is the command's.
+  .enablePositionalOptions()
   .argument("[names...]", `short ones, of ${Object.keys(benches).join(", ")}; default: all of these`)
   .option("--json", "one JSON object per benchmark and line")
   .action(async (names: string[], flags: { json?: boolean }) => {

@@ -169,14 +169,10 @@ async function useAllMemory(
   const ids = (count: number) =>
     Array.from({ length: count }, () => Math.floor((next++ * tokenCount) / total) % tokenCount);
   const filling = Promise.all(
-    lengths.map((length) =>
-      cluster.post("/v1/completions", {
-        prompt: ids(length),
-        max_tokens: answerTokens,
-        ignore_eos: true,
-        temperature: 0,
-      }),
-    ),
+    lengths.map(async (length) => {
+      const body = { prompt: ids(length), max_tokens: answerTokens, ignore_eos: true, temperature: 0 };
+      for await (const _ of cluster.stream("/v1/completions", body));
+    }),
   );
   const seen = await mostBlocksUsed(cluster, filling);
   note(`KV blocks seen in use at once: ${seen} of ${blocks.total}`);

@@ -1,8 +1,7 @@
 /** Options that several benchmarks have, and what follows from them. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { integer } from "../cli/options.js";
-import { formatBytes } from "../cli/text.js";
-import { Progress } from "./progress.js";
+import { bytesProgress } from "./progress.js";
 import { type CheckpointShape, type ShapeName, shapes, writeRandomCheckpoint } from "./random-checkpoint.js";
 import { makeScratch } from "./scratch.js";
 
@@ -28,15 +27,11 @@ export function shapeOf({ like, layers, context }: RandomModelFlags): Checkpoint
 
 /** Writes a random model with a progress line. */
 export async function writeModel(directory: string, flags: RandomModelFlags, seed?: number): Promise<void> {
-  let bar: Progress | undefined;
   await writeRandomCheckpoint({
     directory,
     shape: shapeOf(flags),
     seed,
-    progress: (written, total) => {
-      bar ??= new Progress("writing weights", total, formatBytes);
-      bar.update(written);
-    },
+    progress: bytesProgress("writing weights"),
   });
 }
 

@@ -3,6 +3,8 @@
  * now and then in a log. Standard output belongs to the results.
  */
 
+import { formatBytes } from "../cli/text.js";
+
 /** Between two lines in a log, and between two updates of a terminal's line. */
 const logIntervalMs = 10_000;
 const terminalIntervalMs = 200;
@@ -39,6 +41,15 @@ export class Progress {
   add(count = 1): void {
     this.update(this.#done + count);
   }
+}
+
+/** For work that tells after every piece how many bytes of how many are done. */
+export function bytesProgress(label: string): (done: number, total: number) => void {
+  let progress: Progress | undefined;
+  return (done, total) => {
+    progress ??= new Progress(label, total, formatBytes);
+    progress.update(done);
+  };
 }
 
 export function note(line: string): void {

@@ -21,7 +21,7 @@ import {
   replaceBetween,
 } from "./quality-score.js";
 import { uniform } from "./random-checkpoint.js";
-import { type BenchCluster, mapBounded, withCluster } from "./up.js";
+import { type BenchCluster, withCluster } from "./up.js";
 
 const modelDir = join(packageRoot, "models/demo");
 const readmeFile = join(modelDir, "README.md");
@@ -210,4 +210,22 @@ async function requireOwnTokens(cluster: BenchCluster, lines: ScoredLine[]): Pro
   throw new CommandError(
     `only ${count} of ${checked.length} greedy answers are the tokens to be scored, expected ${checkedEqual}`,
   );
+}
+
+/** Runs `work` on every item, at most `limit` at a time. @returns Results in the items' order. */
+async function mapBounded<T, R>(
+  items: readonly T[],
+  limit: number,
+  work: (item: T, index: number) => Promise<R>,
+): Promise<R[]> {
+  const results: R[] = new Array<R>(items.length);
+  let next = 0;
+  const lane = async (): Promise<void> => {
+    while (next < items.length) {
+      const index = next++;
+      results[index] = await work(items[index]!, index);
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(limit, items.length) }, lane));
+  return results;
 }

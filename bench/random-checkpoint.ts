@@ -62,7 +62,7 @@ const valueBytes = 2;
  * at 4096. The two matrices of each layer that write to the residual stream are smaller by the square
  * root of the number of their additions, so that it stays of one size through any number of layers.
  */
-const gain = 1.28;
+export const gain = 1.28;
 
 export interface RandomCheckpointOptions {
   /** An existing directory; files of the same names are overwritten. */
@@ -168,7 +168,7 @@ function largestMatrix({ hiddenSize, ffnSize, vocabSize }: CheckpointShape): num
 }
 
 /** `count` bytes of `source` from `offset` on, beginning again at its end. */
-function* cycle(source: Uint8Array, offset: number, count: number): Generator<Uint8Array> {
+export function* cycle(source: Uint8Array, offset: number, count: number): Generator<Uint8Array> {
   let begin = offset;
   let left = count;
   while (left > 0) {

@@ -14,6 +14,19 @@ export function percentile(values: readonly number[], percent: number): number {
   return sorted[Math.min(sorted.length - 1, Math.ceil((percent / 100) * sorted.length) - 1)]!;
 }
 
+/**
+ * Tokens per second while all sequences decode: from when the last of them got its first token to when
+ * the first of them got its last, so that no prompt and no thinning out is in it.
+ * @param arrivals Per sequence the times (ms) at which its tokens came, ascending.
+ */
+export function decodeRate(arrivals: readonly (readonly number[])[]): number {
+  const begin = Math.max(...arrivals.map((times) => times[0]!));
+  const end = Math.min(...arrivals.map((times) => times.at(-1)!));
+  const count = arrivals.flat().filter((time) => time > begin && time <= end).length;
+  if (count === 0) throw new Error("the sequences never decoded at the same time: more tokens are needed");
+  return (count * 1_000) / (end - begin);
+}
+
 export function printTable({ title, head, rows }: Table): void {
   const table = new CliTable({ head, style: { head: [], border: [] } });
   table.push(...rows);

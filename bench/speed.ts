@@ -3,10 +3,10 @@
  * at one and at eight sequences, prefill at two lengths, in one stage and in two. Every figure includes
  * HTTP, the queue and sampling.
  */
+import { join } from "node:path";
 import type { Command } from "commander";
 import { openModel } from "../checkpoint/index.js";
 import { integer } from "../cli/options.js";
-import { readServerSentEvents } from "../cli/sse.js";
 import {
   addRandomModelOptions,
   printJson,
@@ -15,9 +15,12 @@ import {
   type RandomModelFlags,
   scratchModel,
 } from "./options.js";
-import { note } from "./progress.js";
-import { uniform } from "./random-checkpoint.js";
+import { findPeer, howToInstallPeer, runPeer } from "./peer.js";
+import { bytesProgress, note } from "./progress.js";
+import { writeRandomGguf } from "./random-gguf.js";
 import { percentile, printTable, type Table } from "./report.js";
+import { makeScratch } from "./scratch.js";
+import { type RoundSpeeds, runTask, type SpeedTask } from "./speed-task.js";
 import { type BenchCluster, withCluster } from "./up.js";
 
 /** Two threads in all, like the peer's. */
@@ -25,6 +28,7 @@ const layouts = [
   { stages: 1, threads: 2 },
   { stages: 2, threads: 1 },
 ];
+const peerThreads = 2;
 const sequenceCounts = [1, 8];
 const prefillLengths = [128, 512];
 const decodePromptLength = 32;
@@ -43,17 +47,15 @@ interface Flags extends RandomModelFlags {
   model?: string;
   quantization: string;
   tokens: number;
-  repetitions: number;
+  rounds: number;
+  peer?: string;
   json?: boolean;
 }
 
-interface Speed {
-  stages: number;
-  threads: number;
-  /** Tokens per second, all sequences together, by the number of sequences; one value per repetition. */
-  decode: Record<number, number[]>;
-  /** Tokens per second by the length of the prompt; one value per repetition. */
-  prefill: Record<number, number[]>;
+/** One row of the table. */
+interface Speeds {
+  name: string;
+  rounds: RoundSpeeds[];
 }
 
 export function addSpeedCommand(program: Command): void {
@@ -64,100 +66,72 @@ export function addSpeedCommand(program: Command): void {
   addRandomModelOptions(command, { like: "chatglm2-6b", layers: 8, context: 1_024 })
     .option("--model <dir>", "a model to measure instead")
     .addOption(quantizationOption())
-    .option("--tokens <n>", "tokens that each sequence decodes", integer(2, 1_000), 96)
-    .option("--repetitions <n>", "measurements per figure, of which the median is shown", integer(1, 100), 3)
+    .option("--tokens <n>", "tokens that each sequence decodes", integer(2, 900), 96)
+    .option("--rounds <n>", "measurements per figure, of which the median is shown", integer(1, 100), 3)
+    .option("--peer <dir>", "measures llama.cpp too, with the node-llama-cpp installed in this directory")
     .option("--json", "print JSON")
     .action(async (more: string[], flags: Flags) => {
+      const peerLibrary = flags.peer === undefined ? null : findPeer(flags.peer);
+      if (peerLibrary === null) note(`llama.cpp is not measured: ${howToInstallPeer}`);
       const model = flags.model ?? (await scratchModel(flags));
       const upFlags = [...quantizationFlags(flags.quantization), ...more];
-      const speeds = await measure(model, upFlags, flags);
+      const speeds = await measure(model, upFlags, flags, peerLibrary);
       if (flags.json === true) printJson({ name: "speed", flags: upFlags, speeds });
       else printTable(speedTable(speeds, upFlags, isQuotedShape(flags)));
     });
 }
 
+/** Rounds alternate between all that is compared: a machine that slows down slows down all of it. */
 async function measure(
   model: string,
   upFlags: readonly string[],
-  { tokens, repetitions }: Pick<Flags, "tokens" | "repetitions">,
-): Promise<Speed[]> {
-  const { shape } = await openModel(model);
-  const random = uniform(1);
-  const prompt = (length: number) => Array.from({ length }, () => Math.floor(random() * shape.tokenCount));
-  const times = Array.from({ length: repetitions });
-  const speeds: Speed[] = [];
-  for (const { stages, threads } of layouts) {
-    const flags = [...upFlags, "--threads-per-worker", String(threads)];
-    await withCluster({ model, stages, flags }, async (cluster) => {
-      note(`${stages} x ${threads} threads: ready after ${cluster.startSeconds.toFixed(1)} s`);
-      const speed: Speed = { stages, threads, decode: {}, prefill: {} };
-      // Pages of weights and workspace are touched for the first time.
-      await prefill(cluster, prompt(Math.max(...prefillLengths)));
-      for (const length of prefillLengths) {
-        const rates: number[] = [];
-        for (const _ of times) rates.push(await prefill(cluster, prompt(length)));
-        speed.prefill[length] = rates;
-        note(`  prefill of ${length}: ${show(rates)} tokens/s`);
-      }
-      for (const count of sequenceCounts) {
-        const rates: number[] = [];
-        for (const _ of times) {
-          const prompts = Array.from({ length: count }, () => prompt(decodePromptLength));
-          rates.push(await decode(cluster, prompts, tokens));
-        }
-        speed.decode[count] = rates;
-        note(`  decode of ${count}: ${show(rates)} tokens/s`);
-      }
-      speeds.push(speed);
+  { tokens, rounds }: Pick<Flags, "tokens" | "rounds">,
+  peerLibrary: string | null,
+): Promise<Speeds[]> {
+  const { shape, contextLength } = await openModel(model);
+  const task: SpeedTask = {
+    tokenCount: shape.tokenCount,
+    prefillLengths,
+    sequenceCounts,
+    decodePromptLength,
+    tokens,
+  };
+  const runs: { name: string; run: (round: number) => Promise<RoundSpeeds> }[] = layouts.map(
+    ({ stages, threads }) => ({
+      name: `${count(stages, "stage")} of ${count(threads, "thread")}`,
+      run: (round) => {
+        const flags = [...upFlags, "--threads-per-worker", String(threads)];
+        return withCluster({ model, stages, flags }, (cluster) =>
+          runTask((prompt, count) => arrivals(cluster, prompt, count), task, round),
+        );
+      },
+    }),
+  );
+  if (peerLibrary !== null) {
+    const file = join(makeScratch(), "model.gguf");
+    await writeRandomGguf(file, { ...shape, contextLength }, bytesProgress("writing the peer's weights"));
+    runs.push({
+      name: `llama.cpp Q4_0, ${count(peerThreads, "thread")}`,
+      run: (round) => runPeer({ library: peerLibrary, file, threads: peerThreads, task, round }),
     });
+  }
+  const speeds = runs.map(({ name }): Speeds => ({ name, rounds: [] }));
+  for (let round = 0; round < rounds; round++) {
+    for (const [index, { name, run }] of runs.entries()) {
+      const measured = await run(round);
+      note(`round ${round + 1} of ${rounds}, ${name}: ${cells([measured]).join(", ")}`);
+      speeds[index]!.rounds.push(measured);
+    }
   }
   return speeds;
 }
 
-/** @returns Prompt tokens per second, from the request to its one answered token. */
-async function prefill(cluster: BenchCluster, prompt: number[]): Promise<number> {
-  const started = performance.now();
-  await cluster.post("/v1/completions", { prompt, max_tokens: 1, temperature: 0 });
-  return (prompt.length * 1_000) / (performance.now() - started);
-}
-
-/** @returns Tokens per second of all sequences together. */
-async function decode(cluster: BenchCluster, prompts: number[][], tokens: number): Promise<number> {
-  return decodeRate(await Promise.all(prompts.map((prompt) => arrivals(cluster, prompt, tokens))));
-}
-
-/**
- * Tokens per second while all sequences decode: from when the last of them got its first token to when
- * the first of them got its last, so that no prompt and no thinning out is in it.
- * @param arrivals Per sequence the times (ms) at which its tokens came, ascending.
- */
-export function decodeRate(arrivals: readonly (readonly number[])[]): number {
-  const begin = Math.max(...arrivals.map((times) => times[0]!));
-  const end = Math.min(...arrivals.map((times) => times.at(-1)!));
-  const count = arrivals.flat().filter((time) => time > begin && time <= end).length;
-  if (count === 0) throw new Error("the sequences never decoded at the same time: more tokens are needed");
-  return (count * 1_000) / (end - begin);
-}
-
-interface Chunk {
-  choices: { token_ids?: number[] }[];
-}
-
 /** When each token of one answer came, in ms. */
 async function arrivals(cluster: BenchCluster, prompt: number[], tokens: number): Promise<number[]> {
-  const response = await cluster.postStream("/v1/completions", {
-    prompt,
-    max_tokens: tokens,
-    ignore_eos: true,
-    temperature: 0,
-    stream: true,
-    return_token_ids: true,
-  });
+  const body = { prompt, max_tokens: tokens, ignore_eos: true, temperature: 0, return_token_ids: true };
   const times: number[] = [];
-  for await (const data of readServerSentEvents(response.body!)) {
-    if (data === "[DONE]") break;
-    const ids = (JSON.parse(data) as Chunk).choices[0]?.token_ids ?? [];
-    for (const _ of ids) times.push(performance.now());
+  for await (const { choices } of cluster.stream("/v1/completions", body)) {
+    for (const _ of choices[0]?.token_ids ?? []) times.push(performance.now());
   }
   if (times.length !== tokens) throw new Error(`${times.length} tokens came, expected ${tokens}`);
   return times;
@@ -167,22 +141,27 @@ function isQuotedShape({ model, like, layers }: Flags): boolean {
   return model === undefined && like === quotedShape.like && layers === quotedShape.layers;
 }
 
-function speedTable(speeds: Speed[], flags: readonly string[], quoted: boolean): Table {
+function speedTable(speeds: Speeds[], flags: readonly string[], quoted: boolean): Table {
   const title = `Tokens per second through a cluster${flags.length > 0 ? ` (${flags.join(" ")})` : ""}; all sequences together`;
-  const own = speeds.map(({ stages, threads, decode, prefill }) => [
-    `${stages} ${stages === 1 ? "stage" : "stages"} of ${threads} ${threads === 1 ? "thread" : "threads"}`,
-    ...sequenceCounts.map((count) => show(decode[count]!)),
-    ...prefillLengths.map((length) => show(prefill[length]!)),
-  ]);
+  const own = speeds.map(({ name, rounds }) => [name, ...cells(rounds)]);
   return {
     title: quoted ? `${title}\n(*) not from this run: another machine's figures, quoted` : title,
     head: [
       "",
-      ...sequenceCounts.map((count) => `decode of ${count}`),
+      ...sequenceCounts.map((sequences) => `decode of ${sequences}`),
       ...prefillLengths.map((length) => `prefill of ${length}`),
     ],
     rows: quoted ? [...own, ...quotedPeers] : own,
   };
 }
 
-const show = (rates: readonly number[]): string => percentile(rates, 50).toFixed(1);
+/** The medians in the order of the table's columns. */
+function cells(rounds: readonly RoundSpeeds[]): string[] {
+  return [
+    ...sequenceCounts.map((sequences) => median(rounds.map(({ decode }) => decode[sequences]!))),
+    ...prefillLengths.map((length) => median(rounds.map(({ prefill }) => prefill[length]!))),
+  ];
+}
+
+const median = (rates: readonly number[]): string => percentile(rates, 50).toFixed(1);
+const count = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`;

@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { CommandError, errorPrefix, exitStatus } from "../cli/errors.js";
 import { listenForStop } from "../cli/signals.js";
+import { readServerSentEvents } from "../cli/sse.js";
 import { packageRoot } from "../common/package.js";
 import type { ClusterView } from "../coordinator/inference.js";
 import { makeScratch, removeScratch } from "./scratch.js";
@@ -37,6 +38,11 @@ export function endClustersOnSignal(): void {
     await Promise.all(ended);
     end();
   });
+}
+
+/** The part of a streamed completion's event that benchmarks read. */
+export interface CompletionChunk {
+  choices: { token_ids?: number[] }[];
 }
 
 /** A line of a worker's log, as pino writes it. */
@@ -118,12 +124,23 @@ export class BenchCluster {
 
   /** @returns The answer's JSON. @throws CommandError for any status but 200. */
   async post<T>(path: string, body: unknown): Promise<T> {
-    return (await (await this.postStream(path, body)).json()) as T;
+    return (await (await this.#post(path, body)).json()) as T;
   }
 
-  async postStream(path: string, body: unknown): Promise<Response> {
-    const headers = { "content-type": "application/json" };
-    return this.#fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+  /**
+   * The events of a streamed answer. Also for answers that take minutes: fetch gives up on those that
+   * send nothing for five.
+   * @throws CommandError when the server refuses or breaks off.
+   */
+  async *stream(path: string, body: object): AsyncGenerator<CompletionChunk> {
+    const response = await this.#post(path, { ...body, stream: true });
+    for await (const data of readServerSentEvents(response.body!)) {
+      if (data === "[DONE]") return;
+      const event = JSON.parse(data) as CompletionChunk & { error?: { message: string } };
+      if (event.error !== undefined) throw new CommandError(`${path} broke off: ${event.error.message}`);
+      yield event;
+    }
+    throw new CommandError(`${path} broke off`);
   }
 
   /** What a worker has logged so far; lines that are not JSON are left out. */
@@ -138,6 +155,11 @@ export class BenchCluster {
     await this.#exited;
     clearTimeout(timer);
     removeScratch(this.#data);
+  }
+
+  #post(path: string, body: unknown): Promise<Response> {
+    const headers = { "content-type": "application/json" };
+    return this.#fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
   }
 
   async #fetch(path: string, init?: RequestInit): Promise<Response> {
@@ -158,22 +180,4 @@ export async function withCluster<T>(
   } finally {
     await cluster.stop();
   }
-}
-
-/** Runs `work` on every item, at most `limit` at a time. @returns Results in the items' order. */
-export async function mapBounded<T, R>(
-  items: readonly T[],
-  limit: number,
-  work: (item: T, index: number) => Promise<R>,
-): Promise<R[]> {
-  const results: R[] = new Array<R>(items.length);
-  let next = 0;
-  const lane = async (): Promise<void> => {
-    while (next < items.length) {
-      const index = next++;
-      results[index] = await work(items[index]!, index);
-    }
-  };
-  await Promise.all(Array.from({ length: Math.min(limit, items.length) }, lane));
-  return results;
 }

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { parseResident, promptLengths } from "../../../bench/memory.js";
-import { decodeRate } from "../../../bench/speed.js";
+import { decodeRate } from "../../../bench/report.js";
 import { blocksFor } from "../../../coordinator/scheduler/scheduler.js";
 
 describe("resident memory", () => {
