@@ -4,9 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 const directories = new Set<string>();
+process.once("exit", () => directories.forEach(removeScratch));
 
 export function makeScratch(): string {
-  if (directories.size === 0) process.once("exit", () => directories.forEach(removeScratch));
   const directory = mkdtempSync(join(tmpdir(), "glm-relay-bench-"));
   directories.add(directory);
   return directory;
