@@ -207,7 +207,7 @@ export function uniform(seed: number): () => number {
  * Scaling by 2^-112 gives a float32 the exponent field of the float16, subnormal numbers included.
  */
 function toFloat16(values: Float32Array, scale: number): Uint8Array {
-  const shifted = Float32Array.from(values, (value) => value * scale * 2 ** -112);
+  const shifted = values.map((value) => value * scale * 2 ** -112);
   const bits = new Uint32Array(shifted.buffer);
   const halves = new Uint8Array(values.length * valueBytes);
   const view = new DataView(halves.buffer);
