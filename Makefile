@@ -4,6 +4,8 @@ NODE ?= node
 BIN := node_modules/.bin
 # More arguments for vitest, for example VITEST_ARGS="test/unit/cli".
 VITEST_ARGS ?=
+# Which benchmark, with its options, for example BENCH="quality --json"; empty: the short ones.
+BENCH ?=
 
 # Whatever decides what tsc writes. Folders count too: deleting a file changes its folder's time.
 # Not as prerequisites: some folders have the names of targets.
@@ -47,7 +49,7 @@ format: setup
 	@npm run --silent format
 
 bench: build
-	@$(NODE) dist/bench/main.js
+	@$(NODE) dist/bench/main.js $(BENCH)
 
 clean:
 	rm -rf dist build proto/generated

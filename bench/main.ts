@@ -1,12 +1,18 @@
 /**
- * `make bench`: runs the benchmarks one after the other and prints one table each. Quote ratios from
- * one run, not absolutes: shared machines drift by a third.
+ * `make bench`: runs the short benchmarks one after the other and prints one table each; the long ones
+ * are commands of their own. Quote ratios from one run, not absolutes: shared machines drift by a third.
  */
-import { Command } from "commander";
+import { Command, CommanderError } from "commander";
+import { CommandError, exitStatus, formatFailure, statusOfFailure } from "../cli/errors.js";
 import { hopBench } from "./hop.js";
+import { addMemoryCommand } from "./memory.js";
+import { printJson } from "./options.js";
+import { addQualityCommand } from "./quality.js";
 import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
 import { servingBench } from "./serving.js";
+import { addSpeedCommand } from "./speed.js";
+import { endClustersOnSignal } from "./up.js";
 
 const benches: Record<string, () => Promise<Table>> = {
   hop: hopBench,
@@ -15,20 +21,38 @@ const benches: Record<string, () => Promise<Table>> = {
 };
 
 const program = new Command("bench")
-  .argument("[names...]", `which of ${Object.keys(benches).join(", ")}; default: all`)
+  .exitOverride()
+  // --json after a command's name is the command's.
+  .enablePositionalOptions()
+  .argument("[names...]", `short ones, of ${Object.keys(benches).join(", ")}; default: all of these`)
   .option("--json", "one JSON object per benchmark and line")
   .action(async (names: string[], flags: { json?: boolean }) => {
     for (const name of names.length > 0 ? names : Object.keys(benches)) {
       const bench = benches[name];
       if (bench === undefined) {
-        return program.error(`unknown benchmark "${name}", expected ${Object.keys(benches).join(", ")}`, {
-          exitCode: 2,
-        });
+        const expected = Object.keys(benches).join(", ");
+        const message = `unknown benchmark "${name}", expected ${expected}`;
+        throw new CommandError(message, null, exitStatus.badUsage);
       }
       const table = await bench();
-      if (flags.json === true) process.stdout.write(`${JSON.stringify({ name, ...table })}\n`);
+      if (flags.json === true) printJson({ name, ...table });
       else printTable(table);
     }
-    process.exit(0);
   });
-await program.parseAsync();
+
+addQualityCommand(program);
+addMemoryCommand(program);
+addSpeedCommand(program);
+
+endClustersOnSignal();
+try {
+  await program.parseAsync();
+  process.exit(exitStatus.done);
+} catch (error) {
+  // Commander has printed its message already; its own status is 1 for every mistake.
+  if (error instanceof CommanderError) {
+    process.exit(error.exitCode === 0 ? exitStatus.done : exitStatus.badUsage);
+  }
+  process.stderr.write(`${formatFailure(error)}\n`);
+  process.exit(statusOfFailure(error));
+}

@@ -11,7 +11,7 @@ import { isObject, parseJsonObject } from "./json.js";
 /** The format's own limit; a longer one is damage or an attack on memory. */
 export const maxHeaderBytes = 100_000_000;
 
-const elementBytes: ReadonlyMap<string, number> = new Map(
+export const elementBytes: ReadonlyMap<string, number> = new Map(
   Object.entries({
     BOOL: 1,
     U8: 1,

@@ -55,6 +55,20 @@ describe("reading", () => {
   });
 });
 
+describe("writing", () => {
+  it("takes a tensor piece by piece", async () => {
+    const { data, ...whole } = tensor("a", [4, 4]);
+    await writeSafetensors(file, [{ ...whole, data: [data.subarray(0, 5), data.subarray(5)] }]);
+    const { byteOffset } = (await readSafetensors(file)).tensors[0]!;
+    expect(Buffer.compare(readFileSync(file).subarray(byteOffset), data)).toBe(0);
+  });
+
+  it("fails when the pieces are not as long as the shape says", async () => {
+    const short = { ...tensor("a", [4, 4]), data: [new Uint8Array(31)] };
+    await expect(writeSafetensors(file, [short])).rejects.toThrow("tensor a has 31 bytes, expected 32");
+  });
+});
+
 describe("refusals", () => {
   it("a missing file", async () => {
     await expect(readSafetensors(join(directory, "none"))).rejects.toThrow(/cannot open .*none/);
