@@ -19,5 +19,7 @@ export const maxGrpcMessageBytes = 64 * 1024 * 1024;
 /** Flow-control window of the dialling (receiving) side of a link. */
 export const linkWindowBytes = 16 * 1024 * 1024;
 
+/** One request body of the HTTP API. 500,000 token ids fit, more than the longest context of any GLM. */
+export const maxBodyBytes = 4 * 1024 * 1024;
 /** Alternatives a client may ask for per token. */
 export const maxTopLogprobs = 20;

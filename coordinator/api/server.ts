@@ -7,6 +7,7 @@ import type { IncomingMessage } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
 import { RelayError } from "../../common/errors.js";
+import { maxBodyBytes } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
 import type { InferenceService } from "../inference.js";
 import { installJsonParser } from "./body.js";
@@ -17,7 +18,6 @@ import { answerBrokenConnection, errorHandler } from "./errors.js";
 import { healthRoutes } from "./health.js";
 import {
   defaultTiming,
-  maxBodyBytes,
   maxConnections,
   maxPathParameterLength,
   requestTimeoutMs,
