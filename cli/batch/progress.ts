@@ -17,7 +17,7 @@ export interface Progress {
   done: number;
   failed: number;
   tokensPerSecond: number;
-  /** Null until the first answer of this run. */
+  /** Null until the first answer of this run, and while nothing is being answered. */
   secondsLeft: number | null;
   /** Requests that pause before another attempt, and why the last of them failed. */
   pausing: { count: number; reason: string } | null;

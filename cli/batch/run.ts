@@ -124,12 +124,13 @@ export class BatchRun {
     const answered = done + failed - skipped;
     // Answers come in bursts, so what is under way counts as half done.
     const half = this.#underWay / 2;
+    const known = answered > 0 && this.#pausing < this.#underWay;
     return {
       total,
       done,
       failed,
       tokensPerSecond: this.#tokens.perSecond(performance.now()),
-      secondsLeft: answered === 0 ? null : (this.seconds / (answered + half)) * (this.remaining - half),
+      secondsLeft: known ? (this.seconds / (answered + half)) * (this.remaining - half) : null,
       pausing: this.#pausing === 0 ? null : { count: this.#pausing, reason: this.#pauseReason },
     };
   }

@@ -36,7 +36,12 @@ const noEarlier = (): Earlier => ({
 function start(
   ids: string[],
   send: (id: string, attempt: number, signal: AbortSignal) => Attempt | Promise<Attempt>,
-  options: { concurrency?: number; earlier?: Earlier; append?: RunPorts["append"] } = {},
+  options: {
+    concurrency?: number;
+    earlier?: Earlier;
+    append?: RunPorts["append"];
+    pause?: () => void;
+  } = {},
 ) {
   const lines: { custom_id: string; response: any; error: any }[] = [];
   const attempts = new Map<string, number>();
@@ -59,6 +64,7 @@ function start(
     append: options.append ?? (async (line) => void lines.push(JSON.parse(line))),
     pause: async (ms, signal) => {
       pauses.push(ms);
+      options.pause?.();
       signal.throwIfAborted();
     },
   };
@@ -102,6 +108,21 @@ describe("a run over a batch", () => {
     expect([...run.failures]).toEqual([
       ["invalid_value", { count: 1, customId: "b", message: "it is invalid_value" }],
     ]);
+  });
+
+  it("knows a time left while answers arrive, none before the first and none while all requests pause", async () => {
+    const seen: { [id: string]: boolean } = {};
+    const { run, finished } = start(
+      ["a", "b", "c"],
+      (id, attempt) => {
+        seen[`${id}${attempt}`] = run.progress().secondsLeft !== null;
+        return id === "b" && attempt === 1 ? away : answered;
+      },
+      { concurrency: 1, pause: () => (seen.pause = run.progress().secondsLeft !== null) },
+    );
+    await finished;
+    expect(seen).toEqual({ a1: false, b1: true, pause: false, b2: true, c1: true });
+    expect(run.progress()).toMatchObject({ total: 3, done: 3, failed: 0, pausing: null, secondsLeft: null });
   });
 
   it("sends only what an earlier run left open, and counts both", async () => {
