@@ -9,7 +9,7 @@ import { LocalCluster } from "./cluster.js";
 import { CommandError, formatFailure, statusOfFailure } from "./errors.js";
 import { judge, type Question, readQuestions, tally, type Verdict } from "./questions.js";
 import { formatPrecision, formatStages } from "./status.js";
-import { formatTable } from "./text.js";
+import { formatBar, formatTable } from "./text.js";
 import { serve } from "./up.js";
 
 const stages = 4;
@@ -76,8 +76,7 @@ async function askAll(url: string, questions: Question[]): Promise<{ verdicts: V
 
 function showProgress(done: number, total: number): void {
   if (process.stdout.isTTY) {
-    const filled = Math.round((barWidth * done) / total);
-    process.stdout.write(`\r[${"#".repeat(filled)}${".".repeat(barWidth - filled)}] ${done}/${total}`);
+    process.stdout.write(`\r${formatBar(done / total, barWidth)} ${done}/${total}`);
     if (done === total) print();
   } else if (done > 0 && (done % linesEvery === 0 || done === total)) {
     print(`${done}/${total} answered`);

@@ -2,6 +2,7 @@
 /** The `glm-relay` command: reads the command line, hands over to one file per subcommand. */
 import { Command, CommanderError } from "commander";
 import { softwareVersion } from "../common/package.js";
+import { addBatchCommand } from "./batch/command.js";
 import { addChatCommand } from "./chat.js";
 import { addCoordinatorCommand } from "./coordinator.js";
 import { exitStatus, formatFailure, statusOfFailure } from "./errors.js";
@@ -20,6 +21,7 @@ addUpCommand(program);
 addCoordinatorCommand(program);
 addWorkerCommand(program);
 addChatCommand(program);
+addBatchCommand(program);
 addStatusCommand(program);
 
 try {

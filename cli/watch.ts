@@ -1,10 +1,10 @@
 /** `up`'s side of the watchdog (watchdog.ts). */
 import { type ChildProcess, spawn } from "node:child_process";
-import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { packageRoot } from "../common/package.js";
 import { CommandError } from "./errors.js";
+import { lockName } from "./lock.js";
 
 /** Somebody who kills the watchdog gets a new one after this pause. */
 const restartDelayMs = 500;
@@ -15,7 +15,7 @@ export class Watchdog {
   private child: ChildProcess;
   private closed = false;
 
-  private constructor(private readonly lockName: string) {
+  private constructor(private readonly lock: string) {
     this.child = this.spawn();
   }
 
@@ -25,8 +25,7 @@ export class Watchdog {
    * @throws CommandError when another run holds the directory.
    */
   static async start(dataDir: string, onWait: () => void): Promise<Watchdog> {
-    const hash = createHash("sha256").update(dataDir).digest("hex").slice(0, 32);
-    const watchdog = new Watchdog(`glm-relay-${hash}`);
+    const watchdog = new Watchdog(lockName(dataDir));
     if (await watchdog.isLocked(onWait)) return watchdog;
     await watchdog.close();
     throw new CommandError(`another glm-relay uses ${dataDir}: choose another --data, or end the other one`);
@@ -73,7 +72,7 @@ export class Watchdog {
   private spawn(): ChildProcess {
     // A group of its own, so that what kills the group of `up` leaves it to its work.
     const script = join(packageRoot, "dist/cli/watchdog.js");
-    const child = spawn(process.execPath, [script, this.lockName], {
+    const child = spawn(process.execPath, [script, this.lock], {
       stdio: ["pipe", "pipe", "ignore"],
       detached: true,
     });

@@ -4,14 +4,13 @@
  * for that itself, and a worker that was stopped (SIGSTOP) cannot notice.
  *
  * It also holds the lock on the data directory, so the lock lasts exactly as long as any child could
- * still write there. The lock is a socket in Linux's abstract namespace: the kernel drops it with the
- * process, so there is never a stale one.
+ * still write there.
  *
  * Input: a line "+PID" per started child, "-PID" per ended one. Output: "locked" or "busy", once,
  * and before that "waiting" when somebody else holds the lock.
  */
-import { createServer } from "node:net";
 import { createInterface } from "node:readline";
+import { tryLock } from "./lock.js";
 
 /** An earlier run on the same directory may need this long to be cleaned up by its own watchdog. */
 const lockWaitMs = 6_000;
@@ -49,19 +48,11 @@ async function waitUntilGone(limitMs: number): Promise<void> {
   }
 }
 
-function tryLock(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const server = createServer((socket) => socket.destroy());
-    server.once("error", () => resolve(false));
-    server.listen(path, () => resolve(true));
-  });
-}
-
-async function lock(path: string): Promise<boolean> {
-  if (await tryLock(path)) return true;
+async function lock(name: string): Promise<boolean> {
+  if (await tryLock(name)) return true;
   process.stdout.write("waiting\n");
   const endMs = performance.now() + lockWaitMs;
-  while (!(await tryLock(path))) {
+  while (!(await tryLock(name))) {
     if (performance.now() > endMs) return false;
     await pause(pollMs);
   }
@@ -86,7 +77,6 @@ input.on("close", async () => {
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => undefined);
 // `up` may be gone before it reads the answer.
 process.stdout.on("error", () => undefined);
-// An argument cannot hold the NUL that marks an abstract name, so it is added here.
-const locked = await lock(`\0${process.argv[2]}`);
+const locked = await lock(process.argv[2]!);
 process.stdout.write(locked ? "locked\n" : "busy\n");
 if (!locked) process.exit(1);

@@ -25,5 +25,8 @@ export const maxLoggedIdLength = 128;
 /** Requests that one log line names. */
 export const maxLoggedRequests = 16;
 
+/** One request body of the HTTP API. 500,000 token ids fit, more than the longest context of any GLM. */
+export const maxBodyBytes = 4 * 1024 * 1024;
+
 /** Alternatives a client may ask for per token. */
 export const maxTopLogprobs = 20;

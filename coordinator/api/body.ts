@@ -6,8 +6,9 @@
 import type { IncomingMessage } from "node:http";
 import type { FastifyInstance } from "fastify";
 import { RelayError } from "../../common/errors.js";
+import { maxBodyBytes } from "../../common/limits.js";
 import { bodyTooLarge } from "./errors.js";
-import { maxBodyBytes, maxDiscardedBytes } from "./limits.js";
+import { maxDiscardedBytes } from "./limits.js";
 
 export function installJsonParser(server: FastifyInstance): void {
   server.removeAllContentTypeParsers();

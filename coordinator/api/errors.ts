@@ -6,8 +6,9 @@ import { STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { type ErrorCode, RelayError } from "../../common/errors.js";
+import { maxBodyBytes } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
-import { maxBodyBytes, requestTimeoutMs } from "./limits.js";
+import { requestTimeoutMs } from "./limits.js";
 
 const defaultRetryAfterS = 1;
 

@@ -1,7 +1,5 @@
 /** Bounds of the HTTP API. Each one closes a way in which a single client could take more than its share. */
 
-/** One request body. 500,000 token ids fit, more than the longest context of any GLM. */
-export const maxBodyBytes = 4 * 1024 * 1024;
 /** What is read and thrown away of a body that is too large, so that the client gets to see the 413. */
 export const maxDiscardedBytes = 64 * 1024 * 1024;
 /** A client that takes longer than this to send its request gets 408. */

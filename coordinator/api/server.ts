@@ -8,7 +8,7 @@ import type { AddressInfo, Socket } from "node:net";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
 import { Registry } from "prom-client";
 import { RelayError } from "../../common/errors.js";
-import { maxLoggedIdLength } from "../../common/limits.js";
+import { maxBodyBytes, maxLoggedIdLength } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
 import type { InferenceService } from "../inference.js";
 import { installJsonParser } from "./body.js";
@@ -19,7 +19,6 @@ import { answerBrokenConnection, errorHandler } from "./errors.js";
 import { healthRoutes } from "./health.js";
 import {
   defaultTiming,
-  maxBodyBytes,
   maxConnections,
   maxPathParameterLength,
   requestTimeoutMs,

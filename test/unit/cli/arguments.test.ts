@@ -3,7 +3,7 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { freePort } from "../../../cli/redis.js";
 import { glmRelay, scratch } from "./support.js";
 
-const subcommands = ["up", "coordinator", "worker", "chat", "status"];
+const subcommands = ["up", "coordinator", "worker", "chat", "batch", "status"];
 
 describe("the command line", () => {
   it("has help for every subcommand and ends with 0", async () => {
@@ -33,6 +33,9 @@ describe("the command line", () => {
     [["coordinator", "--model", "m", "--stages", "2"], /required option '--redis <url>'/],
     [["chat", "--url", "ftp://x"], /'--url <url>' argument 'ftp:\/\/x'.*http/],
     [["status", "too", "many"], /too many arguments/],
+    [["batch"], /Usage: glm-relay batch/],
+    [["batch", "run", "in.jsonl"], /missing required argument 'out'/],
+    [["batch", "run", "a", "b", "--concurrency", "0"], /'--concurrency <n>' argument '0'.*from 1 to 1024/],
   ])("refuses %j with status 2 and says what was expected", async (args, message) => {
     const result = await glmRelay(args);
     expect(result.stderr).toMatch(message);
