@@ -110,6 +110,8 @@ struct KernelTable {
   void (*matmul[kDTypeCount])(const MatmulArgs& args);
   void (*matmulInt8)(const QuantMatmulArgs& args);
   void (*matmulInt4)(const QuantMatmulArgs& args);
+  // The squared error of a group of weights at a scale; `count` is a multiple of 32.
+  float (*roundingError)(const float* weights, int count, float scale, QuantRange range);
   // Rounds 1 to kTileRows rows of k columns to the tiles of one row of tiles; missing rows become zero.
   void (*quantizeRows)(ActivationTile* out, const float* x, int rows, int k);
   void (*attention[kKvTypeCount])(const AttentionArgs& args);

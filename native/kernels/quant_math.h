@@ -1,4 +1,4 @@
-// How activations, keys and values get their scales: written once for all variants. In an unnamed
+// How weights, activations, keys and values are rounded: written once for all variants. In an unnamed
 // namespace for the same reason as half.h.
 #pragma once
 
@@ -27,6 +27,16 @@ inline int roundToInt(float x) {
   constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
   return static_cast<int>((x + kShift) - kShift);
 }
+
+// The integer that a weight becomes, as a float; |weight * inverse| < 2^22.
+inline float roundWeight(float weight, float inverse, QuantRange range) {
+  constexpr float kShift = 12582912.0f;
+  float q = (weight * inverse + kShift) - kShift;
+  q = q < range.low ? range.low : q;
+  return q > range.high ? range.high : q;
+}
+
+inline float inverseScale(float scale) { return scale == 0.0f ? 0.0f : 1.0f / scale; }
 
 struct ActivationScale {
   float scale;

@@ -45,6 +45,15 @@ enum class WeightType : uint8_t { kStored = 0, kInt8 = 1, kInt4 = 2 };
 // smallest squared error out of several.
 enum class ScaleChoice : uint8_t { kAbsMax = 0, kSearch = 1 };
 
+// The integers that a weight may become; symmetric with 8 bits, whose products need it.
+struct QuantRange {
+  float low;
+  float high;
+};
+constexpr QuantRange quantRange(WeightType type) {
+  return type == WeightType::kInt4 ? QuantRange{-8.0f, 7.0f} : QuantRange{-127.0f, 127.0f};
+}
+
 // What happens to a matrix when it is loaded.
 struct WeightFormat {
   WeightType type = WeightType::kStored;

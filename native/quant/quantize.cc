@@ -5,57 +5,17 @@
 #include <cstring>
 #include <string>
 
-#include "kernels/canon_math.h"
+#include "kernels/quant_math.h"
 #include "quant/finite.h"
 
 namespace glm_relay {
 
 namespace {
 
-// Values reach from -limit - 1 (4 bits) or -limit (8 bits, whose products need the symmetry) to limit.
-struct Range {
-  float low;
-  float high;
-  float top;  // the magnitude that a search gives to the largest weight, more or less
-};
-
-Range rangeOf(WeightType type) {
-  if (type == WeightType::kInt4) return {-8.0f, 7.0f, 8.0f};
-  return {-127.0f, 127.0f, 127.0f};
-}
-
-// The search tries to give the largest weight the values top * (1 + i / 32): smaller ones coarsen the
-// rest, larger ones clip the largest.
+// The search tries to give the largest weight the values top * (1 + i / 32), where top is the magnitude of
+// the lowest value: smaller ones coarsen the rest, larger ones clip the largest.
 constexpr int kSearchBegin = -8;
 constexpr int kSearchEnd = 4;
-
-// To the nearest integer, ties to even, for |x| < 2^22; as an expression of additions, which every
-// compiler turns into vector code.
-inline float roundToInteger(float x) {
-  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
-  return (x + kShift) - kShift;
-}
-
-inline float clamped(float x, const Range& range) {
-  x = x < range.low ? range.low : x;
-  return x > range.high ? range.high : x;
-}
-
-inline float inverseOf(float scale) { return scale == 0.0f ? 0.0f : 1.0f / scale; }
-
-// The sum over a group of (w - q * scale)^2, in 16 lanes. `count` is a multiple of 32.
-float squaredError(const float* weights, int count, float scale, const Range& range) {
-  const float inverse = inverseOf(scale);
-  float lanes[kTreeLanes] = {};
-  for (int i = 0; i < count; i += kTreeLanes) {
-    for (int j = 0; j < kTreeLanes; j++) {
-      const float q = clamped(roundToInteger(weights[i + j] * inverse), range);
-      const float error = weights[i + j] - q * scale;
-      lanes[j] = lanes[j] + error * error;
-    }
-  }
-  return treeSum(lanes);
-}
 
 struct Extremes {
   float largest;   // of all weights and 0
@@ -84,18 +44,19 @@ struct Chosen {
 };
 
 // The scale of a group by the format's rule. An infinite one means that the weights are too large.
-Chosen chooseScale(const float* weights, int count, const Range& range, ScaleChoice choice) {
+Chosen chooseScale(const KernelTable& kernels, const float* weights, int count, const WeightFormat& format) {
+  const QuantRange range = quantRange(format.type);
   const Extremes extremes = extremesOf(weights, count);
   const auto tried = [&](float scale) -> Chosen {
     const uint16_t half = floatToHalf(scale);
-    return {half, squaredError(weights, count, halfToFloat(half), range)};
+    return {half, kernels.roundingError(weights, count, halfToFloat(half), range)};
   };
   Chosen best = tried(extremes.magnitude() / range.high);
-  if (choice == ScaleChoice::kAbsMax || !std::isfinite(halfToFloat(best.half))) return best;
+  if (format.scales == ScaleChoice::kAbsMax || !std::isfinite(halfToFloat(best.half))) return best;
   // Negative scales give the dominant weight a negative value: 4-bit values reach one further there.
   for (int i = kSearchBegin; i <= kSearchEnd; i++) {
-    const float value = range.top * (1.0f + static_cast<float>(i) * 0.03125f);
-    const Chosen candidate = tried(-extremes.dominant() / value);
+    const float value = range.low * (1.0f + static_cast<float>(i) * 0.03125f);
+    const Chosen candidate = tried(extremes.dominant() / value);
     if (candidate.error < best.error) best = candidate;
   }
   return best;
@@ -129,13 +90,13 @@ RoundingError StripQuantizer::quantize(uint8_t* out, int strip) {
 
 // Rounds the row in weights_: its scales go to the strip, its values to values_.
 void StripQuantizer::quantizeRow(uint8_t* strip, int row, RoundingError& error) {
-  const Range range = rangeOf(matrix_.format.type);
+  const QuantRange range = quantRange(matrix_.format.type);
   const int groupColumns = layout_.tilesPerGroup * kTileColumns;
   for (int group = 0; group < layout_.groups(); group++) {
     const int begin = group * groupColumns;
     const int count = std::min(groupColumns, columns_ - begin);
     const float* weights = weights_.data() + begin;
-    const Chosen chosen = chooseScale(weights, count, range, matrix_.format.scales);
+    const Chosen chosen = chooseScale(kernels_, weights, count, matrix_.format);
     const float scale = halfToFloat(chosen.half);
     if (!std::isfinite(scale)) {
       throw WeightError("weights of more than " + std::to_string(static_cast<int>(range.high)) +
@@ -143,11 +104,11 @@ void StripQuantizer::quantizeRow(uint8_t* strip, int row, RoundingError& error) 
     }
     reinterpret_cast<StripScales*>(strip + layout_.scalesOffset(group))->half[row] = chosen.half;
 
-    const float inverse = inverseOf(scale);
+    const float inverse = inverseScale(scale);
     int8_t* values = values_.data() + static_cast<size_t>(row) * columns_ + begin;
     double squares = 0.0;
     for (int i = 0; i < count; i++) {
-      values[i] = static_cast<int8_t>(clamped(roundToInteger(weights[i] * inverse), range));
+      values[i] = static_cast<int8_t>(roundWeight(weights[i], inverse, range));
       squares += static_cast<double>(weights[i]) * weights[i];
     }
     error.squaredError += chosen.error;

@@ -9,6 +9,7 @@ template <DType Type>
 void avx2Matmul(const MatmulArgs& args);
 void avx2MatmulInt8(const QuantMatmulArgs& args);
 void avx2MatmulInt4(const QuantMatmulArgs& args);
+float avx2RoundingError(const float* weights, int count, float scale, QuantRange range);
 void avx2QuantizeRows(ActivationTile* out, const float* x, int rows, int k);
 template <KvType Type>
 void avx2Attention(const AttentionArgs& args);

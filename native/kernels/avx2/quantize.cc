@@ -54,6 +54,28 @@ inline void quantizeGroup(ActivationTile& tile, int r, const __m256 x[4]) {
 
 }  // namespace
 
+float avx2RoundingError(const float* weights, int count, float scale, QuantRange range) {
+  const __m256 inverse = _mm256_set1_ps(inverseScale(scale));
+  const __m256 scale8 = _mm256_set1_ps(scale);
+  const __m256 low = _mm256_set1_ps(range.low);
+  const __m256 high = _mm256_set1_ps(range.high);
+  const auto squared = [&](const float* in) {
+    const __m256 w = _mm256_loadu_ps(in);
+    const __m256 q =
+        _mm256_round_ps(_mm256_mul_ps(w, inverse), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256 kept = _mm256_min_ps(_mm256_max_ps(q, low), high);
+    const __m256 error = _mm256_sub_ps(w, _mm256_mul_ps(kept, scale8));
+    return _mm256_mul_ps(error, error);
+  };
+  __m256 first = _mm256_setzero_ps();
+  __m256 second = _mm256_setzero_ps();
+  for (int i = 0; i < count; i += kTreeLanes) {
+    first = _mm256_add_ps(first, squared(weights + i));
+    second = _mm256_add_ps(second, squared(weights + i + 8));
+  }
+  return treeSum(first, second);
+}
+
 void avx2QuantizeRows(ActivationTile* out, const float* x, int rows, int k) {
   const int tiles = (k + kTileColumns - 1) / kTileColumns;
   for (int t = 0; t < tiles; t++) {

@@ -7,6 +7,7 @@ const KernelTable kAvx2Kernels = {
     {avx2Matmul<DType::kFloat32>, avx2Matmul<DType::kFloat16>, avx2Matmul<DType::kBfloat16>},
     avx2MatmulInt8,
     avx2MatmulInt4,
+    avx2RoundingError,
     avx2QuantizeRows,
     {avx2Attention<KvType::kFloat32>, avx2Attention<KvType::kFloat16>, avx2Attention<KvType::kBfloat16>,
      avx2Attention<KvType::kInt8>},

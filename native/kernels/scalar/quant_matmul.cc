@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/canon_math.h"
 #include "kernels/quant_math.h"
 #include "kernels/scalar/scalar.h"
 
@@ -56,6 +57,17 @@ void matmul(const QuantMatmulArgs& args, WeightType type) {
 
 void scalarMatmulInt8(const QuantMatmulArgs& args) { matmul<Int8Tile>(args, WeightType::kInt8); }
 void scalarMatmulInt4(const QuantMatmulArgs& args) { matmul<Int4Tile>(args, WeightType::kInt4); }
+
+float scalarRoundingError(const float* weights, int count, float scale, QuantRange range) {
+  const float inverse = inverseScale(scale);
+  float lanes[kTreeLanes] = {};
+  for (int i = 0; i < count; i++) {
+    const float q = roundWeight(weights[i], inverse, range);
+    const float error = weights[i] - q * scale;
+    lanes[i % kTreeLanes] = lanes[i % kTreeLanes] + error * error;
+  }
+  return treeSum(lanes);
+}
 
 void scalarQuantizeRows(ActivationTile* out, const float* x, int rows, int k) {
   const int tiles = (k + kTileColumns - 1) / kTileColumns;

@@ -9,6 +9,7 @@ template <DType Type>
 void scalarMatmul(const MatmulArgs& args);
 void scalarMatmulInt8(const QuantMatmulArgs& args);
 void scalarMatmulInt4(const QuantMatmulArgs& args);
+float scalarRoundingError(const float* weights, int count, float scale, QuantRange range);
 void scalarQuantizeRows(ActivationTile* out, const float* x, int rows, int k);
 template <KvType Type>
 void scalarAttention(const AttentionArgs& args);

@@ -7,6 +7,7 @@ const KernelTable kScalarKernels = {
     {scalarMatmul<DType::kFloat32>, scalarMatmul<DType::kFloat16>, scalarMatmul<DType::kBfloat16>},
     scalarMatmulInt8,
     scalarMatmulInt4,
+    scalarRoundingError,
     scalarQuantizeRows,
     {scalarAttention<KvType::kFloat32>, scalarAttention<KvType::kFloat16>, scalarAttention<KvType::kBfloat16>,
      scalarAttention<KvType::kInt8>},
