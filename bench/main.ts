@@ -3,6 +3,7 @@
  * one run, not absolutes: shared machines drift by a third.
  */
 import { Command } from "commander";
+import { eventLoopBench } from "./event-loop.js";
 import { hopBench } from "./hop.js";
 import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
@@ -12,6 +13,7 @@ const benches: Record<string, () => Promise<Table>> = {
   hop: hopBench,
   queue: queueBench,
   serving: servingBench,
+  "event-loop": eventLoopBench,
 };
 
 const program = new Command("bench")
