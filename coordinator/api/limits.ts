@@ -2,6 +2,11 @@
 
 /** One request body. 500,000 token ids fit, more than the longest context of any GLM. */
 export const maxBodyBytes = 4 * 1024 * 1024;
+/**
+ * A body up to this size is read on the main thread, a larger one in a thread: the worst 16 KiB (brackets
+ * alone) take 2 ms to parse, and going to a thread and back half a millisecond.
+ */
+export const maxInlineBodyBytes = 16 * 1024;
 /** What is read and thrown away of a body that is too large, so that the client gets to see the 413. */
 export const maxDiscardedBytes = 64 * 1024 * 1024;
 /** A client that takes longer than this to send its request gets 408. */
@@ -13,7 +18,7 @@ export const maxPrompts = 256;
 export const maxChoicesPerPrompt = 128;
 /** Choices of one call, all prompts together. */
 export const maxChoices = 1_024;
-/** Prompt tokens of one call, each choice counted: they travel through Redis as JSON. */
+/** Prompt tokens of one call, each choice counted. */
 export const maxPromptTokensPerCall = 2 * 1024 * 1024;
 export const maxMessages = 4_096;
 export const maxStopStrings = 16;

@@ -6,10 +6,11 @@
 import { Queue, Worker } from "bullmq";
 import { Redis } from "ioredis";
 import { RelayError } from "../../common/errors.js";
-import { type RequestId, requestId } from "../../common/ids.js";
+import type { RequestId } from "../../common/ids.js";
 import type { Logger } from "../../common/log.js";
 import type { GenerationRequest } from "../inference.js";
 import type { RequestQueue } from "./queue.js";
+import { fromRecord, type RequestRecord, toRecord } from "./record.js";
 import { redisName, redisOptions, requireFitRedis } from "./redis.js";
 
 /** Jobs admitted at the same time; each waits for one write to Redis. */
@@ -32,8 +33,8 @@ export class BullmqQueue implements RequestQueue {
   readonly #prefix: string;
   readonly #log: Logger;
   readonly #commands: Redis;
-  readonly #queue: Queue<GenerationRequest>;
-  #worker: Worker<GenerationRequest> | null = null;
+  readonly #queue: Queue<RequestRecord>;
+  #worker: Worker<RequestRecord> | null = null;
   readonly #listeners: ((up: boolean) => void)[] = [];
   #isUp = true;
   #closing = false;
@@ -87,7 +88,7 @@ export class BullmqQueue implements RequestQueue {
   }
 
   async add(request: GenerationRequest): Promise<void> {
-    await this.#answered(() => this.#queue.add("generate", request, { jobId: request.id }));
+    await this.#answered(() => this.#queue.add("generate", toRecord(request), { jobId: request.id }));
   }
 
   async remove(id: RequestId): Promise<void> {
@@ -99,11 +100,11 @@ export class BullmqQueue implements RequestQueue {
   }
 
   async start(admit: (request: GenerationRequest) => void): Promise<void> {
-    this.#worker = new Worker<GenerationRequest>(
+    this.#worker = new Worker<RequestRecord>(
       queueName,
       async (job) => {
-        const request = { ...job.data, id: requestId(job.data.id) };
-        await this.#commands.set(this.#ledgerKey(request.id), JSON.stringify(request), "EX", ledgerTtlS);
+        const request = fromRecord(job.data);
+        await this.#commands.set(this.#ledgerKey(request.id), JSON.stringify(job.data), "EX", ledgerTtlS);
         admit(request);
       },
       {

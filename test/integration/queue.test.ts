@@ -4,10 +4,20 @@ import { requestId } from "../../common/ids.js";
 import { createLogger } from "../../common/log.js";
 import type { GenerationRequest } from "../../coordinator/inference.js";
 import { BullmqQueue } from "../../coordinator/queue/bullmq-queue.js";
+import { fromRecord } from "../../coordinator/queue/record.js";
 import { TestRedis, until } from "../support/cluster.js";
 import { generation } from "../support/fake-cluster.js";
 
 const log = createLogger("test", "silent");
+
+/** Prompts as lists, which is how tests write them. */
+const listed = (request: GenerationRequest): GenerationRequest => ({
+  ...request,
+  choices: request.choices.map(({ promptTokens, seed }) => ({
+    promptTokens: Array.from(promptTokens),
+    seed,
+  })),
+});
 
 describe("the request queue on real Redis", () => {
   let redis: TestRedis;
@@ -28,7 +38,8 @@ describe("the request queue on real Redis", () => {
     await queue.start((request) => admitted.push(request));
     await until("all to be admitted", () => admitted.length === sent.length);
     expect(new Set(admitted.map((request) => request.id)).size).toBe(sent.length);
-    expect([...admitted].sort((a, b) => Number(a.id.slice(1)) - Number(b.id.slice(1)))).toEqual(sent);
+    const inOrder = [...admitted].sort((a, b) => Number(a.id.slice(1)) - Number(b.id.slice(1)));
+    expect(inOrder.map(listed)).toEqual(sent);
   });
 
   it("has written the ledger record when a request is admitted, and deletes it when it ended", async () => {
@@ -42,7 +53,7 @@ describe("the request queue on real Redis", () => {
     await queue.add(request);
     await until("its admission", () => reads.length === 1);
     await Promise.all(reads);
-    expect(JSON.parse(records[0]!)).toEqual(request);
+    expect(listed(fromRecord(JSON.parse(records[0]!)))).toEqual(request);
     queue.ended(request.id);
     await until(
       "the record to be gone",

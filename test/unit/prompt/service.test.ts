@@ -39,7 +39,7 @@ describe("with a tokenizer", () => {
     const chat = await service.encodeChat([{ role: "user", content: "hello" }]);
     expect(service.tokenStrings(chat).at(-1)).toBe("<|assistant|>");
     const reply = service.createDetokenizer({ skipSpecialTokens: true, chatReply: true });
-    expect(chat.map((token) => reply.push(token)).join("") + reply.flush()).toBe("hello");
+    expect(Array.from(chat, (token) => reply.push(token)).join("") + reply.flush()).toBe("hello");
   });
 
   it("brings errors back from the thread with code and field", async () => {
