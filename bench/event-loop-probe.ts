@@ -1,25 +1,15 @@
 /**
- * Loaded into a coordinator with `node --import`: a timer that wants to fire every millisecond notes
- * the longest time it was kept from it. Whoever connects to the socket gets that time, in
- * milliseconds, and begins the next measurement. Other processes of the cluster load it and do nothing.
+ * Loaded into a coordinator with `node --import`: watches its event loop. Whoever connects to the socket
+ * gets the longest stall as JSON and begins the next measurement. Other processes of the cluster load
+ * it and do nothing.
  */
 import { createServer } from "node:net";
+import { LoopWatch } from "./loop-watch.js";
 
 const socketPath = process.env.EVENT_LOOP_PROBE;
 if (process.argv[2] === "coordinator" && socketPath !== undefined) {
-  let last = performance.now();
-  let longestMs = 0;
-  const note = (): void => {
-    const now = performance.now();
-    longestMs = Math.max(longestMs, now - last);
-    last = now;
-  };
-  setInterval(note, 1).unref();
-  createServer((socket) => {
-    note();
-    socket.end(String(longestMs));
-    longestMs = 0;
-  })
+  const watch = new LoopWatch(1);
+  createServer((socket) => socket.end(JSON.stringify(watch.take())))
     .listen(socketPath)
     .unref();
 }

@@ -10,10 +10,10 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LocalCluster } from "../cli/cluster.js";
 import { packageRoot } from "../common/package.js";
+import type { LoopStall } from "./loop-watch.js";
 import type { Table } from "./report.js";
 
 const stages = 2;
-/** The smallest of them is the coordinator's own doing, the largest also what the machine did meanwhile. */
 const rounds = 3;
 const idleMs = 1_000;
 const MB = 1_000_000;
@@ -136,14 +136,14 @@ export async function eventLoopBench(): Promise<Table> {
     const url = await cluster.start();
     await post(url, "/v1/completions", JSON.stringify({ prompt: "hello", max_tokens: 100 }));
     for (const { name, run } of cases) {
-      const longest: number[] = [];
+      const stalls: LoopStall[] = [];
       let status = "";
       for (let round = 0; round < rounds; round++) {
-        await longestStallMs(socket);
+        await stallSinceLast(socket);
         status = await run(url);
-        longest.push(await longestStallMs(socket));
+        stalls.push(await stallSinceLast(socket));
       }
-      rows.push([name, status, Math.min(...longest).toFixed(1), Math.max(...longest).toFixed(1)]);
+      rows.push([name, ...figures(status, stalls)]);
     }
   } finally {
     if (outer === undefined) delete process.env.NODE_OPTIONS;
@@ -154,13 +154,17 @@ export async function eventLoopBench(): Promise<Table> {
   }
   return {
     title: `Demo model, ${stages} stages: longest time the coordinator's event loop stood still (ms), ${rounds} rounds`,
-    head: ["case", "status", "least", "most"],
+    head: ["case", "status", "own CPU, least", "own CPU, most", "clock, least", "clock, most"],
     rows,
   };
 }
 
-/** Since the last call. */
-function longestStallMs(path: string): Promise<number> {
+function figures(status: string, stalls: LoopStall[]): string[] {
+  const range = (values: number[]) => [Math.min(...values).toFixed(1), Math.max(...values).toFixed(1)];
+  return [status, ...range(stalls.map(({ cpuMs }) => cpuMs)), ...range(stalls.map(({ wallMs }) => wallMs))];
+}
+
+function stallSinceLast(path: string): Promise<LoopStall> {
   return new Promise((resolve, reject) => {
     let text = "";
     connect(path)
@@ -169,6 +173,6 @@ function longestStallMs(path: string): Promise<number> {
         text += data;
       })
       .on("error", reject)
-      .on("close", () => resolve(Number(text)));
+      .on("close", () => resolve(JSON.parse(text) as LoopStall));
   });
 }
