@@ -26,6 +26,9 @@ const closeLimitMs = 2_000;
 /** A ledger record outlives its request at most this long, should Redis be away when it ends. */
 const ledgerTtlS = 24 * 3600;
 
+/** Ledger records deleted by one command. */
+const deleteCount = 256;
+
 const queueName = "requests";
 
 export class BullmqQueue implements RequestQueue {
@@ -36,6 +39,8 @@ export class BullmqQueue implements RequestQueue {
   readonly #queue: Queue<RequestRecord>;
   #worker: Worker<RequestRecord> | null = null;
   readonly #listeners: ((up: boolean) => void)[] = [];
+  /** Ledger records that the next turn of the event loop deletes. */
+  readonly #endedKeys: string[] = [];
   #isUp = true;
   #closing = false;
 
@@ -122,7 +127,8 @@ export class BullmqQueue implements RequestQueue {
   }
 
   ended(id: RequestId): void {
-    this.#behind(this.#commands.del(this.#ledgerKey(id)));
+    this.#endedKeys.push(this.#ledgerKey(id));
+    if (this.#endedKeys.length === 1) setImmediate(() => this.#deleteEnded());
   }
 
   async close(): Promise<void> {
@@ -132,6 +138,12 @@ export class BullmqQueue implements RequestQueue {
     this.#commands.disconnect();
     await this.#worker?.disconnect().catch(() => {});
     await this.#queue.disconnect().catch(() => {});
+  }
+
+  /** A lost worker ends thousands of requests at once. */
+  #deleteEnded(): void {
+    this.#behind(this.#commands.del(...this.#endedKeys.splice(0, deleteCount)));
+    if (this.#endedKeys.length > 0) setImmediate(() => this.#deleteEnded());
   }
 
   #ledgerKey(id: RequestId): string {
