@@ -1,7 +1,7 @@
 /**
- * The longest time for which a coordinator stood still, case by case: a real cluster of the demo model,
- * or of another one's tokenizer with the tokenizers of GLM_RELAY_TOKENIZERS. Everything that a client
- * can send and that is large stands here, since each of them once was a way to stop the heartbeats.
+ * The longest time for which a coordinator stood still, case by case, in a real cluster of the demo model:
+ * whatever large things a client can send, since each of them once was a way to stop the heartbeats.
+ * And reading a real tokenizer at the start, where GLM_RELAY_TOKENIZERS names a folder with chatglm3-6b.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
@@ -10,7 +10,9 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LocalCluster } from "../cli/cluster.js";
 import { packageRoot } from "../common/package.js";
-import type { LoopStall } from "./loop-watch.js";
+import { createPromptService } from "../coordinator/prompt/service.js";
+import { chatglm3 } from "../models/chatglm3.js";
+import { type LoopStall, LoopWatch } from "./loop-watch.js";
 import type { Table } from "./report.js";
 
 const stages = 2;
@@ -143,7 +145,7 @@ export async function eventLoopBench(): Promise<Table> {
         status = await run(url);
         stalls.push(await stallSinceLast(socket));
       }
-      rows.push([name, ...figures(status, stalls)]);
+      rows.push([name, status, ...figures(stalls)]);
     }
   } finally {
     if (outer === undefined) delete process.env.NODE_OPTIONS;
@@ -152,6 +154,7 @@ export async function eventLoopBench(): Promise<Table> {
     await cluster.stop(true);
     rmSync(directory, { recursive: true, force: true });
   }
+  rows.push(await tokenizerRow());
   return {
     title: `Demo model, ${stages} stages: longest time the coordinator's event loop stood still (ms), ${rounds} rounds`,
     head: ["case", "status", "own CPU, least", "own CPU, most", "clock, least", "clock, most"],
@@ -159,9 +162,23 @@ export async function eventLoopBench(): Promise<Table> {
   };
 }
 
-function figures(status: string, stalls: LoopStall[]): string[] {
+async function tokenizerRow(): Promise<string[]> {
+  const name = "start: reading the tokenizer of ChatGLM3-6B";
+  const folder = process.env.GLM_RELAY_TOKENIZERS;
+  if (folder === undefined) return [name, "skipped: GLM_RELAY_TOKENIZERS is not set", "", "", "", ""];
+  const stalls: LoopStall[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const watch = new LoopWatch(1);
+    const prompt = await createPromptService(join(folder, "chatglm3-6b"), chatglm3);
+    stalls.push(watch.stop());
+    await prompt.close();
+  }
+  return [name, "-", ...figures(stalls)];
+}
+
+function figures(stalls: LoopStall[]): string[] {
   const range = (values: number[]) => [Math.min(...values).toFixed(1), Math.max(...values).toFixed(1)];
-  return [status, ...range(stalls.map(({ cpuMs }) => cpuMs)), ...range(stalls.map(({ wallMs }) => wallMs))];
+  return [...range(stalls.map(({ cpuMs }) => cpuMs)), ...range(stalls.map(({ wallMs }) => wallMs))];
 }
 
 function stallSinceLast(path: string): Promise<LoopStall> {

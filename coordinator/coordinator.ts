@@ -3,7 +3,7 @@
  * Everything that decides is in the core; everything here moves bytes.
  */
 import { Server } from "@grpc/grpc-js";
-import { type Model, openModel } from "../checkpoint/index.js";
+import type { Model } from "../checkpoint/index.js";
 import { systemClock } from "../common/clock.js";
 import { RelayError } from "../common/errors.js";
 import { serverOptions } from "../common/grpc.js";
@@ -17,6 +17,7 @@ import { Core } from "./core.js";
 import type { ModelInfo } from "./inference.js";
 import { tickMs } from "./membership/leases.js";
 import { ControlServer } from "./membership/server.js";
+import { openModelInThread } from "./open-model.js";
 import { CoordinatorLinks } from "./pipeline/links.js";
 import { placementModel } from "./placement/model.js";
 import { createPromptService } from "./prompt/service.js";
@@ -67,7 +68,7 @@ export interface RunningCoordinator {
 /** @throws RelayError for a bad model, more stages than layers, Redis away or unfit, a busy port. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const { log } = options;
-  const model = await openModel(options.model);
+  const model = await openModelInThread(options.model);
   requireStageCount(options.stages, model.shape.layerCount);
   const dtype = options.dtype ?? model.dtype;
   const queue = await BullmqQueue.open(options.redis, options.name, log);

@@ -3,14 +3,12 @@
  * reading large bodies, runs in threads, because it takes longer than the coordinator may stand
  * still; what a single token needs is looked up here, on the main thread.
  */
-import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { Piscina } from "piscina";
 import { RelayError } from "../../common/errors.js";
-import { packageRoot } from "../../common/package.js";
 import type { ModelCard } from "../../models/card.js";
 import type { BodyTask, Read } from "../api/read-body.js";
 import type { TokenIds } from "../inference.js";
+import { threadFile } from "../thread-file.js";
 import { type Detokenizer, ReplyTrimmer, StreamDetokenizer } from "./detokenizer.js";
 import { type Encoder, noTokenizer, tokenStrings } from "./encoder.js";
 import type { PromptTask, TaskResult, ThreadSetup } from "./task.js";
@@ -60,7 +58,7 @@ class ThreadedService implements PromptService {
 
   constructor(workerData: ThreadSetup) {
     this.#pool = new Piscina<PromptTask, TaskResult>({
-      filename: threadFile(),
+      filename: threadFile(import.meta.url, "worker-thread.js"),
       workerData,
       minThreads: 1,
       maxThreads,
@@ -148,12 +146,4 @@ class ThreadedService implements PromptService {
 
 function mismatch(result: TaskResult): never {
   throw new Error(`a prompt thread answered with ${result.kind}`);
-}
-
-/** Threads run compiled code; run from source (tests), the file lies in dist/ all the same. */
-function threadFile(): string {
-  if (import.meta.url.endsWith(".ts")) {
-    return join(packageRoot, "dist", "coordinator", "prompt", "worker-thread.js");
-  }
-  return fileURLToPath(new URL("./worker-thread.js", import.meta.url));
 }
