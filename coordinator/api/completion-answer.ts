@@ -13,8 +13,9 @@ import type { Usage } from "./usage.js";
 
 export interface CompletionAnswerOptions {
   logprobs: boolean;
-  /** Text of each choice's prompt; undefined without echo. */
+  /** Text of each prompt; undefined without echo. */
   echoedTexts: string[] | undefined;
+  choicesPerPrompt: number;
   tokenIds: boolean;
   promptTokenIds: boolean;
   names: TokenNames;
@@ -84,12 +85,12 @@ export class CompletionAnswer implements Answer {
   }
 
   #choice(events: AnswerEvent[], index: number): Record<string, unknown> {
-    const { echoedTexts, logprobs, names, tokenIds, promptTokenIds } = this.#options;
+    const { logprobs, names, tokenIds, promptTokenIds } = this.#options;
     const { text, tokens, finish } = wholeChoice(events);
     const { promptTokens } = this.#choices[index]!;
     return {
       index,
-      text: (echoedTexts?.[index] ?? "") + text,
+      text: (this.#echoedText(index) ?? "") + text,
       logprobs: logprobs
         ? new CompletionLogprobsWriter(names).writeAll(() => scoredPieces(events, promptTokens))
         : null,
@@ -123,7 +124,7 @@ export class CompletionAnswer implements Answer {
 
   /** The text goes with the first scores: where a token's text lies in it is told by the offsets. */
   *#echo(event: AnswerEvent): Generator<Piece> {
-    let text = this.#options.echoedTexts?.[event.choice];
+    let text = this.#echoedText(event.choice);
     if (text === undefined) return;
     if (event.type !== "prompt") {
       yield { text, logprobs: null, tokens: [], finish: null };
@@ -135,6 +136,11 @@ export class CompletionAnswer implements Answer {
       yield { text, logprobs: logprobs.write(slice), tokens: [], finish: null };
       text = "";
     }
+  }
+
+  #echoedText(choice: number): string | undefined {
+    const { echoedTexts, choicesPerPrompt } = this.#options;
+    return echoedTexts?.[Math.floor(choice / choicesPerPrompt)];
   }
 
   #chunk(index: number, { text, logprobs, tokens, finish }: Piece): Record<string, unknown> {

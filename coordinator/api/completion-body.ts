@@ -108,12 +108,11 @@ export async function readCompletion(
   const echoedTexts = values.echo ? await echoes(context.encoder, values, prompts) : undefined;
 
   const { logprobs } = values;
-  const choices = expandChoices(prompts, n, values.seed);
   return {
     generation: {
       id: newRequestId("cmpl"),
       endpoint: "completions",
-      choices,
+      choices: expandChoices(prompts, n, values.seed),
       sampling: samplingParams(values, model, {
         maxTokens,
         topLogprobs: logprobs ?? -1,
@@ -126,8 +125,8 @@ export async function readCompletion(
     streamOptions: values.stream_options,
     options: {
       logprobs: logprobs !== undefined,
-      echoedTexts:
-        echoedTexts === undefined ? undefined : choices.map((_, i) => echoedTexts[Math.floor(i / n)] ?? ""),
+      echoedTexts,
+      choicesPerPrompt: n,
       tokenIds: values.return_token_ids || !encoder.available,
       promptTokenIds: values.return_token_ids || (values.echo && !encoder.available),
     },

@@ -21,8 +21,9 @@ export type { ChatMessage } from "./tokenizer.js";
 
 /** A second thread keeps short prompts moving beside a long one; more would take CPU from workers. */
 const maxThreads = 2;
-/** Texts waiting for a thread; each is already in memory, within the API's limit on a request. */
+/** Texts waiting for a thread, and the memory that bodies waiting for one may take. */
 const maxWaitingTasks = 1024;
+const maxWaitingBytes = 256 * 1024 * 1024;
 
 export interface PromptService extends Encoder {
   /**
@@ -54,6 +55,8 @@ export async function createPromptService(directory: string, card: ModelCard): P
 class ThreadedService implements PromptService {
   #table: TokenTable | null = null;
   readonly #pool: Piscina<PromptTask, TaskResult>;
+  /** Of the bodies that wait for a thread or are being read. */
+  #waitingBytes = 0;
   #closed = false;
 
   constructor(workerData: ThreadSetup) {
@@ -103,8 +106,19 @@ class ThreadedService implements PromptService {
   }
 
   async readBody(body: BodyTask): Promise<Read> {
-    const result = await this.#run({ kind: "body", body }, [body.bytes.buffer]);
-    return result.kind === "body" ? result.read : mismatch(result);
+    const { byteLength, buffer } = body.bytes;
+    if (this.#waitingBytes + byteLength > maxWaitingBytes) {
+      throw new RelayError("queue_full", `${this.#waitingBytes} bytes of requests are waiting to be read`, {
+        retryAfterS: 1,
+      });
+    }
+    this.#waitingBytes += byteLength;
+    try {
+      const result = await this.#run({ kind: "body", body }, [buffer]);
+      return result.kind === "body" ? result.read : mismatch(result);
+    } finally {
+      this.#waitingBytes -= byteLength;
+    }
   }
 
   createDetokenizer(options: { skipSpecialTokens: boolean; chatReply: boolean }): Detokenizer {

@@ -162,6 +162,16 @@ describe("bodies", () => {
     expect(await outcome(service.readBody(given))).toEqual(expected);
     expect(given.bytes).toHaveLength(0);
   });
+
+  it("refuses bodies beyond the memory that may wait, and reads all of the rest", async () => {
+    const service = await create();
+    const broken = `[${" ".repeat(4 * 1024 * 1024 - 1)}`;
+    const read = () => codeOf(service.readBody(task("completions", broken)));
+    const outcomes = await Promise.all(Array.from({ length: 66 }, read));
+    expect(outcomes.filter((outcome) => outcome === "invalid_json")).toHaveLength(64);
+    expect(outcomes.slice(64)).toEqual(["queue_full", "queue_full"]);
+    expect(await read()).toBe("invalid_json");
+  });
 });
 
 describe("without a tokenizer", () => {
