@@ -63,6 +63,33 @@ describe("the request queue on real Redis", () => {
     reader.disconnect();
   });
 
+  it("forgets the ledger records of many requests that end at once", async () => {
+    const count = 600;
+    const reader = new Redis(redis.url);
+    const admitted: GenerationRequest[] = [];
+    await queue.start((request) => admitted.push(request));
+    await Promise.all(Array.from({ length: count }, (_, i) => queue.add(generation(`r${i}`, [i]))));
+    await until("all to be admitted", () => admitted.length === count);
+    expect(await reader.keys("glm-relay:t:ledger:*")).toHaveLength(count);
+    for (const { id } of admitted) queue.ended(id);
+    await until("the records to be gone", async () => (await reader.keys("*:ledger:*")).length === 0);
+    reader.disconnect();
+  });
+
+  it("keeps a prompt that its choices share once", async () => {
+    const admitted: GenerationRequest[] = [];
+    await queue.start((request) => admitted.push(request));
+    const promptTokens = Int32Array.from({ length: 100_000 }, (_, i) => i);
+    const request: GenerationRequest = {
+      ...generation("shared", []),
+      choices: ["1", "-2", "3"].map((seed) => ({ promptTokens, seed })),
+    };
+    await queue.add(request);
+    await until("its admission", () => admitted.length === 1);
+    expect(admitted[0]).toEqual(request);
+    expect(new Set(admitted[0]!.choices.map((choice) => choice.promptTokens)).size).toBe(1);
+  });
+
   it("takes the same id only once while it is queued, and a removed one not at all", async () => {
     await queue.add(generation("twice", [1]));
     await queue.add(generation("twice", [1]));
