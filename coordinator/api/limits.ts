@@ -3,8 +3,8 @@
 /** One request body. 500,000 token ids fit, more than the longest context of any GLM. */
 export const maxBodyBytes = 4 * 1024 * 1024;
 /**
- * A body up to this size is read on the main thread, a larger one in a thread: the worst 16 KiB (brackets
- * alone) take 2 ms to parse, and going to a thread and back half a millisecond.
+ * A body up to this size is read on the main thread, a larger one in a thread: 16 KiB of the worst kind
+ * (brackets alone) took 0.5 ms, and going to an idle thread and back 0.05 ms.
  */
 export const maxInlineBodyBytes = 16 * 1024;
 /** What is read and thrown away of a body that is too large, so that the client gets to see the 413. */
