@@ -4,6 +4,7 @@
  */
 import { Command, CommanderError } from "commander";
 import { CommandError, exitStatus, formatFailure, statusOfFailure } from "../cli/errors.js";
+import { eventLoopBench } from "./event-loop.js";
 import { hopBench } from "./hop.js";
 import { addMemoryCommand } from "./memory.js";
 import { printJson } from "./options.js";
@@ -18,6 +19,7 @@ const benches: Record<string, () => Promise<Table>> = {
   hop: hopBench,
   queue: queueBench,
   serving: servingBench,
+  "event-loop": eventLoopBench,
 };
 
 const program = new Command("bench")

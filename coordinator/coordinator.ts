@@ -4,7 +4,7 @@
  */
 import { Server } from "@grpc/grpc-js";
 import { Registry } from "prom-client";
-import { type Model, openModel } from "../checkpoint/index.js";
+import type { Model } from "../checkpoint/index.js";
 import { systemClock } from "../common/clock.js";
 import { RelayError } from "../common/errors.js";
 import { serverOptions } from "../common/grpc.js";
@@ -20,6 +20,7 @@ import { Core } from "./core.js";
 import type { ModelInfo } from "./inference.js";
 import { tickMs } from "./membership/leases.js";
 import { ControlServer } from "./membership/server.js";
+import { openModelInThread } from "./open-model.js";
 import { CoordinatorLinks } from "./pipeline/links.js";
 import { placementModel } from "./placement/model.js";
 import { createPromptService } from "./prompt/service.js";
@@ -88,7 +89,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     });
     const probeAddress = (await probe?.listen()) ?? null;
     undo.push(async () => probe?.close());
-    const model = await openModel(options.model);
+    const model = await openModelInThread(options.model);
     requireStageCount(options.stages, model.shape.layerCount);
     const dtype = options.dtype ?? model.dtype;
     const precision: Precision = { ...options.quantization, dtype, kvType: options.kvType ?? dtype };

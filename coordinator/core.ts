@@ -15,7 +15,14 @@ import {
 import { kvBlockSize, maxLoggedRequests, maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
-import type { ClusterView, GenerationRequest, RequestEvent, TextParams, TokenLogprob } from "./inference.js";
+import type {
+  ClusterView,
+  GenerationRequest,
+  RequestEvent,
+  TextParams,
+  TokenIds,
+  TokenLogprob,
+} from "./inference.js";
 import { Membership, type MembershipConfig, type MembershipPorts } from "./membership/membership.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { Pipeline, type RowRequests, type SequenceOutcome } from "./pipeline/pipeline.js";
@@ -58,7 +65,7 @@ interface ActiveChoice {
   index: number;
   sequence: SequenceId;
   output: ChoiceOutput;
-  promptTokens: readonly number[];
+  promptTokens: TokenIds;
   seed: bigint;
   /** Logprobs of the prompt so far, when asked for; null once given out. */
   scores: (TokenLogprob | null)[] | null;
@@ -422,8 +429,10 @@ function namesOf({ id, logId }: GenerationRequest): { requestId: string; complet
   return { requestId: logId, completionId: id };
 }
 
-function scoreTargets(prompt: readonly number[], start: number): number[] {
-  return prompt.slice(start).map((_, index) => prompt[start + index + 1] ?? -1);
+/** For as many rows as one step has at most. */
+function scoreTargets(prompt: TokenIds, start: number): number[] {
+  const count = Math.min(maxStepRows, prompt.length - start);
+  return Array.from({ length: count }, (_, index) => prompt[start + index + 1] ?? -1);
 }
 
 /** One greedy token after token 0: proves that every stage answers. */

@@ -36,7 +36,13 @@ export interface TextParams {
   chatReply: boolean;
 }
 
-/** One API call: all its choices share the sampling parameters. Plain JSON: it travels through Redis. */
+/**
+ * Token ids of a text, not to be changed. Where they may be many they are an Int32Array: it crosses
+ * threads and Redis as bytes, and choices of one prompt share it.
+ */
+export type TokenIds = ArrayLike<number> & Iterable<number>;
+
+/** One API call: all its choices share the sampling parameters. Plain data: it crosses threads and Redis. */
 export interface GenerationRequest {
   id: RequestId;
   /**
@@ -46,7 +52,7 @@ export interface GenerationRequest {
   logId: string;
   endpoint: "chat" | "completions";
   choices: {
-    promptTokens: number[];
+    promptTokens: TokenIds;
     /** Decimal int64; drawn at acceptance when the client gave none, so that a replay is equal. */
     seed: string;
   }[];

@@ -17,6 +17,7 @@ import type {
 } from "./inference.js";
 import type { PromptService } from "./prompt/service.js";
 import type { RequestQueue } from "./queue/queue.js";
+import { WakeUps } from "./wake-ups.js";
 
 /** A request that the queue took and nobody admitted within this time is given up with a 503. */
 const admitLimitMs = 10_000;
@@ -50,6 +51,7 @@ export class Service implements InferenceService {
   readonly #pending = new Map<RequestId, Pending>();
   /** When those of them were accepted that have had no step yet, oldest first. */
   readonly #waitingSinceMs = new Map<RequestId, number>();
+  readonly #wakeUps = new WakeUps();
   readonly #stepListeners: ((rows: number) => void)[] = [];
   readonly #recoveryListeners: ((reason: string, seconds: number) => void)[] = [];
   readonly #sweep: NodeJS.Timeout;
@@ -70,7 +72,7 @@ export class Service implements InferenceService {
     this.#log = log;
     this.#sweep = setInterval(() => this.#giveUpOverdue(), sweepMs).unref();
     queue.onUpChange((up) => {
-      if (up) this.#resubmit();
+      if (up) void this.#resubmit();
     });
   }
 
@@ -89,7 +91,7 @@ export class Service implements InferenceService {
   async submit(request: GenerationRequest): Promise<RequestHandle> {
     const notReady = this.notReady();
     if (notReady !== null) throw notReady;
-    const stream = new EventStream();
+    const stream = new EventStream(this.#wakeUps);
     const queuedAtMs = performance.now();
     this.#pending.set(request.id, { request, admitted: false, queuedAtMs, stream });
     this.#waitingSinceMs.set(request.id, queuedAtMs);
@@ -196,15 +198,17 @@ export class Service implements InferenceService {
   }
 
   /** Redis may have lost its last second: whoever still waits is queued again under the same id. */
-  #resubmit(): void {
-    for (const { request, admitted } of this.#pending.values()) {
-      if (admitted) continue;
-      this.#queue.add(request).catch((error: unknown) => {
+  async #resubmit(): Promise<void> {
+    for (const [id, { request, admitted }] of [...this.#pending]) {
+      if (admitted || !this.#pending.has(id)) continue;
+      try {
+        await this.#queue.add(request);
+      } catch (error) {
         this.#log.debug(
-          { requestId: request.logId, completionId: request.id, err: error },
+          { requestId: request.logId, completionId: id, err: error },
           "could not queue a request again yet",
         );
-      });
+      }
     }
   }
 
@@ -224,9 +228,14 @@ export class Service implements InferenceService {
 
 /** The events of one request: at most one per token and choice, read by one consumer. */
 class EventStream implements AsyncIterable<RequestEvent> {
+  readonly #wakeUps: WakeUps;
   readonly #events: RequestEvent[] = [];
   #done = false;
   #wake: (() => void) | null = null;
+
+  constructor(wakeUps: WakeUps) {
+    this.#wakeUps = wakeUps;
+  }
 
   push(event: RequestEvent): void {
     this.#events.push(event);
@@ -249,7 +258,9 @@ class EventStream implements AsyncIterable<RequestEvent> {
   }
 
   #notify(): void {
-    this.#wake?.();
+    const wake = this.#wake;
+    if (wake === null) return;
     this.#wake = null;
+    this.#wakeUps.wake(wake);
   }
 }

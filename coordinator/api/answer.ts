@@ -10,20 +10,34 @@ export type AnswerEvent = Exclude<RequestEvent, { type: "error" | "started" }>;
 
 /** One endpoint's way to write an answer; made per call, holds the state of its choices. */
 export interface Answer {
-  /** Chunks of a stream that an event gives rise to, usually one. */
-  chunks(event: AnswerEvent): Record<string, unknown>[];
+  /** Chunks of a stream that an event gives rise to, usually one; made one by one as they are taken. */
+  chunks(event: AnswerEvent): Iterable<Record<string, unknown>>;
   /** The chunk after the last choice, for `include_usage`. */
   usageChunk(usage: Usage): Record<string, unknown>;
-  /** The whole response, from all events in order. */
-  response(events: AnswerEvent[], usage: Usage): Record<string, unknown>;
+  /**
+   * The whole response; its choices and long lists are made while it is written (json-text.ts).
+   * @param events Those of each choice in order.
+   */
+  response(events: AnswerEvent[][], usage: Usage): Record<string, unknown>;
 }
 
-export interface Call {
-  generation: GenerationRequest;
+/** A call as its body asks for it: plain data. */
+export interface ReadCall<Options> {
+  generation: Omit<GenerationRequest, "logId">;
   /** Choices per prompt. */
   n: number;
   stream: boolean;
   streamOptions: StreamOptions | undefined;
+  /** How the answer is to be written, but for the names of tokens. */
+  options: Omit<Options, "names">;
+  /** Tokens are named `token_id:N`. */
+  asTokenIds: boolean;
+  /** Names of the first fields that nobody knows, for the log. */
+  unknownFields: string[];
+}
+
+export interface Call extends Omit<ReadCall<unknown>, "generation" | "options" | "asTokenIds"> {
+  generation: GenerationRequest;
   answer: Answer;
 }
 
@@ -57,23 +71,18 @@ export function envelope(service: InferenceService, id: string, object: string):
 export interface WholeChoice {
   text: string;
   tokens: number[];
-  events: AnswerEvent[];
   finish: Extract<AnswerEvent, { type: "finish" }>;
 }
 
-/** @param events All events of a finished request, any order of choices. */
-export function wholeChoices(events: AnswerEvent[], count: number): WholeChoice[] {
-  const byChoice: AnswerEvent[][] = Array.from({ length: count }, () => []);
-  for (const event of events) byChoice[event.choice]?.push(event);
-  return byChoice.map((own) => {
-    const tokens: number[] = [];
-    let text = "";
-    for (const event of own) {
-      if (event.type === "tokens") for (const token of event.tokens) tokens.push(token);
-      if (event.type !== "prompt") text += event.text;
-    }
-    const finish = own.at(-1);
-    if (finish?.type !== "finish") throw new Error("a choice ended without its finish event");
-    return { text, tokens, events: own, finish };
-  });
+/** @param events All events of a finished choice. */
+export function wholeChoice(events: AnswerEvent[]): WholeChoice {
+  const tokens: number[] = [];
+  let text = "";
+  for (const event of events) {
+    if (event.type === "tokens") for (const token of event.tokens) tokens.push(token);
+    if (event.type !== "prompt") text += event.text;
+  }
+  const finish = events.at(-1);
+  if (finish?.type !== "finish") throw new Error("a choice ended without its finish event");
+  return { text, tokens, finish };
 }

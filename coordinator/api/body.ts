@@ -1,27 +1,49 @@
 /**
- * Request bodies: bytes to JSON. Read here and not by fastify for two reasons: bytes that are not UTF-8
- * must be refused, not replaced by U+FFFD, and a body that is too large is read to its end and thrown
- * away, since a socket closed with unread bytes is reset and the client never sees the 413.
+ * Request bodies on their way in: collected as bytes, then read (read-body.ts) here when they are small
+ * and in a thread when that could take long. Collected here and not by fastify, because a body that is
+ * too large is read to its end and thrown away: a socket closed with unread bytes is reset and the client
+ * never sees the 413.
  */
 import type { IncomingMessage } from "node:http";
-import type { FastifyInstance } from "fastify";
+import type { FastifyInstance, FastifyRequest } from "fastify";
 import { RelayError } from "../../common/errors.js";
 import { maxBodyBytes } from "../../common/limits.js";
+import type { ApiContext } from "./context.js";
 import { bodyTooLarge } from "./errors.js";
-import { maxDiscardedBytes } from "./limits.js";
+import { invalid } from "./fields.js";
+import { maxDiscardedBytes, maxInlineBodyBytes } from "./limits.js";
+import { type BodyTask, type Endpoint, type ReadAs, readBody } from "./read-body.js";
 
-export function installJsonParser(server: FastifyInstance): void {
+export function installBodyParser(server: FastifyInstance): void {
   server.removeAllContentTypeParsers();
   server.addContentTypeParser("application/json", async (_request: unknown, payload: IncomingMessage) => {
     const encoding = payload.headers["content-encoding"];
     if (encoding !== undefined && encoding !== "identity") {
       throw new RelayError("unsupported_media_type", "the request body must not be compressed");
     }
-    return parseJson(await readBody(payload));
+    return collect(payload);
   });
 }
 
-async function readBody(payload: IncomingMessage): Promise<Buffer> {
+/**
+ * What the request's body asks for.
+ * @throws RelayError what is wrong with it
+ */
+export async function bodyAs<E extends Endpoint>(
+  { service: { model, prompt } }: ApiContext,
+  request: FastifyRequest,
+  endpoint: E,
+): Promise<ReadAs<E>> {
+  const bytes = request.body as Uint8Array<ArrayBuffer> | undefined;
+  if (bytes === undefined) throw invalid("body", undefined, "a JSON object");
+  const task: BodyTask = { endpoint, bytes, model, strict: request.headers["x-glm-strict"] === "1" };
+  // What only counts or shows tokens writes its answer where it has made them: a token takes many bytes.
+  const inThread = bytes.length > maxInlineBodyBytes || endpoint === "tokenize" || endpoint === "detokenize";
+  return (inThread ? prompt.readBody(task) : readBody(task, prompt)) as Promise<ReadAs<E>>;
+}
+
+/** In an array of its own, which can move to a thread. */
+async function collect(payload: IncomingMessage): Promise<Uint8Array<ArrayBuffer>> {
   const chunks: Buffer[] = [];
   let bytes = 0;
   try {
@@ -35,21 +57,11 @@ async function readBody(payload: IncomingMessage): Promise<Buffer> {
     throw new RelayError("cancelled", "the client left while its request was being read", { cause });
   }
   if (bytes > maxBodyBytes) throw bodyTooLarge();
-  return Buffer.concat(chunks);
-}
-
-/** @throws RelayError invalid_json */
-export function parseJson(bytes: Uint8Array): unknown {
-  let text: string;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    throw new RelayError("invalid_json", "the request body is not valid UTF-8");
+  const body = new Uint8Array(bytes);
+  let end = 0;
+  for (const chunk of chunks) {
+    body.set(chunk, end);
+    end += chunk.length;
   }
-  if (text.trim() === "") throw new RelayError("invalid_json", "the request body is empty, expected JSON");
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new RelayError("invalid_json", `the request body is not valid JSON: ${(error as Error).message}`);
-  }
+  return body;
 }

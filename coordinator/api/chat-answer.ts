@@ -1,6 +1,7 @@
 /** How a chat answer is written: one object, or chunks with deltas. */
 import type { GenerationRequest, InferenceService } from "../inference.js";
-import { type Answer, type AnswerEvent, type Envelope, envelope, wholeChoices } from "./answer.js";
+import { type Answer, type AnswerEvent, type Envelope, envelope, wholeChoice } from "./answer.js";
+import { Later, Slices } from "./json-text.js";
 import { chatLogprobs, type TokenNames } from "./logprobs.js";
 import type { Usage } from "./usage.js";
 
@@ -40,59 +41,54 @@ export class ChatAnswer implements Answer {
     this.#started = choices.map(() => false);
   }
 
-  chunks(event: AnswerEvent): Record<string, unknown>[] {
-    if (event.type === "prompt") return [];
+  *chunks(event: AnswerEvent): Generator<Record<string, unknown>> {
+    if (event.type === "prompt") return;
     const { logprobs, tokenIds, names } = this.#options;
     const { choice } = event;
-    const chunks: Record<string, unknown>[] = [];
     if (!this.#started[choice]) {
       this.#started[choice] = true;
       const first = this.#chunk(choice, { delta: { role: "assistant", content: "" } });
-      if (tokenIds) first.prompt_token_ids = this.#choices[choice]?.promptTokens;
-      chunks.push(first);
+      if (tokenIds) first.prompt_token_ids = Array.from(this.#choices[choice]!.promptTokens);
+      yield first;
     }
     if (event.type === "tokens") {
       // Text may lag behind its tokens; a chunk without any is worth sending only for their sake.
-      if (event.text === "" && !logprobs && !tokenIds) return chunks;
-      chunks.push(
-        this.#chunk(choice, {
-          delta: { content: event.text },
-          ...(logprobs ? { logprobs: chatLogprobs(event.logprobs, names) } : {}),
-          ...(tokenIds ? { token_ids: event.tokens } : {}),
-        }),
-      );
-      return chunks;
+      if (event.text === "" && !logprobs && !tokenIds) return;
+      yield this.#chunk(choice, {
+        delta: { content: event.text },
+        ...(logprobs ? { logprobs: { content: chatLogprobs(event.logprobs, names), refusal: null } } : {}),
+        ...(tokenIds ? { token_ids: event.tokens } : {}),
+      });
+      return;
     }
-    if (event.text !== "") chunks.push(this.#chunk(choice, { delta: { content: event.text } }));
+    if (event.text !== "") yield this.#chunk(choice, { delta: { content: event.text } });
     const { reason, stopReason } = event;
-    chunks.push(this.#chunk(choice, { delta: {}, finish_reason: reason, stop_reason: stopReason }));
-    return chunks;
+    yield this.#chunk(choice, { delta: {}, finish_reason: reason, stop_reason: stopReason });
   }
 
   usageChunk(usage: Usage): Record<string, unknown> {
     return { ...this.#common("chat.completion.chunk"), choices: [], usage };
   }
 
-  response(events: AnswerEvent[], usage: Usage): Record<string, unknown> {
-    const { logprobs, tokenIds, names } = this.#options;
-    const choices = wholeChoices(events, this.#choices.length).map((whole, index) => ({
-      index,
-      message: { role: "assistant", content: whole.text, refusal: null },
-      logprobs: logprobs
-        ? chatLogprobs(
-            whole.events.flatMap((event) => (event.type === "tokens" ? event.logprobs : [])),
-            names,
-          )
-        : null,
-      finish_reason: whole.finish.reason,
-      stop_reason: whole.finish.stopReason,
-      ...(tokenIds ? { token_ids: whole.tokens } : {}),
-    }));
+  response(events: AnswerEvent[][], usage: Usage): Record<string, unknown> {
     return {
       ...this.#common("chat.completion"),
-      choices,
+      choices: events.map((own, index) => new Later(() => this.#choice(own, index))),
       usage,
-      ...(tokenIds ? { prompt_token_ids: this.#choices[0]?.promptTokens } : {}),
+      ...(this.#options.tokenIds ? { prompt_token_ids: Array.from(this.#choices[0]!.promptTokens) } : {}),
+    };
+  }
+
+  #choice(events: AnswerEvent[], index: number): Record<string, unknown> {
+    const { logprobs, tokenIds, names } = this.#options;
+    const { text, tokens, finish } = wholeChoice(events);
+    return {
+      index,
+      message: { role: "assistant", content: text, refusal: null },
+      logprobs: logprobs ? { content: new Slices(scores(events, names)), refusal: null } : null,
+      finish_reason: finish.reason,
+      stop_reason: finish.stopReason,
+      ...(tokenIds ? { token_ids: tokens } : {}),
     };
   }
 
@@ -108,4 +104,8 @@ export class ChatAnswer implements Answer {
     this.#envelope ??= envelope(this.#service, this.#id, object);
     return this.#envelope;
   }
+}
+
+function* scores(events: AnswerEvent[], names: TokenNames): Generator<readonly unknown[]> {
+  for (const event of events) if (event.type === "tokens") yield chatLogprobs(event.logprobs, names);
 }

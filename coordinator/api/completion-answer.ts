@@ -1,18 +1,21 @@
 /** How a completion is written: one object, or chunks; with echo the prompt comes first in both. */
-import type { GenerationRequest, InferenceService, TokenLogprob } from "../inference.js";
-import { type Answer, type AnswerEvent, type Envelope, envelope, wholeChoices } from "./answer.js";
+import type { GenerationRequest, InferenceService, TokenIds } from "../inference.js";
+import { type Answer, type AnswerEvent, type Envelope, envelope, wholeChoice } from "./answer.js";
+import { Later } from "./json-text.js";
 import {
   type CompletionLogprobs,
   CompletionLogprobsWriter,
-  joinLogprobs,
+  type ScoredTokens,
+  scoredSlices,
   type TokenNames,
 } from "./logprobs.js";
 import type { Usage } from "./usage.js";
 
 export interface CompletionAnswerOptions {
   logprobs: boolean;
-  /** Text of each choice's prompt; undefined without echo. */
+  /** Text of each prompt; undefined without echo. */
   echoedTexts: string[] | undefined;
+  choicesPerPrompt: number;
   tokenIds: boolean;
   promptTokenIds: boolean;
   names: TokenNames;
@@ -22,6 +25,8 @@ interface Piece {
   text: string;
   logprobs: CompletionLogprobs | null;
   tokens: number[];
+  /** Of the last piece alone. */
+  finish: Extract<AnswerEvent, { type: "finish" }> | null;
 }
 
 interface ChoiceState {
@@ -53,103 +58,111 @@ export class CompletionAnswer implements Answer {
     }));
   }
 
-  chunks(event: AnswerEvent): Record<string, unknown>[] {
-    const first = !this.#states[event.choice]?.started;
-    // Text may lag behind its tokens; a piece without any is worth sending only for what else it carries.
-    const chunks = this.#pieces(event)
-      .filter(
-        ({ text, logprobs, tokens }) =>
-          text !== "" || logprobs !== null || (this.#options.tokenIds && tokens.length > 0),
-      )
-      .map((piece) => this.#chunk(event.choice, piece, null));
-    if (event.type === "finish") {
-      chunks.push(this.#chunk(event.choice, { text: "", logprobs: null, tokens: [] }, event));
+  *chunks(event: AnswerEvent): Generator<Record<string, unknown>> {
+    const { choice } = event;
+    let first = !this.#states[choice]!.started;
+    for (const piece of this.#pieces(event)) {
+      // Text may lag behind its tokens; a piece without any is worth sending only for what else it carries.
+      const worth =
+        piece.text !== "" || piece.logprobs !== null || (this.#options.tokenIds && piece.tokens.length > 0);
+      if (!worth && piece.finish === null) continue;
+      const written = this.#chunk(choice, piece);
+      if (first && this.#options.promptTokenIds) {
+        written.prompt_token_ids = Array.from(this.#choices[choice]!.promptTokens);
+      }
+      first = false;
+      yield { ...this.#common(), choices: [written] };
     }
-    const firstChunk = chunks[0];
-    if (first && firstChunk !== undefined && this.#options.promptTokenIds) {
-      const choice = (firstChunk.choices as Record<string, unknown>[])[0];
-      if (choice !== undefined) choice.prompt_token_ids = this.#choices[event.choice]?.promptTokens;
-    }
-    return chunks;
   }
 
   usageChunk(usage: Usage): Record<string, unknown> {
     return { ...this.#common(), choices: [], usage };
   }
 
-  response(events: AnswerEvent[], usage: Usage): Record<string, unknown> {
-    const choices = wholeChoices(events, this.#choices.length).map((whole, index) => {
-      const pieces = whole.events.flatMap((event) => this.#pieces(event));
-      const logprobs = pieces.flatMap((piece) => piece.logprobs ?? []);
-      return {
-        index,
-        text: pieces.map((piece) => piece.text).join(""),
-        logprobs: this.#options.logprobs ? joinLogprobs(logprobs) : null,
-        finish_reason: whole.finish.reason,
-        stop_reason: whole.finish.stopReason,
-        ...(this.#options.tokenIds ? { token_ids: whole.tokens } : {}),
-        ...(this.#options.promptTokenIds ? { prompt_token_ids: this.#choices[index]?.promptTokens } : {}),
-      };
-    });
+  response(events: AnswerEvent[][], usage: Usage): Record<string, unknown> {
+    const choices = events.map((own, index) => new Later(() => this.#choice(own, index)));
     return { ...this.#common(), choices, usage };
   }
 
-  /** What an event adds to its choice; the prompt's piece goes before the first of any kind. */
-  #pieces(event: AnswerEvent): Piece[] {
-    const state = this.#states[event.choice];
-    if (state === undefined) return [];
-    const pieces: Piece[] = [];
-    if (!state.started) {
-      state.started = true;
-      const scores = event.type === "prompt" ? event.scores : null;
-      const echo = this.#echo(event.choice, state, scores);
-      if (echo !== null) pieces.push(echo);
-    }
-    if (event.type === "tokens") {
-      pieces.push({
-        text: event.text,
-        logprobs: this.#options.logprobs ? state.logprobs.write(event.tokens, event.logprobs) : null,
-        tokens: event.tokens,
-      });
-    } else if (event.type === "finish") {
-      pieces.push({ text: event.text, logprobs: null, tokens: [] });
-    }
-    return pieces;
-  }
-
-  #echo(choice: number, state: ChoiceState, scores: (TokenLogprob | null)[] | null): Piece | null {
-    const text = this.#options.echoedTexts?.[choice];
-    if (text === undefined) return null;
-    const promptTokens = this.#choices[choice]?.promptTokens ?? [];
+  #choice(events: AnswerEvent[], index: number): Record<string, unknown> {
+    const { logprobs, names, tokenIds, promptTokenIds } = this.#options;
+    const { text, tokens, finish } = wholeChoice(events);
+    const { promptTokens } = this.#choices[index]!;
     return {
-      text,
-      logprobs: scores === null ? null : state.logprobs.write(promptTokens, scores),
-      tokens: [],
+      index,
+      text: (this.#echoedText(index) ?? "") + text,
+      logprobs: logprobs
+        ? new CompletionLogprobsWriter(names).writeAll(() => scoredPieces(events, promptTokens))
+        : null,
+      finish_reason: finish.reason,
+      stop_reason: finish.stopReason,
+      ...(tokenIds ? { token_ids: tokens } : {}),
+      ...(promptTokenIds ? { prompt_token_ids: Array.from(promptTokens) } : {}),
     };
   }
 
-  #chunk(
-    index: number,
-    piece: Piece,
-    finish: Extract<AnswerEvent, { type: "finish" }> | null,
-  ): Record<string, unknown> {
+  /** What an event adds to its choice; the prompt's pieces go before the first of any kind. */
+  *#pieces(event: AnswerEvent): Generator<Piece> {
+    const state = this.#states[event.choice]!;
+    if (!state.started) {
+      state.started = true;
+      yield* this.#echo(event);
+    }
+    if (event.type === "tokens") {
+      const scores = event.logprobs;
+      yield {
+        text: event.text,
+        logprobs: this.#options.logprobs ? state.logprobs.write({ tokens: event.tokens, scores }) : null,
+        tokens: event.tokens,
+        finish: null,
+      };
+    } else if (event.type === "finish") {
+      yield { text: event.text, logprobs: null, tokens: [], finish: null };
+      yield { text: "", logprobs: null, tokens: [], finish: event };
+    }
+  }
+
+  /** The text goes with the first scores: where a token's text lies in it is told by the offsets. */
+  *#echo(event: AnswerEvent): Generator<Piece> {
+    let text = this.#echoedText(event.choice);
+    if (text === undefined) return;
+    if (event.type !== "prompt") {
+      yield { text, logprobs: null, tokens: [], finish: null };
+      return;
+    }
+    const { logprobs } = this.#states[event.choice]!;
+    const { promptTokens } = this.#choices[event.choice]!;
+    for (const slice of scoredSlices({ tokens: promptTokens, scores: event.scores })) {
+      yield { text, logprobs: logprobs.write(slice), tokens: [], finish: null };
+      text = "";
+    }
+  }
+
+  #echoedText(choice: number): string | undefined {
+    const { echoedTexts, choicesPerPrompt } = this.#options;
+    return echoedTexts?.[Math.floor(choice / choicesPerPrompt)];
+  }
+
+  #chunk(index: number, { text, logprobs, tokens, finish }: Piece): Record<string, unknown> {
     return {
-      ...this.#common(),
-      choices: [
-        {
-          index,
-          text: piece.text,
-          logprobs: piece.logprobs,
-          finish_reason: finish?.reason ?? null,
-          ...(finish === null ? {} : { stop_reason: finish.stopReason }),
-          ...(this.#options.tokenIds ? { token_ids: piece.tokens } : {}),
-        },
-      ],
+      index,
+      text,
+      logprobs,
+      finish_reason: finish?.reason ?? null,
+      ...(finish === null ? {} : { stop_reason: finish.stopReason }),
+      ...(this.#options.tokenIds ? { token_ids: tokens } : {}),
     };
   }
 
   #common(): Envelope {
     this.#envelope ??= envelope(this.#service, this.#id, "text_completion");
     return this.#envelope;
+  }
+}
+
+function* scoredPieces(events: AnswerEvent[], promptTokens: TokenIds): Generator<ScoredTokens> {
+  for (const event of events) {
+    if (event.type === "prompt") yield* scoredSlices({ tokens: promptTokens, scores: event.scores });
+    if (event.type === "tokens") yield { tokens: event.tokens, scores: event.logprobs };
   }
 }

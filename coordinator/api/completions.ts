@@ -1,187 +1,27 @@
-/** POST /v1/completions: from the body to a call. How its answer looks is in completion-answer.ts. */
-import type { FastifyRequest } from "fastify";
-import { RelayError } from "../../common/errors.js";
-import { maxTopLogprobs } from "../../common/limits.js";
-import type { InferenceService } from "../inference.js";
-import { type Call, newRequestId } from "./answer.js";
+/** POST /v1/completions: its body is read in completion-body.ts, its answer is written in completion-answer.ts. */
+import { bodyAs } from "./body.js";
 import { CompletionAnswer } from "./completion-answer.js";
 import type { ApiContext, Route } from "./context.js";
-import {
-  asObject,
-  booleanField,
-  type Field,
-  type Fields,
-  integerField,
-  invalid,
-  readFields,
-  readText,
-  readTokenIds,
-  type Values,
-} from "./fields.js";
 import { answerCall } from "./generation.js";
-import { maxPrompts } from "./limits.js";
 import { tokenNames } from "./logprobs.js";
-import { checkContext, checkSampling, expandChoices, samplingFields, samplingParams } from "./sampling.js";
-import { noteUnknownFields } from "./strict.js";
-import { harmlessFields, refuseUnsupported, unsupportedInCompletions } from "./unsupported.js";
-
-const defaultMaxTokens = 16;
-const promptForms = "a string, a list of strings, a list of token ids, or a list of such lists";
-
-/** A prompt as sent: the text, or ids that are not yet held against the model. */
-interface SentPrompt {
-  content: string | unknown[];
-  path: string;
-}
-
-export const promptField: Field<SentPrompt[]> = {
-  schema: {
-    oneOf: [
-      { type: "string" },
-      { type: "array", minItems: 1, maxItems: maxPrompts, items: { type: "string" } },
-      { type: "array", minItems: 1, items: { type: "integer", minimum: 0 } },
-      {
-        type: "array",
-        minItems: 1,
-        maxItems: maxPrompts,
-        items: { type: "array", minItems: 1, items: { type: "integer", minimum: 0 } },
-      },
-    ],
-  },
-  read(value, path) {
-    if (typeof value === "string") return [{ content: readText(value, path), path }];
-    if (!Array.isArray(value) || value.length === 0) throw invalid(path, value, promptForms);
-    if (typeof value[0] === "number") return [{ content: value, path }];
-    if (value.length > maxPrompts) throw invalid(path, value, `at most ${maxPrompts} prompts`);
-    const wantsText = typeof value[0] === "string";
-    return value.map((entry, i) => {
-      const entryPath = `${path}[${i}]`;
-      if (wantsText) return { content: readText(entry, entryPath), path: entryPath };
-      if (!Array.isArray(entry) || entry.length === 0) throw invalid(entryPath, entry, "a list of token ids");
-      return { content: entry, path: entryPath };
-    });
-  },
-};
-
-export const completionFields = {
-  prompt: promptField,
-  ...samplingFields,
-  max_tokens: integerField({ min: 0 }),
-  echo: booleanField(false),
-  logprobs: integerField({ min: 0, max: maxTopLogprobs }),
-  best_of: integerField({ min: 1 }),
-  add_special_tokens: booleanField(true),
-} satisfies Fields;
-
-type CompletionValues = Values<typeof completionFields>;
-
-const knownFields = new Set([
-  ...Object.keys(completionFields),
-  ...Object.keys(unsupportedInCompletions),
-  ...harmlessFields,
-]);
 
 export function completionsRoute(context: ApiContext): Route {
+  const { service } = context;
   return {
     method: "POST",
     path: "/v1/completions",
     summary: "Continues prompts given as text or token ids; `echo` with `logprobs` scores them.",
     handler: (request, reply) =>
-      answerCall(context, request, reply, () => prepareCompletion(context, request)),
-  };
-}
-
-async function prepareCompletion(context: ApiContext, request: FastifyRequest): Promise<Call> {
-  const { service, log } = context;
-  const { model, prompt: promptService } = service;
-  const body = asObject(request.body, "body");
-  noteUnknownFields(request, body, knownFields, log);
-  const values = readFields(completionFields, body);
-  refuseUnsupported(body, unsupportedInCompletions);
-  checkSampling(values, model);
-  const n = values.n ?? 1;
-  checkBestOf(values.best_of, n);
-  const maxTokens = values.max_tokens ?? defaultMaxTokens;
-  if (maxTokens === 0 && !values.echo) {
-    throw new RelayError(
-      "invalid_value",
-      'max_tokens: 0 is out of range without "echo": true, expected 1 or more',
-      {
-        param: "max_tokens",
-      },
-    );
-  }
-
-  const prompts = await Promise.all(
-    values.prompt.map((sent) => encode(service, sent, values.add_special_tokens)),
-  );
-  for (const tokens of prompts) checkContext(tokens.length, maxTokens, model.contextLength, "max_tokens");
-  const echoedTexts = values.echo ? await echoes(service, values, prompts) : undefined;
-
-  const id = newRequestId("cmpl");
-  const logprobs = values.logprobs;
-  const choices = expandChoices(prompts, n, values.seed);
-  return {
-    generation: {
-      id,
-      logId: request.id,
-      endpoint: "completions",
-      choices,
-      sampling: samplingParams(values, model, {
-        maxTokens,
-        topLogprobs: logprobs ?? -1,
-        promptLogprobs: values.echo && logprobs !== undefined,
+      answerCall(context, request, reply, async () => {
+        const call = await bodyAs(context, request, "completions");
+        const generation = { ...call.generation, logId: request.id };
+        const { id, choices } = generation;
+        const names = tokenNames(service.prompt, call.asTokenIds);
+        return {
+          ...call,
+          generation,
+          answer: new CompletionAnswer(service, id, choices, { ...call.options, names }),
+        };
       }),
-      text: { skipSpecialTokens: values.skip_special_tokens, chatReply: false },
-    },
-    n,
-    stream: values.stream,
-    streamOptions: values.stream_options,
-    answer: new CompletionAnswer(service, id, choices, {
-      logprobs: logprobs !== undefined,
-      echoedTexts:
-        echoedTexts === undefined ? undefined : choices.map((_, i) => echoedTexts[Math.floor(i / n)] ?? ""),
-      tokenIds: values.return_token_ids || !promptService.available,
-      promptTokenIds: values.return_token_ids || (values.echo && !promptService.available),
-      names: tokenNames(promptService, values.return_tokens_as_token_ids),
-    }),
   };
-}
-
-/** OpenAI generates best_of answers and keeps n; only the case where both are the same is served. */
-function checkBestOf(bestOf: number | undefined, n: number): void {
-  if (bestOf === undefined || bestOf === n) return;
-  throw new RelayError(
-    bestOf > n ? "unsupported_parameter" : "invalid_value",
-    `best_of: ${bestOf} is ${bestOf > n ? "not supported" : "less than n"}, expected ${n}, the value of n`,
-    { param: "best_of" },
-  );
-}
-
-async function encode(
-  service: InferenceService,
-  sent: SentPrompt,
-  addSpecialTokens: boolean,
-): Promise<number[]> {
-  if (typeof sent.content !== "string") {
-    return readTokenIds(sent.content, sent.path, service.model.tokenCount);
-  }
-  const tokens = await service.prompt.encodeText(sent.content, addSpecialTokens);
-  if (tokens.length === 0) {
-    throw new RelayError("invalid_value", `${sent.path}: no tokens, expected at least one`, {
-      param: sent.path,
-    });
-  }
-  return tokens;
-}
-
-/** The prompts as text: as sent, or read back from ids; empty where no tokenizer can read them. */
-function echoes(service: InferenceService, values: CompletionValues, prompts: number[][]): Promise<string[]> {
-  return Promise.all(
-    values.prompt.map(async ({ content }, i) => {
-      if (typeof content === "string") return content;
-      if (!service.prompt.available) return "";
-      return service.prompt.decode(prompts[i] ?? [], { skipSpecialTokens: values.skip_special_tokens });
-    }),
-  );
 }

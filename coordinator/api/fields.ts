@@ -149,7 +149,12 @@ export function readText(value: unknown, path: string): string {
 }
 
 /** A list of token ids, each checked to be one that the model knows. */
-export function readTokenIds(value: unknown[], path: string, tokenCount: number): number[] {
+export function readTokenIds(
+  value: readonly unknown[],
+  path: string,
+  tokenCount: number,
+): Int32Array<ArrayBuffer> {
+  const tokens = new Int32Array(value.length);
   for (let i = 0; i < value.length; i++) {
     const token = value[i];
     if (typeof token !== "number" || !Number.isInteger(token) || token < 0 || token >= tokenCount) {
@@ -159,6 +164,7 @@ export function readTokenIds(value: unknown[], path: string, tokenCount: number)
         { param: path },
       );
     }
+    tokens[i] = token;
   }
-  return value as number[];
+  return tokens;
 }

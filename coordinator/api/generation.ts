@@ -2,6 +2,7 @@
  * The life of one generation request between its validated form and its response, the same for chat and
  * completions: submit, follow the events, count them, tell the service when the client has left.
  */
+import { Readable } from "node:stream";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { RelayError, toRelayError } from "../../common/errors.js";
 import type { RequestEvent, RequestHandle } from "../inference.js";
@@ -9,8 +10,13 @@ import type { AnswerEvent, Call } from "./answer.js";
 import type { CallMetrics } from "./call-metrics.js";
 import type { ApiContext } from "./context.js";
 import { errorBody, logFault, toClientError } from "./errors.js";
+import { jsonText } from "./json-text.js";
 import { SseStream } from "./sse.js";
+import { inTurns } from "./turns.js";
 import { UsageCounter } from "./usage.js";
+
+/** Characters of a long answer that are written to the socket at once. */
+const packetLength = 64 * 1024;
 
 /** What a route prepares while the client may already have left. */
 export type PrepareCall = () => Promise<Call>;
@@ -24,6 +30,9 @@ export async function answerCall(
   const client = new ClientPresence(reply);
   const call = await prepare();
   client.check();
+  if (call.unknownFields.length > 0) {
+    context.log.debug({ requestId: request.id, fields: call.unknownFields }, "unknown fields ignored");
+  }
   const times = { arrivedMs: request.arrivedMs, submittedMs: performance.now() };
   const usage = new UsageCounter(call.generation.choices, call.n);
   request.answered = { completionId: call.generation.id, usage };
@@ -34,12 +43,38 @@ export async function answerCall(
     await streamAnswer(context, request, reply, call, events, usage);
     return reply;
   }
-  const all: AnswerEvent[] = [];
+  const all: AnswerEvent[][] = call.generation.choices.map(() => []);
   for await (const event of events) {
     usage.note(event);
-    all.push(event);
+    all[event.choice]?.push(event);
   }
-  return call.answer.response(all, usage.usage);
+  return sendJson(reply, call.answer.response(all, usage.usage));
+}
+
+/** Writes a value as its turns come; what fits into one packet is sent with its length. */
+async function sendJson(reply: FastifyReply, value: object): Promise<FastifyReply> {
+  reply.type("application/json; charset=utf-8");
+  const packets = inPackets(jsonText(value));
+  const first = await packets.next();
+  const second = await packets.next();
+  if (first.done || second.done) return reply.send(first.value);
+  const all = async function* () {
+    yield first.value;
+    yield second.value;
+    yield* packets;
+  };
+  return reply.send(Readable.from(all()));
+}
+
+async function* inPackets(texts: Iterable<string>): AsyncGenerator<Buffer, undefined> {
+  let packet = "";
+  for await (const text of inTurns(texts)) {
+    packet += text;
+    if (packet.length < packetLength) continue;
+    yield Buffer.from(packet);
+    packet = "";
+  }
+  if (packet !== "") yield Buffer.from(packet);
 }
 
 async function streamAnswer(
@@ -58,11 +93,12 @@ async function streamAnswer(
     for await (const event of events) {
       usage.note(event);
       const chunks = call.answer.chunks(event);
-      for (const chunk of chunks) {
+      // The scores of a prompt come all at once; everything else is a token's worth of work.
+      for await (const chunk of event.type === "prompt" ? inTurns(chunks) : chunks) {
         if (options?.continuousUsage) chunk.usage = usage.usage;
         else if (options?.includeUsage) chunk.usage = null;
+        await stream.send([chunk]);
       }
-      await stream.send(chunks);
     }
     if (options?.includeUsage) await stream.send([call.answer.usageChunk(usage.usage)]);
   } catch (cause) {

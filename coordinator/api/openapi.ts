@@ -3,11 +3,11 @@
  * cannot promise what the server does not do.
  */
 import { softwareVersion } from "../../common/package.js";
-import { chatFields } from "./chat.js";
-import { completionFields } from "./completions.js";
+import { chatFields } from "./chat-body.js";
+import { completionFields } from "./completion-body.js";
 import type { Route } from "./context.js";
 import type { Fields, JsonSchema } from "./fields.js";
-import { detokenizeFields, tokenizeDialects } from "./tokenize.js";
+import { detokenizeFields, tokenizeDialects } from "./tokenize-body.js";
 
 const bodies: Record<string, { fields: Fields[]; required: string[] }> = {
   "/v1/chat/completions": { fields: [chatFields], required: ["messages"] },

@@ -1,6 +1,6 @@
 /** The fields that chat and completions share, and what becomes of them: SamplingParams and seeds. */
 import { RelayError } from "../../common/errors.js";
-import type { GenerationRequest, ModelInfo, SamplingParams } from "../inference.js";
+import type { GenerationRequest, ModelInfo, SamplingParams, TokenIds } from "../inference.js";
 import {
   asObject,
   booleanField,
@@ -192,7 +192,7 @@ export function samplingParams(
  * been sent alone; without one, each prompt gets its own draw.
  */
 export function expandChoices(
-  prompts: readonly number[][],
+  prompts: readonly TokenIds[],
   n: number,
   seed: bigint | undefined,
 ): GenerationRequest["choices"] {

@@ -11,7 +11,7 @@ import { RelayError } from "../../common/errors.js";
 import { maxBodyBytes, maxLoggedIdLength } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
 import type { InferenceService } from "../inference.js";
-import { installJsonParser } from "./body.js";
+import { installBodyParser } from "./body.js";
 import { chatRoute } from "./chat.js";
 import { completionsRoute } from "./completions.js";
 import type { ApiContext, Route } from "./context.js";
@@ -28,6 +28,9 @@ import { createMetrics } from "./metrics.js";
 import { modelRoutes } from "./models.js";
 import { openApiDocument } from "./openapi.js";
 import { tokenizeRoutes } from "./tokenize.js";
+
+/** While it closes, how often it looks for connections whose answer has ended. */
+const idleCheckMs = 20;
 
 export interface ApiOptions {
   host: string;
@@ -73,7 +76,7 @@ export async function createApi(service: InferenceService, options: ApiOptions):
   server.decorateRequest("arrivedMs", 0);
   server.decorateRequest("answered", null);
   server.decorateRequest("errorCode", null);
-  installJsonParser(server);
+  installBodyParser(server);
   observeRequests(server, context);
   server.setErrorHandler(errorHandler(options.log));
   server.setNotFoundHandler(
@@ -206,6 +209,8 @@ function pathOf(request: FastifyRequest): string {
 
 async function closeServer(server: FastifyInstance, graceMs: number): Promise<void> {
   const cut = setTimeout(() => server.server.closeAllConnections(), graceMs);
+  // A connection whose answer ends from now on would be kept open for the client's next request.
+  const idle = setInterval(() => server.server.closeIdleConnections(), idleCheckMs);
   try {
     await server.close();
     // A cut response hears of it when its socket's close callback has run, up to two turns later; only
@@ -213,5 +218,6 @@ async function closeServer(server: FastifyInstance, graceMs: number): Promise<vo
     for (let turn = 0; turn < 2; turn++) await new Promise((resolve) => setImmediate(resolve));
   } finally {
     clearTimeout(cut);
+    clearInterval(idle);
   }
 }

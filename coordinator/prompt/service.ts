@@ -1,39 +1,36 @@
 /**
- * The prompt service: everything between text and token ids. Encoding and decoding whole texts runs
- * in threads, because a long prompt takes longer than the coordinator may stand still; what a single
- * token needs is looked up here, on the main thread.
+ * The prompt service: everything between text and token ids. Encoding and decoding whole texts, and
+ * reading large bodies, runs in threads, because it takes longer than the coordinator may stand
+ * still; what a single token needs is looked up here, on the main thread.
  */
-import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { Piscina } from "piscina";
 import { RelayError } from "../../common/errors.js";
-import { packageRoot } from "../../common/package.js";
 import type { ModelCard } from "../../models/card.js";
+import type { BodyTask, Read } from "../api/read-body.js";
+import type { TokenIds } from "../inference.js";
+import { threadFile } from "../thread-file.js";
 import { type Detokenizer, ReplyTrimmer, StreamDetokenizer } from "./detokenizer.js";
+import { type Encoder, noTokenizer, tokenStrings } from "./encoder.js";
 import type { PromptTask, TaskResult, ThreadSetup } from "./task.js";
-import { type ChatMessage, openTokenizer, type Tokenizer } from "./tokenizer.js";
+import { TokenTable } from "./token-table.js";
+import type { ChatMessage } from "./tokenizer.js";
 
 export type { Detokenizer } from "./detokenizer.js";
+export type { Encoder } from "./encoder.js";
 export type { ChatMessage } from "./tokenizer.js";
 
 /** A second thread keeps short prompts moving beside a long one; more would take CPU from workers. */
 const maxThreads = 2;
-/** Texts waiting for a thread; each is already in memory, within the API's limit on a request. */
+/** Texts waiting for a thread, and the memory that bodies waiting for one may take. */
 const maxWaitingTasks = 1024;
+const maxWaitingBytes = 256 * 1024 * 1024;
 
-export interface PromptService {
-  /** False: the model has no tokenizer; encode* and decode reject with not_supported. */
-  readonly available: boolean;
-  /** @throws RelayError queue_full, draining, not_supported */
-  encodeText(text: string, addSpecialTokens: boolean): Promise<number[]>;
-  /** @throws RelayError invalid_value for messages that the card's format does not know; as encodeText */
-  encodeChat(messages: ChatMessage[], options?: { addGenerationPrompt?: boolean }): Promise<number[]>;
-  /** @throws RelayError invalid_value for an id that does not exist; as encodeText */
-  decode(tokens: number[], options?: { skipSpecialTokens?: boolean }): Promise<string>;
-  /** Each token for people; `token_id:N` without a tokenizer. */
-  tokenStrings(tokens: number[]): string[];
-  /** The token's bytes; none without a tokenizer. */
-  tokenBytes(token: number): Uint8Array;
+export interface PromptService extends Encoder {
+  /**
+   * Reads a body in a thread. Its bytes are moved there: the caller's array is empty afterwards.
+   * @throws RelayError what is wrong with the body; queue_full, draining
+   */
+  readBody(body: BodyTask): Promise<Read>;
   /** @param options chatReply drops the whitespace in front of a reply. */
   createDetokenizer(options: { skipSpecialTokens: boolean; chatReply: boolean }): Detokenizer;
   /** Waiting and running tasks end with `draining`. */
@@ -41,32 +38,30 @@ export interface PromptService {
 }
 
 /**
- * @returns Once a thread has read the tokenizer and checked it.
+ * @returns Once a thread has read the tokenizer, if the directory has one, and checked it.
  * @throws RelayError invalid_model for a tokenizer that is there but broken.
  */
 export async function createPromptService(directory: string, card: ModelCard): Promise<PromptService> {
-  const tokenizer = await openTokenizer(directory, card);
-  if (!tokenizer) return new TokenIdService();
-  const service = new ThreadedService(tokenizer, { directory, card });
+  const service = new ThreadedService({ directory, card });
   try {
-    await service.check();
+    await service.open();
+    return service;
   } catch (error) {
     await service.close();
     throw error;
   }
-  return service;
 }
 
 class ThreadedService implements PromptService {
-  readonly available = true;
-  readonly #tokenizer: Tokenizer;
+  #table: TokenTable | null = null;
   readonly #pool: Piscina<PromptTask, TaskResult>;
+  /** Of the bodies that wait for a thread or are being read. */
+  #waitingBytes = 0;
   #closed = false;
 
-  constructor(tokenizer: Tokenizer, workerData: ThreadSetup) {
-    this.#tokenizer = tokenizer;
+  constructor(workerData: ThreadSetup) {
     this.#pool = new Piscina<PromptTask, TaskResult>({
-      filename: threadFile(),
+      filename: threadFile(import.meta.url, "worker-thread.js"),
       workerData,
       minThreads: 1,
       maxThreads,
@@ -77,34 +72,58 @@ class ThreadedService implements PromptService {
     this.#pool.on("error", () => {});
   }
 
-  async check(): Promise<void> {
-    await this.#run({ kind: "check" });
+  async open(): Promise<void> {
+    const result = await this.#run({ kind: "open" });
+    if (result.kind !== "opened") mismatch(result);
+    this.#table = result.table && new TokenTable(result.table);
   }
 
-  encodeText(text: string, addSpecialTokens: boolean): Promise<number[]> {
+  get available(): boolean {
+    return this.#table !== null;
+  }
+
+  encodeText(text: string, addSpecialTokens: boolean): Promise<TokenIds> {
     return this.#encode({ kind: "text", text, addSpecialTokens });
   }
 
-  encodeChat(messages: ChatMessage[], options: { addGenerationPrompt?: boolean } = {}): Promise<number[]> {
+  encodeChat(messages: ChatMessage[], options: { addGenerationPrompt?: boolean } = {}): Promise<TokenIds> {
     return this.#encode({ kind: "chat", messages, addGenerationPrompt: options.addGenerationPrompt ?? true });
   }
 
-  async decode(tokens: number[], options: { skipSpecialTokens?: boolean } = {}): Promise<string> {
+  async decode(tokens: TokenIds, options: { skipSpecialTokens?: boolean } = {}): Promise<string> {
+    if (!this.available) throw noTokenizer();
     const skipSpecialTokens = options.skipSpecialTokens ?? false;
     const result = await this.#run({ kind: "decode", tokens, skipSpecialTokens });
     return result.kind === "text" ? result.text : mismatch(result);
   }
 
-  tokenStrings(tokens: number[]): string[] {
-    return tokens.map((token) => this.#tokenizer.tokenString(token));
+  tokenStrings(tokens: TokenIds): string[] {
+    return tokenStrings(this.#table, tokens);
   }
 
   tokenBytes(token: number): Uint8Array {
-    return this.#tokenizer.pieceBytes(token);
+    return this.#table?.pieceBytes(token) ?? new Uint8Array();
+  }
+
+  async readBody(body: BodyTask): Promise<Read> {
+    const { byteLength, buffer } = body.bytes;
+    if (this.#waitingBytes + byteLength > maxWaitingBytes) {
+      throw new RelayError("queue_full", `${this.#waitingBytes} bytes of requests are waiting to be read`, {
+        retryAfterS: 1,
+      });
+    }
+    this.#waitingBytes += byteLength;
+    try {
+      const result = await this.#run({ kind: "body", body }, [buffer]);
+      return result.kind === "body" ? result.read : mismatch(result);
+    } finally {
+      this.#waitingBytes -= byteLength;
+    }
   }
 
   createDetokenizer(options: { skipSpecialTokens: boolean; chatReply: boolean }): Detokenizer {
-    const plain = new StreamDetokenizer(this.#tokenizer, options);
+    if (this.#table === null) return { push: () => "", flush: () => "" };
+    const plain = new StreamDetokenizer(this.#table, options);
     return options.chatReply ? new ReplyTrimmer(plain) : plain;
   }
 
@@ -113,12 +132,13 @@ class ThreadedService implements PromptService {
     await this.#pool.destroy();
   }
 
-  async #encode(task: PromptTask): Promise<number[]> {
+  async #encode(task: PromptTask): Promise<TokenIds> {
+    if (!this.available) throw noTokenizer();
     const result = await this.#run(task);
-    return result.kind === "tokens" ? Array.from(result.tokens) : mismatch(result);
+    return result.kind === "tokens" ? result.tokens : mismatch(result);
   }
 
-  async #run(task: PromptTask): Promise<TaskResult> {
+  async #run(task: PromptTask, transferList: ArrayBuffer[] = []): Promise<TaskResult> {
     if (this.#closed) throw new RelayError("draining", "the prompt service is closed");
     if (this.#pool.queueSize >= maxWaitingTasks) {
       throw new RelayError("queue_full", `${maxWaitingTasks} texts are waiting to be encoded`, {
@@ -127,66 +147,17 @@ class ThreadedService implements PromptService {
     }
     let result: TaskResult;
     try {
-      result = await this.#pool.run(task);
+      result = await this.#pool.run(task, { transferList });
     } catch (cause) {
       if (this.#closed) throw new RelayError("draining", "the prompt service was closed", { cause });
-      throw new RelayError("internal", `a prompt thread failed: ${(cause as Error).message}`, { cause });
+      throw new RelayError("internal", "a prompt thread failed", { cause });
     }
     if (result.kind !== "error") return result;
-    throw new RelayError(
-      result.code,
-      result.message,
-      result.param === undefined ? {} : { param: result.param },
-    );
+    const { code, message, param, extra } = result;
+    throw new RelayError(code, message, param === undefined ? { extra } : { param, extra });
   }
-}
-
-/** Without a tokenizer: ids in, ids out. */
-class TokenIdService implements PromptService {
-  readonly available = false;
-
-  encodeText(): Promise<number[]> {
-    return Promise.reject(notSupported());
-  }
-
-  encodeChat(): Promise<number[]> {
-    return Promise.reject(notSupported());
-  }
-
-  decode(): Promise<string> {
-    return Promise.reject(notSupported());
-  }
-
-  tokenStrings(tokens: number[]): string[] {
-    return tokens.map((token) => `token_id:${token}`);
-  }
-
-  tokenBytes(): Uint8Array {
-    return new Uint8Array();
-  }
-
-  createDetokenizer(): Detokenizer {
-    return { push: () => "", flush: () => "" };
-  }
-
-  async close(): Promise<void> {}
-}
-
-function notSupported(): RelayError {
-  return new RelayError(
-    "not_supported",
-    "the model has no tokenizer: send the prompt as token ids (/v1/completions)",
-  );
 }
 
 function mismatch(result: TaskResult): never {
   throw new Error(`a prompt thread answered with ${result.kind}`);
-}
-
-/** Threads run compiled code; run from source (tests), the file lies in dist/ all the same. */
-function threadFile(): string {
-  if (import.meta.url.endsWith(".ts")) {
-    return join(packageRoot, "dist", "coordinator", "prompt", "worker-thread.js");
-  }
-  return fileURLToPath(new URL("./worker-thread.js", import.meta.url));
 }

@@ -1,6 +1,9 @@
-/** What crosses between the main thread and the threads that encode and decode. */
+/** What crosses between the main thread and the threads that read bodies, encode and decode. */
 import type { ErrorCode } from "../../common/errors.js";
 import type { ModelCard } from "../../models/card.js";
+import type { BodyTask, Read } from "../api/read-body.js";
+import type { TokenIds } from "../inference.js";
+import type { TokenTableData } from "./token-table.js";
 import type { ChatMessage } from "./tokenizer.js";
 
 export interface ThreadSetup {
@@ -9,14 +12,23 @@ export interface ThreadSetup {
 }
 
 export type PromptTask =
-  | { kind: "check" }
+  | { kind: "open" }
   | { kind: "text"; text: string; addSpecialTokens: boolean }
   | { kind: "chat"; messages: ChatMessage[]; addGenerationPrompt: boolean }
-  | { kind: "decode"; tokens: number[]; skipSpecialTokens: boolean };
+  | { kind: "decode"; tokens: TokenIds; skipSpecialTokens: boolean }
+  | { kind: "body"; body: BodyTask };
 
 /** An error crosses as a value: a thrown one would arrive without its code. */
 export type TaskResult =
-  | { kind: "done" }
+  /** null: the directory has no tokenizer. */
+  | { kind: "opened"; table: TokenTableData | null }
   | { kind: "tokens"; tokens: Int32Array }
   | { kind: "text"; text: string }
-  | { kind: "error"; code: ErrorCode; message: string; param: string | undefined };
+  | { kind: "body"; read: Read }
+  | {
+      kind: "error";
+      code: ErrorCode;
+      message: string;
+      param: string | undefined;
+      extra: Record<string, number | string>;
+    };

@@ -3,7 +3,6 @@
  * pieces, and the card's prompt format.
  */
 import {
-  pieceByte,
   readSentencePiece,
   type SentencePieceFile,
   specialTokenId,
@@ -12,7 +11,8 @@ import {
 import { RelayError } from "../../common/errors.js";
 import type { ModelCard } from "../../models/card.js";
 import { BpeEncoder } from "./bpe.js";
-import { decodeTokens, type TokenText } from "./detokenizer.js";
+import { decodeTokens } from "./detokenizer.js";
+import { TokenTable, tokenTableData } from "./token-table.js";
 
 export interface ChatMessage {
   role: string;
@@ -30,9 +30,7 @@ export async function openTokenizer(directory: string, card: ModelCard): Promise
   return file && new Tokenizer(file, card);
 }
 
-export class Tokenizer {
-  /** Ids from here on do not exist. */
-  readonly tokenCount: number;
+export class Tokenizer extends TokenTable {
   /** Ids that end a reply. */
   readonly stopTokens: readonly number[];
   readonly #file: SentencePieceFile;
@@ -42,9 +40,9 @@ export class Tokenizer {
   #encoder: BpeEncoder | null = null;
 
   constructor(file: SentencePieceFile, card: ModelCard) {
+    super(tokenTableData(file, card));
     this.#file = file;
     this.#card = card;
-    this.tokenCount = file.pieces.length + card.tokenizer.specialTokens.length;
     this.stopTokens = stopTokenIds(file, card);
     this.#prefix = card.prompt.prefix.map((name) => specialTokenId(file, card, name));
   }
@@ -73,55 +71,8 @@ export class Tokenizer {
     return ids.flat();
   }
 
-  /** @throws RelayError invalid_value for an id that does not exist. */
-  tokenText(id: number): TokenText {
-    const { pieces, unknownSurface } = this.#file;
-    const piece = pieces[id];
-    if (piece) {
-      const { type, text } = piece;
-      if (type === "byte") return { kind: "byte", byte: pieceByte(text)! };
-      if (type === "control") return { kind: "control", name: text };
-      if (type === "unknown") return { kind: "unknown", text: unknownSurface };
-      return { kind: "text", text: text.replaceAll("\u2581", " ") };
-    }
-    const name = this.#card.tokenizer.specialTokens[id - pieces.length];
-    if (name !== undefined) return { kind: "special", name };
-    throw new RelayError(
-      "invalid_value",
-      `token id ${id} does not exist, expected a whole number from 0 to ${this.tokenCount - 1}`,
-      { param: "tokens" },
-    );
-  }
-
-  /** True for tokens that stand for no text: role tokens, <s>, </s>. */
-  isSpecial(id: number): boolean {
-    const { kind } = this.tokenText(id);
-    return kind === "special" || kind === "control";
-  }
-
-  /** The token's own bytes; special tokens are written by name. */
-  pieceBytes(id: number): Uint8Array {
-    const token = this.tokenText(id);
-    if (token.kind === "byte") return Uint8Array.of(token.byte);
-    return Buffer.from("text" in token ? token.text : token.name);
-  }
-
-  /** The token for people: a byte that is no character by itself keeps its name, like <0xE4>. */
-  tokenString(id: number): string {
-    const token = this.tokenText(id);
-    if (token.kind === "byte") {
-      return token.byte < 0x80 ? String.fromCharCode(token.byte) : this.#file.pieces[id]!.text;
-    }
-    return "text" in token ? token.text : token.name;
-  }
-
   decode(ids: Iterable<number>, options: { skipSpecialTokens: boolean }): string {
     return decodeTokens(this, ids, options);
-  }
-
-  /** Whether SentencePiece would swallow the space in front of the first piece when decoding. */
-  get addDummyPrefix(): boolean {
-    return this.#file.addDummyPrefix;
   }
 
   /**

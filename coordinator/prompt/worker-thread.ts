@@ -1,37 +1,58 @@
-/** A thread that encodes and decodes for service.ts; each has its own tokenizer, read at its first task. */
+/**
+ * A thread that reads bodies, encodes and decodes for service.ts; each has its own tokenizer, read at
+ * its first task.
+ */
 import { workerData } from "node:worker_threads";
-import { toRelayError } from "../../common/errors.js";
+import { move, transferableSymbol, valueSymbol } from "piscina";
+import { RelayError } from "../../common/errors.js";
+import { buffersOf, readBody } from "../api/read-body.js";
+import { LocalEncoder } from "./encoder.js";
 import type { PromptTask, TaskResult, ThreadSetup } from "./task.js";
-import { openTokenizer, type Tokenizer } from "./tokenizer.js";
+import { openTokenizer } from "./tokenizer.js";
 
-let opened: Promise<Tokenizer> | null = null;
+let opened: Promise<LocalEncoder> | null = null;
 
-export default async function run(task: PromptTask): Promise<TaskResult> {
+/** @returns A TaskResult whose large parts are moved, not copied. */
+export default async function run(task: PromptTask): Promise<unknown> {
   try {
     opened ??= open(workerData as ThreadSetup);
-    return answer(await opened, task);
+    return await answer(await opened, task);
   } catch (error) {
-    const { code, message, param } = toRelayError(error);
-    return { kind: "error", code, message, param };
+    if (!(error instanceof RelayError)) throw error;
+    const { code, message, param, extra } = error;
+    return { kind: "error", code, message, param, extra } satisfies TaskResult;
   }
 }
 
-async function open({ directory, card }: ThreadSetup): Promise<Tokenizer> {
+async function open({ directory, card }: ThreadSetup): Promise<LocalEncoder> {
   const tokenizer = await openTokenizer(directory, card);
-  if (!tokenizer) throw new Error(`${card.tokenizer.file} has gone from ${directory}`);
-  tokenizer.selfCheck();
-  return tokenizer;
+  tokenizer?.selfCheck();
+  return new LocalEncoder(tokenizer);
 }
 
-function answer(tokenizer: Tokenizer, task: PromptTask): TaskResult {
+async function answer(encoder: LocalEncoder, task: PromptTask): Promise<unknown> {
   switch (task.kind) {
-    case "check":
-      return { kind: "done" };
-    case "text":
-      return { kind: "tokens", tokens: Int32Array.from(tokenizer.encodeText(task.text, task)) };
-    case "chat":
-      return { kind: "tokens", tokens: Int32Array.from(tokenizer.encodeChat(task.messages, task)) };
+    case "open": {
+      const table = encoder.tokenizer?.data ?? null;
+      return { kind: "opened", table } satisfies TaskResult;
+    }
+    case "text": {
+      const tokens = await encoder.encodeText(task.text, task.addSpecialTokens);
+      return moved({ kind: "tokens", tokens }, [tokens.buffer]);
+    }
+    case "chat": {
+      const tokens = await encoder.encodeChat(task.messages, task);
+      return moved({ kind: "tokens", tokens }, [tokens.buffer]);
+    }
     case "decode":
-      return { kind: "text", text: tokenizer.decode(task.tokens, task) };
+      return { kind: "text", text: await encoder.decode(task.tokens, task) } satisfies TaskResult;
+    case "body": {
+      const read = await readBody(task.body, encoder);
+      return moved({ kind: "body", read }, buffersOf(read));
+    }
   }
+}
+
+function moved(result: TaskResult, buffers: ArrayBuffer[]): unknown {
+  return move({ [transferableSymbol]: buffers, [valueSymbol]: result });
 }

@@ -7,11 +7,12 @@ import { Queue, Worker } from "bullmq";
 import { Redis } from "ioredis";
 import { Registry } from "prom-client";
 import { RelayError } from "../../common/errors.js";
-import { type RequestId, requestId } from "../../common/ids.js";
+import type { RequestId } from "../../common/ids.js";
 import type { Logger } from "../../common/log.js";
 import type { GenerationRequest } from "../inference.js";
 import { QueueMetrics } from "./metrics.js";
 import type { RequestQueue } from "./queue.js";
+import { fromRecord, type RequestRecord, toRecord } from "./record.js";
 import { redisName, redisOptions, requireFitRedis } from "./redis.js";
 
 /** Jobs admitted at the same time; each waits for one write to Redis. */
@@ -27,6 +28,9 @@ const closeLimitMs = 2_000;
 /** A ledger record outlives its request at most this long, should Redis be away when it ends. */
 const ledgerTtlS = 24 * 3600;
 
+/** Ledger records deleted by one command. */
+const deleteCount = 256;
+
 const queueName = "requests";
 /** States that a job of ours can stay in: with a priority it waits as `prioritized`, between attempts as `delayed`. */
 const countedStates = ["waiting", "prioritized", "active", "delayed"] as const;
@@ -36,10 +40,12 @@ export class BullmqQueue implements RequestQueue {
   readonly #prefix: string;
   readonly #log: Logger;
   readonly #commands: Redis;
-  readonly #queue: Queue<GenerationRequest>;
+  readonly #queue: Queue<RequestRecord>;
   readonly #metrics: QueueMetrics;
-  #worker: Worker<GenerationRequest> | null = null;
+  #worker: Worker<RequestRecord> | null = null;
   readonly #listeners: ((up: boolean) => void)[] = [];
+  /** Ledger records that the next turn of the event loop deletes. */
+  readonly #endedKeys: string[] = [];
   #isUp = true;
   #closing = false;
 
@@ -99,7 +105,7 @@ export class BullmqQueue implements RequestQueue {
   }
 
   async add(request: GenerationRequest): Promise<void> {
-    await this.#answered(() => this.#queue.add("generate", request, { jobId: request.id }));
+    await this.#answered(() => this.#queue.add("generate", toRecord(request), { jobId: request.id }));
   }
 
   async remove(id: RequestId): Promise<void> {
@@ -111,11 +117,11 @@ export class BullmqQueue implements RequestQueue {
   }
 
   async start(admit: (request: GenerationRequest) => void): Promise<void> {
-    this.#worker = new Worker<GenerationRequest>(
+    this.#worker = new Worker<RequestRecord>(
       queueName,
       async (job) => {
-        const request = { ...job.data, id: requestId(job.data.id) };
-        const record = JSON.stringify(request);
+        const request = fromRecord(job.data);
+        const record = JSON.stringify(job.data);
         await this.#metrics.timed(() =>
           this.#commands.set(this.#ledgerKey(request.id), record, "EX", ledgerTtlS),
         );
@@ -139,7 +145,8 @@ export class BullmqQueue implements RequestQueue {
   }
 
   ended(id: RequestId): void {
-    this.#behind(this.#commands.del(this.#ledgerKey(id)));
+    this.#endedKeys.push(this.#ledgerKey(id));
+    if (this.#endedKeys.length === 1) setImmediate(() => this.#deleteEnded());
   }
 
   async close(): Promise<void> {
@@ -149,6 +156,12 @@ export class BullmqQueue implements RequestQueue {
     this.#commands.disconnect();
     await this.#worker?.disconnect().catch(() => {});
     await this.#queue.disconnect().catch(() => {});
+  }
+
+  /** A lost worker ends thousands of requests at once. */
+  #deleteEnded(): void {
+    this.#behind(this.#commands.del(...this.#endedKeys.splice(0, deleteCount)));
+    if (this.#endedKeys.length > 0) setImmediate(() => this.#deleteEnded());
   }
 
   #ledgerKey(id: RequestId): string {

@@ -6,6 +6,7 @@
 
 import type { SequenceId } from "../../common/ids.js";
 import { kvBlockSize } from "../../common/limits.js";
+import type { TokenIds } from "../inference.js";
 import { BlockPool } from "./block-pool.js";
 
 export interface SchedulerLimits {
@@ -60,7 +61,7 @@ export class Scheduler {
   readonly #limits: SchedulerLimits;
   readonly #pool: BlockPool;
   /** Arrival order. Bounded by the queue limit of the coordinator's core. */
-  readonly #waiting = new Map<SequenceId, { tokens: number[]; maxTokens: number }>();
+  readonly #waiting = new Map<SequenceId, { promptTokens: TokenIds; maxTokens: number }>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
   readonly #steps = new Map<number, SequenceId[]>();
@@ -94,10 +95,10 @@ export class Scheduler {
   }
 
   /** @param maxTokens Tokens to generate at most; 0 runs the prompt only. */
-  submit(id: SequenceId, promptTokens: readonly number[], maxTokens: number): void {
+  submit(id: SequenceId, promptTokens: TokenIds, maxTokens: number): void {
     if (promptTokens.length === 0) throw new Error("Scheduler.submit: empty prompt");
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
-    this.#waiting.set(id, { tokens: [...promptTokens], maxTokens });
+    this.#waiting.set(id, { promptTokens, maxTokens });
   }
 
   /** Ends a sequence wherever it is. Unknown ids are those that ended before: nothing happens. */
@@ -155,13 +156,13 @@ export class Scheduler {
 
   /** Waiting sequences start in arrival order while the pool holds all they can grow to. */
   #admit(): void {
-    for (const [id, { tokens, maxTokens }] of this.#waiting) {
-      const reservation = blocksFor(tokens.length + Math.max(0, maxTokens - 1));
+    for (const [id, { promptTokens, maxTokens }] of this.#waiting) {
+      const reservation = blocksFor(promptTokens.length + Math.max(0, maxTokens - 1));
       if (!this.#pool.reserve(reservation)) return;
       this.#waiting.delete(id);
       this.#running.set(id, {
         id,
-        tokens,
+        tokens: Array.from(promptTokens),
         computed: 0,
         blocks: [],
         reservation,

@@ -57,6 +57,8 @@ describe("a worker killed with SIGKILL in the middle of an answer", () => {
     const events = text.trim().split("\n\n");
     expect(events.at(-1)).toBe("data: [DONE]");
     expect(JSON.parse(events.at(-2)!.slice("data: ".length)).error).toMatchObject({ code: "worker_lost" });
+    // The stream can end before this process has heard that its child is gone.
+    await cluster.workers[2]!.exited;
   });
 
   it("a worker that stands still (SIGSTOP) loses its lease and its place", async () => {

@@ -5,11 +5,21 @@ import { requestId } from "../../common/ids.js";
 import { createLogger } from "../../common/log.js";
 import type { GenerationRequest } from "../../coordinator/inference.js";
 import { BullmqQueue } from "../../coordinator/queue/bullmq-queue.js";
+import { fromRecord } from "../../coordinator/queue/record.js";
 import { TestRedis, until } from "../support/cluster.js";
 import { generation } from "../support/fake-cluster.js";
 import { LogLines } from "../support/log-lines.js";
 
 const log = createLogger("test", "silent");
+
+/** Prompts as lists, which is how tests write them. */
+const listed = (request: GenerationRequest): GenerationRequest => ({
+  ...request,
+  choices: request.choices.map(({ promptTokens, seed }) => ({
+    promptTokens: Array.from(promptTokens),
+    seed,
+  })),
+});
 
 describe("the request queue on real Redis", () => {
   let redis: TestRedis;
@@ -32,7 +42,8 @@ describe("the request queue on real Redis", () => {
     await queue.start((request) => admitted.push(request));
     await until("all to be admitted", () => admitted.length === sent.length);
     expect(new Set(admitted.map((request) => request.id)).size).toBe(sent.length);
-    expect([...admitted].sort((a, b) => Number(a.id.slice(1)) - Number(b.id.slice(1)))).toEqual(sent);
+    const inOrder = [...admitted].sort((a, b) => Number(a.id.slice(1)) - Number(b.id.slice(1)));
+    expect(inOrder.map(listed)).toEqual(sent);
   });
 
   it("has written the ledger record when a request is admitted, and deletes it when it ended", async () => {
@@ -46,7 +57,7 @@ describe("the request queue on real Redis", () => {
     await queue.add(request);
     await until("its admission", () => reads.length === 1);
     await Promise.all(reads);
-    expect(JSON.parse(records[0]!)).toEqual(request);
+    expect(listed(fromRecord(JSON.parse(records[0]!)))).toEqual(request);
     queue.ended(request.id);
     await until(
       "the record to be gone",
@@ -54,6 +65,33 @@ describe("the request queue on real Redis", () => {
     );
     expect(await reader.keys("*:requests:a")).toEqual([]);
     reader.disconnect();
+  });
+
+  it("forgets the ledger records of many requests that end at once", async () => {
+    const count = 600;
+    const reader = new Redis(redis.url);
+    const admitted: GenerationRequest[] = [];
+    await queue.start((request) => admitted.push(request));
+    await Promise.all(Array.from({ length: count }, (_, i) => queue.add(generation(`r${i}`, [i]))));
+    await until("all to be admitted", () => admitted.length === count);
+    expect(await reader.keys("glm-relay:t:ledger:*")).toHaveLength(count);
+    for (const { id } of admitted) queue.ended(id);
+    await until("the records to be gone", async () => (await reader.keys("*:ledger:*")).length === 0);
+    reader.disconnect();
+  });
+
+  it("keeps a prompt that its choices share once", async () => {
+    const admitted: GenerationRequest[] = [];
+    await queue.start((request) => admitted.push(request));
+    const promptTokens = Int32Array.from({ length: 100_000 }, (_, i) => i);
+    const request: GenerationRequest = {
+      ...generation("shared", []),
+      choices: ["1", "-2", "3"].map((seed) => ({ promptTokens, seed })),
+    };
+    await queue.add(request);
+    await until("its admission", () => admitted.length === 1);
+    expect(admitted[0]).toEqual(request);
+    expect(new Set(admitted[0]!.choices.map((choice) => choice.promptTokens)).size).toBe(1);
   });
 
   it("takes the same id only once while it is queued, and a removed one not at all", async () => {

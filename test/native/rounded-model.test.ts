@@ -215,7 +215,7 @@ describe("the demo model", () => {
         addGenerationPrompt: false,
       });
     });
-    const ids = await Promise.all(all);
+    const ids = (await Promise.all(all)).map((tokens) => Array.from(tokens));
     await prompt.close();
     return ids;
   }

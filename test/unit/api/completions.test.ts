@@ -242,3 +242,18 @@ it("return_token_ids gives ids beside the text", async () => {
     prompt_token_ids: [256, 104, 105],
   });
 });
+
+it("a long echo streams in several chunks that join to the whole, the text with the first", async () => {
+  const prompt = Array.from({ length: 200 }, (_, i) => 40 + (i % 80));
+  const request = { prompt, echo: true, logprobs: 1, max_tokens: 3, return_token_ids: true };
+  const whole = (await post(api, path, request)).body.choices[0];
+  const chunks = (await stream(api, path, request)).slice(0, -1).map(({ choices }: Json) => choices[0]);
+  const echoed = chunks.filter((choice: Json) => choice.token_ids.length === 0 && choice.logprobs !== null);
+  expect(echoed.map((choice: Json) => choice.text.length)).toEqual([200, 0, 0, 0]);
+  expect(chunks.map((choice: Json) => choice.text).join("")).toBe(whole.text);
+  expect(chunks.flatMap((choice: Json) => choice.prompt_token_ids ?? [])).toEqual(prompt);
+  for (const list of ["tokens", "token_logprobs", "top_logprobs", "text_offset"]) {
+    expect(chunks.flatMap((choice: Json) => choice.logprobs?.[list] ?? [])).toEqual(whole.logprobs[list]);
+  }
+  expect(whole.logprobs.tokens).toHaveLength(203);
+});

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { errorKinds } from "../../../common/errors.js";
-import { chatFields } from "../../../coordinator/api/chat.js";
-import { completionFields } from "../../../coordinator/api/completions.js";
+import { chatFields } from "../../../coordinator/api/chat-body.js";
+import { completionFields } from "../../../coordinator/api/completion-body.js";
 import type { Api } from "../../../coordinator/api/server.js";
 import { unsupportedInChat, unsupportedInCompletions } from "../../../coordinator/api/unsupported.js";
 import { get, ScriptedService, sseData, startApi } from "./support.js";

@@ -9,6 +9,7 @@ import { RelayError } from "../../../common/errors.js";
 import { workerId } from "../../../common/ids.js";
 import type { Logger } from "../../../common/log.js";
 import type { Timing } from "../../../coordinator/api/limits.js";
+import { type BodyTask, type Read, readBody } from "../../../coordinator/api/read-body.js";
 import { type Api, createApi } from "../../../coordinator/api/server.js";
 import type {
   ClusterView,
@@ -17,9 +18,11 @@ import type {
   ModelInfo,
   RequestEvent,
   RequestHandle,
+  TokenIds,
   TokenLogprob,
 } from "../../../coordinator/inference.js";
 import type { ChatMessage, PromptService } from "../../../coordinator/prompt/service.js";
+import { fromRecord, toRecord } from "../../../coordinator/queue/record.js";
 
 export const contextLength = 400;
 /** Bytes and one special token that starts a text. */
@@ -39,15 +42,18 @@ class BytePrompts implements PromptService {
     this.#require();
     return [startToken, ...Buffer.from(messages.map(({ role, content }) => `${role}:${content}`).join("|"))];
   }
-  async decode(tokens: number[]): Promise<string> {
+  async decode(tokens: TokenIds): Promise<string> {
     this.#require();
-    return Buffer.from(tokens.filter((token) => token < startToken)).toString();
+    return Buffer.from(Array.from(tokens).filter((token) => token < startToken)).toString();
   }
-  tokenStrings(tokens: number[]): string[] {
-    return tokens.map((token) => (token < 128 ? String.fromCharCode(token) : `<${token}>`));
+  tokenStrings(tokens: TokenIds): string[] {
+    return Array.from(tokens, (token) => (token < 128 ? String.fromCharCode(token) : `<${token}>`));
   }
   tokenBytes(token: number): Uint8Array {
     return token < startToken ? Uint8Array.of(token) : new Uint8Array();
+  }
+  readBody(body: BodyTask): Promise<Read> {
+    return readBody(body, this);
   }
   createDetokenizer(): never {
     throw new Error("the API has no use for a detokenizer");
@@ -98,7 +104,7 @@ export const saying = (...words: string[]): Script =>
     const texts = request.choices.map((_, i) => words[i % words.length] ?? "");
     if (request.sampling.promptLogprobs) {
       for (const [choice, { promptTokens }] of request.choices.entries()) {
-        const scores = promptTokens.map((token, i) => (i === 0 ? null : tokenLogprob(token, 1)));
+        const scores = Array.from(promptTokens, (token, i) => (i === 0 ? null : tokenLogprob(token, 1)));
         yield { type: "prompt", choice, scores };
       }
     }
@@ -139,8 +145,12 @@ export class ScriptedService implements InferenceService {
 
   async submit(request: GenerationRequest): Promise<RequestHandle> {
     if (this.refusal !== null) throw this.refusal;
-    // It travels through Redis as JSON, so it must survive that.
-    this.submitted.push(JSON.parse(JSON.stringify(request)) as GenerationRequest);
+    // It crosses threads and Redis, so it must survive both; ids as a list, which is how tests write them.
+    const { choices, ...rest } = fromRecord(JSON.parse(JSON.stringify(toRecord(structuredClone(request)))));
+    this.submitted.push({
+      ...rest,
+      choices: choices.map(({ promptTokens, seed }) => ({ promptTokens: Array.from(promptTokens), seed })),
+    });
     return { id: request.id, events: this.script(request), cancel: () => this.cancelled.push(request.id) };
   }
 

@@ -2,8 +2,13 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
+import { LoopWatch, threadCpuClock } from "../../../bench/loop-watch.js";
 import { RelayError } from "../../../common/errors.js";
+import { type BodyTask, type Endpoint, readBody } from "../../../coordinator/api/read-body.js";
+import type { ModelInfo } from "../../../coordinator/inference.js";
+import { LocalEncoder } from "../../../coordinator/prompt/encoder.js";
 import { createPromptService, type PromptService } from "../../../coordinator/prompt/service.js";
+import { openTokenizer } from "../../../coordinator/prompt/tokenizer.js";
 import { chatglm3 } from "../../../models/chatglm3.js";
 import { temporaryDirectory } from "../checkpoint/model-fixture.js";
 import { sentencePieceBytes, smallPieces, tokenizerDirectory } from "./sentencepiece-fixture.js";
@@ -27,6 +32,32 @@ const codeOf = (promise: Promise<unknown>) =>
     (error: unknown) => (error instanceof RelayError ? error.code : error),
   );
 
+const realTokenizers = process.env.GLM_RELAY_TOKENIZERS;
+if (!realTokenizers) console.log("skipped: GLM_RELAY_TOKENIZERS names no folder with real tokenizers");
+
+const cpuMs = threadCpuClock();
+
+/**
+ * A timer of this thread fires while the text is encoded, and this thread does little between two firings:
+ * CPU time, since a busy machine delays timers too, held against that of encoding the text right here.
+ */
+async function expectTurning(folder: string, text: string): Promise<void> {
+  const tokenizer = (await openTokenizer(folder, chatglm3))!;
+  const begun = cpuMs();
+  const expected = tokenizer.encodeText(text, { addSpecialTokens: false });
+  const encodingMs = cpuMs() - begun;
+
+  const service = await create(folder);
+  const watch = new LoopWatch(5);
+  const ids = await service.encodeText(text, false);
+  const { cpuMs: stalledMs, ticks } = watch.stop();
+  expect(Buffer.from(text).length).toBeGreaterThan(1_000_000);
+  expect(ticks).toBeGreaterThan(1);
+  expect(stalledMs, `encoding takes ${encodingMs} ms`).toBeLessThan(encodingMs / 3);
+  expect(Array.from(ids)).toEqual(expected);
+  expect(await service.decode(ids)).toBe(text);
+}
+
 describe("with a tokenizer", () => {
   it("encodes, decodes and describes tokens", async () => {
     const service = await create();
@@ -39,7 +70,7 @@ describe("with a tokenizer", () => {
     const chat = await service.encodeChat([{ role: "user", content: "hello" }]);
     expect(service.tokenStrings(chat).at(-1)).toBe("<|assistant|>");
     const reply = service.createDetokenizer({ skipSpecialTokens: true, chatReply: true });
-    expect(chat.map((token) => reply.push(token)).join("") + reply.flush()).toBe("hello");
+    expect(Array.from(chat, (token) => reply.push(token)).join("") + reply.flush()).toBe("hello");
   });
 
   it("brings errors back from the thread with code and field", async () => {
@@ -52,16 +83,18 @@ describe("with a tokenizer", () => {
   });
 
   it("keeps the main thread turning while it encodes a megabyte", async () => {
-    const service = await create();
-    const text = "hello world, 你好 ".repeat(55_000);
-    let ticks = 0;
-    const timer = setInterval(() => ticks++, 5);
-    const ids = await service.encodeText(text, false);
-    clearInterval(timer);
-    expect(text.length).toBeGreaterThan(800_000);
-    expect(await service.decode(ids)).toBe(text);
-    // On the main thread it would have been none; how many fit depends on the machine.
-    expect(ticks).toBeGreaterThan(3);
+    await expectTurning(directory, "hello world, 你好 ".repeat(55_000));
+  });
+
+  it.skipIf(!realTokenizers)("keeps it turning with ChatGLM3's tokenizer, from its opening on", async () => {
+    const folder = join(realTokenizers!, "chatglm3-6b");
+    const begun = cpuMs();
+    await openTokenizer(folder, chatglm3);
+    const openingMs = cpuMs() - begun;
+    const watch = new LoopWatch(5);
+    await create(folder);
+    expect(watch.stop().cpuMs).toBeLessThan(openingMs / 3);
+    await expectTurning(folder, "The quick brown fox, 今天天气怎么样？ ".repeat(30_000));
   });
 
   it("refuses more work than its queue holds, and does all of the rest", async () => {
@@ -79,6 +112,65 @@ describe("with a tokenizer", () => {
     await service.close();
     expect((await Promise.all(tasks)).filter((outcome) => outcome === "draining").length).toBeGreaterThan(0);
     expect(await codeOf(service.encodeText("a", false))).toBe("draining");
+  });
+});
+
+describe("bodies", () => {
+  const model: ModelInfo = {
+    id: "m",
+    createdS: 0,
+    contextLength: 100,
+    vocabSize: 1,
+    tokenCount: 300,
+    hiddenSize: 1,
+    parameterCount: 1,
+    weightBytes: 1,
+    defaults: { temperature: 1, topP: 1 },
+  };
+  const task = (endpoint: Endpoint, body: string): BodyTask => ({
+    endpoint,
+    bytes: new TextEncoder().encode(body),
+    model,
+    strict: false,
+  });
+  /** Ids are drawn anew at every reading. */
+  const outcome = (reading: Promise<object>) =>
+    reading.then(
+      (read) =>
+        "generation" in read ? { ...read, generation: { ...(read.generation as object), id: "" } } : read,
+      ({ code, message, param, extra }: RelayError) => ({ code, message, param, extra }),
+    );
+
+  it.each<[Endpoint, string]>([
+    ["completions", '{"prompt":"hello world","n":2,"seed":7,"echo":true,"logprobs":2,"what":1}'],
+    ["completions", '{"prompt":[[5,6],[7]],"seed":"-5","stop":["a","b"],"stop_token_ids":[9]}'],
+    ["completions", `{"prompt":"${"hello ".repeat(200)}"}`],
+    ["completions", '{"prompt":[1,2,300]}'],
+    ["completions", '{"prompt":"a","temperature":3}'],
+    ["completions", '{"prompt":'],
+    ["completions", "[]"],
+    ["chat", '{"messages":[{"role":"user","content":"hello"}],"seed":1,"max_tokens":3}'],
+    ["chat", '{"messages":[{"role":"user","content":1}]}'],
+    ["tokenize", '{"prompt":"hello world","return_token_strs":true}'],
+    ["tokenize", '{"content":"é😀","with_pieces":true}'],
+    ["detokenize", '{"tokens":[270,271]}'],
+  ])("for %s a thread reads what the main thread reads: %s", async (endpoint, body) => {
+    const service = await create();
+    const encoder = new LocalEncoder(await openTokenizer(directory, chatglm3));
+    const given = task(endpoint, body);
+    const expected = await outcome(readBody(task(endpoint, body), encoder));
+    expect(await outcome(service.readBody(given))).toEqual(expected);
+    expect(given.bytes).toHaveLength(0);
+  });
+
+  it("refuses bodies beyond the memory that may wait, and reads all of the rest", async () => {
+    const service = await create();
+    const broken = `[${" ".repeat(4 * 1024 * 1024 - 1)}`;
+    const read = () => codeOf(service.readBody(task("completions", broken)));
+    const outcomes = await Promise.all(Array.from({ length: 66 }, read));
+    expect(outcomes.filter((outcome) => outcome === "invalid_json")).toHaveLength(64);
+    expect(outcomes.slice(64)).toEqual(["queue_full", "queue_full"]);
+    expect(await read()).toBe("invalid_json");
   });
 });
 

@@ -1,0 +1,65 @@
+import { pino } from "pino";
+import { afterEach, expect, it } from "vitest";
+import { RelayError } from "../../../common/errors.js";
+import { requestId } from "../../../common/ids.js";
+import type { Core } from "../../../coordinator/core.js";
+import type { ModelInfo } from "../../../coordinator/inference.js";
+import type { PromptService } from "../../../coordinator/prompt/service.js";
+import type { RequestQueue } from "../../../coordinator/queue/queue.js";
+import { Service, type ServiceFacts } from "../../../coordinator/service.js";
+import { generation } from "../../support/fake-cluster.js";
+
+const services: Service[] = [];
+afterEach(() => {
+  for (const service of services.splice(0)) service.close(new RelayError("draining", "the test is over"));
+});
+
+/** A service whose queue takes everything and hands on nothing. */
+function service(): Service {
+  const queue: RequestQueue = {
+    up: true,
+    add: async () => {},
+    remove: async () => {},
+    start: async () => {},
+    ended: () => {},
+    onUpChange: () => {},
+    close: async () => {},
+  };
+  const core = { notReady: () => null, cancel: () => {} } as unknown as Core;
+  const facts: ServiceFacts = {
+    model: {} as ModelInfo,
+    precision: { dtype: "float32", kvType: "float32", weights: null, head: null },
+    numericsId: () => null,
+    probeAddress: null,
+  };
+  const made = new Service(facts, {} as PromptService, queue, () => core, pino({ level: "silent" }));
+  services.push(made);
+  return made;
+}
+
+it("tells a few per turn of the event loop when a lost worker ends hundreds of requests at once", async () => {
+  const count = 200;
+  const ids = Array.from({ length: count }, (_, i) => requestId(`r${i}`));
+  const under = service();
+  const told: number[] = [];
+  const ends = ids.map(async (id, i) => {
+    const { events } = await under.submit(generation(id, [1]));
+    for await (const event of events) if (event.type === "error") told.push(i);
+  });
+  await new Promise((resolve) => setImmediate(resolve));
+  for (const id of ids) {
+    under.emit(id, { type: "error", error: new RelayError("worker_lost", "gone") });
+    under.ended(id);
+  }
+  const perTurn: number[] = [];
+  while (told.length < count) {
+    const before = told.length;
+    await new Promise((resolve) => setImmediate(resolve));
+    perTurn.push(told.length - before);
+    if (perTurn.length > 1_000) throw new Error("not all of them are told");
+  }
+  await Promise.all(ends);
+  expect(told).toEqual(ids.map((_, i) => i));
+  // Those woken at once and those of the next turn may fall into the same look.
+  expect(Math.max(...perTurn)).toBeLessThanOrEqual(32);
+});
