@@ -82,13 +82,14 @@ export function addMemoryCommand(program: Command): void {
     .action(async (more: string[], flags: Flags) => {
       const model = flags.model ?? (await scratchModel(flags));
       const upFlags = [...quantizationFlags(flags.quantization), ...more];
-      const report = await measure(model, flags.stages, upFlags);
+      const report = await measureMemory(model, flags.stages, upFlags);
       if (flags.json === true) printJson({ name: "memory", ...report });
       else printTable(memoryTable(report));
     });
 }
 
-async function measure(
+/** @param flags More flags of `up`. */
+export async function measureMemory(
   model: string,
   stageCounts: readonly number[],
   flags: readonly string[],
@@ -238,10 +239,10 @@ function memoryTable({ flags, layerBytes, stages }: MemoryReport): Table {
         `${Math.round(100 * kvUsed)} %`,
         formatBytes(planned.workspaceBytes),
         formatBytes(planned.processBytes),
-        formatBytes(sumOf(planned)),
+        formatBytes(plannedSum(planned)),
         formatBytes(used.rss),
         formatBytes(used.file),
-        percent(used.rss / sumOf(planned) - 1),
+        percent(used.rss / plannedSum(planned) - 1),
         `${seconds.toFixed(1)} s`,
         formatBytes(ready.peak - ready.rss),
         formatSigned(ready.peak - used.rss),
@@ -250,7 +251,7 @@ function memoryTable({ flags, layerBytes, stages }: MemoryReport): Table {
   };
 }
 
-const sumOf = (planned: StageView["planned"]): number =>
+export const plannedSum = (planned: StageView["planned"]): number =>
   planned.weightBytes + planned.kvBytes + planned.workspaceBytes + planned.processBytes;
 
 const percent = (fraction: number): string => `${fraction < 0 ? "" : "+"}${(100 * fraction).toFixed(1)} %`;
