@@ -160,7 +160,12 @@ export class FakeCluster {
     });
   }
 
-  heartbeat(connection: number, progress: number, busy = false): void {
+  heartbeat(
+    connection: number,
+    progress: number,
+    busy = false,
+    loading = { loadedBytes: 0, loadBytes: 0 },
+  ): void {
     this.core.membership.message(connection, {
       message: "heartbeat",
       heartbeat: {
@@ -171,8 +176,7 @@ export class FakeCluster {
         residentBytes: 0,
         receivedBytes: 0,
         staleMessages: 0,
-        loadedBytes: 0,
-        loadBytes: 0,
+        ...loading,
         idleUs: 0,
       },
     });

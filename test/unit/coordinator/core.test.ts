@@ -36,7 +36,12 @@ describe("the coordinator's core", () => {
     cluster.join(2);
     expect(cluster.core.notReady()!.message).toMatch(/loading: 0 of 2/);
     const epoch = cluster.core.membership.epoch!;
-    for (const connection of [1, 2]) cluster.report(connection, epoch, "LOADED");
+    cluster.heartbeat(1, 0, true, { loadedBytes: 30, loadBytes: 100 });
+    expect(cluster.core.notReady()!.message).toMatch(/0 of 2 stages ready, 15 % of the weights read/);
+    cluster.report(2, epoch, "LOADED");
+    expect(cluster.core.notReady()!.message).toMatch(/1 of 2 stages ready, 65 % of the weights read/);
+    expect(cluster.core.view().workers.map((worker) => worker.loadedRatio)).toEqual([0.3, 1]);
+    cluster.report(1, epoch, "LOADED");
     for (const connection of [1, 2]) cluster.report(connection, epoch, "LINKED");
     expect(cluster.core.notReady()!.message).toMatch(/first token/);
     cluster.answerAll();
