@@ -36,7 +36,8 @@ export interface ReadCall<Options> {
   unknownFields: string[];
 }
 
-export interface Call extends Omit<ReadCall<unknown>, "generation" | "options" | "asTokenIds"> {
+/** What runs and is answered. */
+export interface Call extends Pick<ReadCall<unknown>, "n" | "stream" | "streamOptions"> {
   generation: GenerationRequest;
   answer: Answer;
 }

@@ -5,12 +5,15 @@
 import { Readable } from "node:stream";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { RelayError, toRelayError } from "../../common/errors.js";
-import type { RequestEvent, RequestHandle } from "../inference.js";
-import type { AnswerEvent, Call } from "./answer.js";
+import type { GenerationRequest, RequestEvent, RequestHandle } from "../inference.js";
+import type { Answer, AnswerEvent, Call } from "./answer.js";
+import { bodyAs } from "./body.js";
 import type { CallMetrics } from "./call-metrics.js";
 import type { ApiContext } from "./context.js";
 import { errorBody, logFault, toClientError } from "./errors.js";
 import { jsonText } from "./json-text.js";
+import { type TokenNames, tokenNames } from "./logprobs.js";
+import type { GenerationEndpoint, ReadAs } from "./read-body.js";
 import { SseStream } from "./sse.js";
 import { inTurns } from "./turns.js";
 import { UsageCounter } from "./usage.js";
@@ -18,21 +21,23 @@ import { UsageCounter } from "./usage.js";
 /** Characters of a long answer that are written to the socket at once. */
 const packetLength = 64 * 1024;
 
-/** What a route prepares while the client may already have left. */
-export type PrepareCall = () => Promise<Call>;
+/** Makes what writes a call's answer. */
+export type AnswerTo<E extends GenerationEndpoint> = (
+  generation: GenerationRequest,
+  options: ReadAs<E>["options"] & { names: TokenNames },
+) => Answer;
 
-export async function answerCall(
+/** Reads the body of a generation request, runs it and answers, in one piece or as a stream. */
+export async function answerCall<E extends GenerationEndpoint>(
   context: ApiContext,
   request: FastifyRequest,
   reply: FastifyReply,
-  prepare: PrepareCall,
+  endpoint: E,
+  answerTo: AnswerTo<E>,
 ): Promise<unknown> {
   const client = new ClientPresence(reply);
-  const call = await prepare();
+  const call = await readCall(context, request, endpoint, answerTo);
   client.check();
-  if (call.unknownFields.length > 0) {
-    context.log.debug({ requestId: request.id, fields: call.unknownFields }, "unknown fields ignored");
-  }
   const times = { arrivedMs: request.arrivedMs, submittedMs: performance.now() };
   const usage = new UsageCounter(call.generation.choices, call.n);
   request.answered = { completionId: call.generation.id, usage };
@@ -49,6 +54,21 @@ export async function answerCall(
     all[event.choice]?.push(event);
   }
   return sendJson(reply, call.answer.response(all, usage.usage));
+}
+
+async function readCall<E extends GenerationEndpoint>(
+  context: ApiContext,
+  request: FastifyRequest,
+  endpoint: E,
+  answerTo: AnswerTo<E>,
+): Promise<Call> {
+  const { unknownFields, asTokenIds, options, ...call } = await bodyAs(context, request, endpoint);
+  if (unknownFields.length > 0) {
+    context.log.debug({ requestId: request.id, fields: unknownFields }, "unknown fields ignored");
+  }
+  const generation = { ...call.generation, logId: request.id };
+  const names = tokenNames(context.service.prompt, asTokenIds);
+  return { ...call, generation, answer: answerTo(generation, { ...options, names }) };
 }
 
 /** Writes a value as its turns come; what fits into one packet is sent with its length. */

@@ -32,6 +32,7 @@ const readers = { chat: readChat, completions: readCompletion, tokenize, detoken
 >;
 
 export type Endpoint = keyof typeof readers;
+export type GenerationEndpoint = "chat" | "completions";
 export type ReadAs<E extends Endpoint> = Awaited<ReturnType<(typeof readers)[E]>>;
 export type Read = ReadAs<Endpoint>;
 

@@ -16,6 +16,7 @@ import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/inte
 import type { StageView, WorkerLossReason, WorkerView } from "../inference.js";
 import { type Placement, type PlacementModel, place } from "../placement/placement.js";
 import { Leases } from "./leases.js";
+import { type ConnectionId, loadedRatio, type Member, stageView, workerView } from "./member.js";
 
 /** Reading weights: a slow disk and a 130B stage; renewed leases alone would let a stuck load wait for ever. */
 const loadLimitMs = 30 * 60_000;
@@ -25,9 +26,6 @@ const linkLimitMs = 15_000;
 const formBackoffMs = { first: 100, most: 5_000 };
 /** Members beyond the stages are spares; more than this are turned away. */
 const maxWorkers = 1_024;
-
-/** One control stream; a worker that comes back gets a new one. */
-export type ConnectionId = number;
 
 export interface MembershipConfig {
   stageCount: number;
@@ -68,16 +66,6 @@ export type CoreLog = (
   message: string,
   fields?: Record<string, string | number | readonly string[]>,
 ) => void;
-
-interface Member {
-  connection: ConnectionId;
-  register: Register__Output;
-  state: WorkerView["state"];
-  detail: string;
-  heartbeat: Heartbeat__Output | null;
-  heartbeatAtMs: number;
-  stageState: StageState__Output | null;
-}
 
 /**
  * waiting: too few workers, or a pause after a failure; forming: assigned, loading, linking;
@@ -221,46 +209,12 @@ export class Membership {
   stageViews(): StageView[] {
     if (this.#state.kind === "waiting") return [];
     const { stages, placement } = this.#state.plan;
-    return placement.stages.map((stage, index) => {
-      const member = this.#members.get(stages[index]!);
-      return {
-        stage: index,
-        worker: stage.worker,
-        layerBegin: stage.layerBegin,
-        layerEnd: stage.layerEnd,
-        weightBytes: member?.stageState?.weightBytes || stage.weightBytes,
-        kvBytes: member?.stageState?.kvBytes || stage.kvBytes,
-        workspaceBytes: member?.stageState?.workspaceBytes || stage.workspaceBytes,
-        planned: {
-          weightBytes: stage.weightBytes,
-          kvBytes: stage.kvBytes,
-          workspaceBytes: stage.workspaceBytes,
-          processBytes: stage.processBytes,
-        },
-        memoryBytes: member?.register.memoryBytes ?? 0,
-        steps: member?.heartbeat?.steps ?? 0,
-        busySeconds: (member?.heartbeat?.busyUs ?? 0) / 1e6,
-        idleSeconds: (member?.heartbeat?.idleUs ?? 0) / 1e6,
-      };
-    });
+    return placement.stages.map((stage, index) => stageView(index, stage, this.#members.get(stages[index]!)));
   }
 
   workerViews(): WorkerView[] {
     const now = this.#clock.nowMs();
-    return [...this.#members.values()].sort(byName).map((member) => ({
-      id: member.register.worker,
-      pid: member.register.pid,
-      address: member.register.dataAddress,
-      probeAddress: member.register.probeAddress || null,
-      state: member.state,
-      detail: member.detail,
-      loadedRatio: loadedRatio(member),
-      heartbeatAgeMs: Math.round(now - member.heartbeatAtMs),
-      memoryBytes: member.register.memoryBytes,
-      residentBytes: member.heartbeat?.residentBytes ?? 0,
-      threads: member.register.threads,
-      kernels: member.register.kernels,
-    }));
+    return [...this.#members.values()].sort(byName).map((member) => workerView(member, now));
   }
 
   staleMessages(): number {
@@ -508,15 +462,6 @@ export class Membership {
   #missingWorkers(): string {
     return `waiting for workers: ${this.#members.size} of ${this.#config.stageCount} have joined`;
   }
-}
-
-/** How much of its stage's weights a member has read, 0 to 1. */
-function loadedRatio(member: Member | undefined): number {
-  if (member === undefined) return 0;
-  if (member.state === "loaded" || member.state === "linked") return 1;
-  if (member.state !== "loading") return 0;
-  const { loadedBytes = 0, loadBytes = 0 } = member.heartbeat ?? {};
-  return loadBytes === 0 ? 0 : loadedBytes / loadBytes;
 }
 
 function byName(a: Member, b: Member): number {

@@ -4,7 +4,7 @@ import type { Logger } from "../../common/log.js";
 import type { CoordinatorMessage } from "../../proto/generated/glm/relay/internal/v1/CoordinatorMessage.js";
 import type { MembershipHandlers } from "../../proto/generated/glm/relay/internal/v1/Membership.js";
 import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
-import type { ConnectionId } from "./membership.js";
+import type { ConnectionId } from "./member.js";
 
 type ControlStream = ServerDuplexStream<WorkerMessage__Output, CoordinatorMessage>;
 
