@@ -1,4 +1,7 @@
-/** The plan against the kernel's own figures, on layers of the size that they have in a 6B model. */
+/**
+ * The plan against the kernel's own figures, on layers of the size that they have in a 6B model and stages
+ * large enough that the process around them, which varies by 15 MB, is no matter.
+ */
 import { mkdtempSync, rmSync, statfsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -31,8 +34,8 @@ test.skipIf(!roomy).each([
     ["--quantization", "int8", "--group-size", "row", "--kv", "int8"],
   ],
 ])("workers with %s hold what was planned, and loading peaks below one layer more", async (_, flags) => {
-  const { stages, layerBytes } = await measureMemory(folder, [1, 2, 4], flags);
-  expect(stages).toHaveLength(7);
+  const { stages, layerBytes } = await measureMemory(folder, [1, 2], flags);
+  expect(stages).toHaveLength(3);
   for (const { stages: count, stage, planned, ready, used, kvUsed } of stages) {
     const where = `stage ${stage} of ${count}`;
     // Nothing was held back that the figures are to be about.
