@@ -9,6 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LocalCluster } from "../cli/cluster.js";
+import { silent } from "../cli/status-line.js";
 import { packageRoot } from "../common/package.js";
 import { createPromptService } from "../coordinator/prompt/service.js";
 import { chatglm3 } from "../models/chatglm3.js";
@@ -132,7 +133,7 @@ export async function eventLoopBench(): Promise<Table> {
   const outer = process.env.NODE_OPTIONS;
   process.env.NODE_OPTIONS = `--import=${new URL("./event-loop-probe.js", import.meta.url).href}`;
   process.env.EVENT_LOOP_PROBE = socket;
-  const cluster = new LocalCluster({ model: join(packageRoot, "models/demo"), stages, port: 0 }, () => {});
+  const cluster = new LocalCluster({ model: join(packageRoot, "models/demo"), stages, port: 0 }, silent);
   const rows: string[][] = [];
   try {
     const url = await cluster.start();

@@ -1,6 +1,7 @@
 /** Tokens per second of the demo model through a whole local cluster, for stages and concurrent requests. */
 import { join } from "node:path";
 import { LocalCluster } from "../cli/cluster.js";
+import { silent } from "../cli/status-line.js";
 import { packageRoot } from "../common/package.js";
 import type { Table } from "./report.js";
 
@@ -14,7 +15,7 @@ export async function servingBench(): Promise<Table> {
   const rows: string[][] = [];
   for (const stages of stageCounts) {
     const model = join(packageRoot, "models/demo");
-    const cluster = new LocalCluster({ model, stages, port: 0 }, () => {});
+    const cluster = new LocalCluster({ model, stages, port: 0 }, silent);
     try {
       const url = await cluster.start();
       await run(url, 8, 8);

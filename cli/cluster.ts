@@ -12,6 +12,7 @@ import { coreCount, freeMemoryBytes, memoryShare, redisUrl } from "./options.js"
 import { isListeningMessage, isRoundedMessage, type ListeningMessage } from "./parent.js";
 import { type PrecisionFlags, precisionArguments } from "./precision.js";
 import { findRedisServer, freePort, probeRedis, redisArguments, requireFreePort } from "./redis.js";
+import type { Teller } from "./status-line.js";
 import { type ChildSpec, type Observer, Supervisor } from "./supervisor.js";
 import { Watchdog } from "./watch.js";
 
@@ -53,10 +54,10 @@ export class LocalCluster {
   private apiUrl: string | null = null;
   private stopping = false;
 
-  /** @param progress Receives one line for people at every step and every loss. */
+  /** @param teller Receives a line for people at every step and every loss, and how far loading is. */
   constructor(
     private readonly options: LocalClusterOptions,
-    private readonly progress: (line: string) => void,
+    private readonly teller: Teller,
   ) {}
 
   /**
@@ -71,7 +72,7 @@ export class LocalCluster {
     const data = new DataDir(options.data);
     this.data = data;
     this.watchdog = await Watchdog.start(data.path, () =>
-      this.progress(`waiting for an earlier run on ${data.path} to end`),
+      this.teller.print(`waiting for an earlier run on ${data.path} to end`),
     );
     this.logTimer = setInterval(() => data.trimLogs(), logCheckMs);
     this.logTimer.unref();
@@ -82,8 +83,8 @@ export class LocalCluster {
     const name = external === null ? "glm-relay" : `glm-relay-${hash}`;
     const address = await this.startCoordinator(data, redis, name);
     this.startWorkers(data, address);
-    this.progress("loading the model");
-    const stopWatching = watchLoading(this.apiUrl!, this.progress);
+    this.teller.print("loading the model");
+    const stopWatching = watchLoading(this.apiUrl!, this.teller);
     const line = await this.firstReadiness().finally(stopWatching);
     for (const worker of this.workers) worker.markReady();
     return line.slice("ready ".length);
@@ -109,7 +110,7 @@ export class LocalCluster {
   private async startRedis(data: DataDir): Promise<string> {
     const command = findRedisServer();
     const folder = data.folder("redis");
-    this.progress("starting redis");
+    this.teller.print("starting redis");
     for (let attempt = 1; ; attempt++) {
       const port = await freePort();
       this.redis = this.supervise({
@@ -133,7 +134,7 @@ export class LocalCluster {
   private async startCoordinator(data: DataDir, redis: string, name: string): Promise<string> {
     const { options } = this;
     let listening: ListeningMessage | null = null;
-    this.progress("starting coordinator");
+    this.teller.print("starting coordinator");
     const address = new Promise<string>((resolveAddress) => {
       this.coordinator = this.supervise({
         name: "coordinator",
@@ -178,7 +179,7 @@ export class LocalCluster {
     const { options } = this;
     const memory = options.memoryPerWorker ?? Math.floor((freeMemoryBytes() * memoryShare) / options.stages);
     const threads = options.threadsPerWorker ?? Math.max(1, Math.floor(coreCount() / options.stages));
-    this.progress(`starting ${options.stages} ${options.stages === 1 ? "worker" : "workers"}`);
+    this.teller.print(`starting ${options.stages} ${options.stages === 1 ? "worker" : "workers"}`);
     this.workers = Array.from({ length: options.stages }, (_, index) =>
       this.supervise({
         name: `worker-${index}`,
@@ -193,7 +194,7 @@ export class LocalCluster {
         ready: { by: "owner" },
         onMessage: (message) => {
           if (!isRoundedMessage(message)) return;
-          for (const line of message.lines) this.progress(`worker-${index}: ${line}`);
+          for (const line of message.lines) this.teller.print(`worker-${index}: ${line}`);
         },
       }),
     );
@@ -210,7 +211,9 @@ export class LocalCluster {
       started: (pid) => this.watchdog?.watch(pid),
       ended: (pid) => this.watchdog?.forget(pid),
       lost: (how, delayMs) =>
-        this.progress(`${spec.name} lost (${how}), restarting in ${delayMs / 1000} s (log: ${spec.logFile})`),
+        this.teller.print(
+          `${spec.name} lost (${how}), restarting in ${delayMs / 1000} s (log: ${spec.logFile})`,
+        ),
     };
     const supervisor = new Supervisor(spec, observer);
     if (this.stopping) throw new CommandError("stopped");

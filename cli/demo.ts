@@ -9,8 +9,9 @@ import { LocalCluster } from "./cluster.js";
 import { CommandError, formatFailure, statusOfFailure } from "./errors.js";
 import { judge, type Question, readQuestions, tally, type Verdict } from "./questions.js";
 import { formatPrecision, formatStages } from "./status.js";
+import { StatusLine } from "./status-line.js";
 import { formatBar, formatTable } from "./text.js";
-import { serve } from "./up.js";
+import { serve, statusLogMs } from "./up.js";
 
 const stages = 4;
 const modelDir = join(packageRoot, "models/demo");
@@ -108,7 +109,10 @@ Or with any OpenAI client: baseURL "${url}/v1", any apiKey, model "default".
 try {
   // Read first: a missing file should not cost the start of a cluster.
   const questions = readQuestions(join(modelDir, "questions.jsonl"));
-  const cluster = new LocalCluster({ model: modelDir, stages, port: 0 }, (line) => print(line));
+  const cluster = new LocalCluster(
+    { model: modelDir, stages, port: 0 },
+    new StatusLine(process.stdout, statusLogMs),
+  );
   await serve(cluster, (url) => show(url, questions));
 } catch (error) {
   process.stderr.write(`${formatFailure(error)}\n`);

@@ -5,7 +5,11 @@ import { stages } from "./coordinator.js";
 import { port, redisUrl, size } from "./options.js";
 import { addPrecisionOptions, quantizationOf } from "./precision.js";
 import { listenForStop } from "./signals.js";
+import { StatusLine } from "./status-line.js";
 import { threads, verboseHelp } from "./worker.js";
+
+/** In a log, how far the loading is stands once in so long. */
+export const statusLogMs = 5_000;
 
 export function addUpCommand(program: Command): void {
   const command = program
@@ -30,7 +34,7 @@ export function addUpCommand(program: Command): void {
 async function run(options: LocalClusterOptions): Promise<void> {
   // A mistake in the flags is told before anything starts.
   quantizationOf(options);
-  const cluster = new LocalCluster(options, (line) => process.stderr.write(`${line}\n`));
+  const cluster = new LocalCluster(options, new StatusLine(process.stderr, statusLogMs));
   await serve(cluster, async (url) => {
     process.stdout.write(`ready ${url}\n`);
     return true;

@@ -1,5 +1,6 @@
 /** Shows on standard error how far a batch is: a bar on a terminal, plain lines in a log. */
 import type { WriteStream } from "node:tty";
+import { StatusLine } from "../status-line.js";
 import { formatBar, formatCount, formatDuration } from "../text.js";
 
 /** Tokens per second are those of this last while: long enough to smooth answers that arrive in bursts. */
@@ -9,7 +10,6 @@ const redrawMs = 200;
 /** In a log at most one line in so long. */
 const logLineMs = 5_000;
 const barWidthMax = 30;
-const columnsDefault = 80;
 
 export interface Progress {
   total: number;
@@ -86,6 +86,7 @@ export class Rate {
 
 /** Draws until it is stopped. */
 export class ProgressDisplay {
+  readonly #status: StatusLine;
   readonly #timer: NodeJS.Timeout;
 
   /** @param look What there is to show now. */
@@ -93,13 +94,14 @@ export class ProgressDisplay {
     private readonly stream: WriteStream,
     private readonly look: () => Progress,
   ) {
+    // The timer says when a log gets its line.
+    this.#status = new StatusLine(stream, 0);
     this.#timer = setInterval(() => this.#draw(), stream.isTTY ? redrawMs : logLineMs);
   }
 
   /** A line for people, above the bar. */
   print(line: string): void {
-    this.stream.write(this.stream.isTTY ? `\r\x1b[K${line}\n` : `${line}\n`);
-    if (this.stream.isTTY) this.#draw();
+    this.#status.print(line);
   }
 
   /** Shows the last state, which stays. */
@@ -110,13 +112,9 @@ export class ProgressDisplay {
   }
 
   #draw(): void {
-    const { stream } = this;
-    if (!stream.isTTY) {
-      stream.write(`${formatLogLine(this.look())}\n`);
-      return;
-    }
-    const columns = stream.columns > 0 ? stream.columns : columnsDefault;
-    // One column less: a full last column wraps on some terminals. Then what is left of a longer line goes.
-    stream.write(`\r${formatBarLine(this.look(), columns - 1)}\x1b[K`);
+    this.#status.show(
+      (columns) => formatBarLine(this.look(), columns),
+      () => formatLogLine(this.look()),
+    );
   }
 }

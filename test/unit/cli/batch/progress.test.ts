@@ -80,7 +80,7 @@ describe("the progress of a batch", () => {
       return String(stream.read());
     };
     const bar = formatBarLine(progress, 89);
-    expect(written(90)).toBe(`\r\x1b[KSIGINT: waiting\n\r${bar}\x1b[K\r${bar}\x1b[K\n`);
+    expect(written(90)).toBe(`\r\x1b[KSIGINT: waiting\n\r${bar}\x1b[K\n`);
     expect(written()).toBe(`SIGINT: waiting\n${formatLogLine(progress)}\n`);
   });
 
