@@ -138,19 +138,21 @@ interface TensorShape {
   kind: "weight" | "residual" | "ones";
 }
 
+const named = (pattern: string, layer: number): string => pattern.replace("{i}", String(layer));
+
 function tensorShapes(shape: CheckpointShape): TensorShape[] {
   const { layerCount, hiddenSize, headCount, kvHeadCount, headDim, ffnSize, vocabSize } = shape;
   const { embedding, finalNorm, head, layer: names } = chatglm3.tensors;
   const qkv = (headCount + 2 * kvHeadCount) * headDim;
   const layers = Array.from({ length: layerCount }, (_, layer): TensorShape[] => {
-    const at = (name: keyof typeof names) => names[name].replace("{i}", String(layer));
+    const at = (name: "attentionNorm" | "attentionOut" | "ffnNorm" | "ffnDown") => named(names[name], layer);
     return [
       { name: at("attentionNorm"), sizes: [hiddenSize], kind: "ones" },
-      { name: at("qkvWeight"), sizes: [qkv, hiddenSize], kind: "weight" },
-      { name: at("qkvBias"), sizes: [qkv], kind: "weight" },
+      { name: named(names.qkvWeight[0], layer), sizes: [qkv, hiddenSize], kind: "weight" },
+      { name: named(names.qkvBias[0], layer), sizes: [qkv], kind: "weight" },
       { name: at("attentionOut"), sizes: [hiddenSize, headCount * headDim], kind: "residual" },
       { name: at("ffnNorm"), sizes: [hiddenSize], kind: "ones" },
-      { name: at("ffnGateUp"), sizes: [2 * ffnSize, hiddenSize], kind: "weight" },
+      { name: named(names.ffnGateUp[0], layer), sizes: [2 * ffnSize, hiddenSize], kind: "weight" },
       { name: at("ffnDown"), sizes: [hiddenSize, ffnSize], kind: "residual" },
     ];
   });

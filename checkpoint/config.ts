@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RelayError } from "../common/errors.js";
-import type { ModelCard } from "../models/card.js";
+import type { ModelCard, RopeFacts } from "../models/card.js";
 import { printValue } from "../models/print.js";
 import type { DType, ModelShape } from "../models/shape.js";
 import { parseJsonObject, readModelFile } from "./json.js";
@@ -53,10 +53,6 @@ export function shapeFrom(
   if (typeof normEps !== "number" || !(normEps > 0 && normEps < 1)) {
     fail(path, fields.normEps, normEps, "a number between 0 and 1");
   }
-  const ratio = config[card.rope.ratioField] ?? 1;
-  if (typeof ratio !== "number" || !(ratio > 0 && ratio <= 1e6)) {
-    fail(path, card.rope.ratioField, ratio, "a number above 0 and at most 1e6");
-  }
   return {
     hiddenSize: size(fields.hiddenSize),
     layerCount: size(fields.layerCount),
@@ -67,10 +63,41 @@ export function shapeFrom(
     vocabSize,
     tokenCount: tokenCount ?? vocabSize,
     ropeDim,
-    ropeBase: card.rope.base * ratio,
+    ropeBase: ropeBase(config, card.rope, size(fields.maxPositions), path),
     normEps,
     maxPositions: size(fields.maxPositions),
   };
+}
+
+function ropeBase(config: Config, rope: RopeFacts, maxPositions: number, path: string): number {
+  const number = (field: string | undefined, whenAbsent: number, most: number): number => {
+    const value = field === undefined ? whenAbsent : (config[field] ?? whenAbsent);
+    if (typeof value === "number" && value > 0 && value <= most) return value;
+    return fail(path, field!, value, `a number above 0 and at most ${most}`);
+  };
+  const base = number(rope.baseField, rope.base, 1e12) * number(rope.ratioField, 1, 1e6);
+  return ropeCorrection(rope, base, maxPositions) ?? base;
+}
+
+function ropeCorrection(rope: RopeFacts, base: number, maxPositions: number): number | undefined {
+  return rope.corrections?.find((one) => one.written === base && one.maxPositions === maxPositions)?.base;
+}
+
+/** What config.json says and is not followed, for people. */
+export function configWarnings(
+  config: Config,
+  card: ModelCard,
+  shape: ModelShape,
+  directory: string,
+): string[] {
+  const { baseField } = card.rope;
+  const written = baseField === undefined ? undefined : config[baseField];
+  if (typeof written !== "number" || ropeCorrection(card.rope, written, shape.maxPositions) === undefined)
+    return [];
+  const path = join(directory, "config.json");
+  return [
+    `${path}: "${baseField}" is ${written}, which contradicts the authors' code for this model; ${shape.ropeBase} is used`,
+  ];
 }
 
 /** The checkpoint's own dtype, or null when config.json does not say. */

@@ -7,11 +7,12 @@ import { basename, resolve } from "node:path";
 import { RelayError } from "../common/errors.js";
 import type { ModelCard, TensorNames } from "../models/card.js";
 import { cardFor } from "../models/index.js";
-import { type DType, type ModelShape, qkvRows } from "../models/shape.js";
+import type { DType, ModelShape } from "../models/shape.js";
 import {
   type Config,
   configDtype,
   configStopTokens,
+  configWarnings,
   defaultSampling,
   hasQkvBias,
   readConfig,
@@ -40,6 +41,8 @@ export interface Model {
   dtype: DType;
   config: Config;
   tensors: Map<string, TensorEntry>;
+  /** What in the directory is not followed, for people. */
+  warnings: string[];
   /** Equal for two directories that would compute the same; see fingerprint.ts. */
   fingerprint: string;
   /** Of the tensors that the model uses. */
@@ -62,12 +65,18 @@ export interface TensorSource {
 
 export interface LayerTensors {
   attentionNorm: TensorSource;
-  qkvWeight: TensorSource;
-  qkvBias: TensorSource | null;
+  /** Rows q | k | v. */
+  qkvWeight: TensorSource[];
+  qkvBias: TensorSource[] | null;
   attentionOut: TensorSource;
+  /** Norm of what attention gives, before it is added to the residual stream. */
+  attentionOutNorm: TensorSource | null;
   ffnNorm: TensorSource;
-  ffnGateUp: TensorSource;
+  /** Rows gate | up. */
+  ffnGateUp: TensorSource[];
   ffnDown: TensorSource;
+  /** Norm of what the feed-forward part gives. */
+  ffnOutNorm: TensorSource | null;
 }
 
 export interface StageTensors {
@@ -103,6 +112,7 @@ export async function openModel(directory: string): Promise<Model> {
     stopTokens: tokenizer ? stopTokenIds(tokenizer, card) : configStopTokens(config),
     sampling: await defaultSampling(card, root),
     dtype: configDtype(config, card, root) ?? embedding.dtype,
+    warnings: configWarnings(config, card, shape, root),
     fingerprint: await fingerprintOf(card, shape, files, sources),
     parameterCount: sources.reduce((sum, { shape: sizes }) => sum + product(sizes), 0),
     layerBytes: layers.map((layer) => byteSum(layerSources(layer))),
@@ -121,6 +131,9 @@ export interface StageRange {
   head: boolean;
 }
 
+/** Of a layer's tensors those that every family has in one piece. */
+type SingleTensor = "attentionNorm" | "attentionOut" | "ffnNorm" | "ffnDown";
+
 /**
  * Where the weights of a stage lie: the weight fields of the engine's StageConfig.
  * @throws RelayError invalid_model for a tensor that is missing, of another shape or of another type.
@@ -130,22 +143,42 @@ export function stageTensors(
   range: StageRange,
 ): StageTensors {
   const { card, shape } = model;
-  const { hiddenSize, vocabSize, headCount, headDim, ffnSize } = shape;
+  const { hiddenSize, vocabSize, headCount, kvHeadCount, headDim, ffnSize } = shape;
   const names: TensorNames = card.tensors;
   const source = (name: string, ...expected: number[]) => sourceOf(model, name, expected);
   const qkvBias = hasQkvBias(model.config, card, model.directory);
 
+  const qkvParts = [headCount, kvHeadCount, kvHeadCount].map((heads) => heads * headDim);
+  /** One tensor with all rows, or one for each of `rows`. */
+  const parts = (list: readonly string[], rows: number[], layer: number, ...columns: number[]) => {
+    const sizes = list.length === 1 ? [sum(rows)] : rows;
+    const found = list.map((name, i) => source(nameIn(name, layer), sizes[i]!, ...columns));
+    const other = found.findIndex(({ dtype }) => dtype !== found[0]!.dtype);
+    if (other < 0) return found;
+    const names = [list[0]!, list[other]!].map((name) => nameIn(name, layer));
+    throw new RelayError(
+      "invalid_model",
+      `tensor ${names[0]} is ${found[0]!.dtype} and ${names[1]} is ${found[other]!.dtype}, expected one type (${found[0]!.file})`,
+    );
+  };
+  const optional = (name: "attentionOutNorm" | "ffnOutNorm", layer: number) => {
+    const pattern = names.layer[name];
+    return pattern === undefined ? null : source(nameIn(pattern, layer), hiddenSize);
+  };
+
   const layers: LayerTensors[] = [];
   for (let layer = range.layerBegin; layer < range.layerEnd; layer++) {
-    const at = (name: keyof TensorNames["layer"]) => names.layer[name].replace("{i}", String(layer));
+    const at = (name: SingleTensor) => nameIn(names.layer[name], layer);
     layers.push({
       attentionNorm: source(at("attentionNorm"), hiddenSize),
-      qkvWeight: source(at("qkvWeight"), qkvRows(shape), hiddenSize),
-      qkvBias: qkvBias ? source(at("qkvBias"), qkvRows(shape)) : null,
+      qkvWeight: parts(names.layer.qkvWeight, qkvParts, layer, hiddenSize),
+      qkvBias: qkvBias ? parts(names.layer.qkvBias, qkvParts, layer) : null,
       attentionOut: source(at("attentionOut"), hiddenSize, headCount * headDim),
+      attentionOutNorm: optional("attentionOutNorm", layer),
       ffnNorm: source(at("ffnNorm"), hiddenSize),
-      ffnGateUp: source(at("ffnGateUp"), 2 * ffnSize, hiddenSize),
+      ffnGateUp: parts(names.layer.ffnGateUp, [ffnSize, ffnSize], layer, hiddenSize),
       ffnDown: source(at("ffnDown"), hiddenSize, ffnSize),
+      ffnOutNorm: optional("ffnOutNorm", layer),
     });
   }
   return {
@@ -173,9 +206,14 @@ function sourceOf(
   return { file, byteOffset, byteLength, dtype: weightType(tensor), shape };
 }
 
-function layerSources(layer: LayerTensors): TensorSource[] {
-  return Object.values(layer).filter((source): source is TensorSource => source !== null);
+/** All tensors of a layer. */
+export function layerSources(layer: LayerTensors): TensorSource[] {
+  return Object.values(layer)
+    .flat()
+    .filter((source): source is TensorSource => source !== null);
 }
+
+const nameIn = (pattern: string, layer: number): string => pattern.replace("{i}", String(layer));
 
 /** The published name when config.json has one (not a path of whoever saved it), else the directory's. */
 function modelId(config: Config, directory: string): string {
@@ -184,6 +222,7 @@ function modelId(config: Config, directory: string): string {
   return published ? name : basename(directory);
 }
 
+const sum = (sizes: readonly number[]): number => sizes.reduce((total, size) => total + size, 0);
 const product = (sizes: number[]): number => sizes.reduce((result, size) => result * size, 1);
 const byteSum = (sources: TensorSource[]): number =>
   sources.reduce((sum, { byteLength }) => sum + byteLength, 0);

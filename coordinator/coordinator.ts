@@ -90,6 +90,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     const probeAddress = (await probe?.listen()) ?? null;
     undo.push(async () => probe?.close());
     const model = await openModelInThread(options.model);
+    for (const warning of model.warnings) log.warn(warning);
     requireStageCount(options.stages, model.shape.layerCount);
     const dtype = options.dtype ?? model.dtype;
     const precision: Precision = { ...options.quantization, dtype, kvType: options.kvType ?? dtype };

@@ -24,8 +24,7 @@ export interface ModelCard {
     normEps: string;
     dtype: string;
   };
-  /** Rotated share of each head, and base = base * config[ratioField] (1 when absent). */
-  rope: { fraction: number; base: number; ratioField: string };
+  rope: RopeFacts;
   /** True in config.json: the fused query, key and value projection has a bias. */
   qkvBiasField: string;
   tensors: TensorNames;
@@ -39,6 +38,19 @@ export interface ModelCard {
   };
   prompt: PromptFormat;
   sampling: { temperature: number; topP: number };
+}
+
+export interface RopeFacts {
+  /** Rotated share of each head. */
+  fraction: number;
+  /** Unless config.json says. */
+  base: number;
+  /** The base itself. */
+  baseField?: string;
+  /** The base is multiplied with this. */
+  ratioField?: string;
+  /** Published files known to contradict their authors' code: what they say, and what is right. */
+  corrections?: readonly { maxPositions: number; written: number; base: number }[];
 }
 
 /**
@@ -62,12 +74,19 @@ export interface TensorNames {
   head: string;
   layer: {
     attentionNorm: string;
-    qkvWeight: string;
-    qkvBias: string;
+    /** One tensor with the rows q | k | v, or one for each. */
+    qkvWeight: readonly [string] | readonly [string, string, string];
+    qkvBias: readonly [string] | readonly [string, string, string];
     attentionOut: string;
+    /** Norm of what attention gives, before it is added to the residual stream; absent: none. */
+    attentionOutNorm?: string;
+    /** Norm in front of the feed-forward part. */
     ffnNorm: string;
-    ffnGateUp: string;
+    /** One tensor with the rows gate | up, or one for each. */
+    ffnGateUp: readonly [string] | readonly [string, string];
     ffnDown: string;
+    /** Norm of what the feed-forward part gives; absent: none. */
+    ffnOutNorm?: string;
   };
 }
 

@@ -3,9 +3,10 @@ import { join } from "node:path";
 import { RelayError } from "../common/errors.js";
 import type { ModelCard } from "./card.js";
 import { chatglm3 } from "./chatglm3.js";
+import { glm, glm4 } from "./glm4.js";
 import { printValue } from "./print.js";
 
-const cards: readonly ModelCard[] = [chatglm3];
+const cards: readonly ModelCard[] = [chatglm3, glm, glm4];
 
 /**
  * The card whose family config.json names and whose rules it satisfies.

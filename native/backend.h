@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "kernels/kernels.h"
 #include "model/plan.h"
@@ -48,15 +49,28 @@ class DeviceMatrix {
   RoundingError rounding;  // zero for a matrix as stored
 };
 
-// Row-major [n, k] in host memory, possibly unaligned; readable only during the call.
-struct HostMatrix {
+// Consecutive rows of a matrix, row-major in host memory, possibly unaligned.
+struct HostRows {
   const uint8_t* data;
+  int count;
+};
+
+// A matrix [n, k] in host memory, its rows in one piece or in several; readable only during the call.
+struct HostMatrix {
+  std::vector<HostRows> pieces;  // with n rows or more in all
   DType dtype;
   int n;
   int k;
   WeightFormat format;  // what the backend makes of it
   // Called now and then with how many rows have been read and are not needed any more.
   std::function<void(int rows)> consumed;
+
+  size_t rowBytes() const { return static_cast<size_t>(k) * dtypeBytes(dtype); }
+  const uint8_t* row(int index) const {
+    size_t piece = 0;
+    for (; index >= pieces[piece].count; piece++) index -= pieces[piece].count;
+    return pieces[piece].data + index * rowBytes();
+  }
 };
 
 // The rows of a step: which sequence each belongs to and where. Valid until the step's whenIdle.

@@ -82,13 +82,33 @@ function checkLayer(tensors: LayerTensors, shape: ModelShape, layer: number): vo
   const queryColumns = shape.headCount * shape.headDim;
   const qkvColumns = queryColumns + 2 * shape.kvHeadCount * shape.headDim;
   const role = (name: keyof LayerTensors) => `layer ${layer} ${name}`;
+  const optional = (name: "attentionOutNorm" | "ffnOutNorm") => {
+    const source = tensors[name];
+    if (source !== null) checkTensor(role(name), source, [hiddenSize]);
+  };
   checkTensor(role("attentionNorm"), tensors.attentionNorm, [hiddenSize]);
-  checkTensor(role("qkvWeight"), tensors.qkvWeight, [qkvColumns, hiddenSize]);
-  if (tensors.qkvBias !== null) checkTensor(role("qkvBias"), tensors.qkvBias, [qkvColumns]);
+  checkParts(role("qkvWeight"), tensors.qkvWeight, [qkvColumns, hiddenSize]);
+  if (tensors.qkvBias !== null) checkParts(role("qkvBias"), tensors.qkvBias, [qkvColumns]);
   checkTensor(role("attentionOut"), tensors.attentionOut, [hiddenSize, queryColumns]);
+  optional("attentionOutNorm");
   checkTensor(role("ffnNorm"), tensors.ffnNorm, [hiddenSize]);
-  checkTensor(role("ffnGateUp"), tensors.ffnGateUp, [2 * ffnSize, hiddenSize]);
+  checkParts(role("ffnGateUp"), tensors.ffnGateUp, [2 * ffnSize, hiddenSize]);
   checkTensor(role("ffnDown"), tensors.ffnDown, [hiddenSize, ffnSize]);
+  optional("ffnOutNorm");
+}
+
+/** The rows of all parts together are those of the shape; all else of it each part has. */
+function checkParts(role: string, parts: TensorSource[], shape: number[]): void {
+  const [rows, ...rest] = shape as [number, ...number[]];
+  const found = parts.reduce((sum, part) => sum + (part.shape[0] ?? 0), 0);
+  if (found !== rows)
+    throw new Error(`tensor ${role}: ${found} rows in ${parts.length} parts, expected ${rows}`);
+  for (const part of parts) {
+    checkTensor(role, part, [part.shape[0]!, ...rest]);
+    if (part.dtype !== parts[0]!.dtype) {
+      throw new Error(`tensor ${role}: parts of ${parts[0]!.dtype} and of ${part.dtype}, expected one type`);
+    }
+  }
 }
 
 function checkPresence(

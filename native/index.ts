@@ -52,15 +52,21 @@ export interface TensorSource {
   shape: number[];
 }
 
-/** Tensors of one layer. Matrices are [out, in]; qkv rows are q | k | v; gateUp rows are gate | up. */
+/** Tensors of one layer. Matrices are [out, in]; the rows of a list lie one tensor below the other. */
 export interface LayerTensors {
   attentionNorm: TensorSource;
-  qkvWeight: TensorSource;
-  qkvBias: TensorSource | null;
+  /** Rows q | k | v. */
+  qkvWeight: TensorSource[];
+  qkvBias: TensorSource[] | null;
   attentionOut: TensorSource;
+  /** Norm of what attention gives, before it is added to the residual stream. */
+  attentionOutNorm: TensorSource | null;
   ffnNorm: TensorSource;
-  ffnGateUp: TensorSource;
+  /** Rows gate | up. */
+  ffnGateUp: TensorSource[];
   ffnDown: TensorSource;
+  /** Norm of what the feed-forward part gives. */
+  ffnOutNorm: TensorSource | null;
 }
 
 export interface StageConfig {

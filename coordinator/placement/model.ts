@@ -45,14 +45,16 @@ export function placementModel(model: Model, precision: Precision, maxRows: numb
 }
 
 function layerBytes(layer: LayerTensors, format: WeightFormat | null): number {
-  return Object.values(layer)
-    .filter((source): source is TensorSource => source !== null)
-    .reduce((sum, source) => sum + tensorBytes(source, format), 0);
+  return Object.values(layer).reduce((sum, tensor) => sum + tensorBytes([tensor ?? []].flat(), format), 0);
 }
 
-function tensorBytes(source: TensorSource, format: WeightFormat | null): number {
-  const [rows, columns] = source.shape;
-  return columns === undefined ? vectorBytes(source) : matrixBytes(rows!, columns, source.dtype, format);
+/** A matrix or vector with the rows of all parts. */
+function tensorBytes(parts: readonly TensorSource[], format: WeightFormat | null): number {
+  const [first] = parts;
+  if (first === undefined) return 0;
+  const rows = parts.reduce((sum, { shape }) => sum + shape[0]!, 0);
+  const columns = first.shape[1];
+  return columns === undefined ? rows * float32Bytes : matrixBytes(rows, columns, first.dtype, format);
 }
 
 /** Norms and biases are kept as float32. */

@@ -75,10 +75,9 @@ ModelShape toModelShape(const Napi::Object& object) {
   return shape;
 }
 
-TensorSource toTensor(const Napi::Object& owner, const char* name, const std::string& prefix) {
-  const Napi::Object object = owner.Get(name).As<Napi::Object>();
+TensorSource toTensor(const Napi::Object& object, const std::string& role) {
   TensorSource source = {};
-  source.role = prefix + name;
+  source.role = role;
   source.file = toString(object, "file");
   source.byteOffset = toUnsigned(object, "byteOffset");
   source.byteLength = toUnsigned(object, "byteLength");
@@ -93,19 +92,31 @@ TensorSource toTensor(const Napi::Object& owner, const char* name, const std::st
 std::optional<TensorSource> toOptionalTensor(const Napi::Object& owner, const char* name,
                                              const std::string& prefix) {
   if (isNull(owner, name)) return std::nullopt;
-  return toTensor(owner, name, prefix);
+  return toTensor(owner.Get(name).As<Napi::Object>(), prefix + name);
+}
+
+// Null: no part.
+TensorParts toTensorParts(const Napi::Object& owner, const char* name, const std::string& prefix) {
+  TensorParts parts;
+  if (isNull(owner, name)) return parts;
+  forEachElement(owner, name,
+                 [&](const Napi::Object& part) { parts.push_back(toTensor(part, prefix + name)); });
+  return parts;
 }
 
 LayerTensors toLayerTensors(const Napi::Object& object, int layer) {
   const std::string prefix = "layer " + std::to_string(layer) + " ";
+  const auto tensor = [&](const char* name) { return *toOptionalTensor(object, name, prefix); };
   LayerTensors tensors;
-  tensors.attentionNorm = toTensor(object, "attentionNorm", prefix);
-  tensors.qkvWeight = toTensor(object, "qkvWeight", prefix);
-  tensors.qkvBias = toOptionalTensor(object, "qkvBias", prefix);
-  tensors.attentionOut = toTensor(object, "attentionOut", prefix);
-  tensors.ffnNorm = toTensor(object, "ffnNorm", prefix);
-  tensors.ffnGateUp = toTensor(object, "ffnGateUp", prefix);
-  tensors.ffnDown = toTensor(object, "ffnDown", prefix);
+  tensors.attentionNorm = tensor("attentionNorm");
+  tensors.qkvWeight = toTensorParts(object, "qkvWeight", prefix);
+  tensors.qkvBias = toTensorParts(object, "qkvBias", prefix);
+  tensors.attentionOut = tensor("attentionOut");
+  tensors.attentionOutNorm = toOptionalTensor(object, "attentionOutNorm", prefix);
+  tensors.ffnNorm = tensor("ffnNorm");
+  tensors.ffnGateUp = toTensorParts(object, "ffnGateUp", prefix);
+  tensors.ffnDown = tensor("ffnDown");
+  tensors.ffnOutNorm = toOptionalTensor(object, "ffnOutNorm", prefix);
   return tensors;
 }
 

@@ -15,7 +15,7 @@ constexpr int64_t kSliceBytes = 16 << 20;
 void loadStrips(const HostMatrix& matrix, ThreadPool& pool,
                 const std::function<void(int strip, int thread)>& strip) {
   const int strips = (matrix.n + kStripRows - 1) / kStripRows;
-  const int64_t stripBytes = static_cast<int64_t>(kStripRows) * matrix.k * dtypeBytes(matrix.dtype);
+  const int64_t stripBytes = kStripRows * static_cast<int64_t>(matrix.rowBytes());
   const int slice = static_cast<int>(std::max<int64_t>(pool.threads(), kSliceBytes / stripBytes));
   std::mutex mutex;
   int failedStrip = strips;

@@ -131,8 +131,8 @@ void LayerLoop::embed(const std::vector<int32_t>& tokenIds) {
                       hiddenSize);
 }
 
-// a = h + Attention(norm h); h' = round(a + FFN(norm a)). All keys and values of the step are stored
-// before the first query reads any, so a row may see rows of a later tile where the mask allows it.
+// a = h + norm?(Attention(norm h)); h' = round(a + norm?(FFN(norm a))). All keys and values of the step are
+// stored before the first query reads any, so a row may see rows of a later tile where the mask allows it.
 void LayerLoop::runLayer(int layer, int rowCount) {
   const ModelShape& shape = config_.shape;
   const LayerWeights& weights = weights_.layers[layer];
@@ -149,14 +149,24 @@ void LayerLoop::runLayer(int layer, int rowCount) {
     const int rows = std::min(kRowTile, rowCount - row);
     backend_.attention(*attended_, *queries_, layer, row, rows);
     backend_.matmul(*delta_, *attended_, 0, rows, *weights.attentionOut, nullptr);
-    backend_.add(*hidden_, row, *delta_, rows, hiddenSize);
+    addDelta(row, rows, weights.attentionOutNorm.get());
     backend_.rmsNorm(*normed_, *hidden_, row, rows, *weights.ffnNorm, hiddenSize, eps);
     backend_.matmul(*gateUp_, *normed_, 0, rows, *weights.ffnGateUp, nullptr);
     backend_.gatedSilu(*gated_, *gateUp_, rows, shape.ffnSize);
     backend_.matmul(*delta_, *gated_, 0, rows, *weights.ffnDown, nullptr);
-    backend_.add(*hidden_, row, *delta_, rows, hiddenSize);
+    addDelta(row, rows, weights.ffnOutNorm.get());
     backend_.round(*hidden_, row, rows, hiddenSize, config_.dtype);
   }
+}
+
+// Adds what attention or the feed-forward part gave to the residual stream, normed where the family does.
+void LayerLoop::addDelta(int row, int rows, const DeviceBuffer* norm) {
+  const int hiddenSize = config_.shape.hiddenSize;
+  if (norm != nullptr) {
+    const float eps = static_cast<float>(config_.shape.normEps);
+    backend_.rmsNorm(*normed_, *delta_, 0, rows, *norm, hiddenSize, eps);
+  }
+  backend_.add(*hidden_, row, norm == nullptr ? *delta_ : *normed_, rows, hiddenSize);
 }
 
 // Logits only of the rows that somebody asked for, a tile of them at a time.

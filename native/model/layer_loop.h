@@ -34,6 +34,7 @@ class LayerLoop {
   void placeRows(const StepInput& input);
   void embed(const std::vector<int32_t>& tokenIds);
   void runLayer(int layer, int rowCount);
+  void addDelta(int row, int rows, const DeviceBuffer* norm);
   void runHead(const StepInput& input, StepOutput& output);
   void sampleTile(const StepInput& input, const std::vector<int32_t>& rows, StepOutput& output);
   void waitUntilIdle();

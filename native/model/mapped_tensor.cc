@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 namespace glm_relay {
 
@@ -45,7 +46,15 @@ MappedTensor::MappedTensor(const TensorSource& source) : source_(source) {
   data_ = static_cast<const uint8_t*>(mapping_) + (source.byteOffset - begin);
 }
 
-MappedTensor::~MappedTensor() { munmap(mapping_, mappedBytes_); }
+MappedTensor::MappedTensor(MappedTensor&& other) noexcept
+    : source_(std::move(other.source_)),
+      mapping_(std::exchange(other.mapping_, nullptr)),
+      mappedBytes_(other.mappedBytes_),
+      data_(other.data_) {}
+
+MappedTensor::~MappedTensor() {
+  if (mapping_ != nullptr) munmap(mapping_, mappedBytes_);
+}
 
 void MappedTensor::expectSequentialRead() const { madvise(mapping_, mappedBytes_, MADV_SEQUENTIAL); }
 

@@ -11,6 +11,7 @@ class MappedTensor {
   // Throws std::runtime_error naming role and file when the file cannot be read or is too short.
   explicit MappedTensor(const TensorSource& source);
   ~MappedTensor();
+  MappedTensor(MappedTensor&& other) noexcept;
   MappedTensor(const MappedTensor&) = delete;
   MappedTensor& operator=(const MappedTensor&) = delete;
 

@@ -39,14 +39,19 @@ struct TensorSource {
   std::vector<int> shape;
 };
 
+// A matrix or vector whose rows are those of one tensor, or of several, one below the other.
+using TensorParts = std::vector<TensorSource>;
+
 struct LayerTensors {
   TensorSource attentionNorm;
-  TensorSource qkvWeight;
-  std::optional<TensorSource> qkvBias;
+  TensorParts qkvWeight;
+  TensorParts qkvBias;  // empty: none
   TensorSource attentionOut;
+  std::optional<TensorSource> attentionOutNorm;
   TensorSource ffnNorm;
-  TensorSource ffnGateUp;
+  TensorParts ffnGateUp;
   TensorSource ffnDown;
+  std::optional<TensorSource> ffnOutNorm;
 };
 
 struct StageConfig {

@@ -17,9 +17,11 @@ struct LayerWeights {
   std::unique_ptr<DeviceMatrix> qkvWeight;
   std::unique_ptr<DeviceBuffer> qkvBias;  // null: none
   std::unique_ptr<DeviceMatrix> attentionOut;
+  std::unique_ptr<DeviceBuffer> attentionOutNorm;  // null: none
   std::unique_ptr<DeviceBuffer> ffnNorm;
   std::unique_ptr<DeviceMatrix> ffnGateUp;
   std::unique_ptr<DeviceMatrix> ffnDown;
+  std::unique_ptr<DeviceBuffer> ffnOutNorm;  // null: none
 };
 
 struct TensorRounding {

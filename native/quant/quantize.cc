@@ -76,10 +76,9 @@ RoundingError StripQuantizer::quantize(uint8_t* out, int strip) {
   RoundingError error;
   const int rows = std::min(kStripRows, matrix_.n - strip * kStripRows);
   std::fill(values_.begin(), values_.end(), static_cast<int8_t>(0));
-  const size_t rowBytes = static_cast<size_t>(matrix_.k) * dtypeBytes(matrix_.dtype);
   for (int row = 0; row < rows; row++) {
     const int n = strip * kStripRows + row;
-    const uint8_t* stored = matrix_.data + n * rowBytes;
+    const uint8_t* stored = matrix_.row(n);
     requireFinite(stored, matrix_.dtype, matrix_.k, n, matrix_.k);
     kernels_.widen[static_cast<int>(matrix_.dtype)](weights_.data(), stored, matrix_.k);
     quantizeRow(out, row, error);

@@ -6,28 +6,18 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
-import type { DType, ModelShape, TokenResult } from "../../native/index.js";
+import type { DType, ModelShape } from "../../native/index.js";
 import {
-  greedy,
   readSafetensors,
-  rows,
-  type StageOptions,
   type Tensors,
   TestPipeline,
   temporaryFolder,
-  tokenStep,
   writeTensors,
 } from "../native/support.js";
+import { fixtureFolder, readExpected, runCases } from "./support.js";
 
-const FIXTURE = join(import.meta.dirname, "fixtures", "chatglm3-tiny");
-const TOP = 20;
-
-interface Expected {
-  tokenCount: number;
-  cases: { prompt: number[]; tokens: number[]; promptLogprobs: number[]; stepLogprobs: number[][] }[];
-}
-
-const expected = JSON.parse(readFileSync(join(FIXTURE, "expected.json"), "utf8")) as Expected;
+const FIXTURE = fixtureFolder("chatglm3-tiny");
+const expected = readExpected("chatglm3-tiny");
 const config = JSON.parse(readFileSync(join(FIXTURE, "config.json"), "utf8")) as Record<string, number>;
 const tensors = readSafetensors(join(FIXTURE, "model.safetensors"));
 
@@ -60,58 +50,6 @@ function converted(dtype: DType): Tensors {
   return writeTensors(join(folder.path, `${dtype}.bin`), list);
 }
 
-/** The largest difference of any logprob that the engine returned. */
-function worstError(result: TokenResult, expectedRow: number[]): number {
-  expect(result.finite).toBe(true);
-  expect(result.topTokens).toHaveLength(TOP);
-  let worst = Math.abs(result.logprob - expectedRow[result.token]!);
-  result.topTokens.forEach((token, i) => {
-    worst = Math.max(worst, Math.abs(result.topLogprobs[i]! - expectedRow[token]!));
-  });
-  return worst;
-}
-
-/** Runs all cases, the known tokens fed back; returns the worst error and the greedy tokens. */
-async function runCases(model: Tensors, cuts: number[], options: StageOptions) {
-  const pipeline = await TestPipeline.create(model, shape, cuts, options);
-  let worst = 0;
-  const tokens: number[][] = [];
-  for (const example of expected.cases) {
-    const blocks = [3, 0, 7, 5];
-    const { prompt } = example;
-    const drawn: number[] = [];
-    for (const [step, row] of example.stepLogprobs.entries()) {
-      const ids = step === 0 ? prompt : [example.tokens[step - 1]!];
-      const start = step === 0 ? 0 : prompt.length + step - 1;
-      const input = tokenStep([rows(start, ids.length, blocks)], ids);
-      input.samples = [greedy(ids.length - 1, start + ids.length, TOP)];
-      if (step === 0) {
-        input.scores = prompt.slice(1).map((token, i) => ({ row: i, token, topLogprobs: 0 }));
-      }
-      // Every id once, so that no part of the row goes unseen.
-      for (let token = 0; token < shape.tokenCount; token++) {
-        input.scores.push({ row: ids.length - 1, token, topLogprobs: 0 });
-      }
-      const output = await pipeline.step(input);
-      const sample = output.samples[0]!;
-      worst = Math.max(worst, worstError(sample, row));
-      drawn.push(sample.token);
-      const scored = output.scores.slice(step === 0 ? prompt.length - 1 : 0);
-      scored.forEach((score, token) => {
-        worst = Math.max(worst, Math.abs(score.logprob - row[token]!));
-      });
-      if (step === 0) {
-        example.promptLogprobs.forEach((logprob, i) => {
-          worst = Math.max(worst, Math.abs(output.scores[i]!.logprob - logprob));
-        });
-      }
-    }
-    tokens.push(drawn);
-  }
-  await pipeline.close();
-  return { worst, tokens };
-}
-
 const expectedTokens = expected.cases.map((example) => example.tokens);
 
 for (const [name, cuts] of [
@@ -120,7 +58,10 @@ for (const [name, cuts] of [
   ["three stages", [2, 3]],
 ] as [string, number[]][]) {
   test(`${name} compute every logprob of the float64 reference within 1e-4`, async () => {
-    const { worst, tokens } = await runCases(tensors, cuts, { threads: 2 });
+    const { worst, tokens } = await runCases(
+      await TestPipeline.create(tensors, shape, cuts, { threads: 2 }),
+      expected,
+    );
     expect(worst).toBeLessThan(1e-4);
     expect(tokens).toEqual(expectedTokens);
   });
@@ -133,7 +74,10 @@ for (const [dtype, bound] of [
   ["bfloat16", 0.4],
 ] as [DType, number][]) {
   test(`weights and residual in ${dtype} stay within ${bound} of the float64 reference`, async () => {
-    const { worst } = await runCases(converted(dtype), [2], { dtype });
+    const { worst } = await runCases(
+      await TestPipeline.create(converted(dtype), shape, [2], { dtype }),
+      expected,
+    );
     expect(worst).toBeLessThan(bound);
     expect(worst).toBeGreaterThan(1e-4);
   });

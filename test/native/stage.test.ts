@@ -202,7 +202,10 @@ const badConfigs: [string, ConfigChange, string][] = [
   [
     "a file that does not exist",
     (c) =>
-      (c.layers[2] = { ...c.layers[2]!, qkvWeight: { ...c.layers[2]!.qkvWeight, file: "/nowhere/x.bin" } }),
+      (c.layers[2] = {
+        ...c.layers[2]!,
+        qkvWeight: [{ ...c.layers[2]!.qkvWeight[0]!, file: "/nowhere/x.bin" }],
+      }),
     "tensor layer 2 qkvWeight of /nowhere/x.bin: No such file or directory",
   ],
 ];
@@ -323,7 +326,7 @@ test("loading tells how many bytes have been read, and how far rounded weights a
     config.embedding,
     config.finalNorm,
     config.head,
-    ...config.layers.flatMap((l) => Object.values(l)),
+    ...config.layers.flatMap((l) => Object.values(l).flat()),
   ];
   const bytes = sources.reduce((sum, source) => sum + (source?.byteLength ?? 0), 0);
   expect(loading()).toEqual({ loadedBytes: bytes, totalBytes: bytes });

@@ -62,14 +62,17 @@ function tensor(tensors: Tensors, name: string): TensorSource {
 
 function layerTensors(tensors: Tensors, layer: number): LayerTensors {
   const name = (suffix: string) => `transformer.encoder.layers.${layer}.${suffix}`;
+  const qkvBias = tensors.get(name("self_attention.query_key_value.bias")) ?? null;
   return {
     attentionNorm: tensor(tensors, name("input_layernorm.weight")),
-    qkvWeight: tensor(tensors, name("self_attention.query_key_value.weight")),
-    qkvBias: tensors.get(name("self_attention.query_key_value.bias")) ?? null,
+    qkvWeight: [tensor(tensors, name("self_attention.query_key_value.weight"))],
+    qkvBias: qkvBias && [qkvBias],
     attentionOut: tensor(tensors, name("self_attention.dense.weight")),
+    attentionOutNorm: null,
     ffnNorm: tensor(tensors, name("post_attention_layernorm.weight")),
-    ffnGateUp: tensor(tensors, name("mlp.dense_h_to_4h.weight")),
+    ffnGateUp: [tensor(tensors, name("mlp.dense_h_to_4h.weight"))],
     ffnDown: tensor(tensors, name("mlp.dense_4h_to_h.weight")),
+    ffnOutNorm: null,
   };
 }
 
@@ -119,7 +122,7 @@ export function stageConfig(
 
 /** All stages of a model, used like one. */
 export class TestPipeline {
-  private constructor(readonly stages: Stage[]) {}
+  constructor(readonly stages: Stage[]) {}
 
   /** @param cuts First layer of every stage but the first. */
   static async create(

@@ -180,7 +180,7 @@ void checkCase(const KernelTable& variant, const Case& c, const std::vector<int>
   const std::vector<float> weights = valuesOf(weightKind, static_cast<size_t>(c.n) * c.k, random,
                                               c.format.type == WeightType::kInt4 ? 458000.0f : 8.3e6f, 1e-7f);
   HostMatrix host = {
-      reinterpret_cast<const uint8_t*>(weights.data()), DType::kFloat32, c.n, c.k, c.format, {}};
+      {{reinterpret_cast<const uint8_t*>(weights.data()), c.n}}, DType::kFloat32, c.n, c.k, c.format, {}};
   const QuantizedMatrix matrix(host, variant, pool);
   if (bytes) checkBytes(c, weights, matrix, check);
   const std::vector<float> bias = random.values(c.n);
@@ -211,8 +211,12 @@ void checkFormula(const KernelTable& variant, Random& random, Check& check) {
     std::atomic<uint64_t> progress{0};
     ThreadPool pool(1, progress);
     const std::vector<float> weights = random.values(static_cast<size_t>(c.n) * c.k);
-    HostMatrix host = {
-        reinterpret_cast<const uint8_t*>(weights.data()), DType::kFloat32, c.n, c.k, typed.format, {}};
+    HostMatrix host = {{{reinterpret_cast<const uint8_t*>(weights.data()), c.n}},
+                       DType::kFloat32,
+                       c.n,
+                       c.k,
+                       typed.format,
+                       {}};
     const QuantizedMatrix matrix(host, variant, pool);
     const std::vector<float> x = random.values(static_cast<size_t>(5) * c.k);
     const std::vector<float> y =
@@ -286,7 +290,7 @@ void checkNotFinite(const KernelTable& variant, Random& random, Check& check) {
     ThreadPool pool(1, progress);
     std::vector<float> weights(static_cast<size_t>(c.n) * c.k, 0.5f);
     HostMatrix host = {
-        reinterpret_cast<const uint8_t*>(weights.data()), DType::kFloat32, c.n, c.k, c.format, {}};
+        {{reinterpret_cast<const uint8_t*>(weights.data()), c.n}}, DType::kFloat32, c.n, c.k, c.format, {}};
     const QuantizedMatrix matrix(host, variant, pool);
     std::vector<float> x = random.values(static_cast<size_t>(6) * c.k);
     x[4 * c.k + 50] = bad;
@@ -314,7 +318,7 @@ void checkRefused(Check& check) {
       weights[33 * 50 + 7] = bad.value;
       std::string message = "nothing was thrown";
       try {
-        const QuantizedMatrix matrix({reinterpret_cast<const uint8_t*>(weights.data()),
+        const QuantizedMatrix matrix({{{reinterpret_cast<const uint8_t*>(weights.data()), 40}},
                                       DType::kFloat32,
                                       40,
                                       50,
