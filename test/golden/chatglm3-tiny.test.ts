@@ -4,8 +4,10 @@
  */
 
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { afterAll, expect, test } from "vitest";
+import { openModel } from "../../checkpoint/index.js";
+import { weightType } from "../../checkpoint/tensors.js";
 import type { DType, ModelShape, TokenResult } from "../../native/index.js";
 import {
   greedy,
@@ -71,8 +73,12 @@ function worstError(result: TokenResult, expectedRow: number[]): number {
   return worst;
 }
 
-/** Runs all cases, the known tokens fed back; returns the worst error and the greedy tokens. */
-async function runCases(model: Tensors, cuts: number[], options: StageOptions) {
+/**
+ * Runs all cases, the known tokens fed back.
+ * @param logprobs Gets every logprob in order.
+ * @returns The worst error and the greedy tokens.
+ */
+async function runCases(model: Tensors, cuts: number[], options: StageOptions, logprobs: number[] = []) {
   const pipeline = await TestPipeline.create(model, shape, cuts, options);
   let worst = 0;
   const tokens: number[][] = [];
@@ -96,6 +102,7 @@ async function runCases(model: Tensors, cuts: number[], options: StageOptions) {
       const sample = output.samples[0]!;
       worst = Math.max(worst, worstError(sample, row));
       drawn.push(sample.token);
+      logprobs.push(...output.scores.map(({ logprob }) => logprob));
       const scored = output.scores.slice(step === 0 ? prompt.length - 1 : 0);
       scored.forEach((score, token) => {
         worst = Math.max(worst, Math.abs(score.logprob - row[token]!));
@@ -125,6 +132,24 @@ for (const [name, cuts] of [
     expect(tokens).toEqual(expectedTokens);
   });
 }
+
+test("the same weights as torch.save wrote them compute the same tokens and logprobs to the bit", async () => {
+  const { tensors: entries } = await openModel(join(import.meta.dirname, "fixtures", "chatglm3-tiny-torch"));
+  const torch: Tensors = new Map();
+  for (const [name, entry] of entries) torch.set(name, { ...entry, dtype: weightType(entry) });
+  expect(new Set([...torch.values()].map(({ file }) => basename(file)))).toEqual(
+    new Set(["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]),
+  );
+  const logprobs: number[][] = [[], []];
+  const [plain, pickled] = [
+    await runCases(tensors, [2], { threads: 2 }, logprobs[0]),
+    await runCases(torch, [2], { threads: 2 }, logprobs[1]),
+  ];
+  expect(pickled).toEqual(plain);
+  expect(pickled.tokens).toEqual(expectedTokens);
+  expect(logprobs[0]!.length).toBeGreaterThan(2 * 9 * shape.tokenCount);
+  expect(logprobs[1]).toEqual(logprobs[0]);
+});
 
 // Rounding weights and residual to 11 or 8 bits moves logprobs of this noisy random model; the bounds
 // only show that the types are read and written rightly.

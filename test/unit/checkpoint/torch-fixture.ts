@@ -57,7 +57,7 @@ export interface TensorView {
   strides?: number[];
 }
 
-export function rowMajor(shape: number[]): number[] {
+function rowMajor(shape: number[]): number[] {
   return shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1));
 }
 
