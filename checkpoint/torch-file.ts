@@ -123,8 +123,24 @@ interface Archive {
 }
 
 async function openArchive(handle: FileHandle, file: string, byteLength: number): Promise<Archive> {
-  const all = await readZipEntries(handle, file, byteLength);
-  const names = [...all.keys()];
+  let folder = "";
+  const all = await readZipEntries(handle, file, byteLength, (names) => {
+    folder = archiveFolder(names, file);
+  });
+  const entries = new Map<string, ZipEntry>();
+  for (const [name, entry] of all) {
+    if (name.startsWith(folder)) entries.set(name.slice(folder.length), entry);
+  }
+  const archive = { file, entries };
+  if (entries.has("byteorder")) {
+    const order = (await readEntry(handle, archive, "byteorder", 16)).toString("latin1");
+    if (order !== "little") fail(file, `has ${printValue(order)} as byteorder, expected "little"`);
+  }
+  return archive;
+}
+
+/** The one folder of the archive, named as the file was when it was written, with its slash. */
+function archiveFolder(names: string[], file: string): string {
   const pickles = names.filter((name) => /^[^/]+\/data\.pkl$/.test(name));
   if (pickles.length !== 1) {
     const numpy = names.some((name) => name.endsWith(".npy"));
@@ -132,19 +148,10 @@ async function openArchive(handle: FileHandle, file: string, byteLength: number)
     fail(file, `is a zip archive with ${pickles.length} entries FOLDER/data.pkl, expected one`);
   }
   const folder = pickles[0]!.slice(0, -"data.pkl".length);
-  const entries = new Map<string, ZipEntry>();
-  for (const [name, entry] of all) {
-    if (name.startsWith(folder)) entries.set(name.slice(folder.length), entry);
-  }
-  const archive = { file, entries };
-  if (entries.has("constants.pkl")) {
+  if (names.includes(`${folder}constants.pkl`)) {
     fail(file, "is a TorchScript archive, which holds a program, expected a state dict of torch.save");
   }
-  if (entries.has("byteorder")) {
-    const order = (await readEntry(handle, archive, "byteorder", 16)).toString("latin1");
-    if (order !== "little") fail(file, `has ${printValue(order)} as byteorder, expected "little"`);
-  }
-  return archive;
+  return folder;
 }
 
 async function readEntry(

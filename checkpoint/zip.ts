@@ -56,9 +56,16 @@ interface CentralEntry {
   nameBytes: Uint8Array;
   headerOffset: number;
   byteLength: number;
+  /** Other than byteLength where it is compressed. */
+  storedLength: number;
+  flags: number;
+  /** Of compression; 0 for none. */
+  method: number;
 }
 
 /**
+ * @param recognize Sees the names before the entries are checked, so that it can refuse an archive of
+ *                  another kind as what it is.
  * @returns The entries by name, in the order of the central directory.
  * @throws RelayError invalid_model naming file, entry, value and what was expected.
  */
@@ -66,10 +73,12 @@ export async function readZipEntries(
   handle: FileHandle,
   file: string,
   byteLength: number,
+  recognize: (names: string[]) => void,
 ): Promise<Map<string, ZipEntry>> {
   const archive = { handle, file, byteLength };
   const directory = await findDirectory(archive);
   const central = await readDirectory(archive, directory);
+  recognize(central.map(({ name }) => name));
   const entries = new Map<string, ZipEntry>();
   for (const entry of central) {
     if (entries.has(entry.name)) fail(file, `entry ${printValue(entry.name)} is there twice`);
@@ -183,11 +192,7 @@ function centralEntry(file: string, header: Buffer, nameLength: number, extraLen
   const nameBytes = header.subarray(centralBytes, centralBytes + nameLength);
   const name = nameBytes.toString("utf8");
   const entry = `entry ${printValue(name)}`;
-  if ((header.readUInt16LE(8) & encryptedFlags) !== 0) fail(file, `${entry} is encrypted`);
-  const method = header.readUInt16LE(10);
-  if (method !== 0) {
-    fail(file, `${entry} is compressed (method ${method}), expected stored bytes as torch.save writes them`);
-  }
+  const [flags, method] = [header.readUInt16LE(8), header.readUInt16LE(10)];
   const extra = header.subarray(centralBytes + nameLength, centralBytes + nameLength + extraLength);
   const wide = wideNumbers(file, entry, extra);
   const number = (at: number, what: string): number => {
@@ -200,10 +205,7 @@ function centralEntry(file: string, header: Buffer, nameLength: number, extraLen
   const headerOffset = number(42, "offset");
   const disk = header.readUInt16LE(34);
   if (disk !== 0 && disk !== elsewhere16) fail(file, `${entry} lies in another part of the archive`);
-  if (byteLength !== storedLength) {
-    fail(file, `${entry} has ${byteLength} bytes, but ${storedLength} are stored, expected the same`);
-  }
-  return { name, nameBytes, headerOffset, byteLength };
+  return { name, nameBytes, headerOffset, byteLength, storedLength, flags, method };
 }
 
 /** Reads the entry's zip64 field from its beginning, a number with each call. */
@@ -225,8 +227,15 @@ function wideNumbers(file: string, entry: string, extra: Buffer): (what: string)
 /** The range of an entry's bytes: behind its local header, whose length stands nowhere else. */
 async function locate(archive: Archive, entry: CentralEntry, limit: number): Promise<ZipEntry> {
   const { file } = archive;
-  const { headerOffset, byteLength, nameBytes } = entry;
+  const { headerOffset, byteLength, storedLength, nameBytes, flags, method } = entry;
   const name = `entry ${printValue(entry.name)}`;
+  if ((flags & encryptedFlags) !== 0) fail(file, `${name} is encrypted`);
+  if (method !== 0) {
+    fail(file, `${name} is compressed (method ${method}), expected stored bytes as torch.save writes them`);
+  }
+  if (byteLength !== storedLength) {
+    fail(file, `${name} has ${byteLength} bytes, but ${storedLength} are stored, expected the same`);
+  }
   const headerBytes = localBytes + nameBytes.length;
   if (headerOffset + headerBytes > limit) {
     fail(file, `${name} begins at byte ${headerOffset}, expected before the directory at ${limit}`);

@@ -186,10 +186,10 @@ describe("files of other kinds are refused by what they are", () => {
   it("TorchScript, .npz and other zip archives", async () => {
     const script = torchBytes(pickle.file(dict()), {}, [
       { name: "archive/constants.pkl", data: pickle.file(none) },
-      { name: "archive/code/__torch__.py", data: Buffer.from("def forward(self): pass") },
+      { name: "archive/code/__torch__.py", data: Buffer.from("of no interest"), method: 8 },
     ]);
     await expectRefusal(script, "TorchScript");
-    await expectRefusal(zipBytes([{ name: "a.npy", data: Buffer.alloc(9) }]), ".npz");
+    await expectRefusal(zipBytes([{ name: "a.npy", data: Buffer.alloc(9), method: 8 }]), ".npz");
     await expectRefusal(zipBytes([{ name: "a.txt", data: Buffer.alloc(9) }]), "0 entries FOLDER/data.pkl");
     const two = ["a/data.pkl", "b/data.pkl"].map((name) => ({ name, data: pickle.file(dict()) }));
     await expectRefusal(zipBytes(two), "2 entries FOLDER/data.pkl");
@@ -347,7 +347,18 @@ describe("the zip directory", () => {
   it.each<[string, Buffer, string]>([
     ["a compressed entry", zipBytes([{ ...item, method: 8 }]), '"archive/data.pkl" is compressed (method 8)'],
     ["an encrypted entry", zipBytes([{ ...item, flags: 1 }]), "is encrypted"],
-    ["two entries of a name", zipBytes([item, item]), '"archive/data.pkl" is there twice'],
+    [
+      "an entry of two sizes",
+      zipBytes([item], {
+        edit: ({ directory: bytes }) => void bytes.writeUInt8(1, 46 + item.name.length + 4),
+      }),
+      "has 1 bytes, but 6 are stored",
+    ],
+    [
+      "two entries of a name",
+      zipBytes([item, ...Array(2).fill({ name: "archive/x", data: Buffer.alloc(3) })]),
+      '"archive/x" is there twice',
+    ],
     [
       "another name in the local header",
       zipBytes([{ ...item, localName: "archive/data.pk2" }]),
