@@ -11,7 +11,7 @@ import { printValue } from "../models/print.js";
 
 /** A tensor costs about 100 bytes and 40 opcodes: these limits let some ten thousands into one file. */
 export const maxPickleBytes = 16 * 2 ** 20;
-export const maxPickleOpcodes = 2_000_000;
+export const maxPickleOpcodes = 1_000_000;
 /** Every container, string and tensor of a pickle gets a memo entry. */
 export const maxMemoEntries = 1_000_000;
 /** A pickler hands dicts and lists over in batches of 1,000 items. */

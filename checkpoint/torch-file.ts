@@ -227,14 +227,13 @@ function tensorEntry(name: string, tensor: Tensor, file: string): TensorEntry {
   const { storage, offset, shape, strides } = tensor;
   const { dtype, entry } = storage;
   const size = elementBytes.get(dtype)!;
-  // Zero before the product: of huge dimensions it may be infinite, and infinity times zero is no number.
-  const count = shape.includes(0) ? 0 : shape.reduce((product, dimension) => product * dimension, 1);
+  // Not exact beyond 2^53, but then far beyond any entry; so few dimensions cannot make it infinite.
+  const count = shape.reduce((product, dimension) => product * dimension, 1);
   const refuse = (problem: string): never => {
     const printed = `shape [${shape.join(", ")}] and strides [${strides.join(", ")}]`;
     return fail(`${file}: tensor`, `${name} has ${printed}, ${problem}`);
   };
   if (count > 0 && !isContiguous(shape, strides)) refuse("expected contiguous rows");
-  // Beyond 2^53 sums and products are not exact, but then they are far beyond any entry.
   if ((offset + count) * size > entry.byteLength) {
     refuse(`which from element ${offset} on is more than its storage of ${entry.byteLength} bytes holds`);
   }

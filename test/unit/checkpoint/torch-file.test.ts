@@ -153,9 +153,9 @@ describe("reading", () => {
 
   it("describes equal tensors equally, and others otherwise", async () => {
     const header = async (bytes: Buffer) => Buffer.from((await read(bytes)).header).toString();
-    const base = await header(view({}));
-    expect(await header(view({ strides: [1] }))).toBe(base);
-    for (const changes of [{ shape: [2, 4] }, { offset: 1, shape: [7] }]) {
+    const base = await header(view({ shape: [1, 6] }));
+    expect(await header(view({ shape: [1, 6], strides: [3, 1] }))).toBe(base);
+    for (const changes of [{ shape: [2, 3] }, { shape: [1, 6], offset: 1 }]) {
       expect(await header(view(changes))).not.toBe(base);
     }
   });
@@ -427,6 +427,18 @@ describe("the zip directory", () => {
         edit: ({ directory: bytes }) => void bytes.writeUInt16LE(2, 46 + item.name.length),
       }),
       "lacks its zip64 size",
+    ],
+    [
+      "an entry behind the directory",
+      zipBytes([item], {
+        edit: ({ directory: bytes }) => void bytes.writeBigUInt64LE(150n, 46 + item.name.length + 20),
+      }),
+      '"archive/data.pkl" begins at byte 150, expected before the directory at 70',
+    ],
+    [
+      "an entry in another part of the archive",
+      zipBytes([item], { edit: ({ directory: bytes }) => void bytes.writeUInt16LE(3, 34) }),
+      "another part",
     ],
     [
       "a part of an archive",
