@@ -50,7 +50,9 @@ export async function readTensors(directory: string): Promise<CheckpointTensors>
     if (existsSync(join(directory, indexFile))) return readShards(directory, indexFile, extension, read);
   }
   const expected = formats.flatMap(({ singleFile, indexFile }) => [singleFile, indexFile]);
-  const other = readdirSync(directory).find((name) => /\.(safetensors|bin|pt|pth)$/.test(name));
+  const other = readdirSync(directory)
+    .sort()
+    .find((name) => /\.(safetensors|bin|pt|pth)$/.test(name));
   const found = other ? `; ${other} is there, but no file that says it is the model` : "";
   throw new RelayError(
     "invalid_model",

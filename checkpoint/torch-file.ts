@@ -91,7 +91,7 @@ const otherKinds: readonly [magic: Buffer, kind: string][] = [
   [
     // The number 0x1950a86a20f9469cfc6c as the first value of a pickle.
     Buffer.from("80028a0a6cfc9c46f9206aa85019", "hex"),
-    "is a file of torch.save before PyTorch 1.6, expected its zip form (load and save it with a newer PyTorch)",
+    "has the form of torch.save before PyTorch 1.6, expected its zip form (load and save it with a newer one)",
   ],
   [Buffer.from("\x93NUMPY", "latin1"), "is a NumPy array, expected a zip file of torch.save"],
   [
