@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { type FileHandle, open } from "node:fs/promises";
 import type { ModelCard } from "../models/card.js";
 import type { ModelShape } from "../models/shape.js";
-import { readFully, type SafetensorsFile } from "./safetensors.js";
+import { readFully, type WeightsFile } from "./safetensors.js";
 
 const sampleBytes = 4096;
 
@@ -14,15 +14,16 @@ interface ByteRange {
 }
 
 /**
- * SHA-256 over the family, the shape (with the number of tokens), every safetensors header, and the
- * first and last 4 KiB of each tensor in use; the card's rules leave no other choice. Hashing all
- * 13 GB of a 6B model would cost a minute at every start; a checkpoint that was trained on, quantized
- * or cut off differs at the ends of its tensors too. Paths and file names do not enter.
+ * SHA-256 over the family, the shape (with the number of tokens), every file's header (of a
+ * PyTorch file the list of its tensors), and the first and last 4 KiB of each tensor in use; the card's
+ * rules leave no other choice. Hashing all 13 GB of a 6B model would cost a minute at every start; a
+ * checkpoint that was trained on, quantized or cut off differs at the ends of its tensors too. Paths and
+ * file names do not enter.
  */
 export async function fingerprintOf(
   card: ModelCard,
   shape: ModelShape,
-  files: SafetensorsFile[],
+  files: WeightsFile[],
   tensors: ByteRange[],
 ): Promise<string> {
   const hash = createHash("sha256");

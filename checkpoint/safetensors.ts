@@ -3,7 +3,7 @@
  * bytes. Only headers come into memory; the engine maps the rest. Every claim of a header is checked
  * against the file, because whoever maps a byte range believes it.
  */
-import { type FileHandle, open } from "node:fs/promises";
+import { type FileHandle, open, stat } from "node:fs/promises";
 import { RelayError } from "../common/errors.js";
 import { printValue } from "../models/print.js";
 import { isObject, parseJsonObject } from "./json.js";
@@ -43,13 +43,17 @@ export interface TensorEntry {
   shape: number[];
 }
 
-export interface SafetensorsFile {
+/** One file of weights, of whatever format. */
+export interface WeightsFile {
   file: string;
   byteLength: number;
-  /** The header's JSON as stored, for fingerprints. */
+  /** What tells its tensors, for fingerprints: for safetensors the header's JSON as stored. */
   header: Uint8Array;
-  metadata: Record<string, unknown>;
   tensors: TensorEntry[];
+}
+
+export interface SafetensorsFile extends WeightsFile {
+  metadata: Record<string, unknown>;
 }
 
 /**
@@ -57,17 +61,30 @@ export interface SafetensorsFile {
  * @returns Tensors in the order of their bytes.
  * @throws RelayError invalid_model naming file, tensor, value and what was expected.
  */
-export async function readSafetensors(file: string): Promise<SafetensorsFile> {
+export function readSafetensors(file: string): Promise<SafetensorsFile> {
+  return withFile(file, async (handle, byteLength) => {
+    const header = await readHeader(handle, file, byteLength);
+    return { file, byteLength, header, ...parseHeader(header, file, byteLength) };
+  });
+}
+
+/**
+ * Opens a file for as long as `read` takes.
+ * @throws RelayError invalid_model when it is not there, or not a file: opening a pipe would wait for ever.
+ */
+export async function withFile<T>(
+  file: string,
+  read: (handle: FileHandle, byteLength: number) => Promise<T>,
+): Promise<T> {
   let handle: FileHandle;
   try {
+    if (!(await stat(file)).isFile()) throw new Error("not a regular file");
     handle = await open(file, "r");
   } catch (cause) {
     throw new RelayError("invalid_model", `cannot open ${file}: ${(cause as Error).message}`, { cause });
   }
   try {
-    const byteLength = (await handle.stat()).size;
-    const header = await readHeader(handle, file, byteLength);
-    return { file, byteLength, header, ...parseHeader(header, file, byteLength) };
+    return await read(handle, (await handle.stat()).size);
   } finally {
     await handle.close();
   }

@@ -1,17 +1,39 @@
-/** Finds the tensors of a checkpoint directory: one safetensors file, or shards with their index. */
+/** Finds the tensors of a checkpoint directory: one file, or shards with their index; safetensors or PyTorch. */
 import { existsSync, readdirSync } from "node:fs";
 import { basename, join } from "node:path";
 import { RelayError } from "../common/errors.js";
 import { printValue } from "../models/print.js";
 import type { DType } from "../models/shape.js";
 import { isObject, parseJsonObject, readModelFile } from "./json.js";
-import { maxHeaderBytes, readSafetensors, type SafetensorsFile, type TensorEntry } from "./safetensors.js";
+import { maxHeaderBytes, readSafetensors, type TensorEntry, type WeightsFile } from "./safetensors.js";
+import { readTorchFile } from "./torch-file.js";
 
-const singleFile = "model.safetensors";
-const indexFile = "model.safetensors.index.json";
+interface Format {
+  singleFile: string;
+  indexFile: string;
+  /** Of the shards that the index names. */
+  extension: string;
+  read: (file: string) => Promise<WeightsFile>;
+}
+
+/** The first that is there is read: many published directories hold the same weights in both formats. */
+const formats: readonly Format[] = [
+  {
+    singleFile: "model.safetensors",
+    indexFile: "model.safetensors.index.json",
+    extension: ".safetensors",
+    read: readSafetensors,
+  },
+  {
+    singleFile: "pytorch_model.bin",
+    indexFile: "pytorch_model.bin.index.json",
+    extension: ".bin",
+    read: readTorchFile,
+  },
+];
 
 export interface CheckpointTensors {
-  files: SafetensorsFile[];
+  files: WeightsFile[];
   tensors: Map<string, TensorEntry>;
 }
 
@@ -20,21 +42,30 @@ export interface CheckpointTensors {
  * @throws RelayError invalid_model when nothing is there, or a tensor is in two shards or in none.
  */
 export async function readTensors(directory: string): Promise<CheckpointTensors> {
-  if (existsSync(join(directory, singleFile))) {
-    const file = await readSafetensors(join(directory, singleFile));
-    return { files: [file], tensors: new Map(file.tensors.map((tensor) => [tensor.name, tensor])) };
+  for (const { singleFile, indexFile, extension, read } of formats) {
+    if (existsSync(join(directory, singleFile))) {
+      const file = await read(join(directory, singleFile));
+      return { files: [file], tensors: new Map(file.tensors.map((tensor) => [tensor.name, tensor])) };
+    }
+    if (existsSync(join(directory, indexFile))) return readShards(directory, indexFile, extension, read);
   }
-  if (existsSync(join(directory, indexFile))) return readShards(directory);
-  const pickles = readdirSync(directory).filter((name) => /\.(bin|pt|pth)$/.test(name));
-  const found =
-    pickles.length > 0 ? `; ${pickles[0]} is a pickle, which can execute code and is not read` : "";
+  const expected = formats.flatMap(({ singleFile, indexFile }) => [singleFile, indexFile]);
+  const other = readdirSync(directory)
+    .sort()
+    .find((name) => /\.(safetensors|bin|pt|pth)$/.test(name));
+  const found = other ? `; ${other} is there, but no file that says it is the model` : "";
   throw new RelayError(
     "invalid_model",
-    `no weights in ${directory}: expected ${singleFile} or ${indexFile}${found}`,
+    `no weights in ${directory}: expected one of ${expected.join(", ")}${found}`,
   );
 }
 
-async function readShards(directory: string): Promise<CheckpointTensors> {
+async function readShards(
+  directory: string,
+  indexFile: string,
+  extension: string,
+  read: Format["read"],
+): Promise<CheckpointTensors> {
   const path = join(directory, indexFile);
   const index = parseJsonObject(await readModelFile(path, maxHeaderBytes), path);
   const weightMap = index.weight_map;
@@ -44,17 +75,17 @@ async function readShards(directory: string): Promise<CheckpointTensors> {
       `${path}: "weight_map" is ${printValue(weightMap)}, expected {tensor: file}`,
     );
   }
-  const shards = new Map<string, SafetensorsFile>();
+  const shards = new Map<string, WeightsFile>();
   const tensors = new Map<string, TensorEntry>();
   for (const shard of new Set(Object.values(weightMap))) {
     // A plain name only: an index must not lead us out of the model's directory.
-    if (typeof shard !== "string" || shard !== basename(shard) || !shard.endsWith(".safetensors")) {
+    if (typeof shard !== "string" || shard !== basename(shard) || !shard.endsWith(extension)) {
       throw new RelayError(
         "invalid_model",
-        `${path}: "weight_map" names the file ${printValue(shard)}, expected a .safetensors file of this directory`,
+        `${path}: "weight_map" names the file ${printValue(shard)}, expected a ${extension} file of this directory`,
       );
     }
-    const file = await readSafetensors(join(directory, shard));
+    const file = await read(join(directory, shard));
     shards.set(shard, file);
     for (const tensor of file.tensors) {
       const other = tensors.get(tensor.name);

@@ -4,8 +4,10 @@
  */
 
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { afterAll, expect, test } from "vitest";
+import { openModel } from "../../checkpoint/index.js";
+import { weightType } from "../../checkpoint/tensors.js";
 import type { DType, ModelShape } from "../../native/index.js";
 import {
   readSafetensors,
@@ -66,6 +68,22 @@ for (const [name, cuts] of [
     expect(tokens).toEqual(expectedTokens);
   });
 }
+
+test("the same weights as torch.save wrote them compute the same tokens and logprobs to the bit", async () => {
+  const { tensors: entries } = await openModel(fixtureFolder("chatglm3-tiny-torch"));
+  const torch: Tensors = new Map();
+  for (const [name, entry] of entries) torch.set(name, { ...entry, dtype: weightType(entry) });
+  expect(new Set([...torch.values()].map(({ file }) => basename(file)))).toEqual(
+    new Set(["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]),
+  );
+  const [plain, pickled] = [
+    await runCases(await TestPipeline.create(tensors, shape, [2]), expected),
+    await runCases(await TestPipeline.create(torch, shape, [2]), expected),
+  ];
+  expect(pickled).toEqual(plain);
+  expect(pickled.tokens).toEqual(expectedTokens);
+  expect(pickled.logprobs.length).toBeGreaterThan(2 * 9 * shape.tokenCount);
+});
 
 // Rounding weights and residual to 11 or 8 bits moves logprobs of this noisy random model; the bounds
 // only show that the types are read and written rightly.

@@ -30,10 +30,11 @@ function worstError(result: TokenResult, expectedRow: number[]): number {
   return worst;
 }
 
-/** Runs all cases, the known tokens fed back; returns the worst error and the greedy tokens. Closes the pipeline. */
+/** Runs all cases, the known tokens fed back; returns the worst error, the greedy tokens and every logprob. Closes the pipeline. */
 export async function runCases(pipeline: TestPipeline, expected: Expected) {
   let worst = 0;
   const tokens: number[][] = [];
+  const logprobs: number[] = [];
   for (const example of expected.cases) {
     const blocks = [3, 0, 7, 5];
     const { prompt } = example;
@@ -54,6 +55,7 @@ export async function runCases(pipeline: TestPipeline, expected: Expected) {
       const sample = output.samples[0]!;
       worst = Math.max(worst, worstError(sample, row));
       drawn.push(sample.token);
+      logprobs.push(...output.scores.map(({ logprob }) => logprob));
       const scored = output.scores.slice(step === 0 ? prompt.length - 1 : 0);
       scored.forEach((score, token) => {
         worst = Math.max(worst, Math.abs(score.logprob - row[token]!));
@@ -67,5 +69,5 @@ export async function runCases(pipeline: TestPipeline, expected: Expected) {
     tokens.push(drawn);
   }
   await pipeline.close();
-  return { worst, tokens };
+  return { worst, tokens, logprobs };
 }

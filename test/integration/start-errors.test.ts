@@ -1,10 +1,11 @@
-import { cpSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { packageRoot } from "../../common/package.js";
 import { freePort, TestCluster, TestProcess, TestRedis, tinyModel } from "../support/cluster.js";
+import { pickle, torchBytes } from "../unit/checkpoint/torch-fixture.js";
 
 const main = join(packageRoot, "dist/cli/main.js");
 
@@ -74,6 +75,19 @@ describe("a start that cannot work ends with status 1 and says why", () => {
     );
     const { code, output } = await start(usual({ "--model": model }));
     expect([code, /model\.safetensors/.test(output)]).toEqual([1, true]);
+  });
+
+  it("a pickle that would run a command", async () => {
+    const owned = join(directory, "owned");
+    const model = spoiled("pickle", (copy) => {
+      rmSync(join(copy, "model.safetensors"));
+      const command = pickle.tuple(pickle.text(`touch ${owned}`));
+      const call = [pickle.global("os", "system"), command, pickle.reduce];
+      writeFileSync(join(copy, "pytorch_model.bin"), torchBytes(pickle.file(...call)));
+    });
+    const { code, output } = await start(usual({ "--model": model }));
+    expect([code, /pytorch_model\.bin: data\.pkl names .*os\.system/.test(output)]).toEqual([1, true]);
+    expect(existsSync(owned)).toBe(false);
   });
 
   it("a missing tensor and a tensor of another shape", async () => {

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll } from "vitest";
 import { type TensorData, writeSafetensors } from "../../../checkpoint/safetensors-writer.js";
+import { writeTorchFile } from "./torch-fixture.js";
 
 /** A new directory that ends with the test file. */
 export function temporaryDirectory(): string {
@@ -68,28 +69,35 @@ export interface TinyModelOptions {
   tensors?: TensorData[];
   /** Cut into this many files with an index. */
   shards?: number;
+  format?: "safetensors" | "torch";
 }
+
+const formats = {
+  safetensors: { single: "model", extension: "safetensors", write: writeSafetensors },
+  torch: { single: "pytorch_model", extension: "bin", write: writeTorchFile },
+};
 
 export async function writeTinyModel(options: TinyModelOptions = {}): Promise<string> {
   const directory = temporaryDirectory();
   writeFileSync(join(directory, "config.json"), JSON.stringify({ ...tinyConfig, ...options.config }));
   const tensors = options.tensors ?? tinyTensors();
+  const { single, extension, write } = formats[options.format ?? "safetensors"];
   if (options.shards === undefined) {
-    await writeSafetensors(join(directory, "model.safetensors"), tensors);
+    await write(join(directory, `${single}.${extension}`), tensors);
     return directory;
   }
   const weightMap: Record<string, string> = {};
   for (let shard = 0; shard < options.shards; shard++) {
-    const name = `model-${shard + 1}-of-${options.shards}.safetensors`;
+    const name = `${single}-${shard + 1}-of-${options.shards}.${extension}`;
     const part = tensors.filter((_, index) => index % options.shards! === shard);
     for (const tensor of part) weightMap[tensor.name] = name;
-    await writeSafetensors(join(directory, name), part);
+    await write(join(directory, name), part);
   }
-  writeIndex(directory, weightMap);
+  writeIndex(directory, weightMap, `${single}.${extension}`);
   return directory;
 }
 
-export function writeIndex(directory: string, weightMap: unknown): void {
+export function writeIndex(directory: string, weightMap: unknown, of = "model.safetensors"): void {
   const index = JSON.stringify({ metadata: {}, weight_map: weightMap });
-  writeFileSync(join(directory, "model.safetensors.index.json"), index);
+  writeFileSync(join(directory, `${of}.index.json`), index);
 }

@@ -1,5 +1,5 @@
 /** Opening a model directory: what it finds out, and what it refuses. */
-import { appendFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { appendFileSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { openModel, stageTensors } from "../../../checkpoint/index.js";
@@ -7,7 +7,8 @@ import { writeSafetensors } from "../../../checkpoint/safetensors-writer.js";
 import { RelayError } from "../../../common/errors.js";
 import { layerKvBytesPerToken } from "../../../models/quantization.js";
 import { sentencePieceBytes, smallPieces } from "../prompt/sentencepiece-fixture.js";
-import { tensor, tinyTensors, writeIndex, writeTinyModel } from "./model-fixture.js";
+import { type TinyModelOptions, tensor, tinyTensors, writeIndex, writeTinyModel } from "./model-fixture.js";
+import { writeTorchFile } from "./torch-fixture.js";
 
 async function refusal(directory: string): Promise<string> {
   const error = await openModel(directory).then(
@@ -92,6 +93,26 @@ describe("openModel", () => {
     expect(cut.layerBytes).toEqual(whole.layerBytes);
     expect([...cut.tensors.keys()].sort()).toEqual([...whole.tensors.keys()].sort());
   });
+
+  it.each([undefined, 3])("finds the same in PyTorch files (shards: %s)", async (shards) => {
+    const usual = await openModel(await writeTinyModel());
+    const torch = await openModel(await writeTinyModel({ format: "torch", shards }));
+    const { shape, dtype, layerBytes, parameterCount } = usual;
+    expect(torch).toMatchObject({ shape, dtype, layerBytes, parameterCount });
+    expect(torch.tensors.size).toBe(usual.tensors.size);
+    for (const { name, data } of tinyTensors()) {
+      const { file, byteOffset, byteLength } = torch.tensors.get(name)!;
+      const stored = readFileSync(file).subarray(byteOffset, byteOffset + byteLength);
+      expect(Buffer.compare(stored, data)).toBe(0);
+    }
+  });
+
+  it("reads safetensors where PyTorch files are beside them", async () => {
+    const directory = await writeTinyModel({ shards: 2 });
+    writeFileSync(join(directory, "pytorch_model.bin"), "of no interest");
+    const { tensors } = await openModel(directory);
+    expect([...tensors.values()].every(({ file }) => file.endsWith(".safetensors"))).toBe(true);
+  });
 });
 
 describe("stageTensors", () => {
@@ -127,6 +148,27 @@ describe("the fingerprint", () => {
     for (const other of others) {
       expect((await openModel(await writeTinyModel(other))).fingerprint).not.toBe(base);
     }
+  });
+
+  it("covers PyTorch files in the same way, whatever their names", async () => {
+    const fingerprint = async (options: TinyModelOptions, edit?: (directory: string) => void) => {
+      const directory = await writeTinyModel({ ...options, format: "torch" });
+      edit?.(directory);
+      return (await openModel(directory)).fingerprint;
+    };
+    const base = await fingerprint({});
+    expect(await fingerprint({})).toBe(base);
+    const renamed = await fingerprint({}, (directory) => {
+      renameSync(join(directory, "pytorch_model.bin"), join(directory, "other.bin"));
+      const names = tinyTensors().map(({ name }) => [name, "other.bin"]);
+      writeIndex(directory, Object.fromEntries(names), "pytorch_model.bin");
+    });
+    expect(renamed).toBe(base);
+    expect(await fingerprint({ tensors: tinyTensors(1) })).not.toBe(base);
+    expect(await fingerprint({ shards: 2 })).not.toBe(base);
+    // A tensor that the model does not use counts too.
+    const extra = tensor("transformer.rotary_pos_emb.inv_freq", [4]);
+    expect(await fingerprint({ tensors: [...tinyTensors(), extra] })).not.toBe(base);
   });
 });
 
@@ -193,12 +235,40 @@ describe("refusals", () => {
     expect(await refusal(directory)).toContain('"padded_vocab_size" is 40, expected at least');
   });
 
-  it("no weights, naming a pickle that is there", async () => {
+  it("no weights, naming a file that may have been meant", async () => {
     const directory = await writeTinyModel();
     rmSync(join(directory, "model.safetensors"));
-    expect(await refusal(directory)).toContain("expected model.safetensors or model.safetensors.index.json");
-    writeFileSync(join(directory, "pytorch_model.bin"), "");
-    expect(await refusal(directory)).toContain("pytorch_model.bin is a pickle");
+    const expected =
+      "model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json";
+    expect(await refusal(directory)).toBe(`no weights in ${directory}: expected one of ${expected}`);
+    writeFileSync(join(directory, "pytorch_model-00001-of-00002.bin"), "");
+    expect(await refusal(directory)).toContain("; pytorch_model-00001-of-00002.bin is there, but");
+  });
+
+  it("a PyTorch file that is none, and a tensor in it of a type that no engine has", async () => {
+    const directory = await writeTinyModel({ format: "torch" });
+    writeFileSync(join(directory, "pytorch_model.bin"), "hello");
+    expect(await refusal(directory)).toContain("pytorch_model.bin does not begin as a zip file");
+    const name = "transformer.output_layer.weight";
+    const tensors = replaced(name, [tensor(name, [40, 16], "I16")]);
+    expect(await refusal(await writeTinyModel({ format: "torch", tensors }))).toContain(
+      `tensor ${name} has dtype I16, expected F32, F16 or BF16`,
+    );
+  });
+
+  it("an index of PyTorch files that leads elsewhere or disagrees with them", async () => {
+    const directory = await writeTinyModel({ format: "torch", shards: 2 });
+    const index = (map: unknown) => writeIndex(directory, map, "pytorch_model.bin");
+    for (const file of ["../pytorch_model.bin", "model.safetensors", "a/b.bin", 7]) {
+      index({ a: file });
+      expect(await refusal(directory)).toContain(
+        `names the file ${JSON.stringify(file)}, expected a .bin file`,
+      );
+    }
+    index({ lost: "pytorch_model-1-of-2.bin", other: "pytorch_model-2-of-2.bin" });
+    expect(await refusal(directory)).toContain("puts tensor lost into");
+    writeTorchFile(join(directory, "pytorch_model-2-of-2.bin"), tinyTensors().slice(0, 1));
+    expect(await refusal(directory)).toContain("word_embeddings.weight is in");
   });
 
   it("an index without files, or with one elsewhere", async () => {
