@@ -42,6 +42,7 @@ const shape: ModelShape = {
   tokenCount: expected.tokenCount,
   ropeDim: config.kv_channels! / 2,
   ropeBase: 10000,
+  ropePositionDivisor: 1,
   normEps: config.layernorm_epsilon!,
   maxPositions: config.seq_length!,
 };

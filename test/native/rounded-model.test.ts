@@ -42,6 +42,7 @@ const RANDOM: ModelShape = {
   tokenCount: 317,
   ropeDim: 16,
   ropeBase: 10000,
+  ropePositionDivisor: 1,
   normEps: 1e-5,
   maxPositions: 256,
 };
