@@ -17,6 +17,13 @@ export async function readConfig(directory: string): Promise<Config> {
   return parseJsonObject(await readModelFile(path, maxConfigBytes), path);
 }
 
+/** null without one. Some hold a long chat template, none more than a few KiB of anything else. */
+export async function readTokenizerConfig(directory: string): Promise<Config | null> {
+  const path = join(directory, "tokenizer_config.json");
+  if (!existsSync(path)) return null;
+  return parseJsonObject(await readModelFile(path, maxConfigBytes), path);
+}
+
 /**
  * @param tokenCount Ids that exist by the tokenizer; null without one: then all rows of the embedding count.
  * @throws RelayError invalid_model naming the field, its value and what was expected.
@@ -53,9 +60,10 @@ export function shapeFrom(
   if (typeof normEps !== "number" || !(normEps > 0 && normEps < 1)) {
     fail(path, fields.normEps, normEps, "a number between 0 and 1");
   }
-  const ratio = config[card.rope.ratioField] ?? 1;
+  const { base, ratioField, ratioMeaning } = card.rope;
+  const ratio = config[ratioField] ?? 1;
   if (typeof ratio !== "number" || !(ratio > 0 && ratio <= 1e6)) {
-    fail(path, card.rope.ratioField, ratio, "a number above 0 and at most 1e6");
+    fail(path, ratioField, ratio, "a number above 0 and at most 1e6");
   }
   return {
     hiddenSize: size(fields.hiddenSize),
@@ -67,7 +75,8 @@ export function shapeFrom(
     vocabSize,
     tokenCount: tokenCount ?? vocabSize,
     ropeDim,
-    ropeBase: card.rope.base * ratio,
+    ropeBase: ratioMeaning === "base" ? base * ratio : base,
+    ropePositionDivisor: ratioMeaning === "positions" ? ratio : 1,
     normEps,
     maxPositions: size(fields.maxPositions),
   };

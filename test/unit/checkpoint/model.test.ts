@@ -37,6 +37,7 @@ describe("openModel", () => {
       tokenCount: 40,
       ropeDim: 4,
       ropeBase: 10_000,
+      ropePositionDivisor: 1,
       normEps: 1e-5,
       maxPositions: 128,
     });
@@ -133,7 +134,6 @@ describe("the fingerprint", () => {
 describe("refusals", () => {
   it.each([
     ["architectures", ["LlamaForCausalLM"], "ChatGLMModel"],
-    ["_name_or_path", "THUDM/chatglm2-6b", "ChatGLM2"],
     ["eos_token_id", [151329, 151336, 151338], "GLM-4"],
     ["apply_residual_connection_post_layernorm", true, "supported for ChatGLM3: false"],
     ["post_layer_norm", false, "supported for ChatGLM3: true"],
