@@ -39,10 +39,11 @@ const families: Family[] = [
   {
     card: glm4_9b,
     config: {
-      _name_or_path: "THUDM/glm-4-9b-chat",
+      _name_or_path: "THUDM/glm-4-9b-chat-1m",
       eos_token_id: [rankCount, rankCount + 7, rankCount + 9],
       layernorm_epsilon: 1.5625e-7,
-      rope_ratio: 500,
+      rope_ratio: 10_000,
+      seq_length: 1_048_576,
     },
     tokenizer: Buffer.from(rankLines(smallTokens())),
     prompt: "[gMASK]<sop><|user|>\nhello 🔥<|assistant|>\n你好<|user|>\nworld<|assistant|>",
