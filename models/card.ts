@@ -38,6 +38,8 @@ export interface ModelCard {
   tensors: TensorNames;
   tokenizer: TokenizerFacts;
   prompt: PromptFormat;
+  /** What the authors' code replaces in a chat reply. */
+  replyReplacement?: { text: string; by: string };
   sampling: { temperature: number; topP: number };
 }
 

@@ -34,5 +34,7 @@ export const chatglm2: ModelCard = {
     beforeAnswer: "\n\n答：",
     afterAnswer: "\n\n",
   },
+  // The model was trained to write this where it would tell when it was trained.
+  replyReplacement: { text: "[[训练时间]]", by: "2023年" },
   sampling: { temperature: 0.8, topP: 0.8 },
 };

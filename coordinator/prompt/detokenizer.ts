@@ -110,6 +110,39 @@ export class ReplyTrimmer implements Detokenizer {
   }
 }
 
+/** Replaces a text in a chat reply, also where its parts come one by one: what may begin it waits. */
+export class ReplyReplacer implements Detokenizer {
+  readonly #inner: Detokenizer;
+  readonly #text: string;
+  readonly #by: string;
+  #held = "";
+
+  constructor(inner: Detokenizer, { text, by }: { text: string; by: string }) {
+    this.#inner = inner;
+    this.#text = text;
+    this.#by = by;
+  }
+
+  push(token: number): string {
+    return this.#take(this.#inner.push(token));
+  }
+
+  flush(): string {
+    const text = this.#take(this.#inner.flush()) + this.#held;
+    this.#held = "";
+    return text;
+  }
+
+  #take(text: string): string {
+    const parts = (this.#held + text).split(this.#text);
+    const last = parts.pop()!;
+    let held = Math.min(last.length, this.#text.length - 1);
+    while (!this.#text.startsWith(last.slice(last.length - held))) held--;
+    this.#held = last.slice(last.length - held);
+    return [...parts, last.slice(0, last.length - held)].join(this.#by);
+  }
+}
+
 const leadingWhitespace =
   // biome-ignore lint/suspicious/noControlCharactersInRegex: Python's whitespace has them.
   /^[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/;

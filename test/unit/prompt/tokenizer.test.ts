@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { RelayError } from "../../../common/errors.js";
-import { ReplyTrimmer, StreamDetokenizer } from "../../../coordinator/prompt/detokenizer.js";
+import { ReplyReplacer, ReplyTrimmer, StreamDetokenizer } from "../../../coordinator/prompt/detokenizer.js";
 import { openTokenizer, type Tokenizer } from "../../../coordinator/prompt/tokenizer.js";
 import { chatglm2 } from "../../../models/chatglm2.js";
 import { chatglm3 } from "../../../models/chatglm3.js";
@@ -206,6 +206,55 @@ describe("incremental decoding", () => {
     const ids = [id("▁"), newline, id("▁hello"), newline, id("▁world"), newline];
     const trimmer = new ReplyTrimmer(new StreamDetokenizer(small, { skipSpecialTokens: true }));
     expect([...ids.map((token) => trimmer.push(token)), trimmer.flush()].join("")).toBe("hello\n world\n");
+  });
+});
+
+describe("replacing a text in a reply", () => {
+  const replacement = { text: "[[训练时间]]", by: "2023年" };
+  /** Each part as if a token. */
+  const replaced = (parts: string[]) => {
+    const inner = { push: (token: number) => parts[token] ?? "", flush: () => "" };
+    const replacer = new ReplyReplacer(inner, replacement);
+    return [...parts.map((_, token) => replacer.push(token)), replacer.flush()];
+  };
+
+  it.each([
+    [
+      ["在", "[[训练时间]]", "。"],
+      ["在", "2023年", "。", ""],
+    ],
+    [
+      ["a[", "[训练", "时间]", "] b"],
+      ["a", "", "", "2023年 b", ""],
+    ],
+    [["[[[训练时间]]]"], ["[2023年]", ""]],
+    [["[[训练时间]][[训练时间]][["], ["2023年2023年", "[["]],
+    [
+      ["[[训练", "x"],
+      ["", "[[训练x", ""],
+    ],
+    [
+      ["", "["],
+      ["", "", "["],
+    ],
+  ])("%j becomes %j", (parts, expected) => {
+    expect(replaced(parts)).toEqual(expected);
+  });
+
+  it("does not depend on how the text is cut", () => {
+    const random = seededRandom(8);
+    for (let round = 0; round < 500; round++) {
+      const text = Array.from(
+        { length: random(30) },
+        () => ["[", "]", "[[训练时间]]", "训练"][random(4)],
+      ).join("");
+      const parts: string[] = [];
+      while (parts.join("").length < text.length) {
+        const at = parts.join("").length;
+        parts.push(text.slice(at, at + 1 + random(6)));
+      }
+      expect(replaced(parts).join("")).toBe(text.replaceAll(replacement.text, replacement.by));
+    }
   });
 });
 
