@@ -5,7 +5,7 @@
 import { RelayError } from "../common/errors.js";
 import { printValue } from "../models/print.js";
 
-/** Longest of GLM-4: 128 bytes. The encoder looks at every way to cut a token in two. */
+/** The longest of cl100k_base has 128. The encoder looks at every way to cut a token in two. */
 const maxTokenBytes = 1024;
 /** What the merge queue can order. */
 const maxTokens = 2 ** 21;

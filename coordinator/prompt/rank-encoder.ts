@@ -34,8 +34,8 @@ export class RankEncoder {
       { length: 256 },
       (_, byte) => this.#ranks.get(String.fromCharCode(byte))!,
     );
-    // cl100k_base has 4.4 of them per token.
-    this.#merges = new PairTable(tokens.length * 4);
+    // cl100k_base has 2.33 of them per token, o200k_base 2.23.
+    this.#merges = new PairTable(tokens.length * 2.5);
     for (const [rank, token] of tokens.entries()) {
       for (let cut = 1; cut < token.length; cut++) {
         const left = this.#ranks.get(token.slice(0, cut));
