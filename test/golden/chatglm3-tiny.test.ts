@@ -1,11 +1,13 @@
 /**
  * The engine against an independent float64 implementation (make_chatglm3_tiny.py): a random ChatGLM3
- * of 4 layers, prefill and 8 decode steps, in one stage and in several.
+ * of 4 layers, prefill and 8 decode steps, in one stage and in several; and the same weights as those of
+ * the other families of this network, found by their cards.
  */
 
-import { readFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
+import { openModel } from "../../checkpoint/index.js";
 import type { DType, ModelShape, TokenResult } from "../../native/index.js";
 import {
   greedy,
@@ -22,12 +24,24 @@ import {
 const FIXTURE = join(import.meta.dirname, "fixtures", "chatglm3-tiny");
 const TOP = 20;
 
+interface Case {
+  prompt: number[];
+  tokens: number[];
+  promptLogprobs: number[];
+  stepLogprobs: number[][];
+}
+
 interface Expected {
   tokenCount: number;
-  cases: { prompt: number[]; tokens: number[]; promptLogprobs: number[]; stepLogprobs: number[][] }[];
+  cases: Case[];
+}
+
+interface Family extends Pick<Expected, "cases"> {
+  config: Record<string, unknown>;
 }
 
 const expected = JSON.parse(readFileSync(join(FIXTURE, "expected.json"), "utf8")) as Expected;
+const families = JSON.parse(readFileSync(join(FIXTURE, "families.json"), "utf8")) as Family[];
 const config = JSON.parse(readFileSync(join(FIXTURE, "config.json"), "utf8")) as Record<string, number>;
 const tensors = readSafetensors(join(FIXTURE, "model.safetensors"));
 
@@ -46,6 +60,8 @@ const shape: ModelShape = {
   normEps: config.layernorm_epsilon!,
   maxPositions: config.seq_length!,
 };
+
+const chatglm3 = { shape, cases: expected.cases };
 
 const folder = temporaryFolder();
 afterAll(folder.remove);
@@ -73,11 +89,16 @@ function worstError(result: TokenResult, expectedRow: number[]): number {
 }
 
 /** Runs all cases, the known tokens fed back; returns the worst error and the greedy tokens. */
-async function runCases(model: Tensors, cuts: number[], options: StageOptions) {
+async function runCases(
+  model: Tensors,
+  cuts: number[],
+  options: StageOptions,
+  { shape, cases }: { shape: ModelShape; cases: Case[] } = chatglm3,
+) {
   const pipeline = await TestPipeline.create(model, shape, cuts, options);
   let worst = 0;
   const tokens: number[][] = [];
-  for (const example of expected.cases) {
+  for (const example of cases) {
     const blocks = [3, 0, 7, 5];
     const { prompt } = example;
     const drawn: number[] = [];
@@ -124,6 +145,22 @@ for (const [name, cuts] of [
     const { worst, tokens } = await runCases(tensors, cuts, { threads: 2 });
     expect(worst).toBeLessThan(1e-4);
     expect(tokens).toEqual(expectedTokens);
+  });
+}
+
+for (const { config: changed, cases } of families) {
+  test(`${changed._name_or_path} computes every logprob of the float64 reference within 1e-4`, async () => {
+    const directory = join(folder.path, String(changed._name_or_path).replace("/", "-"));
+    mkdirSync(directory);
+    copyFileSync(join(FIXTURE, "model.safetensors"), join(directory, "model.safetensors"));
+    writeFileSync(join(directory, "config.json"), JSON.stringify({ ...config, ...changed }));
+    const opened = await openModel(directory);
+    const family = { shape: { ...opened.shape, tokenCount: expected.tokenCount }, cases };
+    const { worst, tokens } = await runCases(tensors, [2], { threads: 2 }, family);
+    expect(worst).toBeLessThan(1e-4);
+    expect(tokens).toEqual(cases.map((example) => example.tokens));
+    const asChatglm3 = await runCases(tensors, [2], { threads: 2 }, { shape, cases });
+    expect(asChatglm3.worst).toBeGreaterThan(100 * worst);
   });
 }
 
