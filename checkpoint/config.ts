@@ -7,7 +7,7 @@ import { printValue } from "../models/print.js";
 import type { DType, ModelShape } from "../models/shape.js";
 import { parseJsonObject, readModelFile } from "./json.js";
 
-/** Real ones have 2 KiB. */
+/** Real ones have 2 KiB, and one of a tokenizer some more for its chat template. */
 const maxConfigBytes = 1024 * 1024;
 
 export type Config = Record<string, unknown>;
@@ -17,7 +17,7 @@ export async function readConfig(directory: string): Promise<Config> {
   return parseJsonObject(await readModelFile(path, maxConfigBytes), path);
 }
 
-/** null without one. Some hold a long chat template, none more than a few KiB of anything else. */
+/** null without one. */
 export async function readTokenizerConfig(directory: string): Promise<Config | null> {
   const path = join(directory, "tokenizer_config.json");
   if (!existsSync(path)) return null;

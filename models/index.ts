@@ -87,13 +87,22 @@ function claimsOf(facts: DirectoryFacts, alike: ModelCard[], fitting: ModelCard[
     const said = `"${field}" of ${file} is ${printValue(value)}`;
     return alike.filter(({ match }) => match.names.test(name)).map((card) => ({ card, said }));
   });
-  const text = tokenizerConfig ? JSON.stringify(tokenizerConfig) : "";
+  const text = jsonText(tokenizerConfig);
   for (const card of fitting) {
     const mark = card.match.tokenizerMark;
     if (mark === undefined || !text.includes(mark)) continue;
     claims.push({ card, said: `tokenizer_config.json holds ${printValue(mark)}` });
   }
   return claims;
+}
+
+function jsonText(value: unknown): string {
+  try {
+    return JSON.stringify(value);
+  } catch {
+    // Nested deeper than the stack: only a hostile file gets here.
+    return "";
+  }
 }
 
 /** "chatglm2-6b" of "THUDM/chatglm2-6b" and of "/models/chatglm3/chatglm2-6b/". */

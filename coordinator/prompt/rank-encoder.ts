@@ -116,7 +116,8 @@ export class RankEncoder {
 
 /**
  * The same regex for JavaScript's `u` mode: `\s` is Unicode's White_Space there, which has U+0085 and not
- * U+FEFF, and `(?i:...)` is written out. Ignoring case, an s is also U+017F, the long s.
+ * U+FEFF, and `(?i:...)` is written out. Ignoring case, an s is also U+017F, the long s. What is a letter is
+ * up to the Unicode version of Node, as elsewhere to that of the library.
  */
 export function javascriptPattern(pattern: string): string {
   return pattern
