@@ -2,7 +2,7 @@
  * Families beside ChatGLM3 through a cluster of real processes: checkpoints of random weights with small
  * tokenizers of the family's kind, named as the authors name theirs.
  */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -57,10 +57,7 @@ describe.each(families)(
     let cluster: TestCluster;
     let tokenizer: Tokenizer;
     beforeAll(async () => {
-      await writeRandomCheckpoint({ directory, shape: shapes.tiny });
-      const path = join(directory, "config.json");
-      const written = JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
-      writeFileSync(path, JSON.stringify({ ...written, ...config }));
+      await writeRandomCheckpoint({ directory, shape: { ...shapes.tiny, config } });
       writeFileSync(join(directory, card.tokenizer.file), file);
       tokenizer = (await openTokenizer(directory, card))!;
       cluster = await TestCluster.start({ model: directory, stages: 2 });
