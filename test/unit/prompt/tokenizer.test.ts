@@ -24,6 +24,7 @@ const plain = { addSpecialTokens: false };
 const newline = id("<0x0A>");
 
 const realTokenizers = process.env.GLM_RELAY_TOKENIZERS;
+if (!realTokenizers) console.log("skipped: real tokenizers, because GLM_RELAY_TOKENIZERS names no folder");
 
 describe("chat", () => {
   it("puts role, metadata line and content behind the prefix, each encoded on its own", () => {
