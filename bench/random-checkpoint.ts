@@ -1,6 +1,6 @@
 /**
- * ChatGLM3-architecture checkpoints of random float16 weights: the size and shape of a real model
- * without a download. No tokenizer: prompts are token ids.
+ * Checkpoints of random float16 weights for ChatGLM2, ChatGLM3 and GLM-4-9B, which are one network: the
+ * size and shape of a real model without a download. No tokenizer: prompts are token ids.
  *
  * The weights are views of a pool of normal values, each tensor beginning at an offset of its own, so
  * that writing 12 GB costs 12 GB of disk and hardly any computing or memory. The pool's length is a
@@ -21,6 +21,8 @@ export interface CheckpointShape {
   ffnSize: number;
   vocabSize: number;
   contextLength: number;
+  /** Fields of config.json that are not as ChatGLM3's. */
+  config?: Record<string, unknown>;
 }
 
 const sixB: CheckpointShape = {
@@ -38,6 +40,13 @@ const sixB: CheckpointShape = {
 export const shapes = {
   "chatglm2-6b": { ...sixB, contextLength: 32_768 },
   "chatglm3-6b": sixB,
+  "glm-4-9b": {
+    ...sixB,
+    layerCount: 40,
+    vocabSize: 151_552,
+    contextLength: 131_072,
+    config: { eos_token_id: [151_329, 151_336, 151_338], layernorm_epsilon: 1.5625e-7, rope_ratio: 500 },
+  },
   /** For tests: 1.4 MiB, every width a multiple of the largest quantization group. */
   tiny: {
     layerCount: 4,
@@ -86,7 +95,7 @@ export async function writeRandomCheckpoint(options: RandomCheckpointOptions): P
     ones: toFloat16(new Float32Array(shape.hiddenSize).fill(1), 1),
   };
   const tensors = tensorShapes(shape);
-  const total = tensors.reduce((sum, { sizes }) => sum + product(sizes) * valueBytes, 0);
+  const total = parameterCount(shape) * valueBytes;
   let written = 0;
   const data = tensors.map(({ name, sizes, kind }): TensorPieces => {
     const source = pools[kind];
@@ -103,6 +112,10 @@ export async function writeRandomCheckpoint(options: RandomCheckpointOptions): P
   await writeFile(join(directory, "config.json"), `${JSON.stringify(config(shape), null, 2)}\n`);
   await writeSafetensors(join(directory, "model.safetensors"), data);
   return total;
+}
+
+export function parameterCount(shape: CheckpointShape): number {
+  return tensorShapes(shape).reduce((sum, { sizes }) => sum + product(sizes), 0);
 }
 
 /** What transformers writes for this architecture, as far as a reader looks. */
@@ -129,6 +142,7 @@ function config(shape: CheckpointShape): Record<string, unknown> {
     seq_length: shape.contextLength,
     tie_word_embeddings: false,
     torch_dtype: "float16",
+    ...shape.config,
   };
 }
 

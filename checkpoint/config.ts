@@ -7,13 +7,20 @@ import { printValue } from "../models/print.js";
 import type { DType, ModelShape } from "../models/shape.js";
 import { parseJsonObject, readModelFile } from "./json.js";
 
-/** Real ones have 2 KiB. */
+/** Real ones have 2 KiB, and one of a tokenizer some more for its chat template. */
 const maxConfigBytes = 1024 * 1024;
 
 export type Config = Record<string, unknown>;
 
 export async function readConfig(directory: string): Promise<Config> {
   const path = join(directory, "config.json");
+  return parseJsonObject(await readModelFile(path, maxConfigBytes), path);
+}
+
+/** null without one. */
+export async function readTokenizerConfig(directory: string): Promise<Config | null> {
+  const path = join(directory, "tokenizer_config.json");
+  if (!existsSync(path)) return null;
   return parseJsonObject(await readModelFile(path, maxConfigBytes), path);
 }
 
@@ -64,19 +71,34 @@ export function shapeFrom(
     tokenCount: tokenCount ?? vocabSize,
     ropeDim,
     ropeBase: ropeBase(config, card.rope, size(fields.maxPositions), path),
+    ropePositionDivisor: ratioOf(config, card.rope, "positions", path),
     normEps,
     maxPositions: size(fields.maxPositions),
   };
 }
 
 function ropeBase(config: Config, rope: RopeFacts, maxPositions: number, path: string): number {
-  const number = (field: string | undefined, whenAbsent: number, most: number): number => {
-    const value = field === undefined ? whenAbsent : (config[field] ?? whenAbsent);
-    if (typeof value === "number" && value > 0 && value <= most) return value;
-    return fail(path, field!, value, `a number above 0 and at most ${most}`);
-  };
-  const base = number(rope.baseField, rope.base, 1e12) * number(rope.ratioField, 1, 1e6);
+  const written = positive(config, rope.baseField, rope.base, 1e12, path);
+  const base = written * ratioOf(config, rope, "base", path);
   return ropeCorrection(rope, base, maxPositions) ?? base;
+}
+
+/** The ratio where it has this meaning, else 1. */
+function ratioOf(config: Config, rope: RopeFacts, meaning: RopeFacts["ratioMeaning"], path: string): number {
+  return rope.ratioMeaning === meaning ? positive(config, rope.ratioField, 1, 1e6, path) : 1;
+}
+
+function positive(
+  config: Config,
+  field: string | undefined,
+  whenAbsent: number,
+  most: number,
+  path: string,
+): number {
+  if (field === undefined) return whenAbsent;
+  const value = config[field] ?? whenAbsent;
+  if (typeof value === "number" && value > 0 && value <= most) return value;
+  return fail(path, field, value, `a number above 0 and at most ${most.toExponential().replace("+", "")}`);
 }
 
 function ropeCorrection(rope: RopeFacts, base: number, maxPositions: number): number | undefined {

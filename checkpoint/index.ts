@@ -2,8 +2,8 @@
  * Opens a model directory: config.json, the weights' headers and the number of tokens, all checked
  * against each other, so that everything after it can trust what it reads. No weight is read here.
  */
-import { statSync } from "node:fs";
-import { basename, resolve } from "node:path";
+import { existsSync, statSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
 import { RelayError } from "../common/errors.js";
 import type { ModelCard, TensorNames } from "../models/card.js";
 import { cardFor } from "../models/index.js";
@@ -16,12 +16,13 @@ import {
   defaultSampling,
   hasQkvBias,
   readConfig,
+  readTokenizerConfig,
   shapeFrom,
 } from "./config.js";
 import { fingerprintOf } from "./fingerprint.js";
 import type { TensorEntry } from "./safetensors.js";
-import { readSentencePiece, stopTokenIds } from "./sentencepiece.js";
 import { readTensors, weightType } from "./tensors.js";
+import { checkStopTokens, readTokenizerFile, stopTokenIds, tokenCountOf } from "./tokenizer-file.js";
 
 export type { TensorEntry } from "./safetensors.js";
 
@@ -95,9 +96,12 @@ export async function openModel(directory: string): Promise<Model> {
     throw new RelayError("invalid_model", `${root} is not a directory, expected one with config.json`);
   }
   const config = await readConfig(root);
-  const card = cardFor(config, root);
-  const tokenizer = await readSentencePiece(root, card.tokenizer.file);
-  const tokenCount = tokenizer ? tokenizer.pieces.length + card.tokenizer.specialTokens.length : null;
+  const tokenizerConfig = await readTokenizerConfig(root);
+  const hasFile = (name: string) => existsSync(join(root, name));
+  const card = cardFor({ directory: root, config, tokenizerConfig, hasFile });
+  const tokenizer = await readTokenizerFile(root, card);
+  if (tokenizer) checkStopTokens(tokenizer, card, configStopTokens(config));
+  const tokenCount = tokenizer && tokenCountOf(tokenizer, card);
   const shape = shapeFrom(config, card, tokenCount, root);
   const { files, tensors } = await readTensors(root);
 

@@ -1,16 +1,10 @@
 /**
  * Reads SentencePiece model files: a protobuf (ModelProto of sentencepiece_model.proto), of which few
- * fields matter. Lives here and not beside the tokenizer because workers need the number of tokens.
+ * fields matter.
  */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { RelayError } from "../common/errors.js";
-import type { ModelCard } from "../models/card.js";
-import { readModelFile } from "./json.js";
 import { readFields } from "./protobuf.js";
 
-/** The largest GLM tokenizer has 3 MB. */
-const maxFileBytes = 64 * 1024 * 1024;
 /** Trainers stop at 16 characters; the encoder's tables grow with the square of the longest piece. */
 const maxPieceBytes = 1024;
 
@@ -26,6 +20,7 @@ export interface Piece {
 }
 
 export interface SentencePieceFile {
+  kind: "sentencepiece";
   path: string;
   /** A piece's index is its token id. */
   pieces: Piece[];
@@ -36,13 +31,6 @@ export interface SentencePieceFile {
   addDummyPrefix: boolean;
   /** What the unknown token decodes to. */
   unknownSurface: string;
-}
-
-/** null when the directory has no such file. @throws RelayError invalid_model */
-export async function readSentencePiece(directory: string, name: string): Promise<SentencePieceFile | null> {
-  const path = join(directory, name);
-  if (!existsSync(path)) return null;
-  return parseSentencePiece(await readModelFile(path, maxFileBytes), path);
 }
 
 /** @throws RelayError invalid_model for damage, and for every feature that would encode differently. */
@@ -98,6 +86,7 @@ export function parseSentencePiece(bytes: Uint8Array, path: string): SentencePie
   if (!normalizer.escapeWhitespaces) refuse("escape_whitespaces is false", "true");
   if (trainer.suffix) refuse("treat_whitespace_as_suffix is true", "false");
   return {
+    kind: "sentencepiece",
     path,
     pieces,
     unknownId: checkPieces(pieces, trainer.byteFallback, path),
@@ -168,22 +157,6 @@ function checkPieces(pieces: Piece[], byteFallback: boolean, path: string): numb
 /** The value of a byte piece's text, null when it is none. */
 export function pieceByte(text: string): number | null {
   return /^<0x[0-9A-F]{2}>$/.test(text) ? Number.parseInt(text.slice(3, 5), 16) : null;
-}
-
-/** Special tokens are numbered after the pieces, in the card's order. @returns -1 for an unknown name. */
-export function specialTokenId(file: SentencePieceFile, card: ModelCard, name: string): number {
-  const special = card.tokenizer.specialTokens.indexOf(name);
-  if (special >= 0) return file.pieces.length + special;
-  return file.pieces.findIndex(({ text, type }) => type === "control" && text === name);
-}
-
-/** @throws RelayError invalid_model when the file lacks a token that the card names. */
-export function stopTokenIds(file: SentencePieceFile, card: ModelCard): number[] {
-  return card.tokenizer.stopTokens.map((name) => {
-    const id = specialTokenId(file, card, name);
-    if (id >= 0) return id;
-    throw new RelayError("invalid_model", `${file.path}: no control piece "${name}", expected one`);
-  });
 }
 
 /** Buffer decodes short texts several times faster than TextDecoder, and a file has 65,000 of them. */

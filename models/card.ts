@@ -8,7 +8,7 @@ export interface ModelCard {
   family: string;
   /** For people. */
   title: string;
-  match: { architectures: string[]; modelType: string };
+  match: CardMatch;
   /** What config.json must say for the engine to compute this model rightly. */
   rules: ConfigRule[];
   /** Where config.json keeps the numbers of ModelShape. */
@@ -28,15 +28,10 @@ export interface ModelCard {
   /** True in config.json: the fused query, key and value projection has a bias. */
   qkvBiasField: string;
   tensors: TensorNames;
-  tokenizer: {
-    /** Absent from the directory: the model is served by token ids alone. */
-    file: string;
-    /** Not in the file: numbered in this order after its pieces. */
-    specialTokens: string[];
-    /** Names of pieces or special tokens that end a reply. */
-    stopTokens: string[];
-  };
+  tokenizer: TokenizerFacts;
   prompt: PromptFormat;
+  /** What the authors' code replaces in a chat reply. */
+  replyReplacement?: { text: string; by: string };
   sampling: { temperature: number; topP: number };
 }
 
@@ -47,22 +42,52 @@ export interface RopeFacts {
   base: number;
   /** The base itself. */
   baseField?: string;
-  /** The base is multiplied with this. */
+  /** Multiplies the base, or divides every position; absent from config.json: 1. */
   ratioField?: string;
+  ratioMeaning?: "base" | "positions";
   /** Published files known to contradict their authors' code: what they say, and what is right. */
   corrections?: readonly { maxPositions: number; written: number; base: number }[];
 }
 
+/** How the card of a model directory is found (models/index.ts). */
+export interface CardMatch {
+  /** Names of the code that computes the model; several families share them. */
+  architectures: string[];
+  modelType: string;
+  /** Fields of config.json that no other family of these architectures has alike. */
+  fields: ConfigRule[];
+  /** The family's name within a published name or a path. */
+  names: RegExp;
+  /** Stands in tokenizer_config.json of this family alone, among those that `fields` leaves. */
+  tokenizerMark?: string;
+}
+
+export type TokenizerFacts = {
+  /** Absent from the directory: the model is served by token ids alone. */
+  file: string;
+  /** Not in the file: numbered in this order after its tokens. */
+  specialTokens: string[];
+  /** Names of tokens that end a reply. */
+  stopTokens: string[];
+} & (
+  | { kind: "sentencepiece" }
+  /**
+   * Lines of a token's bytes in base64 and its rank, or the same as byte-level BPE in `jsonFile`. `pattern`
+   * is the authors' regex, which splits a text.
+   */
+  | { kind: "tiktoken"; jsonFile: string; pattern: string }
+);
+
 /**
  * One demand on a field of config.json. The value, or `whenAbsent` for a missing or null field, must
- * be one of `allowed` and must not match `refused`. What families mean by an absent field is their
+ * be one of `allowed` and none of `refused`. What families mean by an absent field is their
  * own code's default.
  */
 export interface ConfigRule {
   field: string;
   allowed?: readonly unknown[];
   whenAbsent?: unknown;
-  refused?: RegExp;
+  refused?: readonly unknown[];
   /** What a violation means, for the person who reads the error. */
   meaning: string;
 }
@@ -90,7 +115,11 @@ export interface TensorNames {
   };
 }
 
-export interface PromptFormat {
+export type PromptFormat = RolesPrompt | RoundsPrompt;
+
+/** Every message begins with the special token of its role. */
+export interface RolesPrompt {
+  kind: "roles";
   /** Special tokens in front of every input. */
   prefix: string[];
   /** Role of a message -> special token that opens it. Several roles may share one. */
@@ -101,4 +130,18 @@ export interface PromptFormat {
   metadataLine: boolean;
   /** Token that asks the model to reply. */
   generation: string;
+}
+
+/** One text, encoded at once: numbered rounds of a question and its answer, the last one open. */
+export interface RoundsPrompt {
+  kind: "rounds";
+  /** Special tokens in front of every input. */
+  prefix: string[];
+  /** What each role of the API is here. A system message may only be the first. */
+  roles: Record<string, "system" | "user" | "assistant">;
+  firstRound: number;
+  /** Texts around question and answer; {n} is the round. */
+  beforeQuestion: string;
+  beforeAnswer: string;
+  afterAnswer: string;
 }

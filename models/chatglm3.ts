@@ -1,92 +1,27 @@
 /**
- * ChatGLM3-6B and models of its architecture (the demo model is one). ChatGLM2-6B and GLM-4-9B share
- * the architecture's name in config.json but not the prompt, hence the rules that tell them apart.
+ * ChatGLM3-6B (also -base, -32K and -128K, whose ratio multiplies the RoPE base) and models of its
+ * architecture; the demo model is one.
  */
 import type { ModelCard } from "./card.js";
-
-const layer = "transformer.encoder.layers.{i}";
+import { chatglmArchitectures, chatglmConfig, chatglmRules, chatglmTensors } from "./chatglm-layout.js";
 
 export const chatglm3: ModelCard = {
   family: "chatglm3",
   title: "ChatGLM3",
   match: {
-    architectures: ["ChatGLMModel", "ChatGLMForConditionalGeneration"],
+    architectures: chatglmArchitectures,
     modelType: "chatglm",
+    fields: [{ field: "eos_token_id", allowed: [2], whenAbsent: 2, meaning: "GLM-4 ends at other tokens" }],
+    names: /chatglm[-_]?3(?!\d)/i,
+    tokenizerMark: "<|assistant|>",
   },
-  rules: [
-    {
-      field: "_name_or_path",
-      refused: /chatglm2/i,
-      meaning: "ChatGLM2 has another prompt format and another position scaling",
-    },
-    { field: "eos_token_id", allowed: [2], whenAbsent: 2, meaning: "GLM-4 ends at other tokens" },
-    {
-      field: "position_encoding_2d",
-      allowed: [false],
-      whenAbsent: false,
-      meaning: "the first ChatGLM-6B is a prefix-LM with 2-D positions",
-    },
-    {
-      field: "multi_query_attention",
-      allowed: [true],
-      whenAbsent: false,
-      meaning: "without it the rows of query_key_value are interleaved per head",
-    },
-    { field: "interleaved_qkv", allowed: [false], whenAbsent: false, meaning: "another row order" },
-    {
-      field: "apply_residual_connection_post_layernorm",
-      allowed: [false],
-      whenAbsent: false,
-      meaning: "the residual would be the normalised tensor",
-    },
-    { field: "post_layer_norm", allowed: [true], whenAbsent: true, meaning: "there is no final norm" },
-    { field: "rmsnorm", allowed: [true], whenAbsent: true, meaning: "LayerNorm instead of RMSNorm" },
-    { field: "add_bias_linear", allowed: [false], whenAbsent: false, meaning: "biases on every linear" },
-    {
-      field: "original_rope",
-      allowed: [true],
-      whenAbsent: true,
-      meaning: "pairs (j, j + r/2) instead of (2j, 2j+1) are rotated",
-    },
-    {
-      field: "fp32_residual_connection",
-      allowed: [false],
-      whenAbsent: false,
-      meaning: "the residual stream is kept in another type",
-    },
-    { field: "tie_word_embeddings", allowed: [false], whenAbsent: false, meaning: "no head of its own" },
-    { field: "quantization_bit", allowed: [0], whenAbsent: 0, meaning: "the weights are quantized" },
-    { field: "pre_seq_len", allowed: [0], whenAbsent: 0, meaning: "P-Tuning adds a learned prefix" },
-  ],
-  config: {
-    hiddenSize: "hidden_size",
-    layerCount: "num_layers",
-    headCount: "num_attention_heads",
-    kvHeadCount: "multi_query_group_num",
-    headDim: "kv_channels",
-    ffnSize: "ffn_hidden_size",
-    vocabSize: "padded_vocab_size",
-    maxPositions: "seq_length",
-    normEps: "layernorm_epsilon",
-    dtype: "torch_dtype",
-  },
-  rope: { fraction: 0.5, base: 10_000, ratioField: "rope_ratio" },
+  rules: chatglmRules,
+  config: chatglmConfig,
+  rope: { fraction: 0.5, base: 10_000, ratioField: "rope_ratio", ratioMeaning: "base" },
   qkvBiasField: "add_qkv_bias",
-  tensors: {
-    embedding: "transformer.embedding.word_embeddings.weight",
-    finalNorm: "transformer.encoder.final_layernorm.weight",
-    head: "transformer.output_layer.weight",
-    layer: {
-      attentionNorm: `${layer}.input_layernorm.weight`,
-      qkvWeight: [`${layer}.self_attention.query_key_value.weight`],
-      qkvBias: [`${layer}.self_attention.query_key_value.bias`],
-      attentionOut: `${layer}.self_attention.dense.weight`,
-      ffnNorm: `${layer}.post_attention_layernorm.weight`,
-      ffnGateUp: [`${layer}.mlp.dense_h_to_4h.weight`],
-      ffnDown: `${layer}.mlp.dense_4h_to_h.weight`,
-    },
-  },
+  tensors: chatglmTensors,
   tokenizer: {
+    kind: "sentencepiece",
     file: "tokenizer.model",
     specialTokens: [
       "[MASK]",
@@ -102,6 +37,7 @@ export const chatglm3: ModelCard = {
     stopTokens: ["</s>", "<|user|>", "<|observation|>"],
   },
   prompt: {
+    kind: "roles",
     prefix: ["[gMASK]", "sop"],
     roles: {
       system: "<|system|>",

@@ -4,6 +4,7 @@
  * values are tensors of their own; pairs (2j, 2j+1) of the first half of a head are rotated, as in ChatGLM3.
  */
 import type { ConfigRule, ModelCard } from "./card.js";
+import { glm4_9b } from "./glm4-9b.js";
 
 const layer = "model.layers.{i}";
 const attention = `${layer}.self_attn`;
@@ -36,42 +37,9 @@ const shared = {
     dtype: "torch_dtype",
   },
   qkvBiasField: "attention_bias",
-  tokenizer: {
-    file: "tokenizer.model",
-    specialTokens: [
-      "<|endoftext|>",
-      "[MASK]",
-      "[gMASK]",
-      "[sMASK]",
-      "<sop>",
-      "<eop>",
-      "<|system|>",
-      "<|user|>",
-      "<|assistant|>",
-      "<|observation|>",
-      "<|begin_of_image|>",
-      "<|end_of_image|>",
-      "<|begin_of_video|>",
-      "<|end_of_video|>",
-    ],
-    stopTokens: ["<|endoftext|>", "<|user|>", "<|observation|>"],
-  },
-  prompt: {
-    prefix: ["[gMASK]", "<sop>"],
-    roles: {
-      system: "<|system|>",
-      developer: "<|system|>",
-      user: "<|user|>",
-      assistant: "<|assistant|>",
-      observation: "<|observation|>",
-      tool: "<|observation|>",
-      function: "<|observation|>",
-    },
-    firstOnlyRoles: ["system", "developer"],
-    metadataLine: true,
-    generation: "<|assistant|>",
-  },
-  sampling: { temperature: 0.8, topP: 0.8 },
+  tokenizer: glm4_9b.tokenizer,
+  prompt: glm4_9b.prompt,
+  sampling: glm4_9b.sampling,
 } satisfies Partial<ModelCard>;
 
 const tensors: ModelCard["tensors"] = {
@@ -94,7 +62,7 @@ export const glm: ModelCard = {
   ...shared,
   family: "glm",
   title: "GLM-4-9B (transformers layout)",
-  match: { architectures: ["GlmForCausalLM"], modelType: "glm" },
+  match: { architectures: ["GlmForCausalLM"], modelType: "glm", fields: [], names: /glm[-_]?4/i },
   rope: {
     fraction: 0.5,
     base: 10_000,
@@ -112,7 +80,7 @@ export const glm4: ModelCard = {
   ...shared,
   family: "glm4",
   title: "GLM-4-0414",
-  match: { architectures: ["Glm4ForCausalLM"], modelType: "glm4" },
+  match: { architectures: ["Glm4ForCausalLM"], modelType: "glm4", fields: [], names: /glm[-_]?4/i },
   rope: { fraction: 0.5, base: 10_000, baseField: "rope_theta" },
   tensors: {
     ...tensors,

@@ -72,6 +72,10 @@ function checkShape(shape: ModelShape): void {
   if (!(shape.ropeBase > 0 && Number.isFinite(shape.ropeBase))) {
     throw new Error(`shape.ropeBase ${shape.ropeBase}: expected a positive number`);
   }
+  const { ropePositionDivisor } = shape;
+  if (!(ropePositionDivisor > 0 && Number.isFinite(ropePositionDivisor))) {
+    throw new Error(`shape.ropePositionDivisor ${ropePositionDivisor}: expected a positive number`);
+  }
   if (!(shape.normEps >= 0 && Number.isFinite(shape.normEps))) {
     throw new Error(`shape.normEps ${shape.normEps}: expected zero or a positive number`);
   }

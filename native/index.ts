@@ -39,6 +39,8 @@ export interface ModelShape {
   /** Rotated dimensions of each head (even); the rest passes unchanged. Pairs are (2j, 2j+1). */
   ropeDim: number;
   ropeBase: number;
+  /** Positions are divided by it before they are rotated; 1 for most models. */
+  ropePositionDivisor: number;
   normEps: number;
   maxPositions: number;
 }

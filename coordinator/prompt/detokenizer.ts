@@ -1,15 +1,19 @@
 /**
  * Text from tokens, as they come: what push() returns is certain, so half a UTF-8 character waits for
- * its other half. All pushed together with flush() is exactly what SentencePiece decodes at once:
+ * its other half. All pushed together with flush() is exactly what the authors' tokenizer decodes at
+ * once. Of a SentencePiece model:
  * - the space of the dummy prefix is dropped at the beginning of a text, and special tokens begin a
  *   new one;
  * - bytes that are no UTF-8 become one U+FFFD each.
+ * Of byte ranks: there is no such space, and bytes that are no UTF-8 become U+FFFD as in Python and on
+ * the web, where the begun part of a character counts as one.
  */
 
 /** What a token is when text is made of tokens. */
 export type TokenText =
   | { kind: "text" | "unknown"; text: string }
-  | { kind: "byte"; byte: number }
+  /** Not always a whole character, nor only one. */
+  | { kind: "bytes"; bytes: Buffer }
   /** Special tokens stand between texts that were encoded on their own, control pieces within one. */
   | { kind: "special"; name: string }
   | { kind: "control"; name: string };
@@ -23,12 +27,16 @@ export interface Detokenizer {
 export interface TokenTexts {
   tokenText(id: number): TokenText;
   readonly addDummyPrefix: boolean;
+  /** How many U+FFFD stand for bytes that are no UTF-8. */
+  readonly replacement: Replacement;
 }
+
+export type Replacement = "perByte" | "perSequence";
 
 export class StreamDetokenizer implements Detokenizer {
   readonly #tokens: TokenTexts;
   readonly #skipSpecialTokens: boolean;
-  readonly #utf8 = new Utf8Assembler();
+  readonly #utf8: Utf8Decoder;
   /** The next piece may still be the first one of its text, whose leading space is dropped. */
   #atBeginning = true;
   #droppedSpace = false;
@@ -36,12 +44,13 @@ export class StreamDetokenizer implements Detokenizer {
   constructor(tokens: TokenTexts, options: { skipSpecialTokens: boolean }) {
     this.#tokens = tokens;
     this.#skipSpecialTokens = options.skipSpecialTokens;
+    this.#utf8 = tokens.replacement === "perByte" ? new Utf8Assembler() : new WebUtf8Decoder();
   }
 
   push(token: number): string {
     const item = this.#tokens.tokenText(token);
-    if (item.kind === "byte") {
-      const text = this.#utf8.push(item.byte);
+    if (item.kind === "bytes") {
+      const text = this.#utf8.push(item.bytes);
       if (text !== "") this.#atBeginning = false;
       return text;
     }
@@ -101,6 +110,39 @@ export class ReplyTrimmer implements Detokenizer {
   }
 }
 
+/** Replaces a text in a chat reply, also where its parts come one by one: what may begin it waits. */
+export class ReplyReplacer implements Detokenizer {
+  readonly #inner: Detokenizer;
+  readonly #text: string;
+  readonly #by: string;
+  #held = "";
+
+  constructor(inner: Detokenizer, { text, by }: { text: string; by: string }) {
+    this.#inner = inner;
+    this.#text = text;
+    this.#by = by;
+  }
+
+  push(token: number): string {
+    return this.#take(this.#inner.push(token));
+  }
+
+  flush(): string {
+    const text = this.#take(this.#inner.flush()) + this.#held;
+    this.#held = "";
+    return text;
+  }
+
+  #take(text: string): string {
+    const parts = (this.#held + text).split(this.#text);
+    const last = parts.pop()!;
+    let held = Math.min(last.length, this.#text.length - 1);
+    while (!this.#text.startsWith(last.slice(last.length - held))) held--;
+    this.#held = last.slice(last.length - held);
+    return [...parts, last.slice(0, last.length - held)].join(this.#by);
+  }
+}
+
 const leadingWhitespace =
   // biome-ignore lint/suspicious/noControlCharactersInRegex: Python's whitespace has them.
   /^[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/;
@@ -118,12 +160,30 @@ export function decodeTokens(
   return parts.join("");
 }
 
-/** Characters from bytes. Like SentencePiece, and unlike TextDecoder, each wrong byte is one U+FFFD. */
-class Utf8Assembler {
+/** Characters from bytes; those of a begun character wait. flush() gives what stands for them. */
+interface Utf8Decoder {
+  push(bytes: Uint8Array): string;
+  flush(): string;
+}
+
+class WebUtf8Decoder implements Utf8Decoder {
+  readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+
+  push(bytes: Uint8Array): string {
+    return this.#decoder.decode(bytes, { stream: true });
+  }
+
+  flush(): string {
+    return this.#decoder.decode();
+  }
+}
+
+/** Like SentencePiece, and unlike TextDecoder: each wrong byte is one U+FFFD. */
+class Utf8Assembler implements Utf8Decoder {
   #pending: number[] = [];
 
-  push(byte: number): string {
-    this.#pending.push(byte);
+  push(bytes: Uint8Array): string {
+    this.#pending.push(...bytes);
     return this.#take(false);
   }
 

@@ -9,7 +9,7 @@ import type { ModelCard } from "../../models/card.js";
 import type { BodyTask, Read } from "../api/read-body.js";
 import type { TokenIds } from "../inference.js";
 import { threadFile } from "../thread-file.js";
-import { type Detokenizer, ReplyTrimmer, StreamDetokenizer } from "./detokenizer.js";
+import { type Detokenizer, ReplyReplacer, ReplyTrimmer, StreamDetokenizer } from "./detokenizer.js";
 import { type Encoder, noTokenizer, tokenStrings } from "./encoder.js";
 import type { PromptTask, TaskResult, ThreadSetup } from "./task.js";
 import { TokenTable } from "./token-table.js";
@@ -31,7 +31,7 @@ export interface PromptService extends Encoder {
    * @throws RelayError what is wrong with the body; queue_full, draining
    */
   readBody(body: BodyTask): Promise<Read>;
-  /** @param options chatReply drops the whitespace in front of a reply. */
+  /** @param options chatReply drops the whitespace in front of a reply, and replaces what the card says. */
   createDetokenizer(options: { skipSpecialTokens: boolean; chatReply: boolean }): Detokenizer;
   /** Waiting and running tasks end with `draining`. */
   close(): Promise<void>;
@@ -53,6 +53,7 @@ export async function createPromptService(directory: string, card: ModelCard): P
 }
 
 class ThreadedService implements PromptService {
+  readonly #card: ModelCard;
   #table: TokenTable | null = null;
   readonly #pool: Piscina<PromptTask, TaskResult>;
   /** Of the bodies that wait for a thread or are being read. */
@@ -60,6 +61,7 @@ class ThreadedService implements PromptService {
   #closed = false;
 
   constructor(workerData: ThreadSetup) {
+    this.#card = workerData.card;
     this.#pool = new Piscina<PromptTask, TaskResult>({
       filename: threadFile(import.meta.url, "worker-thread.js"),
       workerData,
@@ -124,7 +126,9 @@ class ThreadedService implements PromptService {
   createDetokenizer(options: { skipSpecialTokens: boolean; chatReply: boolean }): Detokenizer {
     if (this.#table === null) return { push: () => "", flush: () => "" };
     const plain = new StreamDetokenizer(this.#table, options);
-    return options.chatReply ? new ReplyTrimmer(plain) : plain;
+    if (!options.chatReply) return plain;
+    const { replyReplacement } = this.#card;
+    return new ReplyTrimmer(replyReplacement ? new ReplyReplacer(plain, replyReplacement) : plain);
   }
 
   async close(): Promise<void> {

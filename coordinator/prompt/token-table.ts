@@ -3,15 +3,25 @@
  * longer than the coordinator may stand still, and handed over as a few large values: 65,000 objects
  * would take as long to receive as the file to read.
  */
+import { isUtf8 } from "node:buffer";
 import { pieceByte, type SentencePieceFile } from "../../checkpoint/sentencepiece.js";
+import type { TokenizerFile } from "../../checkpoint/tokenizer-file.js";
 import { RelayError } from "../../common/errors.js";
 import type { ModelCard } from "../../models/card.js";
-import type { TokenText, TokenTexts } from "./detokenizer.js";
+import type { Replacement, TokenText, TokenTexts } from "./detokenizer.js";
 
-const kinds = ["text", "unknown", "control", "byte", "special"] as const;
+const kinds = ["text", "unknown", "control", "bytes", "special"] as const;
+
+interface Entry {
+  kind: (typeof kinds)[number];
+  text: string;
+}
 
 export interface TokenTableData {
-  /** The texts of all tokens, one after the other, spaces as they are read; a byte's is its name. */
+  /**
+   * The texts of all tokens, one after the other, spaces as they are read; of the kind "bytes" one
+   * character U+0000 to U+00FF for each byte.
+   */
   texts: string;
   /** Where each token's text ends in `texts`. */
   ends: Int32Array;
@@ -19,14 +29,12 @@ export interface TokenTableData {
   kinds: Uint8Array;
   /** Whether SentencePiece would swallow the space in front of the first piece when decoding. */
   addDummyPrefix: boolean;
+  replacement: Replacement;
 }
 
-export function tokenTableData(file: SentencePieceFile, card: ModelCard): TokenTableData {
-  const tokens = file.pieces.map(({ text, type }): { kind: (typeof kinds)[number]; text: string } => {
-    if (type === "byte" || type === "control") return { kind: type, text };
-    if (type === "unknown") return { kind: type, text: file.unknownSurface };
-    return { kind: "text", text: text.replaceAll("\u2581", " ") };
-  });
+export function tokenTableData(file: TokenizerFile, card: ModelCard): TokenTableData {
+  const byRank = file.kind === "tiktoken";
+  const tokens = byRank ? file.tokens.map((text): Entry => ({ kind: "bytes", text })) : pieceEntries(file);
   for (const text of card.tokenizer.specialTokens) tokens.push({ kind: "special", text });
   let end = 0;
   return {
@@ -36,8 +44,18 @@ export function tokenTableData(file: SentencePieceFile, card: ModelCard): TokenT
       return end;
     }),
     kinds: Uint8Array.from(tokens, ({ kind }) => kinds.indexOf(kind)),
-    addDummyPrefix: file.addDummyPrefix,
+    addDummyPrefix: !byRank && file.addDummyPrefix,
+    replacement: byRank ? "perSequence" : "perByte",
   };
+}
+
+function pieceEntries(file: SentencePieceFile): Entry[] {
+  return file.pieces.map(({ text, type }): Entry => {
+    if (type === "byte") return { kind: "bytes", text: String.fromCharCode(pieceByte(text)!) };
+    if (type === "control") return { kind: type, text };
+    if (type === "unknown") return { kind: type, text: file.unknownSurface };
+    return { kind: "text", text: text.replaceAll("\u2581", " ") };
+  });
 }
 
 export class TokenTable implements TokenTexts {
@@ -55,6 +73,10 @@ export class TokenTable implements TokenTexts {
     return this.data.addDummyPrefix;
   }
 
+  get replacement(): Replacement {
+    return this.data.replacement;
+  }
+
   /** @throws RelayError invalid_value for an id that does not exist. */
   tokenText(id: number): TokenText {
     const kind = kinds[this.data.kinds[id] ?? -1];
@@ -66,7 +88,7 @@ export class TokenTable implements TokenTexts {
       );
     }
     const text = this.#text(id);
-    if (kind === "byte") return { kind, byte: pieceByte(text)! };
+    if (kind === "bytes") return { kind, bytes: Buffer.from(text, "latin1") };
     if (kind === "control" || kind === "special") return { kind, name: text };
     return { kind, text };
   }
@@ -80,14 +102,14 @@ export class TokenTable implements TokenTexts {
   /** The token's own bytes; special tokens are written by name. */
   pieceBytes(id: number): Uint8Array {
     const token = this.tokenText(id);
-    if (token.kind === "byte") return Uint8Array.of(token.byte);
+    if (token.kind === "bytes") return token.bytes;
     return Buffer.from("text" in token ? token.text : token.name);
   }
 
-  /** The token for people: a byte that is no character by itself keeps its name, like <0xE4>. */
+  /** The token for people: bytes that are no text by themselves are named, like <0xE4><0xBD>. */
   tokenString(id: number): string {
     const token = this.tokenText(id);
-    if (token.kind === "byte") return token.byte < 0x80 ? String.fromCharCode(token.byte) : this.#text(id);
+    if (token.kind === "bytes") return isUtf8(token.bytes) ? token.bytes.toString() : byteNames(token.bytes);
     return "text" in token ? token.text : token.name;
   }
 
@@ -95,4 +117,8 @@ export class TokenTable implements TokenTexts {
     const { texts, ends } = this.data;
     return texts.slice(id === 0 ? 0 : ends[id - 1], ends[id]);
   }
+}
+
+function byteNames(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`).join("");
 }

@@ -1,45 +1,42 @@
 /**
- * A model's tokenizer: the SentencePiece file, the special tokens that the card numbers after its
- * pieces, and the card's prompt format.
+ * A model's tokenizer: its file, the special tokens that the card numbers after the file's, and the
+ * card's prompt format.
  */
 import {
-  readSentencePiece,
-  type SentencePieceFile,
+  readTokenizerFile,
   specialTokenId,
   stopTokenIds,
-} from "../../checkpoint/sentencepiece.js";
+  type TokenizerFile,
+} from "../../checkpoint/tokenizer-file.js";
 import { RelayError } from "../../common/errors.js";
 import type { ModelCard } from "../../models/card.js";
 import { BpeEncoder } from "./bpe.js";
+import { type ChatMessage, chatParts } from "./chat-format.js";
 import { decodeTokens } from "./detokenizer.js";
+import { RankEncoder } from "./rank-encoder.js";
 import { TokenTable, tokenTableData } from "./token-table.js";
 
-export interface ChatMessage {
-  role: string;
-  content: string;
-  /** Goes onto the line of the role (ChatGLM3: the tool's name); usually empty. */
-  metadata?: string;
-}
+export type { ChatMessage } from "./chat-format.js";
 
 /**
  * The tokenizer of a model directory, or null when it has none: then only token ids can be served.
  * @throws RelayError invalid_model for a file that is damaged or would encode differently.
  */
 export async function openTokenizer(directory: string, card: ModelCard): Promise<Tokenizer | null> {
-  const file = await readSentencePiece(directory, card.tokenizer.file);
+  const file = await readTokenizerFile(directory, card);
   return file && new Tokenizer(file, card);
 }
 
 export class Tokenizer extends TokenTable {
   /** Ids that end a reply. */
   readonly stopTokens: readonly number[];
-  readonly #file: SentencePieceFile;
+  readonly #file: TokenizerFile;
   readonly #card: ModelCard;
   readonly #prefix: number[];
   /** Built at the first encoding: who only decodes does not pay for it. */
-  #encoder: BpeEncoder | null = null;
+  #encoder: { encode(text: string): number[] } | null = null;
 
-  constructor(file: SentencePieceFile, card: ModelCard) {
+  constructor(file: TokenizerFile, card: ModelCard) {
     super(tokenTableData(file, card));
     this.#file = file;
     this.#card = card;
@@ -54,21 +51,13 @@ export class Tokenizer extends TokenTable {
   }
 
   /**
-   * The card's chat format: per message the role's token, the metadata line and the content, the last
-   * two encoded separately; then the token that asks for a reply.
-   * @throws RelayError invalid_value for no messages, an unknown role or one out of place.
+   * The card's chat format, each of its texts encoded on its own.
+   * @throws RelayError invalid_value for messages that the format has no place for.
    */
   encodeChat(messages: ChatMessage[], options: { addGenerationPrompt?: boolean } = {}): number[] {
-    const { prompt } = this.#card;
-    checkMessages(messages, this.#card);
-    const ids = [this.#prefix];
-    for (const { role, content, metadata } of messages) {
-      ids.push([this.#special(prompt.roles[role]!)]);
-      if (prompt.metadataLine) ids.push(this.#encode(`${metadata ?? ""}\n`));
-      ids.push(this.#encode(content));
-    }
-    if (options.addGenerationPrompt ?? true) ids.push([this.#special(prompt.generation)]);
-    return ids.flat();
+    const parts = chatParts(messages, this.#card.prompt, options.addGenerationPrompt ?? true);
+    const ids = parts.map((part) => ("text" in part ? this.#encode(part.text) : [this.#special(part.token)]));
+    return [this.#prefix, ...ids].flat();
   }
 
   decode(ids: Iterable<number>, options: { skipSpecialTokens: boolean }): string {
@@ -80,23 +69,30 @@ export class Tokenizer extends TokenTable {
    * @throws RelayError invalid_model
    */
   selfCheck(): void {
-    const { pieces, byteFallback, path } = this.#file;
-    const known = new Set(pieces.flatMap((piece) => (piece.type === "normal" ? [piece.text] : [])));
-    const sample = [..."Hello, 你好 1"].filter((c) => byteFallback || known.has(c === " " ? "\u2581" : c));
-    const [anyPiece = ""] = known;
-    const text = (sample.join("") || anyPiece.replaceAll("\u2581", " ")).trim();
+    const text = this.#sample();
     const ids = this.#encode(text);
     const decoded = this.decode(ids, { skipSpecialTokens: true });
     if (decoded !== text || (text !== "" && ids.length === 0)) {
       throw new RelayError(
         "invalid_model",
-        `${path}: "${text}" encodes to [${ids.join(", ")}] and decodes to "${decoded}", expected the same text`,
+        `${this.#file.path}: "${text}" encodes to [${ids.join(", ")}] and decodes to "${decoded}", expected the same text`,
       );
     }
   }
 
+  /** A text that the file can encode without loss. */
+  #sample(): string {
+    const sample = "Hello, 你好 1";
+    if (this.#file.kind === "tiktoken") return sample;
+    const { pieces, byteFallback } = this.#file;
+    const known = new Set(pieces.flatMap((piece) => (piece.type === "normal" ? [piece.text] : [])));
+    const left = [...sample].filter((c) => byteFallback || known.has(c === " " ? "\u2581" : c));
+    const [anyPiece = ""] = known;
+    return (left.join("") || anyPiece.replaceAll("\u2581", " ")).trim();
+  }
+
   #encode(text: string): number[] {
-    this.#encoder ??= new BpeEncoder(this.#file);
+    this.#encoder ??= newEncoder(this.#file, this.#card);
     return this.#encoder.encode(text);
   }
 
@@ -105,19 +101,8 @@ export class Tokenizer extends TokenTable {
   }
 }
 
-function checkMessages(messages: ChatMessage[], card: ModelCard): void {
-  const refuse = (problem: string, param: string): never => {
-    throw new RelayError("invalid_value", problem, { param });
-  };
-  if (messages.length === 0) refuse("messages is empty, expected at least one message", "messages");
-  const { roles, firstOnlyRoles } = card.prompt;
-  for (const [index, { role }] of messages.entries()) {
-    const param = `messages[${index}].role`;
-    if (!Object.hasOwn(roles, role)) {
-      refuse(`${param} is "${role}", expected one of ${Object.keys(roles).join(", ")}`, param);
-    }
-    if (index > 0 && firstOnlyRoles.includes(role)) {
-      refuse(`${param} is "${role}", which is only allowed as the first message`, param);
-    }
-  }
+function newEncoder(file: TokenizerFile, { tokenizer }: ModelCard): { encode(text: string): number[] } {
+  if (file.kind === "sentencepiece") return new BpeEncoder(file);
+  if (tokenizer.kind !== "tiktoken") throw new Error(`a card of ${tokenizer.kind} with a file of ranks`);
+  return new RankEncoder(file.tokens, tokenizer.pattern);
 }

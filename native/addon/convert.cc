@@ -70,6 +70,7 @@ ModelShape toModelShape(const Napi::Object& object) {
   shape.tokenCount = toInt(object, "tokenCount");
   shape.ropeDim = toInt(object, "ropeDim");
   shape.ropeBase = toDouble(object, "ropeBase");
+  shape.ropePositionDivisor = toDouble(object, "ropePositionDivisor");
   shape.normEps = toDouble(object, "normEps");
   shape.maxPositions = toInt(object, "maxPositions");
   return shape;

@@ -22,6 +22,7 @@ struct ModelShape {
   int tokenCount;
   int ropeDim;
   double ropeBase;
+  double ropePositionDivisor;
   double normEps;
   int maxPositions;
 

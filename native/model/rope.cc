@@ -4,7 +4,7 @@
 
 namespace glm_relay {
 
-Rope::Rope(const ModelShape& shape) {
+Rope::Rope(const ModelShape& shape) : positionDivisor_(shape.ropePositionDivisor) {
   const double logBase = canonLog64(shape.ropeBase);
   for (int i = 0; i < shape.ropeDim; i += 2) {
     const double exponent = static_cast<double>(i) / shape.ropeDim;
@@ -13,8 +13,9 @@ Rope::Rope(const ModelShape& shape) {
 }
 
 void Rope::rotation(float* cosSin, int position) const {
+  const double divided = position / positionDivisor_;
   for (size_t j = 0; j < frequencies_.size(); j++) {
-    const SinCos64 angle = canonSinCos64(position * frequencies_[j]);
+    const SinCos64 angle = canonSinCos64(divided * frequencies_[j]);
     cosSin[2 * j] = static_cast<float>(angle.cos);
     cosSin[2 * j + 1] = static_cast<float>(angle.sin);
   }

@@ -1,5 +1,5 @@
-// Rotary position embedding: angle of pair j at position p is p * base^(-2j / ropeDim), computed in
-// float64 with our own sin and cos (canon_double.h) and rounded to float32 once.
+// Rotary position embedding: angle of pair j at position p is (p / divisor) * base^(-2j / ropeDim),
+// computed in float64 with our own sin and cos (canon_double.h) and rounded to float32 once.
 #pragma once
 
 #include <vector>
@@ -16,6 +16,7 @@ class Rope {
 
  private:
   std::vector<double> frequencies_;
+  double positionDivisor_;
 };
 
 }  // namespace glm_relay

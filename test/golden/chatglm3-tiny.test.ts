@@ -1,9 +1,10 @@
 /**
  * The engine against an independent float64 implementation (make_chatglm3_tiny.py): a random ChatGLM3
- * of 4 layers, prefill and 8 decode steps, in one stage and in several.
+ * of 4 layers, prefill and 8 decode steps, in one stage and in several; and the same weights as those of
+ * the other families of this network, found by their cards.
  */
 
-import { readFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { openModel } from "../../checkpoint/index.js";
@@ -16,10 +17,16 @@ import {
   temporaryFolder,
   writeTensors,
 } from "../native/support.js";
-import { fixtureFolder, readExpected, runCases } from "./support.js";
+import { type Expected, fixtureFolder, readExpected, runCases } from "./support.js";
 
 const FIXTURE = fixtureFolder("chatglm3-tiny");
 const expected = readExpected("chatglm3-tiny");
+
+interface Family extends Pick<Expected, "cases"> {
+  config: Record<string, unknown>;
+}
+
+const families = JSON.parse(readFileSync(join(FIXTURE, "families.json"), "utf8")) as Family[];
 const config = JSON.parse(readFileSync(join(FIXTURE, "config.json"), "utf8")) as Record<string, number>;
 const tensors = readSafetensors(join(FIXTURE, "model.safetensors"));
 
@@ -34,6 +41,7 @@ const shape: ModelShape = {
   tokenCount: expected.tokenCount,
   ropeDim: config.kv_channels! / 2,
   ropeBase: 10000,
+  ropePositionDivisor: 1,
   normEps: config.layernorm_epsilon!,
   maxPositions: config.seq_length!,
 };
@@ -84,6 +92,23 @@ test("the same weights as torch.save wrote them compute the same tokens and logp
   expect(pickled.tokens).toEqual(expectedTokens);
   expect(pickled.logprobs.length).toBeGreaterThan(2 * 9 * shape.tokenCount);
 });
+
+for (const { config: changed, cases } of families) {
+  test(`${changed._name_or_path} computes every logprob of the float64 reference within 1e-4`, async () => {
+    const directory = join(folder.path, String(changed._name_or_path).replace("/", "-"));
+    mkdirSync(directory);
+    copyFileSync(join(FIXTURE, "model.safetensors"), join(directory, "model.safetensors"));
+    writeFileSync(join(directory, "config.json"), JSON.stringify({ ...config, ...changed }));
+    const opened = await openModel(directory);
+    const own = { ...opened.shape, tokenCount: expected.tokenCount };
+    const reference = { tokenCount: expected.tokenCount, cases };
+    const { worst, tokens } = await runCases(await TestPipeline.create(tensors, own, [2]), reference);
+    expect(worst).toBeLessThan(1e-4);
+    expect(tokens).toEqual(cases.map((example) => example.tokens));
+    const asChatglm3 = await runCases(await TestPipeline.create(tensors, shape, [2]), reference);
+    expect(asChatglm3.worst).toBeGreaterThan(100 * worst);
+  });
+}
 
 // Rounding weights and residual to 11 or 8 bits moves logprobs of this noisy random model; the bounds
 // only show that the types are read and written rightly.

@@ -1,4 +1,5 @@
-"""Writes fixtures/chatglm3-tiny: a random ChatGLM3 of 4 layers and what it must compute.
+"""Writes fixtures/chatglm3-tiny: a random ChatGLM3 of 4 layers and what it must compute, also when its
+weights are read as those of the other families of the same network (families.json).
 
 An independent implementation in NumPy, float64, written from the formulas of the model (pre-norm,
 interleaved RoPE on half of each head, grouped keys and values, gate first), not from the engine.
@@ -46,6 +47,28 @@ CONFIG = {
     "pad_token_id": 0,
 }
 
+# What config.json says of the other families, and what the authors' code makes of it.
+FAMILIES = [
+    {
+        "config": {"_name_or_path": "THUDM/chatglm2-6b-32k", "rope_ratio": 16},
+        "math": {"base": 10000.0, "divisor": 16.0, "eps": EPS},
+    },
+    {
+        "config": {"_name_or_path": "THUDM/chatglm3-6b-32k", "rope_ratio": 50},
+        "math": {"base": 500000.0, "divisor": 1.0, "eps": EPS},
+    },
+    {
+        "config": {
+            "_name_or_path": "THUDM/glm-4-9b-chat",
+            "rope_ratio": 500,
+            "layernorm_epsilon": 1.5625e-07,
+            "eos_token_id": [106, 113, 115],
+        },
+        "math": {"base": 5000000.0, "divisor": 1.0, "eps": 1.5625e-07},
+    },
+]
+CHATGLM3 = {"base": 10000.0, "divisor": 1.0, "eps": EPS}
+
 
 def random_tensors(rng):
     """Weights in the order and with the names of the published checkpoints."""
@@ -76,14 +99,14 @@ def random_tensors(rng):
     return tensors
 
 
-def rms_norm(x, weight):
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + EPS) * weight
+def rms_norm(x, weight, eps):
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
 
 
-def rotate(x, positions):
+def rotate(x, positions, base):
     """x: [rows, heads, HEAD_DIM]; the first half of each head turns, in pairs (0, 1), (2, 3), ..."""
     width = HEAD_DIM // 2
-    theta = 10000.0 ** (-np.arange(0, width, 2) / width)
+    theta = base ** (-np.arange(0, width, 2) / width)
     angle = positions[:, None, None] * theta
     even, odd = x[..., 0:width:2], x[..., 1:width:2]
     out = x.copy()
@@ -92,20 +115,20 @@ def rotate(x, positions):
     return out
 
 
-def forward(tensors, ids):
+def forward(tensors, ids, base, divisor, eps):
     """Log-softmax over the existing ids for every position of one sequence, [len(ids), TOKENS]."""
     w = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
     rows = len(ids)
-    positions = np.arange(rows)
+    positions = np.arange(rows) / divisor
     h = w["transformer.embedding.word_embeddings.weight"][ids]
     for i in range(LAYERS):
         layer = f"transformer.encoder.layers.{i}."
-        x = rms_norm(h, w[layer + "input_layernorm.weight"])
+        x = rms_norm(h, w[layer + "input_layernorm.weight"], eps)
         qkv = x @ w[layer + "self_attention.query_key_value.weight"].T
         qkv += w[layer + "self_attention.query_key_value.bias"]
         q, k, v = np.split(qkv, [HEADS * HEAD_DIM, (HEADS + GROUPS) * HEAD_DIM], axis=1)
-        q = rotate(q.reshape(rows, HEADS, HEAD_DIM), positions)
-        k = rotate(k.reshape(rows, GROUPS, HEAD_DIM), positions)
+        q = rotate(q.reshape(rows, HEADS, HEAD_DIM), positions, base)
+        k = rotate(k.reshape(rows, GROUPS, HEAD_DIM), positions, base)
         v = v.reshape(rows, GROUPS, HEAD_DIM)
         context = np.zeros((rows, HEADS, HEAD_DIM))
         for head in range(HEADS):
@@ -115,10 +138,10 @@ def forward(tensors, ids):
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             context[:, head] = weights / weights.sum(axis=1, keepdims=True) @ v[:, group]
         h = h + context.reshape(rows, -1) @ w[layer + "self_attention.dense.weight"].T
-        x = rms_norm(h, w[layer + "post_attention_layernorm.weight"])
+        x = rms_norm(h, w[layer + "post_attention_layernorm.weight"], eps)
         gate, up = np.split(x @ w[layer + "mlp.dense_h_to_4h.weight"].T, 2, axis=1)
         h = h + (gate / (1.0 + np.exp(-gate)) * up) @ w[layer + "mlp.dense_4h_to_h.weight"].T
-    x = rms_norm(h, w["transformer.encoder.final_layernorm.weight"])
+    x = rms_norm(h, w["transformer.encoder.final_layernorm.weight"], eps)
     logits = (x @ w["transformer.output_layer.weight"].T)[:, :TOKENS]
     top = logits.max(axis=1, keepdims=True)
     return logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
@@ -140,20 +163,21 @@ def write_safetensors(path, tensors):
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(data))
 
 
-def greedy(tensors, prompt, steps):
+def greedy(tensors, prompt, steps, math):
     """The prompt, `steps` greedy tokens after it, and the log-softmax that led to each of them."""
     ids, rows = list(prompt), []
     for _ in range(steps):
-        row = forward(tensors, ids)[-1]
+        row = forward(tensors, ids, **math)[-1]
         best = np.sort(row)[::-1]
         # A near tie would make the expected token a matter of rounding.
         assert best[0] - best[1] > 1e-3
         rows.append(row)
         ids.append(int(np.argmax(row)))
+    scored = forward(tensors, prompt, **math)
     return {
         "prompt": list(prompt),
         "tokens": ids[len(prompt) :],
-        "promptLogprobs": [float(forward(tensors, prompt)[i][prompt[i + 1]]) for i in range(len(prompt) - 1)],
+        "promptLogprobs": [float(scored[i][prompt[i + 1]]) for i in range(len(prompt) - 1)],
         "stepLogprobs": [[round(float(x), 9) for x in row] for row in rows],
     }
 
@@ -165,8 +189,12 @@ def main():
     prompts = [[64, 17, 3, 99, 5, 41, 12], [int(x) for x in rng.integers(3, TOKENS, 37)]]
     (OUT / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     write_safetensors(OUT / "model.safetensors", tensors)
-    expected = {"tokenCount": TOKENS, "cases": [greedy(tensors, prompt, 9) for prompt in prompts]}
+    expected = {"tokenCount": TOKENS, "cases": [greedy(tensors, prompt, 9, CHATGLM3) for prompt in prompts]}
     (OUT / "expected.json").write_text(json.dumps(expected, separators=(",", ":")) + "\n")
+    families = [
+        {"config": family["config"], "cases": [greedy(tensors, prompts[1], 9, family["math"])]} for family in FAMILIES
+    ]
+    (OUT / "families.json").write_text(json.dumps(families, separators=(",", ":")) + "\n")
 
 
 if __name__ == "__main__":

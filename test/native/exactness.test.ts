@@ -45,6 +45,7 @@ const ODD: ModelShape = {
   tokenCount: 97,
   ropeDim: 6,
   ropeBase: 500,
+  ropePositionDivisor: 1,
   normEps: 1e-5,
   maxPositions: 128,
 };

@@ -42,6 +42,7 @@ const RANDOM: ModelShape = {
   tokenCount: 317,
   ropeDim: 16,
   ropeBase: 10000,
+  ropePositionDivisor: 1,
   normEps: 1e-5,
   maxPositions: 256,
 };
@@ -190,6 +191,25 @@ describe.each(cases)("a random model with %s", (name, { weights, head, kvType })
     expect(distance).toBeGreaterThan(1e-4);
     expect(sameTop(got, expected)).toBeGreaterThanOrEqual(0.95);
   });
+});
+
+test("positions divided by 16 give the canon's logits, far from those of undivided ones", async () => {
+  const list = calm(randomModel(RANDOM, "float32", 31));
+  const shape = { ...RANDOM, ropePositionDivisor: 16 };
+  const ids = Array.from({ length: 40 }, (_, index) => (index * 7) % RANDOM.tokenCount);
+  const options: StageOptions = { weights: INT8, headWeights: INT8, dtype: "float32", kvType: "float32" };
+  const canon = new CanonModel(byName(list), shape, {
+    weights: INT8,
+    headWeights: INT8,
+    dtype: "float32",
+    kvType: "float32",
+  });
+  const tensors = writeTensors(join(folder.path, "divided.bin"), list);
+  const expected = canon.logits(ids);
+  const divided = relativeL2(await allLogprobs(tensors, shape, ids, options), expected);
+  const undivided = relativeL2(await allLogprobs(tensors, RANDOM, ids, options), expected);
+  expect(divided).toBeLessThan(1e-4);
+  expect(undivided).toBeGreaterThan(100 * divided);
 });
 
 describe("the demo model", () => {

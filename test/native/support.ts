@@ -275,6 +275,7 @@ export const TINY: ModelShape = {
   tokenCount: 5,
   ropeDim: 2,
   ropeBase: 10000,
+  ropePositionDivisor: 1,
   normEps: 1e-5,
   maxPositions: 256,
 };

@@ -124,9 +124,9 @@ export class CanonModel {
   }
 
   #rotate(head: Float32Array, position: number): void {
-    const { ropeDim, ropeBase } = this.#shape;
+    const { ropeDim, ropeBase, ropePositionDivisor } = this.#shape;
     for (let i = 0; i < ropeDim; i += 2) {
-      const angle = position * ropeBase ** (-i / ropeDim);
+      const angle = (position / ropePositionDivisor) * ropeBase ** (-i / ropeDim);
       const cos = f32(Math.cos(angle));
       const sin = f32(Math.sin(angle));
       const x = head[i]!;

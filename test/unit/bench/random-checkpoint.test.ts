@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { shapes, writeRandomCheckpoint } from "../../../bench/random-checkpoint.js";
+import { parameterCount, shapes, writeRandomCheckpoint } from "../../../bench/random-checkpoint.js";
 import { type Model, openModel } from "../../../checkpoint/index.js";
 import { TestCluster } from "../../support/cluster.js";
 
@@ -63,6 +63,23 @@ describe("a checkpoint of random weights", () => {
     const other = values(model, "transformer.encoder.layers.1.mlp.dense_h_to_4h.weight");
     expect(other.slice(0, 8)).not.toEqual(layer("mlp.dense_h_to_4h").slice(0, 8));
   });
+});
+
+it("the shapes of real models have the published numbers of parameters", () => {
+  expect(parameterCount(shapes["chatglm2-6b"])).toBe(6_243_584_000);
+  expect(parameterCount(shapes["chatglm3-6b"])).toBe(6_243_584_000);
+  expect(parameterCount(shapes["glm-4-9b"])).toBe(9_399_951_360);
+  expect(parameterCount({ ...shapes["glm-4-9b"], kvHeadCount: 4 })).toBe(9_483_857_920);
+});
+
+it("a model like GLM-4-9B opens as one", async () => {
+  const directory = mkdtempSync(join(tmpdir(), "glm-relay-random-"));
+  directories.push(directory);
+  const { config } = shapes["glm-4-9b"];
+  await writeRandomCheckpoint({ directory, shape: { ...shapes.tiny, config } });
+  const model = await openModel(directory);
+  expect(model.card.family).toBe("glm4-9b");
+  expect(model.shape).toMatchObject({ ropeBase: 5e6, normEps: 1.5625e-7 });
 });
 
 describe("a cluster of two stages with random weights", () => {

@@ -14,6 +14,8 @@ export function temporaryDirectory(): string {
 }
 
 export const tinyConfig: Record<string, unknown> = {
+  // Of ChatGLM2 all other fields would be the same. No published name: the directory's is the id.
+  _name_or_path: "./chatglm3-tiny",
   architectures: ["ChatGLMModel"],
   model_type: "chatglm",
   add_bias_linear: false,

@@ -6,6 +6,7 @@ import { openModel, stageTensors } from "../../../checkpoint/index.js";
 import { writeSafetensors } from "../../../checkpoint/safetensors-writer.js";
 import { RelayError } from "../../../common/errors.js";
 import { layerKvBytesPerToken } from "../../../models/quantization.js";
+import { rankLines, smallTokens } from "../prompt/ranks-fixture.js";
 import { sentencePieceBytes, smallPieces } from "../prompt/sentencepiece-fixture.js";
 import { type TinyModelOptions, tensor, tinyTensors, writeIndex, writeTinyModel } from "./model-fixture.js";
 import { writeTorchFile } from "./torch-fixture.js";
@@ -23,6 +24,10 @@ async function refusal(directory: string): Promise<string> {
 const replaced = (name: string, by: ReturnType<typeof tensor>[]) =>
   tinyTensors().flatMap((candidate) => (candidate.name.endsWith(name) ? by : [candidate]));
 
+/** With this many rows of embedding and head. */
+const withVocabulary = (rows: number) =>
+  tinyTensors().map((item) => (item.shape[0] === 40 ? tensor(item.name, [rows, 16], "F16") : item));
+
 describe("openModel", () => {
   it("finds shape, type, sizes and id", async () => {
     const directory = await writeTinyModel();
@@ -38,6 +43,7 @@ describe("openModel", () => {
       tokenCount: 40,
       ropeDim: 4,
       ropeBase: 10_000,
+      ropePositionDivisor: 1,
       normEps: 1e-5,
       maxPositions: 128,
     });
@@ -62,12 +68,36 @@ describe("openModel", () => {
     expect((await openModel(local)).id).toBe(basename(local));
   });
 
+  it("divides positions by ChatGLM2's ratio instead of raising the base", async () => {
+    const config = { _name_or_path: "THUDM/chatglm2-6b-32k", rope_ratio: 16 };
+    const { shape, card } = await openModel(await writeTinyModel({ config }));
+    expect(card.family).toBe("chatglm2");
+    expect(shape).toMatchObject({ ropeBase: 10_000, ropePositionDivisor: 16 });
+  });
+
+  it("counts the ranks of GLM-4's tokenizer, whose end tokens are those of config.json", async () => {
+    const count = smallTokens().length;
+    const endTokens = [count, count + 7, count + 9];
+    const options = {
+      config: {
+        _name_or_path: "THUDM/glm-4-9b-chat",
+        eos_token_id: endTokens,
+        padded_vocab_size: 400,
+        rope_ratio: 500,
+      },
+      tensors: withVocabulary(400),
+    };
+    const directory = await writeTinyModel(options);
+    writeFileSync(join(directory, "tokenizer.model"), rankLines(smallTokens()));
+    const model = await openModel(directory);
+    expect(model.stopTokens).toEqual(endTokens);
+    expect(model.shape).toMatchObject({ tokenCount: count + 14, ropeBase: 5e6, ropePositionDivisor: 1 });
+  });
+
   it("counts the tokens of the tokenizer and finds its stop tokens", async () => {
     const directory = await writeTinyModel({
       config: { padded_vocab_size: 400 },
-      tensors: tinyTensors().map((item) =>
-        item.shape[0] === 40 ? tensor(item.name, [400, 16], "F16") : item,
-      ),
+      tensors: withVocabulary(400),
     });
     writeFileSync(join(directory, "tokenizer.model"), sentencePieceBytes(smallPieces));
     const model = await openModel(directory);
@@ -175,7 +205,6 @@ describe("the fingerprint", () => {
 describe("refusals", () => {
   it.each([
     ["architectures", ["LlamaForCausalLM"], "ChatGLMModel"],
-    ["_name_or_path", "THUDM/chatglm2-6b", "ChatGLM2"],
     ["eos_token_id", [151329, 151336, 151338], "GLM-4"],
     ["apply_residual_connection_post_layernorm", true, "supported for ChatGLM3: false"],
     ["post_layer_norm", false, "supported for ChatGLM3: true"],
@@ -227,6 +256,25 @@ describe("refusals", () => {
     const name = "transformer.output_layer.weight";
     const directory = await writeTinyModel({ tensors: replaced(name, [tensor(name, [40, 16], "I16")]) });
     expect(await refusal(directory)).toContain(`tensor ${name} has dtype I16, expected F32, F16 or BF16`);
+  });
+
+  it("a tokenizer that lost tokens: its end tokens are not those of config.json", async () => {
+    const ends = { eos_token_id: [smallTokens().length], padded_vocab_size: 400 };
+    const config = { ...ends, _name_or_path: "glm-4-9b" };
+    const directory = await writeTinyModel({ config, tensors: withVocabulary(400) });
+    const path = join(directory, "tokenizer.model");
+    writeFileSync(path, rankLines(smallTokens()));
+    await openModel(directory);
+    writeFileSync(path, rankLines(smallTokens().slice(0, -1)));
+    const message = await refusal(directory);
+    expect(message).toContain(`${path}: with its 271 tokens "<|endoftext|>" is 271`);
+    expect(message).toContain('expected one to be 272, which is in "eos_token_id"');
+  });
+
+  it("a tokenizer_config.json that is no JSON", async () => {
+    const directory = await writeTinyModel();
+    writeFileSync(join(directory, "tokenizer_config.json"), "{");
+    expect(await refusal(directory)).toContain("tokenizer_config.json is not JSON");
   });
 
   it("a tokenizer with more tokens than the embedding has rows", async () => {

@@ -9,8 +9,11 @@ import type { ModelInfo } from "../../../coordinator/inference.js";
 import { LocalEncoder } from "../../../coordinator/prompt/encoder.js";
 import { createPromptService, type PromptService } from "../../../coordinator/prompt/service.js";
 import { openTokenizer } from "../../../coordinator/prompt/tokenizer.js";
+import { chatglm2 } from "../../../models/chatglm2.js";
 import { chatglm3 } from "../../../models/chatglm3.js";
+import { glm4_9b } from "../../../models/glm4-9b.js";
 import { temporaryDirectory } from "../checkpoint/model-fixture.js";
+import { rankLines, smallTokens } from "./ranks-fixture.js";
 import { sentencePieceBytes, smallPieces, tokenizerDirectory } from "./sentencepiece-fixture.js";
 
 const directory = tokenizerDirectory(sentencePieceBytes(smallPieces));
@@ -191,5 +194,38 @@ describe("without a tokenizer", () => {
     const broken = temporaryDirectory();
     writeFileSync(join(broken, "tokenizer.model"), "not a model");
     expect(await codeOf(createPromptService(broken, chatglm3))).toBe("invalid_model");
+  });
+});
+
+describe("what a card says of its family", () => {
+  it("is replaced in a chat reply, and nowhere else", async () => {
+    const service = await createPromptService(directory, chatglm2);
+    open.push(service);
+    const ids = await service.encodeText(" 在[[训练时间]]。", false);
+    const decoded = (chatReply: boolean) => {
+      const detokenizer = service.createDetokenizer({ skipSpecialTokens: true, chatReply });
+      return [...Array.from(ids, (id) => detokenizer.push(id)), detokenizer.flush()].join("");
+    };
+    expect(decoded(true)).toBe("在2023年。");
+    expect(decoded(false)).toBe(" 在[[训练时间]]。");
+  });
+
+  it("decides of which kind the tokenizer is", async () => {
+    const tokens = smallTokens();
+    const service = await createPromptService(tokenizerDirectory(Buffer.from(rankLines(tokens))), glm4_9b);
+    open.push(service);
+    const ids = await service.encodeChat([{ role: "user", content: "hello 🔥" }]);
+    const count = tokens.length;
+    const bytes = [...Buffer.from(" 🔥")];
+    const hello = tokens.findIndex((token) => token.toString() === "hello");
+    expect([...ids]).toEqual([count + 2, count + 4, count + 7, 10, hello, ...bytes, count + 8]);
+    expect(service.tokenStrings(ids).slice(4, 7)).toEqual(["hello", " ", "<0xF0>"]);
+    expect(await service.decode(ids, { skipSpecialTokens: true })).toBe("\nhello 🔥");
+  });
+
+  it("refuses a tokenizer of the other kind", async () => {
+    const folder = tokenizerDirectory(Buffer.from(rankLines(smallTokens())));
+    expect(await codeOf(createPromptService(folder, chatglm3))).toBe("invalid_model");
+    expect(await codeOf(createPromptService(directory, glm4_9b))).toBe("invalid_model");
   });
 });

@@ -2,12 +2,14 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { RelayError } from "../../../common/errors.js";
-import { ReplyTrimmer, StreamDetokenizer } from "../../../coordinator/prompt/detokenizer.js";
+import { ReplyReplacer, ReplyTrimmer, StreamDetokenizer } from "../../../coordinator/prompt/detokenizer.js";
 import { openTokenizer, type Tokenizer } from "../../../coordinator/prompt/tokenizer.js";
+import { chatglm2 } from "../../../models/chatglm2.js";
 import { chatglm3 } from "../../../models/chatglm3.js";
 import { temporaryDirectory } from "../checkpoint/model-fixture.js";
 import {
   controlPieces,
+  openOracle,
   seededRandom,
   sentencePieceBytes,
   smallPieces,
@@ -15,12 +17,14 @@ import {
 } from "./sentencepiece-fixture.js";
 
 const small = (await openTokenizer(tokenizerDirectory(sentencePieceBytes(smallPieces)), chatglm3))!;
+const small2 = (await openTokenizer(tokenizerDirectory(sentencePieceBytes(smallPieces)), chatglm2))!;
 const id = (text: string) => smallPieces.findIndex((piece) => piece.text === text);
 const special = (name: string) => smallPieces.length + chatglm3.tokenizer.specialTokens.indexOf(name);
 const plain = { addSpecialTokens: false };
 const newline = id("<0x0A>");
 
 const realTokenizers = process.env.GLM_RELAY_TOKENIZERS;
+if (!realTokenizers) console.log("skipped: real tokenizers, because GLM_RELAY_TOKENIZERS names no folder");
 
 describe("chat", () => {
   it("puts role, metadata line and content behind the prefix, each encoded on its own", () => {
@@ -84,6 +88,66 @@ describe("chat", () => {
   });
 });
 
+describe("ChatGLM2's rounds", () => {
+  const textOf = (
+    messages: { role: string; content: string; metadata?: string }[],
+    addGenerationPrompt = true,
+  ) => small2.decode(small2.encodeChat(messages, { addGenerationPrompt }), { skipSpecialTokens: true });
+  const user = (content: string) => ({ role: "user", content });
+  const assistant = (content: string) => ({ role: "assistant", content });
+
+  it("are numbered from 1 and encoded as one text behind the prefix", () => {
+    const messages = [user("a"), assistant("b"), user("c")];
+    const text = "[Round 1]\n\n问：a\n\n答：b\n\n[Round 2]\n\n问：c\n\n答：";
+    expect(textOf(messages)).toBe(text);
+    expect(small2.encodeChat(messages)).toEqual(small2.encodeText(text, { addSpecialTokens: true }));
+    expect(small2.encodeChat(messages).slice(0, 2)).toEqual([smallPieces.length + 1, smallPieces.length + 3]);
+  });
+
+  it("can be left open or closed", () => {
+    expect(textOf([user("a")], false)).toBe("[Round 1]\n\n问：a");
+    expect(textOf([user("a"), assistant("b")], false)).toBe("[Round 1]\n\n问：a\n\n答：b");
+  });
+
+  it("have no system turn: its text goes before the last question", () => {
+    const system = { role: "system", content: "s. " };
+    expect(textOf([system, user("a"), assistant("b"), user("c")])).toBe(
+      "[Round 1]\n\n问：a\n\n答：b\n\n[Round 2]\n\n问：s. c\n\n答：",
+    );
+  });
+
+  it("take a number in a question for what it is", () => {
+    expect(textOf([user("{n} $& [Round 9]")])).toBe("[Round 1]\n\n问：{n} $& [Round 9]\n\n答：");
+  });
+
+  it.each([
+    ["no messages", [], "messages"],
+    ["two questions in a row", [user("a"), user("b")], "messages[1].role"],
+    ["an answer first", [assistant("a")], "messages[0].role"],
+    ["an answer last", [user("a"), assistant("b")], "messages[1].role"],
+    ["a system message alone", [{ role: "system", content: "a" }], "messages[0].role"],
+    ["a late system message", [user("a"), { role: "system", content: "b" }], "messages[1].role"],
+    ["a tool's result", [user("a"), { role: "tool", content: "b" }], "messages[1].role"],
+    ["metadata", [{ ...user("a"), metadata: "b" }], "messages[0].metadata"],
+  ])("refuse %s", (_, messages, param) => {
+    expect(() => textOf(messages)).toThrow(RelayError);
+    expect(() => textOf(messages)).toThrow(expect.objectContaining({ code: "invalid_value", param }));
+  });
+
+  it.skipIf(!realTokenizers)(
+    "have the ids of the published tokenizer, which SentencePiece confirms",
+    async () => {
+      const folder = join(realTokenizers!, "chatglm3-6b");
+      const tokenizer = (await openTokenizer(folder, chatglm2))!;
+      const oracle = await openOracle(join(folder, "tokenizer.model"));
+      const text = "[Round 1]\n\n问：你好\n\n答：";
+      expect(tokenizer.encodeChat([user("你好")])).toEqual([64_790, 64_792, ...oracle.encodeIds(text)]);
+      expect(tokenizer.tokenCount).toBe(64_794);
+      expect(tokenizer.stopTokens).toEqual([2]);
+    },
+  );
+});
+
 describe("single tokens", () => {
   it("have bytes and a string", () => {
     expect(Buffer.from(small.pieceBytes(id("▁hello"))).toString()).toBe(" hello");
@@ -143,6 +207,55 @@ describe("incremental decoding", () => {
     const ids = [id("▁"), newline, id("▁hello"), newline, id("▁world"), newline];
     const trimmer = new ReplyTrimmer(new StreamDetokenizer(small, { skipSpecialTokens: true }));
     expect([...ids.map((token) => trimmer.push(token)), trimmer.flush()].join("")).toBe("hello\n world\n");
+  });
+});
+
+describe("replacing a text in a reply", () => {
+  const replacement = { text: "[[训练时间]]", by: "2023年" };
+  /** Each part as if a token. */
+  const replaced = (parts: string[]) => {
+    const inner = { push: (token: number) => parts[token] ?? "", flush: () => "" };
+    const replacer = new ReplyReplacer(inner, replacement);
+    return [...parts.map((_, token) => replacer.push(token)), replacer.flush()];
+  };
+
+  it.each([
+    [
+      ["在", "[[训练时间]]", "。"],
+      ["在", "2023年", "。", ""],
+    ],
+    [
+      ["a[", "[训练", "时间]", "] b"],
+      ["a", "", "", "2023年 b", ""],
+    ],
+    [["[[[训练时间]]]"], ["[2023年]", ""]],
+    [["[[训练时间]][[训练时间]][["], ["2023年2023年", "[["]],
+    [
+      ["[[训练", "x"],
+      ["", "[[训练x", ""],
+    ],
+    [
+      ["", "["],
+      ["", "", "["],
+    ],
+  ])("%j becomes %j", (parts, expected) => {
+    expect(replaced(parts)).toEqual(expected);
+  });
+
+  it("does not depend on how the text is cut", () => {
+    const random = seededRandom(8);
+    for (let round = 0; round < 500; round++) {
+      const text = Array.from(
+        { length: random(30) },
+        () => ["[", "]", "[[训练时间]]", "训练"][random(4)],
+      ).join("");
+      const parts: string[] = [];
+      while (parts.join("").length < text.length) {
+        const at = parts.join("").length;
+        parts.push(text.slice(at, at + 1 + random(6)));
+      }
+      expect(replaced(parts).join("")).toBe(text.replaceAll(replacement.text, replacement.by));
+    }
   });
 });
 

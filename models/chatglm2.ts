@@ -1,0 +1,40 @@
+/**
+ * ChatGLM2-6B and ChatGLM2-6B-32K: ChatGLM3's network and SentencePiece file, but without tokens for
+ * roles, with numbered rounds as the prompt, and with a RoPE ratio that divides the positions.
+ */
+import type { ModelCard } from "./card.js";
+import { chatglmArchitectures, chatglmConfig, chatglmRules, chatglmTensors } from "./chatglm-layout.js";
+
+export const chatglm2: ModelCard = {
+  family: "chatglm2",
+  title: "ChatGLM2",
+  match: {
+    architectures: chatglmArchitectures,
+    modelType: "chatglm",
+    fields: [{ field: "eos_token_id", allowed: [2], whenAbsent: 2, meaning: "GLM-4 ends at other tokens" }],
+    names: /chatglm[-_]?2(?!\d)/i,
+  },
+  rules: chatglmRules,
+  config: chatglmConfig,
+  rope: { fraction: 0.5, base: 10_000, ratioField: "rope_ratio", ratioMeaning: "positions" },
+  qkvBiasField: "add_qkv_bias",
+  tensors: chatglmTensors,
+  tokenizer: {
+    kind: "sentencepiece",
+    file: "tokenizer.model",
+    specialTokens: ["[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"],
+    stopTokens: ["</s>"],
+  },
+  prompt: {
+    kind: "rounds",
+    prefix: ["[gMASK]", "sop"],
+    roles: { system: "system", developer: "system", user: "user", assistant: "assistant" },
+    firstRound: 1,
+    beforeQuestion: "[Round {n}]\n\n问：",
+    beforeAnswer: "\n\n答：",
+    afterAnswer: "\n\n",
+  },
+  // The model was trained to write this where it would tell when it was trained.
+  replyReplacement: { text: "[[训练时间]]", by: "2023年" },
+  sampling: { temperature: 0.8, topP: 0.8 },
+};

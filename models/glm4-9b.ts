@@ -1,0 +1,69 @@
+/**
+ * GLM-4-9B, -chat and -chat-1M of June 2024 in the authors' own layout: ChatGLM3's network with more
+ * layers, a tokenizer of byte ranks, and role tokens of its own. The ratio multiplies the RoPE base.
+ */
+import type { ModelCard } from "./card.js";
+import { chatglmArchitectures, chatglmConfig, chatglmRules, chatglmTensors } from "./chatglm-layout.js";
+
+export const glm4_9b: ModelCard = {
+  family: "glm4-9b",
+  title: "GLM-4-9B",
+  match: {
+    architectures: chatglmArchitectures,
+    modelType: "chatglm",
+    fields: [
+      {
+        field: "eos_token_id",
+        refused: [2],
+        whenAbsent: 2,
+        meaning: "2 ends a reply of ChatGLM2 and ChatGLM3",
+      },
+    ],
+    names: /glm[-_]?4(?!\d)/i,
+  },
+  rules: chatglmRules,
+  config: chatglmConfig,
+  rope: { fraction: 0.5, base: 10_000, ratioField: "rope_ratio", ratioMeaning: "base" },
+  qkvBiasField: "add_qkv_bias",
+  tensors: chatglmTensors,
+  tokenizer: {
+    kind: "tiktoken",
+    file: "tokenizer.model",
+    jsonFile: "tokenizer.json",
+    pattern: String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
+    specialTokens: [
+      "<|endoftext|>",
+      "[MASK]",
+      "[gMASK]",
+      "[sMASK]",
+      "<sop>",
+      "<eop>",
+      "<|system|>",
+      "<|user|>",
+      "<|assistant|>",
+      "<|observation|>",
+      "<|begin_of_image|>",
+      "<|end_of_image|>",
+      "<|begin_of_video|>",
+      "<|end_of_video|>",
+    ],
+    stopTokens: ["<|endoftext|>", "<|user|>", "<|observation|>"],
+  },
+  prompt: {
+    kind: "roles",
+    prefix: ["[gMASK]", "<sop>"],
+    roles: {
+      system: "<|system|>",
+      developer: "<|system|>",
+      user: "<|user|>",
+      assistant: "<|assistant|>",
+      observation: "<|observation|>",
+      tool: "<|observation|>",
+      function: "<|observation|>",
+    },
+    firstOnlyRoles: ["system", "developer"],
+    metadataLine: true,
+    generation: "<|assistant|>",
+  },
+  sampling: { temperature: 0.8, topP: 0.8 },
+};
