@@ -134,6 +134,11 @@ export class Core {
     return this.#serving !== null && this.#serving.warmUpUntilMs === null;
   }
 
+  /** Tokens that the KV cache of the pipeline holds; no bound while none was formed yet. */
+  get sequenceTokens(): number {
+    return this.#blockCount === 0 ? Number.POSITIVE_INFINITY : this.#blockCount * kvBlockSize;
+  }
+
   get requestCount(): number {
     return this.#requests.size;
   }

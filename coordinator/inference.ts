@@ -180,6 +180,8 @@ export interface ClusterView {
 
 export interface InferenceService {
   readonly model: ModelInfo;
+  /** Tokens that one sequence may have now: the model's context, or what the KV cache holds of it. */
+  readonly contextLength: number;
   readonly prompt: PromptService;
   /**
    * Accepts a request: through BullMQ into the scheduler's waiting set.

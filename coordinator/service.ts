@@ -137,6 +137,10 @@ export class Service implements InferenceService {
     for (const listener of this.#stepListeners) listener(rows);
   }
 
+  get contextLength(): number {
+    return Math.min(this.model.contextLength, this.#core().sequenceTokens);
+  }
+
   onStep(listener: (rows: number) => void): void {
     this.#stepListeners.push(listener);
   }

@@ -30,12 +30,14 @@ export function installBodyParser(server: FastifyInstance): void {
  * @throws RelayError what is wrong with it
  */
 export async function bodyAs<E extends Endpoint>(
-  { service: { model, prompt } }: ApiContext,
+  { service }: ApiContext,
   request: FastifyRequest,
   endpoint: E,
 ): Promise<ReadAs<E>> {
   const bytes = request.body as Uint8Array<ArrayBuffer> | undefined;
   if (bytes === undefined) throw invalid("body", undefined, "a JSON object");
+  const { prompt, contextLength } = service;
+  const model = { ...service.model, contextLength };
   const task: BodyTask = { endpoint, bytes, model, strict: request.headers["x-glm-strict"] === "1" };
   // What only counts or shows tokens writes its answer where it has made them: a token takes many bytes.
   const inThread = bytes.length > maxInlineBodyBytes || endpoint === "tokenize" || endpoint === "detokenize";

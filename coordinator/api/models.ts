@@ -3,7 +3,7 @@ import type { ModelInfo } from "../inference.js";
 import type { ApiContext, Route } from "./context.js";
 import { modelNotFound } from "./sampling.js";
 
-function modelObject(model: ModelInfo) {
+function modelObject(model: ModelInfo, contextLength: number) {
   return {
     id: model.id,
     object: "model",
@@ -11,7 +11,7 @@ function modelObject(model: ModelInfo) {
     owned_by: "glm-relay",
     root: model.id,
     parent: null,
-    max_model_len: model.contextLength,
+    max_model_len: contextLength,
     permission: [],
     meta: {
       n_ctx_train: model.contextLength,
@@ -30,7 +30,7 @@ export function modelRoutes({ service }: ApiContext): Route[] {
       method: "GET",
       path: "/v1/models",
       summary: "The served model, as a list.",
-      handler: () => ({ object: "list", data: [modelObject(model)] }),
+      handler: () => ({ object: "list", data: [modelObject(model, service.contextLength)] }),
     },
     {
       // A wildcard, since ids like org/name hold a slash that not every client escapes.
@@ -40,7 +40,7 @@ export function modelRoutes({ service }: ApiContext): Route[] {
       handler: (request) => {
         const id = (request.params as { "*": string })["*"];
         if (id !== model.id && id !== "default") throw modelNotFound(id, model);
-        return modelObject(model);
+        return modelObject(model, service.contextLength);
       },
     },
   ];

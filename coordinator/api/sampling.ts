@@ -148,9 +148,9 @@ export function checkContext(
   if (promptTokens + maxTokens <= contextLength) return;
   const message =
     promptTokens >= contextLength
-      ? `the prompt has ${promptTokens} tokens, the model's context holds ${contextLength} with the answer`
+      ? `the prompt has ${promptTokens} tokens, the context holds ${contextLength} with the answer`
       : `the prompt has ${promptTokens} tokens and ${param} is ${maxTokens}, together more than the ` +
-        `model's context of ${contextLength} tokens`;
+        `context of ${contextLength} tokens`;
   throw new RelayError("context_length_exceeded", message, {
     param,
     extra: { n_prompt_tokens: promptTokens, n_ctx: contextLength },

@@ -26,6 +26,29 @@ const chat = { messages: [{ role: "user", content: "hi" }] };
 /** Start token and "user:hi". */
 const promptTokens = 8;
 
+describe("a cluster whose KV cache holds less than the model's context", () => {
+  const whole = service.contextLength;
+  beforeAll(() => {
+    service.contextLength = 50;
+  });
+  afterAll(() => {
+    service.contextLength = whole;
+  });
+
+  it("lets an answer have what is left of it, and says how much that is", async () => {
+    await post(api, path, chat);
+    expect(service.last.sampling.maxTokens).toBe(50 - promptTokens);
+    const { status, body } = await post(api, path, { ...chat, max_tokens: 60 });
+    expect(status).toBe(400);
+    expect(body.error).toMatchObject({
+      code: "context_length_exceeded",
+      n_prompt_tokens: promptTokens,
+      n_ctx: 50,
+    });
+    expect(body.error.message).toContain("more than the context of 50 tokens");
+  });
+});
+
 describe("a chat answer", () => {
   it("has OpenAI's shape", async () => {
     const { status, body } = await post(api, path, chat);

@@ -119,6 +119,7 @@ export const saying = (...words: string[]): Script =>
 
 export class ScriptedService implements InferenceService {
   readonly prompt: PromptService;
+  contextLength = contextLength;
   readonly model: ModelInfo = {
     id: "glm-test",
     createdS: 1_700_000_000,
