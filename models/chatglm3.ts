@@ -4,6 +4,7 @@
  */
 import type { ModelCard } from "./card.js";
 import { chatglmArchitectures, chatglmConfig, chatglmRules, chatglmTensors } from "./chatglm-layout.js";
+import { rolesPrompt } from "./roles.js";
 
 export const chatglm3: ModelCard = {
   family: "chatglm3",
@@ -36,21 +37,6 @@ export const chatglm3: ModelCard = {
     ],
     stopTokens: ["</s>", "<|user|>", "<|observation|>"],
   },
-  prompt: {
-    kind: "roles",
-    prefix: ["[gMASK]", "sop"],
-    roles: {
-      system: "<|system|>",
-      developer: "<|system|>",
-      user: "<|user|>",
-      assistant: "<|assistant|>",
-      observation: "<|observation|>",
-      tool: "<|observation|>",
-      function: "<|observation|>",
-    },
-    firstOnlyRoles: ["system", "developer"],
-    metadataLine: true,
-    generation: "<|assistant|>",
-  },
+  prompt: rolesPrompt("[gMASK]", "sop"),
   sampling: { temperature: 0.8, topP: 0.8 },
 };

@@ -4,6 +4,7 @@
  */
 import type { ModelCard } from "./card.js";
 import { chatglmArchitectures, chatglmConfig, chatglmRules, chatglmTensors } from "./chatglm-layout.js";
+import { rolesPrompt } from "./roles.js";
 
 export const glm4_9b: ModelCard = {
   family: "glm4-9b",
@@ -49,21 +50,6 @@ export const glm4_9b: ModelCard = {
     ],
     stopTokens: ["<|endoftext|>", "<|user|>", "<|observation|>"],
   },
-  prompt: {
-    kind: "roles",
-    prefix: ["[gMASK]", "<sop>"],
-    roles: {
-      system: "<|system|>",
-      developer: "<|system|>",
-      user: "<|user|>",
-      assistant: "<|assistant|>",
-      observation: "<|observation|>",
-      tool: "<|observation|>",
-      function: "<|observation|>",
-    },
-    firstOnlyRoles: ["system", "developer"],
-    metadataLine: true,
-    generation: "<|assistant|>",
-  },
+  prompt: rolesPrompt("[gMASK]", "<sop>"),
   sampling: { temperature: 0.8, topP: 0.8 },
 };
