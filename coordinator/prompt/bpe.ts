@@ -3,13 +3,13 @@
  * user-defined pieces as wholes); then the neighbours whose joint piece has the highest score are
  * merged, again and again. Three things make it near-linear:
  * - symbols are numbers, and a table built once says which two make which piece;
- * - possible merges wait in a heap, symbols form a linked list (as in SentencePiece);
+ * - possible merges wait in a heap, symbols form a linked list (symbol-run.ts, as in SentencePiece);
  * - where two neighbouring characters are neighbours in no piece at all, no merge can ever reach
  *   across, so the text falls into independent runs (words, mostly) and the heap stays small.
  */
 import { type Piece, pieceByte, type SentencePieceFile } from "../../checkpoint/sentencepiece.js";
-import { MergeQueue } from "./merge-queue.js";
 import { PairTable } from "./pair-table.js";
+import { SymbolRun } from "./symbol-run.js";
 
 const space = "\u2581";
 const replacementCharacter = 0xfffd;
@@ -24,19 +24,11 @@ export class BpeEncoder {
   readonly #merges = new PairTable(1 << 16);
   /** Pairs of character symbols that are neighbours within some piece. */
   readonly #neighbours = new PairTable(1 << 16);
-  /** Piece -> rank of its score, 0 for the highest; equal scores have equal ranks. */
-  readonly #ranks: Int32Array;
   /** User-defined pieces by first UTF-16 unit, longest first. */
   readonly #userDefined = new Map<number, { text: string; id: number }[]>();
   readonly #byteIds = new Int32Array(256);
   readonly #hasUnused: boolean;
-  readonly #queue = new MergeQueue();
-
-  // The run at hand: symbols, -1 once merged into the left neighbour, and links to both neighbours.
-  #symbols = new Int32Array(256);
-  #next = new Int32Array(256);
-  #previous = new Int32Array(256);
-  #length = 0;
+  readonly #run: SymbolRun;
 
   constructor(file: SentencePieceFile) {
     const { pieces } = file;
@@ -46,7 +38,9 @@ export class BpeEncoder {
     this.#hasUnused = pieces.some(({ type }) => type === "unused");
     const scores = [...new Set(pieces.map(({ score }) => score))].sort((a, b) => b - a);
     const rankOf = new Map(scores.map((score, rank) => [score, rank]));
-    this.#ranks = Int32Array.from(pieces, ({ score }) => rankOf.get(score)!);
+    // Equal scores have equal ranks, 0 for the highest.
+    const ranks = Int32Array.from(pieces, ({ score }) => rankOf.get(score)!);
+    this.#run = new SymbolRun(this.#merges, ranks);
     for (const [id, { text, type }] of pieces.entries()) {
       if (type === "byte") this.#byteIds[pieceByte(text)!] = id;
       if (type === "userDefined") this.#addUserDefined(text, id);
@@ -69,7 +63,7 @@ export class BpeEncoder {
       // With unused pieces a run is the whole text: which split of an unused piece SentencePiece
       // remembers depends on the order of all merges.
       if (last >= 0 && !this.#hasUnused && this.#neighbours.get(last, symbol) < 0) this.#endRun(ids);
-      this.#append(symbol);
+      this.#run.append(symbol);
       last = symbol;
     }
     this.#endRun(ids);
@@ -127,53 +121,17 @@ export class BpeEncoder {
     }
   }
 
-  #append(symbol: number): void {
-    const index = this.#length++;
-    if (index === this.#symbols.length) {
-      this.#symbols = grown(this.#symbols);
-      this.#next = grown(this.#next);
-      this.#previous = grown(this.#previous);
-    }
-    this.#symbols[index] = symbol;
-    this.#next[index] = index + 1;
-    this.#previous[index] = index - 1;
-  }
-
-  /** Merges the run, adds its ids and begins a new one. */
+  /** Merges the run, adds its ids and leaves it empty. */
   #endRun(ids: number[]): void {
-    const splits = this.#hasUnused ? new Map<number, [number, number]>() : null;
-    if (this.#length > 1) this.#mergeRun(splits);
-    for (let index = 0; index < this.#length; index = this.#next[index]!) {
-      this.#emit(this.#symbols[index]!, splits, ids);
+    if (!this.#hasUnused) {
+      this.#run.drain((symbol) => this.#emit(symbol, null, ids));
+      return;
     }
-    this.#length = 0;
-  }
-
-  #mergeRun(splits: Map<number, [number, number]> | null): void {
-    const queue = this.#queue;
-    const symbols = this.#symbols;
-    for (let index = 1; index < this.#length; index++) this.#offer(index - 1, index, splits);
-    while (queue.pop()) {
-      const { left, right, merged } = queue;
-      // A neighbour may have been merged elsewhere since; the pair as it is now was offered then.
-      if (symbols[left] === -1 || symbols[right] === -1) continue;
-      if (this.#merges.get(symbols[left]!, symbols[right]!) !== merged) continue;
-      symbols[left] = merged;
-      symbols[right] = -1;
-      const next = this.#next[right]!;
-      this.#next[left] = next;
-      if (next < this.#length) this.#previous[next] = left;
-      if (this.#previous[left]! >= 0) this.#offer(this.#previous[left]!, left, splits);
-      if (next < this.#length) this.#offer(left, next, splits);
-    }
-  }
-
-  #offer(left: number, right: number, splits: Map<number, [number, number]> | null): void {
-    const [a, b] = [this.#symbols[left]!, this.#symbols[right]!];
-    const merged = this.#merges.get(a, b);
-    if (merged < 0) return;
-    this.#queue.push(this.#ranks[merged]!, left, right, merged);
-    if (splits && this.#file.pieces[merged]!.type === "unused") splits.set(merged, [a, b]);
+    const splits = new Map<number, [number, number]>();
+    const remember = (left: number, right: number, merged: number): void => {
+      if (this.#file.pieces[merged]!.type === "unused") splits.set(merged, [left, right]);
+    };
+    this.#run.drain((symbol) => this.#emit(symbol, splits, ids), remember);
   }
 
   #emit(symbol: number, splits: Map<number, [number, number]> | null, ids: number[]): void {
@@ -202,10 +160,4 @@ export class BpeEncoder {
 
 function isOneCharacter(text: string): boolean {
   return text.length === 1 || (text.length === 2 && text.codePointAt(0)! > 0xffff);
-}
-
-function grown(array: Int32Array<ArrayBuffer>): Int32Array<ArrayBuffer> {
-  const larger = new Int32Array(array.length * 2);
-  larger.set(array);
-  return larger;
 }
