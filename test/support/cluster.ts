@@ -134,7 +134,9 @@ export class TestRedis {
 
   async resume(): Promise<void> {
     const args = ["--port", String(this.port), "--bind", "127.0.0.1", "--dir", this.directory];
-    args.push("--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction");
+    // With everysec Redis may answer a write up to two seconds before the kernel has it, and SIGKILL loses it.
+    args.push("--appendonly", "yes", "--appendfsync", "always", "--save", "");
+    args.push("--maxmemory-policy", "noeviction");
     this.process = new TestProcess("redis-server", "redis-server", args);
     await this.process.line(/Ready to accept connections/);
   }
