@@ -63,7 +63,6 @@ export class BullmqQueue implements RequestQueue {
     await requireFitRedis(url);
     const commands = new Redis({ ...redisOptions(url, false), lazyConnect: true });
     const queue = new BullmqQueue(url, name, commands, log, registry);
-    await commands.connect();
     await queue.#queue.waitUntilReady();
     return queue;
   }
@@ -77,11 +76,11 @@ export class BullmqQueue implements RequestQueue {
     commands.on("close", () => this.#setUp(false));
     commands.on("ready", () => this.#setUp(true));
     this.#queue = new Queue(queueName, {
-      connection: redisOptions(url, false),
+      connection: commands,
       prefix: this.#prefix,
       defaultJobOptions: { ...admitRetry, removeOnComplete: true, removeOnFail: true, priority: jobPriority },
     });
-    // Whether Redis is there is told by `commands` alone: one arbiter, so that down and up always pair.
+    // Whether Redis is there is told by `commands`, which the queue uses too: who hears "up" can add at once.
     this.#queue.on("error", (error) => log.debug({ err: error }, "queue"));
     this.#metrics = new QueueMetrics(registry, queueName, () => this.#queue.getJobCounts(...countedStates));
   }
