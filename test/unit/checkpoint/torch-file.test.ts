@@ -1,7 +1,6 @@
-/** The reader of torch.save's files: what it finds, what it refuses, and that damage is never more than a refusal. */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+/** The reader of torch.save's files: what it finds and what it refuses. */
+import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import {
   maxMemoEntries,
@@ -11,11 +10,8 @@ import {
   maxStackDepth,
   maxStringBytes,
 } from "../../../checkpoint/pickle.js";
-import { elementBytes } from "../../../checkpoint/safetensors.js";
 import { maxTensors, readTorchFile } from "../../../checkpoint/torch-file.js";
-import { maxZipDirectoryBytes, maxZipEntries } from "../../../checkpoint/zip.js";
-import { RelayError } from "../../../common/errors.js";
-import { temporaryDirectory, tensor } from "./model-fixture.js";
+import { tensor } from "./model-fixture.js";
 import {
   pickle,
   pickledTensor,
@@ -26,28 +22,10 @@ import {
   type ZipOptions,
   zipBytes,
 } from "./torch-fixture.js";
+import { directory, expectRefusal, file, read, sixteen } from "./torch-reading.js";
 
-const directory = temporaryDirectory();
-const file = join(directory, "pytorch_model.bin");
 const { dict, get, global, int, list, none, orderedDict, put, text, tuple } = pickle;
 const join2 = (...parts: Buffer[]) => Buffer.concat(parts);
-
-async function read(bytes: Uint8Array) {
-  writeFileSync(file, bytes);
-  return readTorchFile(file);
-}
-
-async function expectRefusal(bytes: Uint8Array, ...parts: string[]): Promise<void> {
-  const error = await read(bytes).then(
-    () => null,
-    (reason: unknown) => reason,
-  );
-  expect(error).toBeInstanceOf(RelayError);
-  expect((error as RelayError).code).toBe("invalid_model");
-  for (const part of [file, ...parts]) expect((error as RelayError).message).toContain(part);
-}
-
-const sixteen = Uint8Array.from({ length: 16 }, (_, i) => i);
 
 /** An archive whose state dict is {"w": this value}, beside a storage of 16 bytes, 8 float16. */
 const holding = (...value: Buffer[]) =>
@@ -342,123 +320,6 @@ describe("tensors that are not where they claim to be", () => {
   });
 });
 
-describe("the zip directory", () => {
-  const item = { name: "archive/data.pkl", data: pickle.file(dict()) };
-  it.each<[string, Buffer, string]>([
-    ["a compressed entry", zipBytes([{ ...item, method: 8 }]), '"archive/data.pkl" is compressed (method 8)'],
-    ["an encrypted entry", zipBytes([{ ...item, flags: 1 }]), "is encrypted"],
-    [
-      "an entry of two sizes",
-      zipBytes([item], {
-        edit: ({ directory: bytes }) => void bytes.writeUInt8(1, 46 + item.name.length + 4),
-      }),
-      "has 1 bytes, but 6 are stored",
-    ],
-    [
-      "two entries of a name",
-      zipBytes([item, ...Array(2).fill({ name: "archive/x", data: Buffer.alloc(3) })]),
-      '"archive/x" is there twice',
-    ],
-    [
-      "another name in the local header",
-      zipBytes([{ ...item, localName: "archive/data.pk2" }]),
-      "another name",
-    ],
-    ["an entry larger than the file", zipBytes([{ ...item, size: 2 ** 40 }]), "before the directory"],
-    [
-      "an entry over the next one",
-      zipBytes([
-        { ...item, size: 100 },
-        { name: "archive/x", data: Buffer.alloc(200) },
-      ]),
-      '"archive/x" begins at byte',
-    ],
-    [
-      "no directory",
-      Buffer.concat([Buffer.from("PK\x03\x04", "latin1"), Buffer.alloc(99)]),
-      "no zip directory",
-    ],
-    [
-      "a count beyond the directory",
-      zipBytes([item], {
-        edit: ({ end64 }) => {
-          for (const at of [24, 32]) end64.writeBigUInt64LE(3n, at);
-        },
-      }),
-      "no entry 1 of 3",
-    ],
-    [
-      "a count beyond all bounds",
-      zipBytes([item], {
-        edit: ({ end64 }) => {
-          for (const at of [24, 32]) end64.writeBigUInt64LE(2n ** 40n, at);
-        },
-      }),
-      `at most ${maxZipEntries}`,
-    ],
-    [
-      "a directory beyond all bounds",
-      zipBytes([item], { edit: ({ end64 }) => void end64.writeBigUInt64LE(2n ** 40n, 40) }),
-      `at most ${maxZipDirectoryBytes}`,
-    ],
-    [
-      "a directory beyond the file",
-      zipBytes([item], { edit: ({ end64 }) => void end64.writeBigUInt64LE(2n ** 40n, 48) }),
-      "places its directory at bytes 1099511627776",
-    ],
-    [
-      "numbers beyond 2^53",
-      zipBytes([item], { edit: ({ end64 }) => void end64.writeBigUInt64LE(2n ** 63n, 48) }),
-      "beyond any file",
-    ],
-    [
-      "a zip64 record beyond the file",
-      zipBytes([item], { edit: ({ end64 }) => void end64.writeBigUInt64LE(2n ** 40n, 64) }),
-      "zip64 directory record at byte 1099511627776",
-    ],
-    [
-      "no zip64 record where it should be",
-      zipBytes([item], { edit: ({ end64 }) => void end64.writeUInt32LE(0) }),
-      "no zip64 directory record",
-    ],
-    [
-      "no zip64 numbers where they should be",
-      zipBytes([item], {
-        edit: ({ directory: bytes }) => void bytes.writeUInt16LE(2, 46 + item.name.length),
-      }),
-      "lacks its zip64 size",
-    ],
-    [
-      "an entry behind the directory",
-      zipBytes([item], {
-        edit: ({ directory: bytes }) => void bytes.writeBigUInt64LE(150n, 46 + item.name.length + 20),
-      }),
-      '"archive/data.pkl" begins at byte 150, expected before the directory at 70',
-    ],
-    [
-      "an entry in another part of the archive",
-      zipBytes([item], { edit: ({ directory: bytes }) => void bytes.writeUInt16LE(3, 34) }),
-      "another part",
-    ],
-    [
-      "a part of an archive",
-      zipBytes([item], { zip64: false, edit: ({ end }) => void end.writeUInt16LE(1, 4) }),
-      "several parts",
-    ],
-    [
-      "bytes behind its entries",
-      zipBytes([item], {
-        edit: ({ end64 }) => {
-          for (const at of [24, 32]) end64.writeBigUInt64LE(0n, at);
-        },
-      }),
-      "its 0 entries take 0",
-    ],
-  ])("%s", async (_, bytes, message) => {
-    await expectRefusal(bytes, message);
-  });
-});
-
 describe("bounds", () => {
   const repeated = (body: Buffer, count: number) => holding(Buffer.alloc(body.length * count, body));
   it.each<[string, () => Buffer, string]>([
@@ -487,97 +348,5 @@ describe("bounds", () => {
     const batches = Array.from({ length: maxTensors / 1000 }, (_, i) => batch(1000 * i)).flat();
     const data = pickle.file(dict(text("w"), value, put(1)), ...batches);
     await expectRefusal(torchBytes(data, { 0: sixteen }), `at most ${maxTensors}`);
-  });
-});
-
-describe("damage at random", () => {
-  const whole = stateDictBytes([tensor("a", [4, 4]), tensor("b", [8]), tensor("c", [2, 2], "F32")]);
-  const small = stateDictBytes([tensor("a", [3])], { zip64: false });
-
-  /** A refusal that names the file, or tensors that lie within it. */
-  async function expectSound(bytes: Uint8Array): Promise<void> {
-    try {
-      const { tensors, byteLength } = await read(bytes);
-      for (const { byteOffset, byteLength: size, shape, dtype } of tensors) {
-        expect(size).toBe(
-          shape.reduce((product, dimension) => product * dimension, elementBytes.get(dtype)!),
-        );
-        expect(byteOffset).toBeGreaterThan(0);
-        expect(byteOffset + size).toBeLessThanOrEqual(byteLength);
-      }
-    } catch (error) {
-      expect(error).toBeInstanceOf(RelayError);
-      expect((error as RelayError).code).toBe("invalid_model");
-      expect((error as RelayError).message).toContain(file);
-    }
-  }
-
-  it("a truncated copy is refused, wherever it is cut", async () => {
-    for (let length = 0; length < small.length; length++) {
-      await expectRefusal(small.subarray(0, length));
-    }
-  });
-
-  it("other bytes here and there", async () => {
-    const edit = fc.tuple(fc.nat(whole.length - 1), fc.integer({ min: 0, max: 255 }));
-    await fc.assert(
-      fc.asyncProperty(fc.array(edit, { minLength: 1, maxLength: 6 }), async (edits) => {
-        const damaged = Buffer.from(whole);
-        for (const [position, byte] of edits) damaged[position] = byte;
-        await expectSound(damaged);
-      }),
-      { numRuns: 600, seed: 1 },
-    );
-  });
-
-  it("numbers of any size in the directory", async () => {
-    const end = whole.length - 98;
-    const directoryBegin = Number(whole.readBigUInt64LE(end + 48));
-    const width = fc.constantFrom(2, 4, 8);
-    const value = fc.oneof(fc.bigInt(0n, 2n ** 64n - 1n), fc.bigInt(0n, BigInt(whole.length + 8)));
-    const place = fc.integer({ min: directoryBegin, max: whole.length - 8 });
-    await fc.assert(
-      fc.asyncProperty(place, width, value, async (position, bytes, number) => {
-        const damaged = Buffer.from(whole);
-        damaged.writeBigUInt64LE(number, position);
-        whole.copy(damaged, position + bytes, position + bytes, position + 8);
-        await expectSound(damaged);
-      }),
-      { numRuns: 600, seed: 2 },
-    );
-  });
-
-  it("pickles of random opcodes, and random bytes", async () => {
-    const opcodes = [
-      ...Buffer.from("(NJKMGX)t]ae}suqrhjcRbQ."),
-      0x80,
-      0x85,
-      0x86,
-      0x87,
-      0x88,
-      0x8a,
-      0x8c,
-      0x93,
-      0x94,
-      0x95,
-    ];
-    const piece = fc.oneof(
-      { weight: 6, arbitrary: fc.constantFrom(...opcodes).map((opcode) => Buffer.from([opcode])) },
-      fc.constantFrom(text("storage"), global("torch", "HalfStorage"), int(8), get(0), put(0), orderedDict()),
-      fc.constant(pickledTensor({ dtype: "F16", key: "0", count: 8, shape: [8] })),
-      fc.uint8Array({ maxLength: 9 }).map((bytes) => Buffer.from(bytes)),
-    );
-    await fc.assert(
-      fc.asyncProperty(fc.array(piece, { maxLength: 40 }), async (pieces) => {
-        await expectSound(torchBytes(pickle.file(...pieces), { 0: sixteen }));
-      }),
-      { numRuns: 800, seed: 3 },
-    );
-    await fc.assert(
-      fc.asyncProperty(fc.uint8Array({ maxLength: 300 }), fc.boolean(), async (bytes, zip) => {
-        await expectSound(zip ? Buffer.concat([Buffer.from("PK\x03\x04", "latin1"), bytes]) : bytes);
-      }),
-      { numRuns: 300, seed: 4 },
-    );
   });
 });

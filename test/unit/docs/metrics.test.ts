@@ -4,10 +4,8 @@ import { expect, test } from "vitest";
 import { QueueMetrics } from "../../../coordinator/queue/metrics.js";
 import { type MetricFacts, readDocumented, readPage } from "../../support/metrics-page.js";
 import { contextLength, finishEvent, post, ScriptedService, startApi, tokensEvent } from "../api/support.js";
-import { FakeEngine } from "../worker/support/fake-engine.js";
 import { LinkClient } from "../worker/support/link-client.js";
-import { assignment } from "../worker/support/scripted-coordinator.js";
-import { startCoordinator, startTestWorker } from "../worker/support/start.js";
+import { startLinkedWorker } from "../worker/support/start.js";
 import { headerOf, rowsOf, stepOf } from "../worker/support/steps.js";
 
 /** The whole is compared, so that neither side has a metric, a label or a bucket that the other lacks. */
@@ -44,13 +42,7 @@ test("the coordinator serves what docs/metrics.md says, and nothing else", async
 });
 
 test("a worker serves what docs/metrics.md says, and nothing else", async () => {
-  const coordinator = await startCoordinator();
-  const worker = await startTestWorker(coordinator.address, new FakeEngine(), { probePort: 0 });
-  const session = await coordinator.welcomed(1);
-  session.send({ assign: assignment(coordinator) });
-  const link = await coordinator.links.next();
-  link.open();
-  await session.state("LINKED");
+  const { worker, link } = await startLinkedWorker({ probePort: 0 });
   const results = new LinkClient(worker.address);
   await results.opened();
   link.send(stepOf(headerOf(1, [rowsOf(1, [1, 2], { newBlocks: Buffer.alloc(4) })])));

@@ -10,27 +10,14 @@ import { Upstream } from "../../../proto/link/upstream.js";
 import { FakeEngine, hiddenSize } from "./support/fake-engine.js";
 import { LinkClient } from "./support/link-client.js";
 import { assignment } from "./support/scripted-coordinator.js";
-import { startCoordinator, startTestWorker } from "./support/start.js";
+import { startCoordinator, startLinkedWorker, startTestWorker } from "./support/start.js";
 import { greedy, headerOf, rowsOf, stepOf } from "./support/steps.js";
-
-/** A worker that is linked to the test as its predecessor. */
-async function linked(changes: Parameters<typeof assignment>[1] = {}) {
-  const coordinator = await startCoordinator();
-  const engine = new FakeEngine();
-  const worker = await startTestWorker(coordinator.address, engine);
-  const session = await coordinator.welcomed(1);
-  session.send({ assign: assignment(coordinator, changes) });
-  const link = await coordinator.links.next();
-  link.open();
-  await session.state("LINKED");
-  return { coordinator, engine, worker, session, link };
-}
 
 const firstRow = rowsOf(1, [3], { newBlocks: bytesFromInt32([0]), sampling: greedy });
 const decodeRow = (validLength: number) => rowsOf(1, [3], { validLength, sampling: greedy });
 
 test("steps come back as results in order, one per step", async () => {
-  const { worker, link, engine } = await linked();
+  const { worker, link, engine } = await startLinkedWorker();
   const results = new LinkClient(worker.address);
   expect((await results.opened()).opened?.epoch).toEqual({ term: 1, plan: 1 });
   link.send(stepOf(headerOf(1, [firstRow])));
@@ -79,7 +66,7 @@ test("two stages in a row pass activations on and the tokens are those of one st
 });
 
 test("the coordinator receives results with the same code that stages receive steps with", async () => {
-  const { worker, link } = await linked();
+  const { worker, link } = await startLinkedWorker();
   const results = new Upstream(
     {
       predecessor: worker.address,
@@ -105,7 +92,7 @@ test("the coordinator receives results with the same code that stages receive st
 });
 
 test("no more frames leave than the receiver has credits for", async () => {
-  const { worker, link } = await linked();
+  const { worker, link } = await startLinkedWorker();
   const results = new LinkClient(worker.address, { credits: 2 });
   await results.opened();
   for (let step = 1; step <= 4; step++) {
@@ -123,7 +110,7 @@ test("no more frames leave than the receiver has credits for", async () => {
 });
 
 test("credits of consumed steps go back to the predecessor", async () => {
-  const { link } = await linked();
+  const { link } = await startLinkedWorker();
   for (let step = 1; step <= 4; step++) {
     link.send(stepOf(headerOf(step, [step === 1 ? firstRow : decodeRow(step - 1)])));
   }
@@ -132,7 +119,7 @@ test("credits of consumed steps go back to the predecessor", async () => {
 });
 
 test("a receiver that returns credits it never used is cut off", async () => {
-  const { worker } = await linked();
+  const { worker } = await startLinkedWorker();
   const results = new LinkClient(worker.address);
   await results.opened();
   results.credit(1);
@@ -142,7 +129,7 @@ test("a receiver that returns credits it never used is cut off", async () => {
 });
 
 test("a second receiver is turned away while there is one, and may come after it", async () => {
-  const { worker } = await linked();
+  const { worker } = await startLinkedWorker();
   const one = new LinkClient(worker.address);
   await one.opened();
   const two = new LinkClient(worker.address);
@@ -158,7 +145,7 @@ test("a second receiver is turned away while there is one, and may come after it
 });
 
 test("a receiver that left after it got frames cannot come back", async () => {
-  const { worker, link } = await linked();
+  const { worker, link } = await startLinkedWorker();
   const one = new LinkClient(worker.address);
   await one.opened();
   link.send(stepOf(headerOf(1, [firstRow])));
@@ -173,7 +160,7 @@ test("a receiver that left after it got frames cannot come back", async () => {
 });
 
 test("another protocol version is refused with both versions", async () => {
-  const { worker } = await linked();
+  const { worker } = await startLinkedWorker();
   const ended = await new LinkClient(worker.address, { protocolVersion: 9 }).status;
   expect(ended.details).toContain(`protocol version 9 dialled protocol version ${protocolVersion}`);
   expect(ended.metadata.get("glm-relay-code")).toEqual(["version_mismatch"]);
@@ -248,7 +235,7 @@ test("a release ends the dialling of an epoch", async () => {
 });
 
 test("activations with a wrong checksum fail the stage and name both sums", async () => {
-  const { session, link } = await linked({ stage: 1, stageCount: 2 });
+  const { session, link } = await startLinkedWorker({}, { stage: 1, stageCount: 2 });
   const activations = Buffer.alloc(hiddenSize * 4, 1);
   link.send({ step: { header: headerOf(1, [firstRow]), activations, checksum: 0x1234 } });
   const failed = await session.state("FAILED");
@@ -257,14 +244,14 @@ test("activations with a wrong checksum fail the stage and name both sums", asyn
 });
 
 test("a gap in the step numbers fails the stage", async () => {
-  const { session, link } = await linked();
+  const { session, link } = await startLinkedWorker();
   link.send(stepOf(headerOf(1, [firstRow])));
   link.send(stepOf(headerOf(3, [decodeRow(1)])));
   expect((await session.state("FAILED")).detail).toContain("step 3 follows step 1");
 });
 
 test("more steps than credits fail the stage", async () => {
-  const { session, link, engine } = await linked({ credits: 2 });
+  const { session, link, engine } = await startLinkedWorker({}, { credits: 2 });
   const release = engine.hold();
   link.send(stepOf(headerOf(1, [firstRow])));
   link.send(stepOf(headerOf(2, [decodeRow(1)])));
@@ -274,7 +261,7 @@ test("more steps than credits fail the stage", async () => {
 });
 
 test("a step of an older epoch is dropped and counted", async () => {
-  const { worker, session, link } = await linked({ epoch: { term: 1, plan: 2 } });
+  const { worker, session, link } = await startLinkedWorker({}, { epoch: { term: 1, plan: 2 } });
   const epoch = { term: 1, plan: 2 };
   const results = new LinkClient(worker.address, { epoch });
   await results.opened();
@@ -285,7 +272,7 @@ test("a step of an older epoch is dropped and counted", async () => {
 });
 
 test("a step that contradicts the block tables fails the stage", async () => {
-  const { session, link } = await linked();
+  const { session, link } = await startLinkedWorker();
   link.send(stepOf(headerOf(1, [rowsOf(1, [3])])));
   const failed = await session.state("FAILED");
   expect(failed).toMatchObject({ errorCode: "corrupt_message" });
@@ -293,7 +280,7 @@ test("a step that contradicts the block tables fails the stage", async () => {
 });
 
 test("a failure of the engine fails the stage, and the next plan builds it anew", async () => {
-  const { coordinator, session, link, engine } = await linked();
+  const { coordinator, session, link, engine } = await startLinkedWorker();
   engine.failNextStep("out of workspace");
   link.send(stepOf(headerOf(1, [firstRow])));
   expect(await session.state("FAILED")).toMatchObject({
@@ -308,7 +295,7 @@ test("a failure of the engine fails the stage, and the next plan builds it anew"
 });
 
 test("a predecessor that ends the stream of a current epoch is reported as lost", async () => {
-  const { session, link, coordinator } = await linked();
+  const { session, link, coordinator } = await startLinkedWorker();
   link.end();
   expect(await session.state("FAILED")).toMatchObject({
     errorCode: "worker_lost",
@@ -333,7 +320,7 @@ test("a predecessor that dies is reported as lost", async () => {
 });
 
 test("a release closes both links quietly", async () => {
-  const { worker, session, link } = await linked();
+  const { worker, session, link } = await startLinkedWorker();
   const results = new LinkClient(worker.address);
   await results.opened();
   session.send({ release: { epoch: { term: 1, plan: 1 }, reason: "over" } });
@@ -348,7 +335,7 @@ test("a release closes both links quietly", async () => {
 });
 
 test("a predecessor whose epoch is over is no loss: the stage waits for its own word", async () => {
-  const { session, link } = await linked({ stage: 1, stageCount: 2 });
+  const { session, link } = await startLinkedWorker({}, { stage: 1, stageCount: 2 });
   link.refuse(toServiceError(new RelayError("stale_epoch", "epoch 1.1 is over at stage 0")));
   const seen = [];
   for (let beats = 0; beats < 5; beats++) seen.push(await session.inbox.next());
@@ -356,7 +343,7 @@ test("a predecessor whose epoch is over is no loss: the stage waits for its own 
 });
 
 test("event loops that stand still for three seconds break neither session nor links", async () => {
-  const { worker, session, link } = await linked();
+  const { worker, session, link } = await startLinkedWorker();
   const results = new LinkClient(worker.address);
   await results.opened();
   // Sleeps without turning the loop; both ends share it here, so every timer is late at once.
@@ -367,7 +354,7 @@ test("event loops that stand still for three seconds break neither session nor l
 });
 
 test("a large step crosses whole", async () => {
-  const { session, link, engine } = await linked({ stage: 1, stageCount: 2, blockCount: 64 });
+  const { session, link, engine } = await startLinkedWorker({}, { stage: 1, stageCount: 2, blockCount: 64 });
   const rows = 64;
   const activations = Buffer.from(Float32Array.from({ length: rows * hiddenSize }, (_, i) => i).buffer);
   const newBlocks = bytesFromInt32([0, 1, 2, 3]);

@@ -2,22 +2,13 @@
 import { expect, test } from "vitest";
 import { bytesFromInt32 } from "../../../common/bytes.js";
 import { LogLines } from "../../support/log-lines.js";
-import { FakeEngine } from "./support/fake-engine.js";
 import { LinkClient } from "./support/link-client.js";
-import { assignment } from "./support/scripted-coordinator.js";
-import { startCoordinator, startTestWorker } from "./support/start.js";
+import { startLinkedWorker } from "./support/start.js";
 import { greedy, headerOf, rowsOf, stepOf } from "./support/steps.js";
 
 async function linked(level: string) {
-  const coordinator = await startCoordinator();
-  const engine = new FakeEngine();
   const lines = new LogLines(level);
-  const worker = await startTestWorker(coordinator.address, engine, { log: lines.log });
-  const session = await coordinator.welcomed(1);
-  session.send({ assign: assignment(coordinator) });
-  const link = await coordinator.links.next();
-  link.open();
-  await session.state("LINKED");
+  const { engine, worker, session, link } = await startLinkedWorker({ log: lines.log });
   const results = new LinkClient(worker.address);
   await results.opened();
   return { engine, lines, session, link, results };

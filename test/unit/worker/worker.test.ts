@@ -4,7 +4,7 @@ import { protocolVersion, softwareVersion } from "../../../common/package.js";
 import { FakeEngine } from "./support/fake-engine.js";
 import { LinkClient } from "./support/link-client.js";
 import { assignment } from "./support/scripted-coordinator.js";
-import { startCoordinator, startTestWorker } from "./support/start.js";
+import { startCoordinator, startLinkedWorker, startTestWorker } from "./support/start.js";
 import { headerOf, rowsOf, stepOf } from "./support/steps.js";
 
 test("a worker says who it is and where it listens", async () => {
@@ -216,14 +216,7 @@ test("a worker that starts before its coordinator joins once that is there", asy
 });
 
 test("closing says goodbye, finishes the running step and takes less than five seconds", async () => {
-  const coordinator = await startCoordinator();
-  const engine = new FakeEngine();
-  const worker = await startTestWorker(coordinator.address, engine);
-  const session = await coordinator.welcomed(1);
-  session.send({ assign: assignment(coordinator) });
-  const link = await coordinator.links.next();
-  link.open();
-  await session.state("LINKED");
+  const { engine, worker, session, link } = await startLinkedWorker();
   const results = new LinkClient(worker.address);
   await results.opened();
   const release = engine.hold();
@@ -244,14 +237,7 @@ test("closing says goodbye, finishes the running step and takes less than five s
 });
 
 test("closing does not wait for a step that never ends", async () => {
-  const coordinator = await startCoordinator();
-  const engine = new FakeEngine();
-  const worker = await startTestWorker(coordinator.address, engine);
-  const session = await coordinator.welcomed(1);
-  session.send({ assign: assignment(coordinator) });
-  const link = await coordinator.links.next();
-  link.open();
-  await session.state("LINKED");
+  const { engine, worker, session, link } = await startLinkedWorker();
   const results = new LinkClient(worker.address);
   await results.opened();
   engine.hold();
