@@ -163,10 +163,10 @@ function tensorShapes(shape: CheckpointShape): TensorShape[] {
     return [
       { name: at("attentionNorm"), sizes: [hiddenSize], kind: "ones" },
       { name: named(names.qkvWeight[0], layer), sizes: [qkv, hiddenSize], kind: "weight" },
-      { name: named(names.qkvBias[0], layer), sizes: [qkv], kind: "weight" },
+      { name: named(names.qkvBias![0], layer), sizes: [qkv], kind: "weight" },
       { name: at("attentionOut"), sizes: [hiddenSize, headCount * headDim], kind: "residual" },
       { name: at("ffnNorm"), sizes: [hiddenSize], kind: "ones" },
-      { name: named(names.ffnGateUp[0], layer), sizes: [2 * ffnSize, hiddenSize], kind: "weight" },
+      { name: named(names.ffnUp[0], layer), sizes: [2 * ffnSize, hiddenSize], kind: "weight" },
       { name: at("ffnDown"), sizes: [hiddenSize, ffnSize], kind: "residual" },
     ];
   });

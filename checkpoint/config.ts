@@ -1,10 +1,10 @@
 /** Turns config.json into the shape of the model, by the card's mapping. */
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { RelayError } from "../common/errors.js";
 import type { ModelCard, RopeFacts } from "../models/card.js";
 import { printValue } from "../models/print.js";
-import type { DType, ModelShape } from "../models/shape.js";
+import type { DType, ExpertShape, ModelShape } from "../models/shape.js";
 import { parseJsonObject, readModelFile } from "./json.js";
 
 /** Real ones have 2 KiB, and one of a tokenizer some more for its chat template. */
@@ -35,20 +35,27 @@ export function shapeFrom(
   directory: string,
 ): ModelShape {
   const path = join(directory, "config.json");
-  const size = (field: string): number => {
-    const value = config[field];
-    if (Number.isSafeInteger(value) && (value as number) > 0 && (value as number) < 2 ** 31) {
-      return value as number;
-    }
-    return fail(path, field, value, "a whole number from 1 to 2^31 - 1");
-  };
+  const size = (field: string) => sizeOf(config, field, path);
   const fields = card.config;
-  const headDim = size(fields.headDim);
-  const ropeDim = headDim * card.rope.fraction;
-  if (ropeDim % 2 !== 0) fail(path, fields.headDim, headDim, `a multiple of ${2 / card.rope.fraction}`);
+  const hiddenSize = size(fields.hiddenSize);
+  const layerCount = size(fields.layerCount);
   const headCount = size(fields.headCount);
-  const kvHeadCount = size(fields.kvHeadCount);
-  if (headCount % kvHeadCount !== 0) {
+  if (fields.headDim === null && hiddenSize % headCount !== 0) {
+    fail(path, fields.headCount, headCount, `a divisor of ${fields.hiddenSize}, which is ${hiddenSize}`);
+  }
+  const headDim = fields.headDim === null ? hiddenSize / headCount : size(fields.headDim);
+  const ropeDim = headDim * card.rope.fraction;
+  const ropeUnit = 2 * card.form.ropeAxes;
+  if (ropeDim % ropeUnit !== 0) {
+    fail(
+      path,
+      fields.headDim ?? fields.hiddenSize,
+      headDim,
+      `a multiple of ${ropeUnit / card.rope.fraction} per head`,
+    );
+  }
+  const kvHeadCount = fields.kvHeadCount === null ? headCount : size(fields.kvHeadCount);
+  if (fields.kvHeadCount !== null && headCount % kvHeadCount !== 0) {
     fail(path, fields.kvHeadCount, kvHeadCount, `a divisor of ${fields.headCount}, which is ${headCount}`);
   }
   const vocabSize = size(fields.vocabSize);
@@ -61,8 +68,8 @@ export function shapeFrom(
     fail(path, fields.normEps, normEps, "a number between 0 and 1");
   }
   return {
-    hiddenSize: size(fields.hiddenSize),
-    layerCount: size(fields.layerCount),
+    hiddenSize,
+    layerCount,
     headCount,
     kvHeadCount,
     headDim,
@@ -74,7 +81,13 @@ export function shapeFrom(
     ropePositionDivisor: ratioOf(config, card.rope, "positions", path),
     normEps,
     maxPositions: size(fields.maxPositions),
+    form: { ...card.form, residualScale: residualScale(card, layerCount) },
+    experts: expertShape(config, card, path),
   };
+}
+
+function residualScale({ form }: ModelCard, layerCount: number): number {
+  return form.residualScale === "sqrt(2 layers)" ? Math.sqrt(2 * layerCount) : form.residualScale;
 }
 
 function ropeBase(config: Config, rope: RopeFacts, maxPositions: number, path: string): number {
@@ -157,11 +170,59 @@ export async function defaultSampling(card: ModelCard, directory: string): Promi
   };
 }
 
-/** Whether the fused query, key and value projection has a bias. */
-export function hasQkvBias(config: Config, card: ModelCard, directory: string): boolean {
-  const value = config[card.qkvBiasField] ?? false;
+/** A switch of config.json that is true or false; absent means false. @throws RelayError invalid_model */
+export function configSwitch(config: Config, field: string, directory: string): boolean {
+  const value = config[field] ?? false;
   if (typeof value === "boolean") return value;
-  return fail(join(directory, "config.json"), card.qkvBiasField, value, "true or false");
+  return fail(join(directory, "config.json"), field, value, "true or false");
+}
+
+/** Layers in front of the first with experts. @throws RelayError invalid_model */
+export function denseLayerCount(config: Config, card: ModelCard, directory: string): number {
+  if (card.experts === undefined) return Number.POSITIVE_INFINITY;
+  const field = card.experts.denseLayers;
+  const value = config[field] ?? 0;
+  if (Number.isSafeInteger(value) && (value as number) >= 0) return value as number;
+  return fail(join(directory, "config.json"), field, value, "a whole number from 0");
+}
+
+/** null for a family without experts. */
+function expertShape(config: Config, card: ModelCard, path: string): ExpertShape | null {
+  const fields = card.experts;
+  if (fields === undefined) return null;
+  const count = sizeOf(config, fields.count, path);
+  const groups = sizeOf(config, fields.groups, path, 1);
+  if (count % groups !== 0 || groups > 64) {
+    fail(path, fields.groups, groups, `a divisor of ${fields.count}, which is ${count}, and at most 64`);
+  }
+  const groupsPerToken = sizeOf(config, fields.groupsPerToken, path, 1);
+  if (groupsPerToken > groups) fail(path, fields.groupsPerToken, groupsPerToken, `at most ${groups}`);
+  const perToken = sizeOf(config, fields.perToken, path);
+  const choosable = (count / groups) * groupsPerToken;
+  if (perToken > choosable) fail(path, fields.perToken, perToken, `at most ${choosable}`);
+  const scale = config[fields.scale] ?? 1;
+  if (typeof scale !== "number" || !(scale > 0 && scale < 1e6)) {
+    fail(path, fields.scale, scale, "a number above 0");
+  }
+  const ffnSize = sizeOf(config, fields.ffnSize, path);
+  return {
+    count,
+    perToken,
+    groups,
+    groupsPerToken,
+    ffnSize,
+    sharedFfnSize: ffnSize * sizeOf(config, fields.sharedCount, path),
+    normalizeWeights: configSwitch(config, fields.normalizeWeights, dirname(path)),
+    scale,
+  };
+}
+
+function sizeOf(config: Config, field: string, path: string, whenAbsent?: number): number {
+  const value = config[field] ?? whenAbsent;
+  if (Number.isSafeInteger(value) && (value as number) > 0 && (value as number) < 2 ** 31) {
+    return value as number;
+  }
+  return fail(path, field, value, "a whole number from 1 to 2^31 - 1");
 }
 
 function fail(path: string, field: string, value: unknown, expected: string): never {

@@ -5,7 +5,7 @@
 import { existsSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { RelayError } from "../common/errors.js";
-import type { ModelCard, TensorNames } from "../models/card.js";
+import type { ModelCard } from "../models/card.js";
 import { cardFor } from "../models/index.js";
 import type { DType, ModelShape } from "../models/shape.js";
 import {
@@ -14,17 +14,18 @@ import {
   configStopTokens,
   configWarnings,
   defaultSampling,
-  hasQkvBias,
   readConfig,
   readTokenizerConfig,
   shapeFrom,
 } from "./config.js";
 import { fingerprintOf } from "./fingerprint.js";
 import type { TensorEntry } from "./safetensors.js";
-import { readTensors, weightType } from "./tensors.js";
+import { endSources, layerSources, stageSources, stageTensors, type TensorSource } from "./stage-tensors.js";
+import { readTensors } from "./tensors.js";
 import { checkStopTokens, readTokenizerFile, stopTokenIds, tokenCountOf } from "./tokenizer-file.js";
 
 export type { TensorEntry } from "./safetensors.js";
+export * from "./stage-tensors.js";
 
 export interface Model {
   directory: string;
@@ -42,6 +43,8 @@ export interface Model {
   dtype: DType;
   config: Config;
   tensors: Map<string, TensorEntry>;
+  /** KV slots in front of every sequence that a prefix encoder takes. */
+  prefixLength: number;
   /** What in the directory is not followed, for people. */
   warnings: string[];
   /** Equal for two directories that would compute the same; see fingerprint.ts. */
@@ -53,38 +56,6 @@ export interface Model {
   embeddingBytes: number;
   /** Head and final norm. */
   headBytes: number;
-}
-
-/** Structurally the engine's TensorSource, LayerTensors and the weight fields of its StageConfig. */
-export interface TensorSource {
-  file: string;
-  byteOffset: number;
-  byteLength: number;
-  dtype: DType;
-  shape: number[];
-}
-
-export interface LayerTensors {
-  attentionNorm: TensorSource;
-  /** Rows q | k | v. */
-  qkvWeight: TensorSource[];
-  qkvBias: TensorSource[] | null;
-  attentionOut: TensorSource;
-  /** Norm of what attention gives, before it is added to the residual stream. */
-  attentionOutNorm: TensorSource | null;
-  ffnNorm: TensorSource;
-  /** Rows gate | up. */
-  ffnGateUp: TensorSource[];
-  ffnDown: TensorSource;
-  /** Norm of what the feed-forward part gives. */
-  ffnOutNorm: TensorSource | null;
-}
-
-export interface StageTensors {
-  layers: LayerTensors[];
-  embedding: TensorSource | null;
-  finalNorm: TensorSource | null;
-  head: TensorSource | null;
 }
 
 /**
@@ -107,117 +78,24 @@ export async function openModel(directory: string): Promise<Model> {
 
   const partial = { directory: root, card, shape, config, tensors };
   const whole = stageTensors(partial, { layerBegin: 0, layerEnd: shape.layerCount, embed: true, head: true });
-  const { layers, embedding, finalNorm, head } = whole as StageTensors & { [K in EndTensors]: TensorSource };
-  const sources = [embedding, ...layers.flatMap(layerSources), finalNorm, head];
+  const sources = stageSources(whole);
+  const layers = whole.layers.map(layerSources);
   return {
     ...partial,
     id: modelId(config, root),
     contextLength: shape.maxPositions,
     stopTokens: tokenizer ? stopTokenIds(tokenizer, card) : configStopTokens(config),
     sampling: await defaultSampling(card, root),
-    dtype: configDtype(config, card, root) ?? embedding.dtype,
+    dtype: configDtype(config, card, root) ?? whole.embedding!.dtype,
+    prefixLength: 0,
     warnings: configWarnings(config, card, shape, root),
     fingerprint: await fingerprintOf(card, shape, files, sources),
-    parameterCount: sources.reduce((sum, { shape: sizes }) => sum + product(sizes), 0),
-    layerBytes: layers.map((layer) => byteSum(layerSources(layer))),
-    embeddingBytes: embedding.byteLength,
-    headBytes: finalNorm.byteLength + head.byteLength,
+    parameterCount: distinct(sources).reduce((sum, { shape: sizes }) => sum + product(sizes), 0),
+    layerBytes: layers.map(byteSum),
+    embeddingBytes: byteSum(endSources(whole, "first")),
+    headBytes: byteSum(endSources(whole, "last")),
   };
 }
-
-type EndTensors = "embedding" | "finalNorm" | "head";
-
-export interface StageRange {
-  layerBegin: number;
-  /** Exclusive. */
-  layerEnd: number;
-  embed: boolean;
-  head: boolean;
-}
-
-/** Of a layer's tensors those that every family has in one piece. */
-type SingleTensor = "attentionNorm" | "attentionOut" | "ffnNorm" | "ffnDown";
-
-/**
- * Where the weights of a stage lie: the weight fields of the engine's StageConfig.
- * @throws RelayError invalid_model for a tensor that is missing, of another shape or of another type.
- */
-export function stageTensors(
-  model: Pick<Model, "directory" | "card" | "shape" | "config" | "tensors">,
-  range: StageRange,
-): StageTensors {
-  const { card, shape } = model;
-  const { hiddenSize, vocabSize, headCount, kvHeadCount, headDim, ffnSize } = shape;
-  const names: TensorNames = card.tensors;
-  const source = (name: string, ...expected: number[]) => sourceOf(model, name, expected);
-  const qkvBias = hasQkvBias(model.config, card, model.directory);
-
-  const qkvParts = [headCount, kvHeadCount, kvHeadCount].map((heads) => heads * headDim);
-  /** One tensor with all rows, or one for each of `rows`. */
-  const parts = (list: readonly string[], rows: number[], layer: number, ...columns: number[]) => {
-    const sizes = list.length === 1 ? [sum(rows)] : rows;
-    const found = list.map((name, i) => source(nameIn(name, layer), sizes[i]!, ...columns));
-    const other = found.findIndex(({ dtype }) => dtype !== found[0]!.dtype);
-    if (other < 0) return found;
-    const names = [list[0]!, list[other]!].map((name) => nameIn(name, layer));
-    throw new RelayError(
-      "invalid_model",
-      `tensor ${names[0]} is ${found[0]!.dtype} and ${names[1]} is ${found[other]!.dtype}, expected one type (${found[0]!.file})`,
-    );
-  };
-  const optional = (name: "attentionOutNorm" | "ffnOutNorm", layer: number) => {
-    const pattern = names.layer[name];
-    return pattern === undefined ? null : source(nameIn(pattern, layer), hiddenSize);
-  };
-
-  const layers: LayerTensors[] = [];
-  for (let layer = range.layerBegin; layer < range.layerEnd; layer++) {
-    const at = (name: SingleTensor) => nameIn(names.layer[name], layer);
-    layers.push({
-      attentionNorm: source(at("attentionNorm"), hiddenSize),
-      qkvWeight: parts(names.layer.qkvWeight, qkvParts, layer, hiddenSize),
-      qkvBias: qkvBias ? parts(names.layer.qkvBias, qkvParts, layer) : null,
-      attentionOut: source(at("attentionOut"), hiddenSize, headCount * headDim),
-      attentionOutNorm: optional("attentionOutNorm", layer),
-      ffnNorm: source(at("ffnNorm"), hiddenSize),
-      ffnGateUp: parts(names.layer.ffnGateUp, [ffnSize, ffnSize], layer, hiddenSize),
-      ffnDown: source(at("ffnDown"), hiddenSize, ffnSize),
-      ffnOutNorm: optional("ffnOutNorm", layer),
-    });
-  }
-  return {
-    layers,
-    embedding: range.embed ? source(names.embedding, vocabSize, hiddenSize) : null,
-    finalNorm: range.head ? source(names.finalNorm, hiddenSize) : null,
-    head: range.head ? source(names.head, vocabSize, hiddenSize) : null,
-  };
-}
-
-function sourceOf(
-  model: Pick<Model, "directory" | "tensors">,
-  name: string,
-  expected: number[],
-): TensorSource {
-  const tensor = model.tensors.get(name);
-  if (!tensor) throw new RelayError("invalid_model", `missing tensor ${name} in ${model.directory}`);
-  const { file, byteOffset, byteLength, shape } = tensor;
-  if (shape.length !== expected.length || shape.some((size, axis) => size !== expected[axis])) {
-    throw new RelayError(
-      "invalid_model",
-      `tensor ${name} has shape [${shape.join(", ")}], expected [${expected.join(", ")}] (${file})`,
-    );
-  }
-  return { file, byteOffset, byteLength, dtype: weightType(tensor), shape };
-}
-
-/** All tensors of a layer. */
-export function layerSources(layer: LayerTensors): TensorSource[] {
-  return Object.values(layer)
-    .flat()
-    .filter((source): source is TensorSource => source !== null);
-}
-
-const nameIn = (pattern: string, layer: number): string => pattern.replace("{i}", String(layer));
 
 /** The published name when config.json has one (not a path of whoever saved it), else the directory's. */
 function modelId(config: Config, directory: string): string {
@@ -226,7 +104,11 @@ function modelId(config: Config, directory: string): string {
   return published ? name : basename(directory);
 }
 
-const sum = (sizes: readonly number[]): number => sizes.reduce((total, size) => total + size, 0);
+/** Tied tensors are one. */
+function distinct(sources: TensorSource[]): TensorSource[] {
+  return [...new Map(sources.map((source) => [`${source.byteOffset} ${source.file}`, source])).values()];
+}
+
 const product = (sizes: number[]): number => sizes.reduce((result, size) => result * size, 1);
 const byteSum = (sources: TensorSource[]): number =>
   sources.reduce((sum, { byteLength }) => sum + byteLength, 0);

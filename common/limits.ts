@@ -10,12 +10,15 @@ export const leaseMs = 2_000;
 /** Rows (prefill and decode tokens together) of one step. */
 export const maxStepRows = 512;
 
+/** Rows of a context that a prefix-LM reads in one step, beside them; the longest of any GLM is 2,048. */
+export const maxContextRows = 2_048;
+
 /** Micro-batches a stage accepts unasked; above anything the coordinator keeps in flight. */
 export const linkCredits = 64;
 export const maxMicroBatchesInFlight = 32;
 
-/** One gRPC message: maxStepRows rows of 12,288 float32 activations are 24 MiB. */
-export const maxGrpcMessageBytes = 64 * 1024 * 1024;
+/** One gRPC message: the rows of a step and a context, 12,288 float32 activations each, are 120 MiB. */
+export const maxGrpcMessageBytes = 128 * 1024 * 1024;
 /** Flow-control window of the dialling (receiving) side of a link. */
 export const linkWindowBytes = 16 * 1024 * 1024;
 

@@ -8,7 +8,6 @@ import type { Model } from "../checkpoint/index.js";
 import { systemClock } from "../common/clock.js";
 import { RelayError } from "../common/errors.js";
 import { serverOptions } from "../common/grpc.js";
-import { maxStepRows } from "../common/limits.js";
 import type { Logger } from "../common/log.js";
 import { Probe } from "../common/probe.js";
 import { serverCredentials } from "../common/tls.js";
@@ -22,7 +21,7 @@ import { tickMs } from "./membership/leases.js";
 import { ControlServer } from "./membership/server.js";
 import { openModelInThread } from "./open-model.js";
 import { CoordinatorLinks } from "./pipeline/links.js";
-import { placementModel } from "./placement/model.js";
+import { engineRows, placementModel } from "./placement/model.js";
 import { createPromptService } from "./prompt/service.js";
 import { BullmqQueue } from "./queue/bullmq-queue.js";
 import { blocksFor } from "./scheduler/scheduler.js";
@@ -122,6 +121,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       {
         microBatches: options.microBatches ?? null,
         prefillChunk: options.prefillChunk ?? defaultPrefillChunk,
+        prefixLength: model.prefixLength,
         modelStopTokens: new Set(model.stopTokens),
         createDetokenizer: (text) => prompt.createDetokenizer(text),
         membership: {
@@ -129,9 +129,10 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
           modelDirectory: model.directory,
           fingerprint: model.fingerprint,
           precision,
-          placementModel: placementModel(model, precision, maxStepRows),
+          maxRows: engineRows(model),
+          placementModel: placementModel(model, precision, engineRows(model)),
           minBlocks: 1,
-          maxBlocks: maxFullSequences * blocksFor(model.contextLength),
+          maxBlocks: maxFullSequences * blocksFor(model.prefixLength + model.contextLength),
           clusterAddress: () => clusterAddress,
           term,
         },

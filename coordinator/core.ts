@@ -18,6 +18,7 @@ import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v
 import type {
   ClusterView,
   GenerationRequest,
+  PromptContext,
   RequestEvent,
   TextParams,
   TokenIds,
@@ -27,7 +28,7 @@ import { Membership, type MembershipConfig, type MembershipPorts } from "./membe
 import { ChoiceOutput } from "./output/choice-output.js";
 import { Pipeline, type RowRequests, type SequenceOutcome } from "./pipeline/pipeline.js";
 import type { Detokenizer } from "./prompt/service.js";
-import { Scheduler } from "./scheduler/scheduler.js";
+import { type ScheduledRows, Scheduler } from "./scheduler/scheduler.js";
 
 /** Sequences admitted and not finished; above it new requests get queue_full. */
 export const queueLimit = 10_000;
@@ -43,6 +44,8 @@ export interface CoreConfig {
   /** Micro-batches in flight; null: min(stages, sequences). */
   microBatches: number | null;
   prefillChunk: number;
+  /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
+  prefixLength: number;
   modelStopTokens: ReadonlySet<number>;
   createDetokenizer(text: TextParams): Detokenizer;
 }
@@ -66,6 +69,7 @@ interface ActiveChoice {
   sequence: SequenceId;
   output: ChoiceOutput;
   promptTokens: TokenIds;
+  context: PromptContext | null;
   seed: bigint;
   /** Logprobs of the prompt so far, when asked for; null once given out. */
   scores: (TokenLogprob | null)[] | null;
@@ -136,7 +140,9 @@ export class Core {
 
   /** Tokens that the KV cache of the pipeline holds; no bound while none was formed yet. */
   get sequenceTokens(): number {
-    return this.#blockCount === 0 ? Number.POSITIVE_INFINITY : this.#blockCount * kvBlockSize;
+    return this.#blockCount === 0
+      ? Number.POSITIVE_INFINITY
+      : this.#blockCount * kvBlockSize - this.#config.prefixLength;
   }
 
   get requestCount(): number {
@@ -230,12 +236,13 @@ export class Core {
   #formed(epoch: Epoch, blockCount: number): void {
     this.#blockCount = blockCount;
     const pipeline = new Pipeline(epoch, pipelineId(0), (header) => this.#ports.sendStep(header));
-    const { membership, microBatches, prefillChunk } = this.#config;
+    const { membership, microBatches, prefillChunk, prefixLength } = this.#config;
     const scheduler = new Scheduler({
       blockCount,
       stageCount: membership.stageCount,
       microBatches: microBatches === null ? null : Math.min(microBatches, maxMicroBatchesInFlight),
       maxStepRows,
+      prefixLength,
       prefillChunk,
     });
     this.#serving = {
@@ -281,7 +288,7 @@ export class Core {
     }
     const active: ActiveRequest = { request, open: new Map(), started: false };
     this.#requests.set(request.id, active);
-    for (const [index, { promptTokens, seed }] of request.choices.entries()) {
+    for (const [index, { promptTokens, context = null, seed }] of request.choices.entries()) {
       const sequence = sequenceId(serving.nextSequence++);
       const choice: ActiveChoice = {
         request: active,
@@ -293,8 +300,9 @@ export class Core {
           this.#config.createDetokenizer(request.text),
         ),
         promptTokens,
+        context,
         seed: BigInt(seed),
-        scores: request.sampling.promptLogprobs ? [null] : null,
+        scores: request.sampling.promptLogprobs ? unscored(context) : null,
       };
       active.open.set(sequence, choice);
       this.#choices.set(sequence, choice);
@@ -309,7 +317,10 @@ export class Core {
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
         this.#emit(choice, choice.output.finishEmpty());
-      else serving.scheduler.submit(choice.sequence, choice.promptTokens, request.sampling.maxTokens);
+      else {
+        const { sequence, promptTokens, context } = choice;
+        serving.scheduler.submit(sequence, promptTokens, request.sampling.maxTokens, context?.length ?? 0);
+      }
     }
   }
 
@@ -322,9 +333,9 @@ export class Core {
         step.step,
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
       );
-      const starts = new Map(step.rows.map((rows) => [rows.sequence, rows.start]));
-      for (const [sequence, start] of starts) if (start === 0) this.#noteStart(sequence);
-      serving.pipeline.submit(step, (id) => this.#rowRequests(id, starts.get(id)!), this.#clock.nowMs());
+      const rowsOf = new Map(step.rows.map((rows) => [rows.sequence, rows]));
+      for (const [sequence, { start }] of rowsOf) if (start === 0) this.#noteStart(sequence);
+      serving.pipeline.submit(step, (id) => this.#rowRequests(rowsOf.get(id)!), this.#clock.nowMs());
     }
   }
 
@@ -335,12 +346,14 @@ export class Core {
     this.#ports.emit(active.request.id, { type: "started" });
   }
 
-  /** What the header asks for a sequence's rows from `start` on. */
-  #rowRequests(id: SequenceId, start: number): RowRequests {
-    const choice = this.#choices.get(id)!;
+  /** What the header says of a sequence's rows beside their tokens. */
+  #rowRequests({ sequence, start, tokens }: ScheduledRows): RowRequests {
+    const choice = this.#choices.get(sequence)!;
+    const { context } = choice;
     const { sampling, logId } = choice.request.request;
     return {
       requestId: start === 0 ? logId : "",
+      context,
       sampling: {
         temperature: sampling.temperature,
         topK: sampling.topK,
@@ -351,7 +364,7 @@ export class Core {
       },
       bannedTokens: choice.output.bannedTokens(),
       // The row of prompt token i scores token i + 1; rows of generated tokens score nothing.
-      scoreTargets: choice.scores === null ? [] : scoreTargets(choice.promptTokens, start),
+      scoreTargets: choice.scores === null ? [] : scoreTargets(choice, start, tokens.length),
     };
   }
 
@@ -434,10 +447,22 @@ function namesOf({ id, logId }: GenerationRequest): { requestId: string; complet
   return { requestId: logId, completionId: id };
 }
 
-/** For as many rows as one step has at most. */
-function scoreTargets(prompt: TokenIds, start: number): number[] {
-  const count = Math.min(maxStepRows, prompt.length - start);
-  return Array.from({ length: count }, (_, index) => prompt[start + index + 1] ?? -1);
+/** Rows of a context see the tokens that they would score. */
+function scoreTargets(
+  { promptTokens, context }: Pick<ActiveChoice, "promptTokens" | "context">,
+  start: number,
+  count: number,
+): number[] {
+  const first = context?.length ?? 0;
+  return Array.from({ length: count }, (_, index) => {
+    const row = start + index;
+    return row < first ? -1 : (promptTokens[row + 1] ?? -1);
+  });
+}
+
+/** The tokens of a prompt that no row scores: the first one, of a context all and the one behind it. */
+function unscored(context: PromptContext | null): null[] {
+  return Array.from({ length: (context?.length ?? 0) + 1 }, () => null);
 }
 
 /** One greedy token after token 0: proves that every stage answers. */

@@ -42,6 +42,14 @@ export interface TextParams {
  */
 export type TokenIds = ArrayLike<number> & Iterable<number>;
 
+/** The part of a prompt that is read as a whole, in both directions. */
+export interface PromptContext {
+  /** Tokens in front of the one that starts the reply. */
+  length: number;
+  /** Index of the mask that is filled, where the reply takes its position; -1: positions go on. */
+  maskPosition: number;
+}
+
 /** One API call: all its choices share the sampling parameters. Plain data: it crosses threads and Redis. */
 export interface GenerationRequest {
   id: RequestId;
@@ -53,6 +61,8 @@ export interface GenerationRequest {
   endpoint: "chat" | "completions";
   choices: {
     promptTokens: TokenIds;
+    /** How a prefix-LM reads the prompt; absent: causally. */
+    context?: PromptContext;
     /** Decimal int64; drawn at acceptance when the client gave none, so that a replay is equal. */
     seed: string;
   }[];

@@ -3,6 +3,8 @@
  * never asks for a model's name, so that a new family is a new card.
  */
 
+import type { LayerForm } from "./shape.js";
+
 export interface ModelCard {
   /** Short and stable; part of logs and of the checkpoint's fingerprint. */
   family: string;
@@ -16,17 +18,24 @@ export interface ModelCard {
     hiddenSize: string;
     layerCount: string;
     headCount: string;
-    kvHeadCount: string;
-    headDim: string;
+    /** null: every query head has its own. */
+    kvHeadCount: string | null;
+    /** null: hidden size / heads. */
+    headDim: string | null;
     ffnSize: string;
     vocabSize: string;
     maxPositions: string;
     normEps: string;
     dtype: string;
   };
+  /** How layers compute; a scale of "sqrt(2 layers)" grows with the number of layers. */
+  form: Omit<LayerForm, "residualScale"> & { residualScale: number | "sqrt(2 layers)" };
+  attention: AttentionFacts;
   rope: RopeFacts;
-  /** True in config.json: the fused query, key and value projection has a bias. */
-  qkvBiasField: string;
+  /** Of layers whose feed-forward part is chosen per token; absent: none. */
+  experts?: ExpertFacts;
+  /** Switches of config.json that decide whether tensors are there; absent: those that have a name are. */
+  switches?: { qkvBias?: string; headNorms?: string };
   tensors: TensorNames;
   tokenizer: TokenizerFacts;
   prompt: PromptFormat;
@@ -35,8 +44,36 @@ export interface ModelCard {
   sampling: { temperature: number; topP: number };
 }
 
+/**
+ * Who sees whom. Causal: every row those before it. Prefix: the context, up to the token that starts the
+ * reply, is read as a whole, in both directions.
+ */
+export type AttentionFacts =
+  | { kind: "causal" }
+  | {
+      kind: "prefix";
+      /** Masks whose position all of the reply takes; after others positions go on. */
+      constantPositionMasks: string[];
+      /** Also trained to read its context causally, for requests that ask for it. */
+      causalMode: boolean;
+    };
+
+/** Fields of config.json. The first layers have no experts. */
+export interface ExpertFacts {
+  count: string;
+  perToken: string;
+  groups: string;
+  groupsPerToken: string;
+  ffnSize: string;
+  /** Experts that every token passes through, as one that is so many times as wide. */
+  sharedCount: string;
+  normalizeWeights: string;
+  scale: string;
+  denseLayers: string;
+}
+
 export interface RopeFacts {
-  /** Rotated share of each head. */
+  /** Rotated share of each head; 0 where positions are learned. */
   fraction: number;
   /** Unless config.json says. */
   base: number;
@@ -92,26 +129,51 @@ export interface ConfigRule {
   meaning: string;
 }
 
-/** Names in the checkpoint; {i} stands for the layer. */
+/** Names in the checkpoint; {i} stands for the layer, {e} for the expert. Absent: the family has no such tensor. */
 export interface TensorNames {
   embedding: string;
+  /** Learned positions, of the text and within what is generated. */
+  positionEmbedding?: string;
+  blockPositionEmbedding?: string;
   finalNorm: string;
+  finalNormBias?: string;
+  /** The same as `embedding` where they are tied. */
   head: string;
+  /** Stands for a head that is not in the file. */
+  headFallback?: string;
   layer: {
     attentionNorm: string;
-    /** One tensor with the rows q | k | v, or one for each. */
+    attentionNormBias?: string;
+    /** One tensor, or one for each of q, k and v. */
     qkvWeight: readonly [string] | readonly [string, string, string];
-    qkvBias: readonly [string] | readonly [string, string, string];
+    qkvBias?: readonly [string] | readonly [string, string, string];
+    /** Rows of one tensor: all of q, then k, then v; or these three for each head in turn. */
+    qkvRows: "blocks" | "heads";
+    queryNorm?: string;
+    keyNorm?: string;
     attentionOut: string;
-    /** Norm of what attention gives, before it is added to the residual stream; absent: none. */
+    attentionOutBias?: string;
+    /** Norm of what attention gives, before it is added to the residual stream. */
     attentionOutNorm?: string;
     /** Norm in front of the feed-forward part. */
     ffnNorm: string;
-    /** One tensor with the rows gate | up, or one for each. */
-    ffnGateUp: readonly [string] | readonly [string, string];
+    ffnNormBias?: string;
+    /** One tensor with all rows in front of the activation, or one for each half. */
+    ffnUp: readonly [string] | readonly [string, string];
+    ffnUpBias?: readonly [string];
     ffnDown: string;
-    /** Norm of what the feed-forward part gives; absent: none. */
+    ffnDownBias?: string;
+    /** Norm of what the feed-forward part gives. */
     ffnOutNorm?: string;
+    experts?: {
+      router: string;
+      routerBias: string;
+      up: readonly [string, string];
+      down: string;
+      /** In place of ffnUp and ffnDown. */
+      sharedUp: readonly [string, string];
+      sharedDown: string;
+    };
   };
 }
 

@@ -70,9 +70,10 @@ export const chatglmTensors: ModelCard["tensors"] = {
     attentionNorm: `${layer}.input_layernorm.weight`,
     qkvWeight: [`${layer}.self_attention.query_key_value.weight`],
     qkvBias: [`${layer}.self_attention.query_key_value.bias`],
+    qkvRows: "blocks",
     attentionOut: `${layer}.self_attention.dense.weight`,
     ffnNorm: `${layer}.post_attention_layernorm.weight`,
-    ffnGateUp: [`${layer}.mlp.dense_h_to_4h.weight`],
+    ffnUp: [`${layer}.mlp.dense_h_to_4h.weight`],
     ffnDown: `${layer}.mlp.dense_4h_to_h.weight`,
   },
 };

@@ -4,6 +4,7 @@
  */
 import type { ModelCard } from "./card.js";
 import { chatglmArchitectures, chatglmConfig, chatglmRules, chatglmTensors } from "./chatglm-layout.js";
+import { plainForm } from "./shape.js";
 
 export const chatglm2: ModelCard = {
   family: "chatglm2",
@@ -17,7 +18,9 @@ export const chatglm2: ModelCard = {
   rules: chatglmRules,
   config: chatglmConfig,
   rope: { fraction: 0.5, base: 10_000, ratioField: "rope_ratio", ratioMeaning: "positions" },
-  qkvBiasField: "add_qkv_bias",
+  form: plainForm,
+  attention: { kind: "causal" },
+  switches: { qkvBias: "add_qkv_bias" },
   tensors: chatglmTensors,
   tokenizer: {
     kind: "sentencepiece",

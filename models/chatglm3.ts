@@ -5,6 +5,7 @@
 import type { ModelCard } from "./card.js";
 import { chatglmArchitectures, chatglmConfig, chatglmRules, chatglmTensors } from "./chatglm-layout.js";
 import { rolesPrompt } from "./roles.js";
+import { plainForm } from "./shape.js";
 
 export const chatglm3: ModelCard = {
   family: "chatglm3",
@@ -19,7 +20,9 @@ export const chatglm3: ModelCard = {
   rules: chatglmRules,
   config: chatglmConfig,
   rope: { fraction: 0.5, base: 10_000, ratioField: "rope_ratio", ratioMeaning: "base" },
-  qkvBiasField: "add_qkv_bias",
+  form: plainForm,
+  attention: { kind: "causal" },
+  switches: { qkvBias: "add_qkv_bias" },
   tensors: chatglmTensors,
   tokenizer: {
     kind: "sentencepiece",

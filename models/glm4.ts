@@ -5,6 +5,7 @@
  */
 import type { ConfigRule, ModelCard } from "./card.js";
 import { glm4_9b } from "./glm4-9b.js";
+import { plainForm } from "./shape.js";
 
 const layer = "model.layers.{i}";
 const attention = `${layer}.self_attn`;
@@ -36,7 +37,9 @@ const shared = {
     normEps: "rms_norm_eps",
     dtype: "torch_dtype",
   },
-  qkvBiasField: "attention_bias",
+  form: plainForm,
+  attention: { kind: "causal" },
+  switches: { qkvBias: "attention_bias" },
   tokenizer: glm4_9b.tokenizer,
   prompt: glm4_9b.prompt,
   sampling: glm4_9b.sampling,
@@ -50,9 +53,10 @@ const tensors: ModelCard["tensors"] = {
     attentionNorm: `${layer}.input_layernorm.weight`,
     qkvWeight: [`${attention}.q_proj.weight`, `${attention}.k_proj.weight`, `${attention}.v_proj.weight`],
     qkvBias: [`${attention}.q_proj.bias`, `${attention}.k_proj.bias`, `${attention}.v_proj.bias`],
+    qkvRows: "blocks",
     attentionOut: `${attention}.o_proj.weight`,
     ffnNorm: `${layer}.post_attention_layernorm.weight`,
-    ffnGateUp: [`${layer}.mlp.gate_up_proj.weight`],
+    ffnUp: [`${layer}.mlp.gate_up_proj.weight`],
     ffnDown: `${layer}.mlp.down_proj.weight`,
   },
 };

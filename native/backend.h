@@ -49,15 +49,18 @@ class DeviceMatrix {
   RoundingError rounding;  // zero for a matrix as stored
 };
 
-// Consecutive rows of a matrix, row-major in host memory, possibly unaligned.
-struct HostRows {
+// A piece of a matrix, row-major in host memory, possibly unaligned.
+struct HostPiece {
   const uint8_t* data;
-  int count;
+  int rows;
+  int columns;
 };
 
-// A matrix [n, k] in host memory, its rows in one piece or in several; readable only during the call.
+// A matrix [n, k] in host memory, in one piece or in several; readable only during the call.
 struct HostMatrix {
-  std::vector<HostRows> pieces;  // with n rows or more in all
+  // One below the other, with n rows or more in all; or side by side, each with n rows or more.
+  std::vector<HostPiece> pieces;
+  bool sideBySide;
   DType dtype;
   int n;
   int k;
@@ -66,11 +69,8 @@ struct HostMatrix {
   std::function<void(int rows)> consumed;
 
   size_t rowBytes() const { return static_cast<size_t>(k) * dtypeBytes(dtype); }
-  const uint8_t* row(int index) const {
-    size_t piece = 0;
-    for (; index >= pieces[piece].count; piece++) index -= pieces[piece].count;
-    return pieces[piece].data + index * rowBytes();
-  }
+  // One row; where it lies in several pieces, it is put together in `scratch`, which has rowBytes().
+  const uint8_t* row(int index, uint8_t* scratch) const;
 };
 
 // The rows of a step: which sequence each belongs to and where. Valid until the step's whenIdle.
@@ -79,8 +79,29 @@ struct StepRows {
   int sequenceCount;
   int rowCount;
   const int32_t* sequenceOfRow;  // [rowCount]
-  const int32_t* positionOfRow;  // [rowCount]
-  const float* rotations;        // [rowCount, ropeDim]: cos and sin by pair
+  const int32_t* slotOfRow;      // [rowCount]: in the sequence's KV cache
+  // [rowCount]: the row sees the slots [0, lastVisible]. In a context that is read as a whole this is the
+  // context's last, which is later than the row's own.
+  const int32_t* lastVisibleOfRow;
+  const float* rotations;  // [rowCount, ropeDim]: cos and sin by pair
+};
+
+// RMSNorm of every query and key head before it is rotated; null: none.
+struct HeadNorms {
+  const DeviceBuffer* query = nullptr;
+  const DeviceBuffer* key = nullptr;
+  float eps = 0.0f;
+};
+
+// A feed-forward part chosen per row.
+struct ExpertWeights {
+  std::unique_ptr<DeviceMatrix> up;  // gate | up
+  std::unique_ptr<DeviceMatrix> down;
+};
+struct ExpertLayer {
+  std::unique_ptr<DeviceMatrix> router;  // [experts, hidden]
+  std::unique_ptr<DeviceBuffer> bias;    // of the choice alone
+  std::vector<ExpertWeights> experts;
 };
 
 class Backend {
@@ -94,6 +115,8 @@ class Backend {
   virtual std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) = 0;
   // Once, after the matrices and before any step: no matmul has more rows.
   virtual void reserveRows(int rows) = 0;
+  // Once, before any step, for a model with experts: what routing `rows` rows needs.
+  virtual void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) = 0;
   // The paged cache of all layers of the stage, plus what attention needs; once, before any step.
   virtual void allocateKvCache(const KvPlan& plan) = 0;
   virtual uint64_t kvBytes() const = 0;
@@ -110,17 +133,32 @@ class Backend {
   // y[0, rows) = norm of x[xRow, xRow + rows)
   virtual void rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceBuffer& weight,
                        int size, float eps) = 0;
+  // The same with mean and bias.
+  virtual void layerNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows,
+                         const DeviceBuffer& weight, const DeviceBuffer& bias, int size, float eps) = 0;
   // y[0, rows) = x[xRow, xRow + rows) * w^T (+ bias)
   virtual void matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceMatrix& w,
                       const DeviceBuffer* bias) = 0;
   // Takes q | k | v of the step's rows [row, row + rows): rotates q into `queries` at those rows,
   // rotates k, stores k and v in the cache of the layer (counted from the stage's first).
-  virtual void storeKeysValues(DeviceBuffer& queries, const DeviceBuffer& qkv, int layer, int row,
-                               int rows) = 0;
+  virtual void storeKeysValues(DeviceBuffer& queries, const DeviceBuffer& qkv, int layer, int row, int rows,
+                               const HeadNorms& norms) = 0;
+  // Stores a prefix encoder's keys and values, [prefixLength, 2 * kvColumns] as key | value, in front of
+  // every sequence that begins in this step.
+  virtual void storePrefix(const DeviceBuffer& keysValues, int layer) = 0;
   // out[0, rows) = attention of the step's rows [row, row + rows)
   virtual void attention(DeviceBuffer& out, const DeviceBuffer& queries, int layer, int row, int rows) = 0;
   // y[r, i] = silu(gateUp[r, i]) * gateUp[r, size + i]
   virtual void gatedSilu(DeviceBuffer& y, const DeviceBuffer& gateUp, int rows, int size) = 0;
+  // y[r, i] = gelu(x[r, i]), by tanh
+  virtual void gelu(DeviceBuffer& y, const DeviceBuffer& x, int rows, int size) = 0;
+  // y[r, i] = upGate[r, i] * gelu(upGate[r, size + i]), by erf
+  virtual void gatedGelu(DeviceBuffer& y, const DeviceBuffer& upGate, int rows, int size) = 0;
+  // y[r] = sum over the experts chosen for x[r], in their order, of weight * expert(x[r]) (CANON.md, Experts)
+  virtual void mixExperts(DeviceBuffer& y, const DeviceBuffer& x, int rows, const ExpertLayer& layer) = 0;
+  // x[xRow + r] = base[r] * scale + delta[r]
+  virtual void scaleAdd(DeviceBuffer& x, int xRow, const DeviceBuffer& base, float scale,
+                        const DeviceBuffer& delta, int rows, int size) = 0;
   // x[xRow + r] += delta[r]
   virtual void add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size) = 0;
   // Rounds rows of x to the type, still held as float32.

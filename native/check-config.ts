@@ -1,6 +1,15 @@
 /** What a stage's configuration must fulfil before the engine, which trusts it, sees it. */
 
-import type { DType, LayerTensors, ModelShape, StageConfig, TensorSource, WeightFormat } from "./index.js";
+import type {
+  DType,
+  ExpertShape,
+  LayerTensors,
+  ModelShape,
+  PrefixTensors,
+  StageConfig,
+  TensorSource,
+  WeightFormat,
+} from "./index.js";
 
 /** Attention visits keys in tiles of 16 positions (CANON.md), and a tile lies in one block. */
 const KEY_TILE = 16;
@@ -8,6 +17,12 @@ const KEY_TILE = 16;
 const INT_MAX = 2 ** 31 - 1;
 /** More threads than any machine has cores: a typing error, not a wish. */
 const THREADS_MAX = 1024;
+/** Of a layer; the largest GLM has 160. */
+const EXPERTS_MAX = 4096;
+/** The engine keeps the chosen groups in the bits of one word. */
+const EXPERT_GROUPS_MAX = 64;
+/** Slots of a prefix encoder in front of every sequence. */
+const PREFIX_MAX = 4096;
 
 export function dtypeBytes(dtype: DType): number {
   return dtype === "float32" ? 4 : 2;
@@ -46,6 +61,15 @@ export function checkStageConfig(config: StageConfig): void {
   const isLast = config.layerEnd === shape.layerCount;
   checkPresence("finalNorm", config.finalNorm, isLast, "the last stage", [shape.hiddenSize]);
   checkPresence("head", config.head, isLast, "the last stage", vocabulary);
+  if (config.finalNorm !== null) checkNorm("finalNorm", config.finalNorm, config.finalNormBias, shape);
+  for (const name of ["positionEmbedding", "blockPositionEmbedding"] as const) {
+    const table = config[name];
+    if (table === null) continue;
+    if (config.embedding === null) throw new Error(`${name}: belongs to the first stage only`);
+    // Block positions count from one behind the context.
+    checkTensor(name, table, [Math.max(shape.maxPositions + 1, table.shape[0] ?? 0), shape.hiddenSize]);
+  }
+  if (config.prefix !== null) checkPrefix(config.prefix, shape);
 }
 
 function checkShape(shape: ModelShape): void {
@@ -68,7 +92,20 @@ function checkShape(shape: ModelShape): void {
   }
   integerIn("shape.tokenCount", shape.tokenCount, 1, shape.vocabSize);
   integerIn("shape.ropeDim", shape.ropeDim, 0, shape.headDim);
-  if (shape.ropeDim % 2 !== 0) throw new Error(`shape.ropeDim ${shape.ropeDim}: expected an even number`);
+  const { form, experts } = shape;
+  oneOf("shape.form.norm", form.norm, ["rms", "layer"]);
+  oneOf("shape.form.residual", form.residual, ["stream", "normed"]);
+  oneOf("shape.form.ropePairs", form.ropePairs, ["adjacent", "halves"]);
+  oneOf("shape.form.ffn", form.ffn, ["gatedSilu", "gelu", "gatedGelu"]);
+  integerIn("shape.form.ropeAxes", form.ropeAxes, 1, 2);
+  if (!(form.residualScale > 0 && Number.isFinite(form.residualScale))) {
+    throw new Error(`shape.form.residualScale ${form.residualScale}: expected a positive number`);
+  }
+  const unit = 2 * form.ropeAxes;
+  if (shape.ropeDim % unit !== 0) {
+    throw new Error(`shape.ropeDim ${shape.ropeDim}: expected a multiple of ${unit}`);
+  }
+  if (experts !== null) checkExperts(experts);
   if (!(shape.ropeBase > 0 && Number.isFinite(shape.ropeBase))) {
     throw new Error(`shape.ropeBase ${shape.ropeBase}: expected a positive number`);
   }
@@ -81,38 +118,124 @@ function checkShape(shape: ModelShape): void {
   }
 }
 
-function checkLayer(tensors: LayerTensors, shape: ModelShape, layer: number): void {
-  const { hiddenSize, ffnSize } = shape;
-  const queryColumns = shape.headCount * shape.headDim;
-  const qkvColumns = queryColumns + 2 * shape.kvHeadCount * shape.headDim;
-  const role = (name: keyof LayerTensors) => `layer ${layer} ${name}`;
-  const optional = (name: "attentionOutNorm" | "ffnOutNorm") => {
-    const source = tensors[name];
-    if (source !== null) checkTensor(role(name), source, [hiddenSize]);
-  };
-  checkTensor(role("attentionNorm"), tensors.attentionNorm, [hiddenSize]);
-  checkParts(role("qkvWeight"), tensors.qkvWeight, [qkvColumns, hiddenSize]);
-  if (tensors.qkvBias !== null) checkParts(role("qkvBias"), tensors.qkvBias, [qkvColumns]);
-  checkTensor(role("attentionOut"), tensors.attentionOut, [hiddenSize, queryColumns]);
-  optional("attentionOutNorm");
-  checkTensor(role("ffnNorm"), tensors.ffnNorm, [hiddenSize]);
-  checkParts(role("ffnGateUp"), tensors.ffnGateUp, [2 * ffnSize, hiddenSize]);
-  checkTensor(role("ffnDown"), tensors.ffnDown, [hiddenSize, ffnSize]);
-  optional("ffnOutNorm");
+function checkExperts(experts: ExpertShape): void {
+  const { count, perToken, groups, groupsPerToken, scale } = experts;
+  integerIn("shape.experts.count", count, 1, EXPERTS_MAX);
+  integerIn("shape.experts.groups", groups, 1, EXPERT_GROUPS_MAX);
+  integerIn("shape.experts.groupsPerToken", groupsPerToken, 1, groups);
+  if (count % groups !== 0) {
+    throw new Error(`shape.experts.count ${count}: expected a multiple of the ${groups} groups`);
+  }
+  integerIn("shape.experts.perToken", perToken, 1, (count / groups) * groupsPerToken);
+  integerIn("shape.experts.ffnSize", experts.ffnSize, 1, INT_MAX);
+  integerIn("shape.experts.sharedFfnSize", experts.sharedFfnSize, 1, INT_MAX);
+  if (!Number.isFinite(scale)) throw new Error(`shape.experts.scale ${scale}: expected a number`);
 }
 
-/** The rows of all parts together are those of the shape; all else of it each part has. */
+function oneOf(name: string, value: string, allowed: string[]): void {
+  if (!allowed.includes(value)) throw new Error(`${name} ${value}: expected ${allowed.join(", ")}`);
+}
+
+type OptionalTensor = {
+  [K in keyof LayerTensors]: LayerTensors[K] extends TensorSource | null ? K : never;
+}[keyof LayerTensors];
+type TensorList = {
+  [K in keyof LayerTensors]: LayerTensors[K] extends TensorSource[] | null ? K : never;
+}[keyof LayerTensors];
+
+function checkLayer(tensors: LayerTensors, shape: ModelShape, layer: number): void {
+  const { hiddenSize, headDim, form, experts } = shape;
+  const queryColumns = shape.headCount * headDim;
+  const qkvColumns = queryColumns + 2 * shape.kvHeadCount * headDim;
+  const hasExperts = tensors.router !== null;
+  const ffnSize = hasExperts ? (experts?.sharedFfnSize ?? 0) : shape.ffnSize;
+  const inner = form.ffn === "gelu" ? ffnSize : 2 * ffnSize;
+  const role = (name: string) => `layer ${layer} ${name}`;
+  const one = (name: OptionalTensor, size: number) => {
+    const source = tensors[name];
+    if (source !== null) checkTensor(role(name), source, [size]);
+  };
+  const parts = (name: TensorList, ...size: number[]) => {
+    const list = tensors[name];
+    if (list !== null) checkParts(role(name), list, size);
+  };
+  checkNorm(role("attentionNorm"), tensors.attentionNorm, tensors.attentionNormBias, shape);
+  parts("qkvWeight", qkvColumns, hiddenSize);
+  parts("qkvBias", qkvColumns);
+  one("queryNorm", headDim);
+  one("keyNorm", headDim);
+  parts("attentionOut", hiddenSize, queryColumns);
+  parts("attentionOutBias", hiddenSize);
+  one("attentionOutNorm", hiddenSize);
+  checkNorm(role("ffnNorm"), tensors.ffnNorm, tensors.ffnNormBias, shape);
+  parts("ffnUp", inner, hiddenSize);
+  parts("ffnUpBias", inner);
+  parts("ffnDown", hiddenSize, ffnSize);
+  parts("ffnDownBias", hiddenSize);
+  one("ffnOutNorm", hiddenSize);
+  const expected = hasExperts ? (experts?.count ?? 0) : 0;
+  if (hasExperts && experts === null) throw new Error(`${role("router")}: the shape has no experts`);
+  if (tensors.experts.length !== expected) {
+    throw new Error(`${role("experts")}: expected ${expected}, got ${tensors.experts.length}`);
+  }
+  if (tensors.router === null || experts === null) return;
+  checkTensor(role("router weight"), tensors.router.weight, [experts.count, hiddenSize]);
+  checkTensor(role("router bias"), tensors.router.bias, [experts.count]);
+  tensors.experts.forEach(({ up, down }, i) => {
+    checkParts(role(`expert ${i} up`), up, [2 * experts.ffnSize, hiddenSize]);
+    checkParts(role(`expert ${i} down`), down, [hiddenSize, experts.ffnSize]);
+  });
+}
+
+function checkNorm(role: string, weight: TensorSource, bias: TensorSource | null, shape: ModelShape): void {
+  checkTensor(role, weight, [shape.hiddenSize]);
+  if ((bias !== null) !== (shape.form.norm === "layer")) {
+    throw new Error(`tensor ${role}: expected a bias with LayerNorm, and none with RMSNorm`);
+  }
+  if (bias !== null) checkTensor(`${role}Bias`, bias, [shape.hiddenSize]);
+}
+
+/** Parts have the rows of the shape together and all else of it each; or all rows each, and the columns together. */
 function checkParts(role: string, parts: TensorSource[], shape: number[]): void {
+  if (parts.length === 1) {
+    checkTensor(role, parts[0]!, shape);
+    return;
+  }
   const [rows, ...rest] = shape as [number, ...number[]];
-  const found = parts.reduce((sum, part) => sum + (part.shape[0] ?? 0), 0);
-  if (found !== rows)
-    throw new Error(`tensor ${role}: ${found} rows in ${parts.length} parts, expected ${rows}`);
+  const [columns] = rest;
+  const sideBySide =
+    columns !== undefined && parts.length > 0 && parts.every((part) => part.shape[0] === rows);
+  const axis = sideBySide ? 1 : 0;
+  const found = parts.reduce((sum, part) => sum + (part.shape[axis] ?? 0), 0);
+  const expected = sideBySide ? columns : rows;
+  if (found !== expected) {
+    const what = sideBySide ? "columns" : "rows";
+    throw new Error(`tensor ${role}: ${found} ${what} in ${parts.length} parts, expected ${expected}`);
+  }
   for (const part of parts) {
-    checkTensor(role, part, [part.shape[0]!, ...rest]);
+    checkTensor(role, part, sideBySide ? [rows, part.shape[1] ?? 0] : [part.shape[0]!, ...rest]);
     if (part.dtype !== parts[0]!.dtype) {
       throw new Error(`tensor ${role}: parts of ${parts[0]!.dtype} and of ${part.dtype}, expected one type`);
     }
   }
+}
+
+function checkPrefix(prefix: PrefixTensors, shape: ModelShape): void {
+  const { length, embedding, hidden, out } = prefix;
+  integerIn("prefix.length", length, 1, PREFIX_MAX);
+  const columns = 2 * shape.layerCount * shape.kvHeadCount * shape.headDim;
+  if (hidden === null || out === null) {
+    if (hidden !== out) throw new Error("prefix: expected both of hidden and out, or none");
+    checkTensor("prefix embedding", embedding, [length, columns]);
+    return;
+  }
+  const inner = hidden.weight.shape[0] ?? 0;
+  const outer = embedding.shape[1] ?? 0;
+  checkTensor("prefix embedding", embedding, [length, outer]);
+  checkTensor("prefix hidden weight", hidden.weight, [inner, outer]);
+  checkTensor("prefix hidden bias", hidden.bias, [inner]);
+  checkTensor("prefix out weight", out.weight, [columns, inner]);
+  checkTensor("prefix out bias", out.bias, [columns]);
 }
 
 function checkPresence(

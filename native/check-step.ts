@@ -28,7 +28,9 @@ function checkSequences(input: StepInput, config: StageConfig): number {
   if (input.sequences.length === 0) throw new Error("sequences: expected at least one");
   let rowCount = 0;
   const writers = new Map<number, number>();
-  input.sequences.forEach(({ rowCount: rows, startPosition, blockTable }, i) => {
+  const prefixLength = config.prefix?.length ?? 0;
+  input.sequences.forEach((entry, i) => {
+    const { rowCount: rows, startPosition, contextLength, maskPosition, blockTable } = entry;
     const sequence = `sequences[${i}]`;
     integerIn(`${sequence}.rowCount`, rows, 1, config.maxRows);
     integerIn(`${sequence}.startPosition`, startPosition, 0, config.shape.maxPositions - 1);
@@ -39,19 +41,27 @@ function checkSequences(input: StepInput, config: StageConfig): number {
         `${sequence}: ends at position ${end}, beyond maxPositions ${config.shape.maxPositions}`,
       );
     }
-    const blocks = Math.ceil(end / blockSize);
-    if (blockTable.length < blocks) {
+    integerIn(`${sequence}.contextLength`, contextLength, 0, config.shape.maxPositions);
+    if (startPosition < contextLength && (startPosition > 0 || end < contextLength)) {
       throw new Error(
-        `${sequence}.blockTable: ${blockTable.length} blocks are too few for ${end} positions; expected ${blocks}`,
+        `${sequence}: rows [${startPosition}, ${end}) are a part of a context of ${contextLength}, which must come as a whole`,
       );
     }
+    integerIn(`${sequence}.maskPosition`, maskPosition, -1, Math.max(-1, contextLength - 1));
+    const blocks = Math.ceil((prefixLength + end) / blockSize);
+    if (blockTable.length < blocks) {
+      throw new Error(
+        `${sequence}.blockTable: ${blockTable.length} blocks are too few for ${prefixLength + end} slots; expected ${blocks}`,
+      );
+    }
+    const firstSlot = startPosition === 0 ? 0 : prefixLength + startPosition;
     for (let j = 0; j < blocks; j++) {
       const block = blockTable[j]!;
       if (block < 0 || block >= blockCount) {
         throw new Error(`${sequence}.blockTable[${j}]: block ${block} is not one of ${blockCount}`);
       }
       // Blocks may be shared, but only to read: two writers would race for the slots.
-      if (j < Math.floor(startPosition / blockSize)) continue;
+      if (j < Math.floor(firstSlot / blockSize)) continue;
       if (writers.has(block)) {
         throw new Error(
           `${sequence}.blockTable[${j}]: block ${block} is also written by sequences[${writers.get(block)}]`,

@@ -23,6 +23,40 @@ export interface WeightFormat {
   scales: "absmax" | "search";
 }
 
+/** How the layers of a family compute. */
+export interface LayerForm {
+  /** RMSNorm, or LayerNorm with bias. */
+  norm: "rms" | "layer";
+  /**
+   * What attention or the feed-forward part gives is added to the residual stream, or to its own, normed
+   * input times residualScale.
+   */
+  residual: "stream" | "normed";
+  residualScale: number;
+  /** Which dimensions of the rotated width w are a pair: (2j, 2j + 1), or (j, w / 2 + j). */
+  ropePairs: "adjacent" | "halves";
+  /** 2: one half of the rotated dimensions turns with the position, the other with the block position. */
+  ropeAxes: 1 | 2;
+  /** silu(first half) * second half; gelu (tanh); first half * gelu(second half) (erf). */
+  ffn: "gatedSilu" | "gelu" | "gatedGelu";
+}
+
+/** The mixture of experts of those layers that have one. */
+export interface ExpertShape {
+  count: number;
+  perToken: number;
+  /** Experts are chosen within the best `groupsPerToken` of `groups` equal groups. */
+  groups: number;
+  groupsPerToken: number;
+  ffnSize: number;
+  /** Of the expert that every row passes through. */
+  sharedFfnSize: number;
+  /** The chosen experts' weights are divided by their sum. */
+  normalizeWeights: boolean;
+  /** Factor of all weights. */
+  scale: number;
+}
+
 /** The shape of a model as the engine needs it; all facts come from the model's card and config. */
 export interface ModelShape {
   hiddenSize: number;
@@ -36,13 +70,16 @@ export interface ModelShape {
   vocabSize: number;
   /** Token ids >= tokenCount do not exist: their logits are masked before sampling and logprobs. */
   tokenCount: number;
-  /** Rotated dimensions of each head (even); the rest passes unchanged. Pairs are (2j, 2j+1). */
+  /** Rotated dimensions of each head, a multiple of 2 per axis; the rest passes unchanged. 0: none. */
   ropeDim: number;
   ropeBase: number;
   /** Positions are divided by it before they are rotated; 1 for most models. */
   ropePositionDivisor: number;
   normEps: number;
   maxPositions: number;
+  form: LayerForm;
+  /** null: no layer has experts. */
+  experts: ExpertShape | null;
 }
 
 /** Where one tensor lies: a byte range of a file that the engine maps. Row-major, [out, in]. */
@@ -54,21 +91,52 @@ export interface TensorSource {
   shape: number[];
 }
 
-/** Tensors of one layer. Matrices are [out, in]; the rows of a list lie one tensor below the other. */
+/**
+ * Tensors of one layer. Matrices are [out, in]. The tensors of a list lie one below the other, or, where
+ * each has all rows, side by side. null: the family has no such tensor.
+ */
 export interface LayerTensors {
   attentionNorm: TensorSource;
+  attentionNormBias: TensorSource | null;
   /** Rows q | k | v. */
   qkvWeight: TensorSource[];
   qkvBias: TensorSource[] | null;
-  attentionOut: TensorSource;
+  /** RMSNorm of every head, [headDim]. */
+  queryNorm: TensorSource | null;
+  keyNorm: TensorSource | null;
+  attentionOut: TensorSource[];
+  attentionOutBias: TensorSource[] | null;
   /** Norm of what attention gives, before it is added to the residual stream. */
   attentionOutNorm: TensorSource | null;
   ffnNorm: TensorSource;
-  /** Rows gate | up. */
-  ffnGateUp: TensorSource[];
-  ffnDown: TensorSource;
+  ffnNormBias: TensorSource | null;
+  /** The two halves of LayerForm.ffn one below the other. In a layer with experts: of the shared one. */
+  ffnUp: TensorSource[];
+  ffnUpBias: TensorSource[] | null;
+  ffnDown: TensorSource[];
+  ffnDownBias: TensorSource[] | null;
   /** Norm of what the feed-forward part gives. */
   ffnOutNorm: TensorSource | null;
+  /** [experts, hidden], and what is added to an expert's score when it is chosen. null: no experts. */
+  router: { weight: TensorSource; bias: TensorSource } | null;
+  experts: { up: TensorSource[]; down: TensorSource[] }[];
+}
+
+/** A linear layer of a prefix encoder. */
+export interface PrefixLinear {
+  weight: TensorSource;
+  bias: TensorSource;
+}
+
+/**
+ * A P-Tuning v2 prefix encoder: rows of the embedding, or out(tanh(hidden(row))), are keys and values of
+ * all layers in front of every sequence, [length, 2 * layers * KV columns].
+ */
+export interface PrefixTensors {
+  length: number;
+  embedding: TensorSource;
+  hidden: PrefixLinear | null;
+  out: PrefixLinear | null;
 }
 
 export interface StageConfig {
@@ -79,9 +147,14 @@ export interface StageConfig {
   layers: LayerTensors[];
   /** Present on the first stage. [vocabSize, hiddenSize] */
   embedding: TensorSource | null;
+  /** Learned tables [positions, hiddenSize] that are added to it, in families that have them. */
+  positionEmbedding: TensorSource | null;
+  blockPositionEmbedding: TensorSource | null;
   /** Present on the last stage: final norm and head [vocabSize, hiddenSize]. */
   finalNorm: TensorSource | null;
+  finalNormBias: TensorSource | null;
   head: TensorSource | null;
+  prefix: PrefixTensors | null;
   /** What becomes of the matrices of all layers, and of the head; null: they stay as stored. */
   weights: WeightFormat | null;
   headWeights: WeightFormat | null;
@@ -102,7 +175,11 @@ export interface SequenceRows {
   rowCount: number;
   /** Position of the first of these rows; KV slots before it are valid. */
   startPosition: number;
-  /** Block ids covering positions [0, startPosition + rowCount). */
+  /** Rows [0, contextLength) see all of each other (prefix-LM): they come in one step. 0: none do. */
+  contextLength: number;
+  /** What stands for the position of every row from contextLength on; -1: positions go on. */
+  maskPosition: number;
+  /** Block ids covering the prefix encoder's slots and positions [0, startPosition + rowCount). */
   blockTable: Int32Array;
 }
 

@@ -62,17 +62,36 @@ export function decodeStep(
     rowCount,
     newBlocks: int32s(newBlocks, "new blocks", sequence),
   }));
+  const contexts = header.sequences.map(contextOf);
   const blockTables = tables.apply(header.ended, changes);
   return {
     sequences: changes.map((change, index) => ({
       rowCount: change.rowCount,
       startPosition: change.validLength,
+      ...contexts[index]!,
       blockTable: blockTables[index]!,
     })),
     tokenIds,
     activations: format.first ? null : activations,
     ...requests,
   };
+}
+
+/** A context comes with its first row, or has come before. */
+function contextOf(rows: SequenceRows__Output): { contextLength: number; maskPosition: number } {
+  const { sequence, context, validLength, rowCount } = rows;
+  if (context === null) return { contextLength: 0, maskPosition: -1 };
+  const { length, maskPosition } = context;
+  const end = validLength + rowCount;
+  if (validLength < length && (validLength > 0 || end < length)) {
+    throw corrupt(
+      `sequence ${sequence} has the rows [${validLength}, ${end}) of a context of ${length}: expected all of them`,
+    );
+  }
+  if (maskPosition < -1 || maskPosition >= length) {
+    throw corrupt(`sequence ${sequence} has its mask at ${maskPosition}: expected -1 to ${length - 1}`);
+  }
+  return { contextLength: length, maskPosition };
 }
 
 function decodeTokens(header: StepHeader__Output, rows: number, tokenCount: number): Int32Array {

@@ -5,7 +5,7 @@
 import type { Clock } from "../../common/clock.js";
 import { RelayError } from "../../common/errors.js";
 import { compareEpochs, type Epoch, formatEpoch } from "../../common/ids.js";
-import { heartbeatMs, kvBlockSize, leaseMs, linkCredits, maxStepRows } from "../../common/limits.js";
+import { heartbeatMs, kvBlockSize, leaseMs, linkCredits } from "../../common/limits.js";
 import { protocolVersion, softwareVersion } from "../../common/package.js";
 import { formatName, type Precision } from "../../models/quantization.js";
 import type { CoordinatorMessage } from "../../proto/generated/glm/relay/internal/v1/CoordinatorMessage.js";
@@ -32,6 +32,8 @@ export interface MembershipConfig {
   modelDirectory: string;
   fingerprint: string;
   precision: Precision;
+  /** Rows of one step, at most. */
+  maxRows: number;
   placementModel: PlacementModel;
   minBlocks: number;
   maxBlocks: number;
@@ -409,7 +411,7 @@ export class Membership {
           headFormat: formatName(precision.head),
           blockCount: placement.blockCount,
           blockSize: kvBlockSize,
-          maxRows: maxStepRows,
+          maxRows: this.#config.maxRows,
           predecessor: stage === 0 ? this.#config.clusterAddress() : chosen[stage - 1]!.register.dataAddress,
           credits: linkCredits,
         },

@@ -15,7 +15,7 @@ import type { Sampling } from "../../proto/generated/glm/relay/internal/v1/Sampl
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { TokenResult__Output } from "../../proto/generated/glm/relay/internal/v1/TokenResult.js";
-import type { TokenLogprob } from "../inference.js";
+import type { PromptContext, TokenLogprob } from "../inference.js";
 import type { ScheduledStep } from "../scheduler/scheduler.js";
 
 /** What the header says about drawing a sequence's next token; constant over its life but for the bans. */
@@ -32,6 +32,8 @@ export interface SequenceSampling {
 export interface RowRequests {
   /** The request's name in the logs, with a sequence's first rows; else empty. */
   requestId: string;
+  /** Of a prefix-LM's sequence. */
+  context: PromptContext | null;
   sampling: SequenceSampling;
   /** Ids that may not be drawn this time. */
   bannedTokens: readonly number[];
@@ -96,6 +98,7 @@ export class Pipeline {
           sampling: rows.sample ? samplingMessage(request) : null,
           scoreTargets: bytesFromInt32(targets),
           scoreTopLogprobs: Math.max(0, request.sampling.topLogprobs),
+          context: request.context,
           requestId: request.requestId,
         };
       }),

@@ -4,13 +4,14 @@
  * holds every figure of this file against the engine's own.
  */
 import { type LayerTensors, type Model, stageTensors, type TensorSource } from "../../checkpoint/index.js";
+import { maxContextRows, maxStepRows } from "../../common/limits.js";
 import {
   layerKvBytesPerToken,
   matrixBytes,
   type Precision,
   type WeightFormat,
 } from "../../models/quantization.js";
-import { dtypeBytes, type ModelShape, qkvRows } from "../../models/shape.js";
+import { dtypeBytes, ffnInputs, type ModelShape, qkvRows } from "../../models/shape.js";
 import type { PlacementModel, WorkspaceBytes } from "./placement.js";
 
 /** Rows that pass through a layer together, and rows whose logits exist at the same time. */
@@ -28,58 +29,97 @@ const float32Bytes = 4;
  */
 const processBytes = 100 * 2 ** 20;
 
+/**
+ * Rows of one step that the stages make room for: of a prefix-LM, whose context is read as a whole, one
+ * longest context beside what other sequences have in the step.
+ */
+export function engineRows({ card, shape }: Pick<Model, "card" | "shape">): number {
+  if (card.attention.kind === "causal") return maxStepRows;
+  return maxStepRows + Math.min(shape.maxPositions, maxContextRows);
+}
+
 /** @param maxRows Rows of one step. */
 export function placementModel(model: Model, precision: Precision, maxRows: number): PlacementModel {
   const { shape } = model;
   const all = { layerBegin: 0, layerEnd: shape.layerCount, embed: true, head: true };
-  const { layers, embedding, finalNorm, head } = stageTensors(model, all);
+  const { layers, head, prefix, ...ends } = stageTensors(model, all);
+  const { embedding, positionEmbedding, blockPositionEmbedding, finalNorm, finalNormBias } = ends;
+  const tables = [embedding, positionEmbedding, blockPositionEmbedding];
+  const prefixBytes = (prefix?.length ?? 0) * 2 * shape.kvHeadCount * shape.headDim * float32Bytes;
   const headRows = shape.tokenCount;
   return {
-    layerBytes: layers.map((layer) => layerBytes(layer, precision.weights)),
-    embeddingBytes: embedding!.byteLength,
-    headBytes: vectorBytes(finalNorm!) + matrixBytes(headRows, shape.hiddenSize, head!.dtype, precision.head),
+    layerBytes: layers.map((layer) => layerBytes(layer, shape, precision.weights) + prefixBytes),
+    embeddingBytes: tables.reduce((sum, table) => sum + (table?.byteLength ?? 0), 0),
+    headBytes:
+      partBytes([finalNorm, finalNormBias].flatMap((norm) => norm ?? [])) +
+      matrixBytes(headRows, shape.hiddenSize, head!.dtype, precision.head),
     layerKvBytesPerToken: layerKvBytesPerToken(shape, precision.kvType),
     workspace: workspaceBytes(shape, precision, maxRows),
     processBytes,
   };
 }
 
-function layerBytes(layer: LayerTensors, format: WeightFormat | null): number {
-  return Object.values(layer).reduce((sum, tensor) => sum + tensorBytes([tensor ?? []].flat(), format), 0);
+function layerBytes(layer: LayerTensors, shape: ModelShape, format: WeightFormat | null): number {
+  const { router, experts, qkvWeight, attentionOut, ffnUp, ffnDown, ...vectors } = layer;
+  const { hiddenSize, headCount, headDim } = shape;
+  const down = (parts: TensorSource[]) =>
+    matrixOf(parts, parts.length === 1 ? parts[0]!.shape[1]! : null, format);
+  const matrices =
+    matrixOf(qkvWeight, hiddenSize, format) +
+    matrixOf(attentionOut, headCount * headDim, format) +
+    matrixOf(ffnUp, hiddenSize, format) +
+    down(ffnDown);
+  const routed = experts.reduce(
+    (sum, expert) => sum + matrixOf(expert.up, hiddenSize, format) + down(expert.down),
+    0,
+  );
+  const routing =
+    router === null ? 0 : matrixOf([router.weight], hiddenSize, null) + partBytes([router.bias]);
+  return matrices + routed + routing + partBytes(Object.values(vectors).flatMap((vector) => vector ?? []));
 }
 
-/** A matrix or vector with the rows of all parts. */
-function tensorBytes(parts: readonly TensorSource[], format: WeightFormat | null): number {
-  const [first] = parts;
-  if (first === undefined) return 0;
-  const rows = parts.reduce((sum, { shape }) => sum + shape[0]!, 0);
-  const columns = first.shape[1];
-  return columns === undefined ? rows * float32Bytes : matrixBytes(rows, columns, first.dtype, format);
+/** A matrix of tensors that lie one below the other, or, where they have fewer columns, side by side. */
+function matrixOf(parts: TensorSource[], columns: number | null, format: WeightFormat | null): number {
+  const [first] = parts as [TensorSource, ...TensorSource[]];
+  const sideBySide = first.shape[1] !== columns;
+  const total = (axis: 0 | 1) => parts.reduce((sum, { shape }) => sum + shape[axis]!, 0);
+  const rows = sideBySide ? first.shape[0]! : total(0);
+  return matrixBytes(rows, sideBySide ? total(1) : columns!, first.dtype, format);
 }
 
 /** Norms and biases are kept as float32. */
-function vectorBytes({ shape }: TensorSource): number {
-  return shape[0]! * float32Bytes;
+function partBytes(vectors: TensorSource[]): number {
+  return vectors.reduce((sum, { shape }) => sum + shape[0]! * float32Bytes, 0);
 }
 
 function workspaceBytes(shape: ModelShape, precision: Precision, maxRows: number): WorkspaceBytes {
-  const { hiddenSize, ffnSize, headCount, headDim, tokenCount, ropeDim } = shape;
+  const { hiddenSize, headCount, headDim, tokenCount, ropeDim, experts } = shape;
   const queryColumns = headCount * headDim;
+  const ffnSize = Math.max(shape.ffnSize, experts?.sharedFfnSize ?? 0);
   const tile = Math.min(maxRows, rowTile);
   const logitRows = Math.min(maxRows, logitTile);
-  // Residual stream, queries, rotations, sequence and position of every row; then one tile's activations.
-  const stepRow = hiddenSize + queryColumns + ropeDim + 2;
-  const tileRow = 2 * hiddenSize + qkvRows(shape) + queryColumns + 3 * ffnSize;
-  const layerColumns = Math.max(hiddenSize, queryColumns, ffnSize);
+  // Residual stream, queries, rotations; sequence, slot, what it sees and two positions of every row.
+  const stepRow = hiddenSize + queryColumns + ropeDim + 5;
+  const inner = ffnInputs(shape.form) + 1;
+  const tileRow = 2 * hiddenSize + qkvRows(shape) + queryColumns + inner * ffnSize + expertRow(shape);
+  const layerColumns = Math.max(hiddenSize, queryColumns, ffnSize, experts?.ffnSize ?? 0);
   const attention = 2 * keyTile * headDim + maxQueries * (headDim + 2 * keyTile + 2 + keyTile);
   const rounded = (columns: number) => Math.ceil(tile / 4) * Math.ceil(columns / 32) * activationTileBytes;
   const layerRounded = precision.weights === null ? 0 : rounded(layerColumns);
   const lastRounded = precision.head === null ? 0 : rounded(hiddenSize);
   return {
     stage: (maxRows * stepRow + tile * tileRow) * float32Bytes + layerRounded,
-    perThread: attention * float32Bytes,
+    perThread: (attention + 2 * (experts?.count ?? 0)) * float32Bytes,
     first: maxRows * hiddenSize * dtypeBytes(precision.dtype),
     last: logitRows * (hiddenSize + 2 * tokenCount) * float32Bytes + Math.max(0, lastRounded - layerRounded),
     lastPerThread: 2 * tokenCount * float32Bytes,
   };
+}
+
+/** Float32s of one row of a tile that is routed to experts: what mixExperts takes, and what it gives. */
+function expertRow({ hiddenSize, experts }: ModelShape): number {
+  if (experts === null) return 0;
+  const { count, perToken, ffnSize } = experts;
+  // Logits, the gathered row, the inside of one expert, what all chosen ones give, and the choices.
+  return count + hiddenSize + 3 * ffnSize + perToken * (hiddenSize + 3) + 1 + hiddenSize;
 }

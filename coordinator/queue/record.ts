@@ -5,7 +5,7 @@
  */
 import { bytesFromInt32, int32FromBytes } from "../../common/bytes.js";
 import { requestId } from "../../common/ids.js";
-import type { GenerationRequest, TokenIds } from "../inference.js";
+import type { GenerationRequest, PromptContext, TokenIds } from "../inference.js";
 
 export interface RequestRecord extends Omit<GenerationRequest, "choices"> {
   /** Little-endian int32 in base64. */
@@ -13,16 +13,17 @@ export interface RequestRecord extends Omit<GenerationRequest, "choices"> {
   choices: {
     /** Index into prompts. */
     prompt: number;
+    context?: PromptContext;
     seed: string;
   }[];
 }
 
 export function toRecord(request: GenerationRequest): RequestRecord {
   const indices = new Map<TokenIds, number>();
-  const choices = request.choices.map(({ promptTokens, seed }) => {
+  const choices = request.choices.map(({ promptTokens, ...others }) => {
     const prompt = indices.get(promptTokens) ?? indices.size;
     indices.set(promptTokens, prompt);
-    return { prompt, seed };
+    return { prompt, ...others };
   });
   const prompts = Array.from(indices.keys(), (tokens) => bytesFromInt32(tokens).toString("base64"));
   return { ...request, prompts, choices };
@@ -33,6 +34,6 @@ export function fromRecord({ prompts, choices, ...rest }: RequestRecord): Genera
   return {
     ...rest,
     id: requestId(rest.id),
-    choices: choices.map(({ prompt, seed }) => ({ promptTokens: tokens[prompt]!, seed })),
+    choices: choices.map(({ prompt, ...others }) => ({ promptTokens: tokens[prompt]!, ...others })),
   };
 }

@@ -17,6 +17,8 @@ export interface SchedulerLimits {
   microBatches: number | null;
   /** Rows of one step, prefill and decode together. */
   maxStepRows: number;
+  /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
+  prefixLength: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk: number;
 }
@@ -45,6 +47,8 @@ interface SequenceState {
   /** Tokens whose KV entries are written once the steps in flight are done. */
   computed: number;
   blocks: number[];
+  /** Tokens at the beginning that must travel in one step (a prefix-LM's context). */
+  whole: number;
   /** Blocks it may still draw. */
   reservation: number;
   /** False when only its prompt is scored: nothing is drawn at the end. */
@@ -61,7 +65,7 @@ export class Scheduler {
   readonly #limits: SchedulerLimits;
   readonly #pool: BlockPool;
   /** Arrival order. Bounded by the queue limit of the coordinator's core. */
-  readonly #waiting = new Map<SequenceId, { promptTokens: TokenIds; maxTokens: number }>();
+  readonly #waiting = new Map<SequenceId, { promptTokens: TokenIds; maxTokens: number; whole: number }>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
   readonly #steps = new Map<number, SequenceId[]>();
@@ -91,14 +95,18 @@ export class Scheduler {
 
   /** Whether a sequence could ever run, with all blocks to itself. The last token drawn needs no slot. */
   fits(promptLength: number, maxTokens: number): boolean {
-    return blocksFor(promptLength + Math.max(0, maxTokens - 1)) <= this.#limits.blockCount;
+    return this.#blocksFor(promptLength + Math.max(0, maxTokens - 1)) <= this.#limits.blockCount;
   }
 
-  /** @param maxTokens Tokens to generate at most; 0 runs the prompt only. */
-  submit(id: SequenceId, promptTokens: TokenIds, maxTokens: number): void {
+  /**
+   * @param maxTokens Tokens to generate at most; 0 runs the prompt only.
+   * @param whole Tokens at the beginning that must travel in one step, which may then have as many rows
+   *   beside its usual ones; 0 for causal attention.
+   */
+  submit(id: SequenceId, promptTokens: TokenIds, maxTokens: number, whole = 0): void {
     if (promptTokens.length === 0) throw new Error("Scheduler.submit: empty prompt");
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
-    this.#waiting.set(id, { promptTokens, maxTokens });
+    this.#waiting.set(id, { promptTokens, maxTokens, whole });
   }
 
   /** Ends a sequence wherever it is. Unknown ids are those that ended before: nothing happens. */
@@ -136,10 +144,15 @@ export class Scheduler {
     const share = Math.ceil(this.#running.size / target);
     const rows: ScheduledRows[] = [];
     let budget = this.#limits.maxStepRows;
+    let hasContext = false;
     for (const sequence of this.#ready()) {
       if (rows.length >= share || budget === 0) break;
+      const isContext = sequence.computed < sequence.whole;
+      // One context per step: the stages have room for the longest one beside a usual step.
+      if (isContext && hasContext) continue;
       const scheduled = this.#schedule(sequence, budget);
-      budget -= scheduled.tokens.length;
+      hasContext ||= isContext;
+      budget -= scheduled.tokens.length - (isContext ? sequence.whole : 0);
       rows.push(scheduled);
     }
     if (rows.length === 0) return null;
@@ -156,8 +169,8 @@ export class Scheduler {
 
   /** Waiting sequences start in arrival order while the pool holds all they can grow to. */
   #admit(): void {
-    for (const [id, { promptTokens, maxTokens }] of this.#waiting) {
-      const reservation = blocksFor(promptTokens.length + Math.max(0, maxTokens - 1));
+    for (const [id, { promptTokens, maxTokens, whole }] of this.#waiting) {
+      const reservation = this.#blocksFor(promptTokens.length + Math.max(0, maxTokens - 1));
       if (!this.#pool.reserve(reservation)) return;
       this.#waiting.delete(id);
       this.#running.set(id, {
@@ -165,12 +178,18 @@ export class Scheduler {
         tokens: Array.from(promptTokens),
         computed: 0,
         blocks: [],
+        whole,
         reservation,
         generates: maxTokens > 0,
         inStep: null,
         ending: false,
       });
     }
+  }
+
+  /** Of a sequence with so many tokens. */
+  #blocksFor(tokens: number): number {
+    return blocksFor(this.#limits.prefixLength + tokens);
   }
 
   #microBatchTarget(): number {
@@ -193,8 +212,9 @@ export class Scheduler {
   #schedule(sequence: SequenceState, budget: number): ScheduledRows {
     const start = sequence.computed;
     const left = sequence.tokens.length - start;
-    const count = Math.min(left, this.#limits.prefillChunk, budget);
-    const missing = blocksFor(start + count) - sequence.blocks.length;
+    const whole = start < sequence.whole ? sequence.whole : 0;
+    const count = whole + Math.min(left - whole, this.#limits.prefillChunk, budget);
+    const missing = this.#blocksFor(start + count) - sequence.blocks.length;
     const newBlocks = missing > 0 ? this.#pool.take(missing) : [];
     sequence.reservation -= newBlocks.length;
     sequence.blocks.push(...newBlocks);

@@ -58,6 +58,34 @@ void forEachElement(const Napi::Object& object, const char* name, Body body) {
   }
 }
 
+LayerForm toLayerForm(const Napi::Object& object) {
+  LayerForm form;
+  form.norm = toString(object, "norm") == "layer" ? NormKind::kLayer : NormKind::kRms;
+  form.normedResidual = toString(object, "residual") == "normed";
+  form.residualScale = toDouble(object, "residualScale");
+  form.ropeHalves = toString(object, "ropePairs") == "halves";
+  form.ropeAxes = toInt(object, "ropeAxes");
+  const std::string ffn = toString(object, "ffn");
+  if (ffn == "gelu") form.ffn = FfnKind::kGelu;
+  if (ffn == "gatedGelu") form.ffn = FfnKind::kGatedGelu;
+  return form;
+}
+
+ExpertShape toExpertShape(const Napi::Object& owner) {
+  ExpertShape shape;
+  if (isNull(owner, "experts")) return shape;
+  const Napi::Object object = owner.Get("experts").As<Napi::Object>();
+  shape.count = toInt(object, "count");
+  shape.perToken = toInt(object, "perToken");
+  shape.groups = toInt(object, "groups");
+  shape.groupsPerToken = toInt(object, "groupsPerToken");
+  shape.ffnSize = toInt(object, "ffnSize");
+  shape.sharedFfnSize = toInt(object, "sharedFfnSize");
+  shape.normalizeWeights = object.Get("normalizeWeights").As<Napi::Boolean>().Value();
+  shape.scale = toDouble(object, "scale");
+  return shape;
+}
+
 ModelShape toModelShape(const Napi::Object& object) {
   ModelShape shape = {};
   shape.hiddenSize = toInt(object, "hiddenSize");
@@ -73,6 +101,8 @@ ModelShape toModelShape(const Napi::Object& object) {
   shape.ropePositionDivisor = toDouble(object, "ropePositionDivisor");
   shape.normEps = toDouble(object, "normEps");
   shape.maxPositions = toInt(object, "maxPositions");
+  shape.form = toLayerForm(object.Get("form").As<Napi::Object>());
+  shape.experts = toExpertShape(object);
   return shape;
 }
 
@@ -105,24 +135,60 @@ TensorParts toTensorParts(const Napi::Object& owner, const char* name, const std
   return parts;
 }
 
+std::optional<RouterTensors> toRouter(const Napi::Object& owner, const std::string& prefix) {
+  if (isNull(owner, "router")) return std::nullopt;
+  const Napi::Object router = owner.Get("router").As<Napi::Object>();
+  return RouterTensors{*toOptionalTensor(router, "weight", prefix + "router "),
+                       *toOptionalTensor(router, "bias", prefix + "router ")};
+}
+
 LayerTensors toLayerTensors(const Napi::Object& object, int layer) {
   const std::string prefix = "layer " + std::to_string(layer) + " ";
-  const auto tensor = [&](const char* name) { return *toOptionalTensor(object, name, prefix); };
+  const auto optional = [&](const char* name) { return toOptionalTensor(object, name, prefix); };
+  const auto parts = [&](const char* name) { return toTensorParts(object, name, prefix); };
   LayerTensors tensors;
-  tensors.attentionNorm = tensor("attentionNorm");
-  tensors.qkvWeight = toTensorParts(object, "qkvWeight", prefix);
-  tensors.qkvBias = toTensorParts(object, "qkvBias", prefix);
-  tensors.attentionOut = tensor("attentionOut");
-  tensors.attentionOutNorm = toOptionalTensor(object, "attentionOutNorm", prefix);
-  tensors.ffnNorm = tensor("ffnNorm");
-  tensors.ffnGateUp = toTensorParts(object, "ffnGateUp", prefix);
-  tensors.ffnDown = tensor("ffnDown");
-  tensors.ffnOutNorm = toOptionalTensor(object, "ffnOutNorm", prefix);
+  tensors.attentionNorm = *optional("attentionNorm");
+  tensors.attentionNormBias = optional("attentionNormBias");
+  tensors.qkvWeight = parts("qkvWeight");
+  tensors.qkvBias = parts("qkvBias");
+  tensors.queryNorm = optional("queryNorm");
+  tensors.keyNorm = optional("keyNorm");
+  tensors.attentionOut = parts("attentionOut");
+  tensors.attentionOutBias = parts("attentionOutBias");
+  tensors.attentionOutNorm = optional("attentionOutNorm");
+  tensors.ffnNorm = *optional("ffnNorm");
+  tensors.ffnNormBias = optional("ffnNormBias");
+  tensors.ffnUp = parts("ffnUp");
+  tensors.ffnUpBias = parts("ffnUpBias");
+  tensors.ffnDown = parts("ffnDown");
+  tensors.ffnDownBias = parts("ffnDownBias");
+  tensors.ffnOutNorm = optional("ffnOutNorm");
+  tensors.router = toRouter(object, prefix);
+  forEachElement(object, "experts", [&](const Napi::Object& expert) {
+    const std::string name = prefix + "expert " + std::to_string(tensors.experts.size()) + " ";
+    tensors.experts.push_back({toTensorParts(expert, "up", name), toTensorParts(expert, "down", name)});
+  });
   return tensors;
 }
 
+std::optional<PrefixTensors::Linear> toLinear(const Napi::Object& owner, const char* name) {
+  if (isNull(owner, name)) return std::nullopt;
+  const Napi::Object linear = owner.Get(name).As<Napi::Object>();
+  const std::string prefix = std::string("prefix ") + name + " ";
+  return PrefixTensors::Linear{*toOptionalTensor(linear, "weight", prefix),
+                               *toOptionalTensor(linear, "bias", prefix)};
+}
+
+std::optional<PrefixTensors> toPrefix(const Napi::Object& owner) {
+  if (isNull(owner, "prefix")) return std::nullopt;
+  const Napi::Object object = owner.Get("prefix").As<Napi::Object>();
+  return PrefixTensors{toInt(object, "length"), *toOptionalTensor(object, "embedding", "prefix "),
+                       toLinear(object, "hidden"), toLinear(object, "out")};
+}
+
 SequenceRows toSequenceRows(const Napi::Object& object) {
-  return {toInt(object, "rowCount"), toInt(object, "startPosition"), toInts(object, "blockTable")};
+  return {toInt(object, "rowCount"), toInt(object, "startPosition"), toInt(object, "contextLength"),
+          toInt(object, "maskPosition"), toInts(object, "blockTable")};
 }
 
 SampleRequest toSampleRequest(const Napi::Object& object) {
@@ -188,8 +254,12 @@ StageConfig toStageConfig(const Napi::Object& object) {
     config.layers.push_back(toLayerTensors(tensors, layer++));
   });
   config.embedding = toOptionalTensor(object, "embedding", "");
+  config.positionEmbedding = toOptionalTensor(object, "positionEmbedding", "");
+  config.blockPositionEmbedding = toOptionalTensor(object, "blockPositionEmbedding", "");
   config.finalNorm = toOptionalTensor(object, "finalNorm", "");
+  config.finalNormBias = toOptionalTensor(object, "finalNormBias", "");
   config.head = toOptionalTensor(object, "head", "");
+  config.prefix = toPrefix(object);
   config.weights = toWeightFormat(object, "weights");
   config.headWeights = toWeightFormat(object, "headWeights");
   config.dtype = toDType(toString(object, "dtype"));

@@ -39,43 +39,79 @@ uint64_t CpuBackend::attentionScratchBytes() const {
   return threadScratchFloats(plan_) * sizeof(float) * pool_.threads();
 }
 
-void CpuBackend::storeKeysValues(DeviceBuffer& queries, const DeviceBuffer& qkv, int layer, int row,
-                                 int rows) {
+void CpuBackend::storeKeysValues(DeviceBuffer& queries, const DeviceBuffer& qkv, int layer, int row, int rows,
+                                 const HeadNorms& norms) {
   const int64_t queryColumns = static_cast<int64_t>(plan_.headCount) * plan_.headDim;
   const int64_t qkvColumns = queryColumns + 2 * static_cast<int64_t>(plan_.kvHeadCount) * plan_.headDim;
   pool_.forEach(rows, [&](int64_t i, int thread) {
     storeRow(floats(queries) + (row + i) * queryColumns, floats(qkv) + i * qkvColumns, layer,
-             row + static_cast<int>(i), thread);
+             row + static_cast<int>(i), thread, norms);
   });
 }
 
-// Rotates and stores one row: query heads to `queries`, keys and values to their slot.
-void CpuBackend::storeRow(float* queries, const float* qkv, int layer, int row, int thread) {
+// Each axis of position turns dimensions of its own, one behind the other.
+void CpuBackend::rotate(float* head, const float* rotation) const {
+  const int width = plan_.ropeDim / plan_.ropeAxes;
+  const auto kernel = plan_.ropeHalves ? kernels_.rotateHalves : kernels_.rotate;
+  for (int axis = 0; axis < plan_.ropeAxes; axis++) {
+    kernel(head + axis * width, rotation + axis * width, width);
+  }
+}
+
+CpuBackend::SlotTiles CpuBackend::tilesOf(const SequenceRows& sequence, int slot, int layer, int head) const {
+  const int tile = slot / kKeyTile;
+  const size_t block = static_cast<size_t>(sequence.blockTable[tile / plan_.tilesPerBlock]);
+  const size_t tileIndex = (block * plan_.tilesPerBlock + tile % plan_.tilesPerBlock) * plan_.kvHeadCount;
+  const size_t offset = (tileIndex + head) * plan_.tileBytes();
+  return {keysOf(layer) + offset, valuesOf(layer) + offset, slot % kKeyTile};
+}
+
+void CpuBackend::storePrefix(const DeviceBuffer& keysValues, int layer) {
+  const int headDim = plan_.headDim;
+  const int64_t columns = plan_.kvColumns();
+  for (int i = 0; i < step_.sequenceCount; i++) {
+    const SequenceRows& sequence = step_.sequences[i];
+    if (sequence.startPosition > 0) continue;
+    pool_.forEach(plan_.prefixLength, [&](int64_t slot, int thread) {
+      uint8_t* rounded = reinterpret_cast<uint8_t*>(threadScratch(thread));
+      const float* row = floats(keysValues) + slot * 2 * columns;
+      for (int head = 0; head < plan_.kvHeadCount; head++) {
+        const SlotTiles to = tilesOf(sequence, static_cast<int>(slot), layer, head);
+        storeSlot(to.keys, to.values, to.place, row + head * headDim, row + columns + head * headDim,
+                  rounded);
+      }
+    });
+  }
+}
+
+// Norms, rotates and stores one row: query heads to `queries`, keys and values to their slot.
+void CpuBackend::storeRow(float* queries, const float* qkv, int layer, int row, int thread,
+                          const HeadNorms& norms) {
   const int headDim = plan_.headDim;
   const float* rotation = step_.rotations + static_cast<int64_t>(row) * plan_.ropeDim;
   const int64_t queryColumns = static_cast<int64_t>(plan_.headCount) * headDim;
-  std::memcpy(queries, qkv, queryColumns * sizeof(float));
+  const auto place = [&](float* to, const float* from, const DeviceBuffer* norm) {
+    if (norm == nullptr) {
+      std::memcpy(to, from, headDim * sizeof(float));
+    } else {
+      kernels_.rmsNorm(to, from, floats(*norm), headDim, norms.eps);
+    }
+    rotate(to, rotation);
+  };
   for (int head = 0; head < plan_.headCount; head++) {
-    kernels_.rotate(queries + head * headDim, rotation, plan_.ropeDim);
+    place(queries + head * headDim, qkv + head * headDim, norms.query);
   }
 
   float* rotated = threadScratch(thread);
   const SequenceRows& sequence = step_.sequences[step_.sequenceOfRow[row]];
-  const int position = step_.positionOfRow[row];
-  const int tile = position / kKeyTile;
-  const int slot = position % kKeyTile;
-  const size_t block = static_cast<size_t>(sequence.blockTable[tile / plan_.tilesPerBlock]);
-  const size_t tileIndex = (block * plan_.tilesPerBlock + tile % plan_.tilesPerBlock) * plan_.kvHeadCount;
-
+  const int slot = step_.slotOfRow[row];
   for (int head = 0; head < plan_.kvHeadCount; head++) {
     const float* key = qkv + queryColumns + static_cast<int64_t>(head) * headDim;
     const float* value = key + static_cast<int64_t>(plan_.kvHeadCount) * headDim;
-    const size_t offset = (tileIndex + head) * plan_.tileBytes();
-
-    std::memcpy(rotated, key, headDim * sizeof(float));
-    kernels_.rotate(rotated, rotation, plan_.ropeDim);
+    place(rotated, key, norms.key);
     uint8_t* rounded = reinterpret_cast<uint8_t*>(rotated + headDim);
-    storeSlot(keysOf(layer) + offset, valuesOf(layer) + offset, slot, rotated, value, rounded);
+    const SlotTiles to = tilesOf(sequence, slot, layer, head);
+    storeSlot(to.keys, to.values, to.place, rotated, value, rounded);
   }
 }
 
@@ -148,7 +184,7 @@ void CpuBackend::attend(const AttentionTask& task, float* out, const float* quer
   for (int row = task.row; row < task.row + task.rowCount; row++) {
     for (int head = task.headBegin; head < task.headEnd; head++) {
       list[count++] = {queries + row * columns + head * headDim,
-                       out + (row - firstRow) * columns + head * headDim, step_.positionOfRow[row]};
+                       out + (row - firstRow) * columns + head * headDim, step_.lastVisibleOfRow[row]};
     }
   }
 

@@ -106,16 +106,29 @@ const ActivationTile* CpuBackend::quantizeRows(const float* x, int rows, int k) 
   return tiles;
 }
 
+void CpuBackend::layerNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows,
+                           const DeviceBuffer& weight, const DeviceBuffer& bias, int size, float eps) {
+  float* out = floats(y);
+  const float* in = floats(x) + static_cast<int64_t>(xRow) * size;
+  const float* w = floats(weight);
+  const float* b = floats(bias);
+  forEachRow(pool_, rows,
+             [&](int64_t row) { kernels_.layerNorm(out + row * size, in + row * size, w, b, size, eps); });
+}
+
 void CpuBackend::matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceMatrix& w,
                         const DeviceBuffer* bias) {
-  const float* in = floats(x) + static_cast<int64_t>(xRow) * w.k;
-  const float* biasValues = bias ? floats(*bias) : nullptr;
+  multiply(floats(y), floats(x) + static_cast<int64_t>(xRow) * w.k, rows, w, bias ? floats(*bias) : nullptr);
+}
+
+// y[0, rows) = x[0, rows) * w^T (+ bias)
+void CpuBackend::multiply(float* y, const float* x, int rows, const DeviceMatrix& w, const float* bias) {
   if (const auto* quantized = dynamic_cast<const QuantizedMatrix*>(&w)) {
     QuantMatmulArgs args = {};
-    args.y = floats(y);
-    args.x = quantizeRows(in, rows, w.k);
+    args.y = y;
+    args.x = quantizeRows(x, rows, w.k);
     args.strips = quantized->data();
-    args.bias = biasValues;
+    args.bias = bias;
     args.rows = rows;
     args.n = w.n;
     args.k = w.k;
@@ -131,10 +144,10 @@ void CpuBackend::matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int ro
   }
   const auto& packed = static_cast<const PackedMatrix&>(w);
   MatmulArgs args = {};
-  args.y = floats(y);
-  args.x = in;
+  args.y = y;
+  args.x = x;
   args.packed = packed.data();
-  args.bias = biasValues;
+  args.bias = bias;
   args.rows = rows;
   args.n = w.n;
   args.k = w.k;
@@ -152,6 +165,29 @@ void CpuBackend::gatedSilu(DeviceBuffer& y, const DeviceBuffer& gateUp, int rows
   const float* in = floats(gateUp);
   forEachRow(pool_, rows,
              [&](int64_t row) { kernels_.gatedSilu(out + row * size, in + 2 * row * size, size); });
+}
+
+void CpuBackend::gelu(DeviceBuffer& y, const DeviceBuffer& x, int rows, int size) {
+  float* out = floats(y);
+  const float* in = floats(x);
+  forEachRow(pool_, rows, [&](int64_t row) { kernels_.gelu(out + row * size, in + row * size, size); });
+}
+
+void CpuBackend::gatedGelu(DeviceBuffer& y, const DeviceBuffer& upGate, int rows, int size) {
+  float* out = floats(y);
+  const float* in = floats(upGate);
+  forEachRow(pool_, rows,
+             [&](int64_t row) { kernels_.gatedGelu(out + row * size, in + 2 * row * size, size); });
+}
+
+void CpuBackend::scaleAdd(DeviceBuffer& x, int xRow, const DeviceBuffer& base, float scale,
+                          const DeviceBuffer& delta, int rows, int size) {
+  float* out = floats(x) + static_cast<int64_t>(xRow) * size;
+  const float* from = floats(base);
+  const float* in = floats(delta);
+  forEachRow(pool_, rows, [&](int64_t row) {
+    kernels_.scaleAdd(out + row * size, from + row * size, scale, in + row * size, size);
+  });
 }
 
 void CpuBackend::add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size) {

@@ -7,6 +7,7 @@
 
 #include "backend.h"
 #include "cpu/host_memory.h"
+#include "model/router.h"
 #include "model/thread_pool.h"
 
 namespace glm_relay {
@@ -28,9 +29,12 @@ class CpuBackend : public Backend {
   std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) override;
   std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) override;
   void reserveRows(int rows) override;
+  void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) override;
   void allocateKvCache(const KvPlan& plan) override;
   uint64_t kvBytes() const override { return 2 * plan_.layerBytes() * plan_.layerCount; }
-  uint64_t scratchBytes() const override { return attentionScratchBytes() + activationBytes_; }
+  uint64_t scratchBytes() const override {
+    return attentionScratchBytes() + activationBytes_ + expertScratchBytes_;
+  }
 
   void copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) override;
   void copyOut(void* to, const DeviceBuffer& from, uint64_t bytes) override;
@@ -40,11 +44,20 @@ class CpuBackend : public Backend {
   void beginStep(const StepRows& rows) override { step_ = rows; }
   void rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceBuffer& weight,
                int size, float eps) override;
+  void layerNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceBuffer& weight,
+                 const DeviceBuffer& bias, int size, float eps) override;
   void matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceMatrix& w,
               const DeviceBuffer* bias) override;
-  void storeKeysValues(DeviceBuffer& queries, const DeviceBuffer& qkv, int layer, int row, int rows) override;
+  void storeKeysValues(DeviceBuffer& queries, const DeviceBuffer& qkv, int layer, int row, int rows,
+                       const HeadNorms& norms) override;
+  void storePrefix(const DeviceBuffer& keysValues, int layer) override;
   void attention(DeviceBuffer& out, const DeviceBuffer& queries, int layer, int row, int rows) override;
   void gatedSilu(DeviceBuffer& y, const DeviceBuffer& gateUp, int rows, int size) override;
+  void gelu(DeviceBuffer& y, const DeviceBuffer& x, int rows, int size) override;
+  void gatedGelu(DeviceBuffer& y, const DeviceBuffer& upGate, int rows, int size) override;
+  void mixExperts(DeviceBuffer& y, const DeviceBuffer& x, int rows, const ExpertLayer& layer) override;
+  void scaleAdd(DeviceBuffer& x, int xRow, const DeviceBuffer& base, float scale, const DeviceBuffer& delta,
+                int rows, int size) override;
   void add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size) override;
   void round(DeviceBuffer& x, int xRow, int rows, int size, DType dtype) override;
   void gatherRows(DeviceBuffer& y, const DeviceBuffer& x, const int32_t* rows, int count, int size) override;
@@ -58,12 +71,34 @@ class CpuBackend : public Backend {
     int headBegin;
     int headEnd;
   };
+  // What mixExperts works with, allocated by reserveExperts.
+  struct ExpertScratch {
+    std::unique_ptr<HostMemory> logits;    // [rows, experts]
+    std::unique_ptr<HostMemory> scores;    // [threads, 2 * experts]
+    std::unique_ptr<HostMemory> gathered;  // [rows, hidden]: the rows of one expert
+    std::unique_ptr<HostMemory> up;        // [rows, 2 * ffn]
+    std::unique_ptr<HostMemory> gated;     // [rows, ffn]
+    std::unique_ptr<HostMemory> out;       // [rows * perToken, hidden], grouped by expert
+    std::vector<ChosenExpert> chosen;      // [rows, perToken]
+    std::vector<int32_t> slots;            // [rows, perToken]: where in `out`
+    std::vector<int32_t> rows;             // of the expert at hand
+  };
+  void multiply(float* y, const float* x, int rows, const DeviceMatrix& w, const float* bias);
+  void runExpert(int expert, const ExpertWeights& weights, const float* x, int rows, int& slot);
   const ActivationTile* quantizeRows(const float* x, int rows, int k);
   uint64_t attentionScratchBytes() const;
   void planAttention(int row, int rows);
   void attend(const AttentionTask& task, float* out, const float* queries, int layer, int firstRow,
               int thread);
-  void storeRow(float* queries, const float* qkv, int layer, int row, int thread);
+  void storeRow(float* queries, const float* qkv, int layer, int row, int thread, const HeadNorms& norms);
+  void rotate(float* head, const float* rotation) const;
+  // Tiles of one KV head that hold a slot of a sequence, and the slot's place in them.
+  struct SlotTiles {
+    uint8_t* keys;
+    uint8_t* values;
+    int place;
+  };
+  SlotTiles tilesOf(const SequenceRows& sequence, int slot, int layer, int head) const;
   void storeSlot(uint8_t* keyTile, uint8_t* valueTile, int slot, const float* key, const float* value,
                  uint8_t* rounded) const;
   float* threadScratch(int thread) const;
@@ -78,6 +113,11 @@ class CpuBackend : public Backend {
   int quantizedColumns_ = 0;
   uint64_t activationBytes_ = 0;
   std::unique_ptr<HostMemory> activations_;
+
+  ExpertShape expertShape_ = {};
+  int hiddenSize_ = 0;
+  uint64_t expertScratchBytes_ = 0;
+  ExpertScratch experts_;
 
   KvPlan plan_ = {};
   float scoreScale_ = 0.0f;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "cpu/load_strips.h"
 #include "quant/finite.h"
@@ -44,8 +45,10 @@ PackedMatrix::PackedMatrix(const HostMatrix& matrix, ThreadPool& pool)
     const int first = strip * kStripRows;
     const int count = std::min(kStripRows, n - first);
     const uint8_t* rows[kStripRows];
+    std::vector<uint8_t> joined(matrix.sideBySide ? kStripRows * matrix.rowBytes() : 0);
     for (int i = 0; i < count; i++) {
-      rows[i] = matrix.row(first + i);
+      uint8_t* scratch = matrix.sideBySide ? joined.data() + i * matrix.rowBytes() : nullptr;
+      rows[i] = matrix.row(first + i, scratch);
       requireFinite(rows[i], dtype_, k, first + i, k);
     }
     if (dtypeBytes(dtype_) == 2) {

@@ -59,6 +59,43 @@ inline typename L::Float canonSilu(typename L::Float x) {
   return L::div(x, L::add(L::set(1.0f), canonExp<L>(L::sub(L::set(0.0f), x))));
 }
 
+// gelu(x) by tanh, 0.5 x (1 + tanh(u)), is x / (1 + exp(-2u)); u = sqrt(2 / pi) (x + 0.044715 x^3).
+template <class L>
+inline typename L::Float canonGeluTanh(typename L::Float x) {
+  const auto inner = L::fma(L::mul(x, x), L::set(0.044715f), L::set(1.0f));
+  const auto minusTwice = L::mul(L::mul(x, L::set(-1.59576912f)), inner);
+  return L::div(x, L::add(L::set(1.0f), canonExp<L>(minusTwice)));
+}
+
+// gelu(x) by erf, x (1 + erf(x / sqrt 2)) / 2 = max(x, 0) - |x| erfc(z) / 2 with z = |x| / sqrt 2.
+// erfc(z) = p(t) exp(-z^2), t = 1 / (1 + 0.4 z): a Chebyshev fit of degree 9 for z up to 10.5, within
+// 3e-7 of p; beyond it exp is zero.
+template <class L>
+inline typename L::Float canonGeluErf(typename L::Float x) {
+  const auto magnitude = L::larger(L::sub(L::set(0.0f), x), x);
+  const auto z = L::mul(magnitude, L::set(0.707106781f));
+  const auto t = L::div(L::set(1.0f), L::fma(z, L::set(0.4f), L::set(1.0f)));
+  auto p = L::set(0.019213954f);
+  p = L::fma(p, t, L::set(-0.0251745787f));
+  p = L::fma(p, t, L::set(-0.175402164f));
+  p = L::fma(p, t, L::set(0.417827487f));
+  p = L::fma(p, t, L::set(-0.180546448f));
+  p = L::fma(p, t, L::set(0.325249463f));
+  p = L::fma(p, t, L::set(0.159110531f));
+  p = L::fma(p, t, L::set(0.234997898f));
+  p = L::fma(p, t, L::set(0.224678427f));
+  p = L::fma(p, t, L::set(4.54397596e-5f));
+  const auto tail = L::mul(p, canonExp<L>(L::mul(L::mul(x, x), L::set(-0.5f))));
+  const auto half = L::mul(magnitude, L::set(0.5f));
+  return L::sub(L::larger(x, L::set(0.0f)), L::mul(half, tail));
+}
+
+// 1 / (1 + exp(-x))
+template <class L>
+inline typename L::Float canonSigmoid(typename L::Float x) {
+  return L::div(L::set(1.0f), L::add(L::set(1.0f), canonExp<L>(L::sub(L::set(0.0f), x))));
+}
+
 // Pairwise sum of 16 lanes: l + l+8, then +4, +2, +1.
 inline float treeSum(const float lanes[kTreeLanes]) {
   float sums[kTreeLanes];

@@ -120,12 +120,22 @@ struct KernelTable {
 
   // y = x / sqrt(mean(x^2) + eps) * weight; one row.
   void (*rmsNorm)(float* y, const float* x, const float* weight, int size, float eps);
+  // y = (x - mean) / sqrt(variance + eps) * weight + bias; one row.
+  void (*layerNorm)(float* y, const float* x, const float* weight, const float* bias, int size, float eps);
   // Rotates the pairs (2j, 2j + 1) of one head in place: cosSin[2j] = cos, cosSin[2j + 1] = sin.
   void (*rotate)(float* head, const float* cosSin, int ropeDim);
+  // The same for the pairs (j, ropeDim / 2 + j).
+  void (*rotateHalves)(float* head, const float* cosSin, int ropeDim);
   // y[i] = silu(gateUp[i]) * gateUp[size + i]
   void (*gatedSilu)(float* y, const float* gateUp, int size);
+  // y[i] = gelu(x[i]), by tanh
+  void (*gelu)(float* y, const float* x, int size);
+  // y[i] = upGate[i] * gelu(upGate[size + i]), by erf
+  void (*gatedGelu)(float* y, const float* upGate, int size);
   // x[i] += delta[i]
   void (*add)(float* x, const float* delta, int64_t count);
+  // y[i] = x[i] * scale + delta[i], in one rounding; y may be delta.
+  void (*scaleAdd)(float* y, const float* x, float scale, const float* delta, int64_t count);
 
   // Exact conversion to float32; the input needs no alignment.
   void (*widen[kDTypeCount])(float* out, const void* in, int64_t count);

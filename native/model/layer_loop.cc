@@ -32,8 +32,13 @@ LayerLoop::LayerLoop(const StageConfig& config, const KernelTable& kernels, Back
   kv.kvHeadCount = config.shape.kvHeadCount;
   kv.headDim = config.shape.headDim;
   kv.ropeDim = config.shape.ropeDim;
+  kv.ropeHalves = config.shape.form.ropeHalves;
+  kv.ropeAxes = config.shape.form.ropeAxes;
+  kv.prefixLength = config.prefix ? config.prefix->length : 0;
   backend_.allocateKvCache(kv);
-  backend_.reserveRows(std::min(config.maxRows, kRowTile));
+  const int tile = std::min(config.maxRows, kRowTile);
+  backend_.reserveRows(tile);
+  if (hasExperts()) backend_.reserveExperts(config.shape.experts, config.shape.hiddenSize, tile);
   allocateWorkspace();
 }
 
@@ -50,6 +55,8 @@ void LayerLoop::allocateWorkspace() {
   hidden_ = workspace(rows, shape.hiddenSize);
   queries_ = workspace(rows, shape.queryColumns());
   sequenceOfRow_.resize(rows);
+  slotOfRow_.resize(rows);
+  lastVisibleOfRow_.resize(rows);
   positionOfRow_.resize(rows);
   rotations_.resize(rows * shape.ropeDim);
   if (weights_.embedding) embedded_.resize(rows * shape.hiddenSize * dtypeBytes(config_.dtype));
@@ -57,8 +64,10 @@ void LayerLoop::allocateWorkspace() {
   qkv_ = workspace(tile, shape.qkvColumns());
   attended_ = workspace(tile, shape.queryColumns());
   delta_ = workspace(tile, shape.hiddenSize);
-  gateUp_ = workspace(tile, 2 * static_cast<int64_t>(shape.ffnSize));
-  gated_ = workspace(tile, shape.ffnSize);
+  const int64_t ffnSize = std::max(shape.ffnSize, shape.experts.sharedFfnSize);
+  ffnInner_ = workspace(tile, shape.form.ffnInputs() * ffnSize);
+  activated_ = workspace(tile, ffnSize);
+  if (hasExperts()) mixed_ = workspace(tile, shape.hiddenSize);
   if (weights_.head) {
     const int64_t logitRows = std::min<int64_t>(rows, kLogitTile);
     sampledRows_ = workspace(logitRows, shape.hiddenSize);
@@ -68,7 +77,7 @@ void LayerLoop::allocateWorkspace() {
     workspaceBytes_ += sampler_->scratchBytes() + hostLogits_.size() * sizeof(float);
   }
   workspaceBytes_ += backend_.scratchBytes() + embedded_.size() + rotations_.size() * sizeof(float) +
-                     2 * rows * sizeof(int32_t);
+                     rows * (3 * sizeof(int32_t) + sizeof(RowPosition));
 }
 
 void LayerLoop::run(const StepInput& input, StepOutput& output) {
@@ -92,81 +101,140 @@ void LayerLoop::run(const StepInput& input, StepOutput& output) {
   waitUntilIdle();
 }
 
-// Says for every row to which sequence it belongs, at which position, with which rotation.
+// Says for every row to which sequence it belongs, where it is stored, what it sees and how it is rotated.
 void LayerLoop::placeRows(const StepInput& input) {
+  const int prefixLength = config_.prefix ? config_.prefix->length : 0;
   int row = 0;
   for (size_t i = 0; i < input.sequences.size(); i++) {
     const SequenceRows& sequence = input.sequences[i];
+    const int context = sequence.contextLength;
     for (int j = 0; j < sequence.rowCount; j++, row++) {
+      const int index = sequence.startPosition + j;
+      const bool generated = index >= context;
       sequenceOfRow_[row] = static_cast<int32_t>(i);
-      positionOfRow_[row] = sequence.startPosition + j;
+      slotOfRow_[row] = prefixLength + index;
+      lastVisibleOfRow_[row] = prefixLength + std::max(index, context - 1);
+      positionOfRow_[row] = {generated && sequence.maskPosition >= 0 ? sequence.maskPosition : index,
+                             generated ? index - context + 1 : 0};
     }
   }
   const int64_t ropeDim = config_.shape.ropeDim;
-  pool_.forEach(input.rowCount,
-                [&](int64_t i, int) { rope_.rotation(rotations_.data() + i * ropeDim, positionOfRow_[i]); });
+  pool_.forEach(input.rowCount, [&](int64_t i, int) {
+    const RowPosition& at = positionOfRow_[i];
+    rope_.rotation(rotations_.data() + i * ropeDim, at.position, at.blockPosition);
+  });
   StepRows rows = {};
   rows.sequences = input.sequences.data();
   rows.sequenceCount = static_cast<int>(input.sequences.size());
   rows.rowCount = input.rowCount;
   rows.sequenceOfRow = sequenceOfRow_.data();
-  rows.positionOfRow = positionOfRow_.data();
+  rows.slotOfRow = slotOfRow_.data();
+  rows.lastVisibleOfRow = lastVisibleOfRow_.data();
   rows.rotations = rotations_.data();
   backend_.beginStep(rows);
 }
 
-// The rows of the embedding, rounded to the type of the residual stream.
+// The rows of the embedding, with those of learned positions where there are such, rounded to the type of
+// the residual stream.
 void LayerLoop::embed(const std::vector<int32_t>& tokenIds) {
   const int hiddenSize = config_.shape.hiddenSize;
-  const DType stored = weights_.embedding->source().dtype;
-  const size_t storedRowBytes = static_cast<size_t>(hiddenSize) * dtypeBytes(stored);
-  const size_t rowBytes = static_cast<size_t>(hiddenSize) * dtypeBytes(config_.dtype);
   std::vector<float> row(hiddenSize);
-  for (size_t i = 0; i < tokenIds.size(); i++) {
+  std::vector<float> other(hiddenSize);
+  const auto read = [&](float* out, const MappedTensor& table, int index) {
+    const DType stored = table.source().dtype;
     kernels_.widen[static_cast<int>(stored)](
-        row.data(), weights_.embedding->data() + tokenIds[i] * storedRowBytes, hiddenSize);
+        out, table.data() + static_cast<size_t>(index) * hiddenSize * dtypeBytes(stored), hiddenSize);
+  };
+  const auto addRow = [&](const std::unique_ptr<MappedTensor>& table, int index) {
+    if (table == nullptr) return;
+    read(other.data(), *table, index);
+    kernels_.add(row.data(), other.data(), hiddenSize);
+  };
+  const size_t rowBytes = static_cast<size_t>(hiddenSize) * dtypeBytes(config_.dtype);
+  for (size_t i = 0; i < tokenIds.size(); i++) {
+    read(row.data(), *weights_.embedding, tokenIds[i]);
+    addRow(weights_.positionEmbedding, positionOfRow_[i].position);
+    addRow(weights_.blockPositionEmbedding, positionOfRow_[i].blockPosition);
     kernels_.narrow[static_cast<int>(config_.dtype)](embedded_.data() + i * rowBytes, row.data(), hiddenSize);
   }
   backend_.copyRowsIn(*hidden_, embedded_.data(), config_.dtype, static_cast<int>(tokenIds.size()),
                       hiddenSize);
 }
 
-// a = h + norm?(Attention(norm h)); h' = round(a + norm?(FFN(norm a))). All keys and values of the step are
-// stored before the first query reads any, so a row may see rows of a later tile where the mask allows it.
+// All keys and values of the step are stored before the first query reads any, so a row may see rows of a
+// later tile where the mask allows it. See CANON.md, Layer.
 void LayerLoop::runLayer(int layer, int rowCount) {
   const ModelShape& shape = config_.shape;
   const LayerWeights& weights = weights_.layers[layer];
-  const float eps = static_cast<float>(shape.normEps);
-  const int hiddenSize = shape.hiddenSize;
+  const HeadNorms headNorms = {weights.queryNorm.get(), weights.keyNorm.get(),
+                               static_cast<float>(shape.normEps)};
 
+  if (weights.prefix) backend_.storePrefix(*weights.prefix, layer);
   for (int row = 0; row < rowCount; row += kRowTile) {
     const int rows = std::min(kRowTile, rowCount - row);
-    backend_.rmsNorm(*normed_, *hidden_, row, rows, *weights.attentionNorm, hiddenSize, eps);
+    norm(*normed_, *hidden_, row, rows, weights.attentionNorm);
     backend_.matmul(*qkv_, *normed_, 0, rows, *weights.qkvWeight, weights.qkvBias.get());
-    backend_.storeKeysValues(*queries_, *qkv_, layer, row, rows);
+    backend_.storeKeysValues(*queries_, *qkv_, layer, row, rows, headNorms);
   }
   for (int row = 0; row < rowCount; row += kRowTile) {
     const int rows = std::min(kRowTile, rowCount - row);
     backend_.attention(*attended_, *queries_, layer, row, rows);
-    backend_.matmul(*delta_, *attended_, 0, rows, *weights.attentionOut, nullptr);
+    backend_.matmul(*delta_, *attended_, 0, rows, *weights.attentionOut, weights.attentionOutBias.get());
+    // The input of the branch once more: the first loop's is that of another tile by now.
+    if (shape.form.normedResidual) norm(*normed_, *hidden_, row, rows, weights.attentionNorm);
     addDelta(row, rows, weights.attentionOutNorm.get());
-    backend_.rmsNorm(*normed_, *hidden_, row, rows, *weights.ffnNorm, hiddenSize, eps);
-    backend_.matmul(*gateUp_, *normed_, 0, rows, *weights.ffnGateUp, nullptr);
-    backend_.gatedSilu(*gated_, *gateUp_, rows, shape.ffnSize);
-    backend_.matmul(*delta_, *gated_, 0, rows, *weights.ffnDown, nullptr);
+    norm(*normed_, *hidden_, row, rows, weights.ffnNorm);
+    runFfn(weights, rows);
     addDelta(row, rows, weights.ffnOutNorm.get());
-    backend_.round(*hidden_, row, rows, hiddenSize, config_.dtype);
+    backend_.round(*hidden_, row, rows, shape.hiddenSize, config_.dtype);
   }
 }
 
-// Adds what attention or the feed-forward part gave to the residual stream, normed where the family does.
-void LayerLoop::addDelta(int row, int rows, const DeviceBuffer* norm) {
-  const int hiddenSize = config_.shape.hiddenSize;
-  if (norm != nullptr) {
-    const float eps = static_cast<float>(config_.shape.normEps);
-    backend_.rmsNorm(*normed_, *delta_, 0, rows, *norm, hiddenSize, eps);
+// delta_ = feed-forward part of normed_, experts included
+void LayerLoop::runFfn(const LayerWeights& weights, int rows) {
+  const int ffnSize = weights.ffnDown->k;
+  backend_.matmul(*ffnInner_, *normed_, 0, rows, *weights.ffnUp, weights.ffnUpBias.get());
+  switch (config_.shape.form.ffn) {
+    case FfnKind::kGatedSilu:
+      backend_.gatedSilu(*activated_, *ffnInner_, rows, ffnSize);
+      break;
+    case FfnKind::kGelu:
+      backend_.gelu(*activated_, *ffnInner_, rows, ffnSize);
+      break;
+    case FfnKind::kGatedGelu:
+      backend_.gatedGelu(*activated_, *ffnInner_, rows, ffnSize);
+      break;
   }
-  backend_.add(*hidden_, row, norm == nullptr ? *delta_ : *normed_, rows, hiddenSize);
+  backend_.matmul(*delta_, *activated_, 0, rows, *weights.ffnDown, weights.ffnDownBias.get());
+  if (weights.experts == nullptr) return;
+  backend_.mixExperts(*mixed_, *normed_, rows, *weights.experts);
+  backend_.add(*delta_, 0, *mixed_, rows, config_.shape.hiddenSize);
+}
+
+void LayerLoop::norm(DeviceBuffer& y, const DeviceBuffer& x, int row, int rows, const NormWeights& weights) {
+  const int size = config_.shape.hiddenSize;
+  const float eps = static_cast<float>(config_.shape.normEps);
+  if (config_.shape.form.norm == NormKind::kLayer) {
+    backend_.layerNorm(y, x, row, rows, *weights.weight, *weights.bias, size, eps);
+  } else {
+    backend_.rmsNorm(y, x, row, rows, *weights.weight, size, eps);
+  }
+}
+
+// Adds what attention or the feed-forward part gave, normed where the family does, to the residual stream,
+// or to its own input, which is in normed_, where that is the family's residual.
+void LayerLoop::addDelta(int row, int rows, const DeviceBuffer* outNorm) {
+  const ModelShape& shape = config_.shape;
+  if (shape.form.normedResidual) {
+    const float scale = static_cast<float>(shape.form.residualScale);
+    backend_.scaleAdd(*hidden_, row, *normed_, scale, *delta_, rows, shape.hiddenSize);
+    return;
+  }
+  if (outNorm != nullptr) {
+    const float eps = static_cast<float>(shape.normEps);
+    backend_.rmsNorm(*normed_, *delta_, 0, rows, *outNorm, shape.hiddenSize, eps);
+  }
+  backend_.add(*hidden_, row, outNorm == nullptr ? *delta_ : *normed_, rows, shape.hiddenSize);
 }
 
 // Logits only of the rows that somebody asked for, a tile of them at a time.
@@ -189,8 +257,7 @@ void LayerLoop::sampleTile(const StepInput& input, const std::vector<int32_t>& r
   const ModelShape& shape = config_.shape;
   const int count = static_cast<int>(rows.size());
   backend_.gatherRows(*sampledRows_, *hidden_, rows.data(), count, shape.hiddenSize);
-  backend_.rmsNorm(*normed_, *sampledRows_, 0, count, *weights_.finalNorm, shape.hiddenSize,
-                   static_cast<float>(shape.normEps));
+  norm(*normed_, *sampledRows_, 0, count, weights_.finalNorm);
   backend_.matmul(*logits_, *normed_, 0, count, *weights_.head, nullptr);
   backend_.copyOut(hostLogits_.data(), *logits_,
                    static_cast<uint64_t>(count) * shape.tokenCount * sizeof(float));

@@ -29,12 +29,20 @@ class LayerLoop {
   uint64_t workspaceBytes() const { return workspaceBytes_; }
 
  private:
+  // What stands for a row's place: of text as it is read, and within what is generated (2-D families).
+  struct RowPosition {
+    int position;
+    int blockPosition;
+  };
   std::unique_ptr<DeviceBuffer> workspace(int64_t rows, int64_t columns);
   void allocateWorkspace();
   void placeRows(const StepInput& input);
   void embed(const std::vector<int32_t>& tokenIds);
   void runLayer(int layer, int rowCount);
-  void addDelta(int row, int rows, const DeviceBuffer* norm);
+  void runFfn(const LayerWeights& weights, int rows);
+  void norm(DeviceBuffer& y, const DeviceBuffer& x, int row, int rows, const NormWeights& weights);
+  void addDelta(int row, int rows, const DeviceBuffer* outNorm);
+  bool hasExperts() const { return config_.shape.experts.count > 0; }
   void runHead(const StepInput& input, StepOutput& output);
   void sampleTile(const StepInput& input, const std::vector<int32_t>& rows, StepOutput& output);
   void waitUntilIdle();
@@ -52,16 +60,19 @@ class LayerLoop {
   std::unique_ptr<DeviceBuffer> hidden_;   // the residual stream
   std::unique_ptr<DeviceBuffer> queries_;  // of the layer at hand
   std::vector<int32_t> sequenceOfRow_;
-  std::vector<int32_t> positionOfRow_;
+  std::vector<int32_t> slotOfRow_;
+  std::vector<int32_t> lastVisibleOfRow_;
+  std::vector<RowPosition> positionOfRow_;
   std::vector<float> rotations_;
   std::vector<uint8_t> embedded_;  // first stage only
   // Of one row tile inside a layer.
   std::unique_ptr<DeviceBuffer> normed_;
   std::unique_ptr<DeviceBuffer> qkv_;
   std::unique_ptr<DeviceBuffer> attended_;
-  std::unique_ptr<DeviceBuffer> delta_;  // what is added to the residual stream
-  std::unique_ptr<DeviceBuffer> gateUp_;
-  std::unique_ptr<DeviceBuffer> gated_;
+  std::unique_ptr<DeviceBuffer> delta_;     // what is added to the residual stream
+  std::unique_ptr<DeviceBuffer> ffnInner_;  // in front of the activation
+  std::unique_ptr<DeviceBuffer> activated_;
+  std::unique_ptr<DeviceBuffer> mixed_;  // of the experts; only where there are some
   // Of one tile of sampled rows.
   std::unique_ptr<DeviceBuffer> sampledRows_;
   std::unique_ptr<DeviceBuffer> logits_;

@@ -11,6 +11,40 @@
 
 namespace glm_relay {
 
+enum class NormKind : uint8_t { kRms, kLayer };
+enum class FfnKind : uint8_t { kGatedSilu, kGelu, kGatedGelu };
+
+// How the layers of a family compute; see LayerForm of ../index.ts.
+struct LayerForm {
+  NormKind norm = NormKind::kRms;
+  // What attention or the feed-forward part gives is added to its normed input times residualScale, not to
+  // the residual stream as it came.
+  bool normedResidual = false;
+  double residualScale = 1.0;
+  // Pairs (j, width / 2 + j) are rotated instead of (2j, 2j + 1).
+  bool ropeHalves = false;
+  // 2: one half of the rotated dimensions turns with the position, the other with the block position.
+  int ropeAxes = 1;
+  FfnKind ffn = FfnKind::kGatedSilu;
+
+  // Rows of the matrix in front of the activation per column behind it.
+  int ffnInputs() const { return ffn == FfnKind::kGelu ? 1 : 2; }
+};
+
+// The mixture of experts in layers that have one; count 0: no layer has.
+struct ExpertShape {
+  int count = 0;
+  int perToken = 0;
+  // Experts are chosen within the best `groupsPerToken` of `groups` (at most 64) equal groups.
+  int groups = 1;
+  int groupsPerToken = 1;
+  int ffnSize = 0;
+  // Of the expert that every row passes through.
+  int sharedFfnSize = 0;
+  bool normalizeWeights = false;
+  double scale = 1.0;
+};
+
 struct ModelShape {
   int hiddenSize;
   int layerCount;
@@ -25,6 +59,8 @@ struct ModelShape {
   double ropePositionDivisor;
   double normEps;
   int maxPositions;
+  LayerForm form;
+  ExpertShape experts;
 
   int queryColumns() const { return headCount * headDim; }
   int kvColumns() const { return kvHeadCount * headDim; }
@@ -40,19 +76,54 @@ struct TensorSource {
   std::vector<int> shape;
 };
 
-// A matrix or vector whose rows are those of one tensor, or of several, one below the other.
+// A matrix or vector made of one tensor or of several: one below the other, or, when each has all rows,
+// side by side.
 using TensorParts = std::vector<TensorSource>;
 
+struct ExpertTensors {
+  TensorParts up;
+  TensorParts down;
+};
+
+struct RouterTensors {
+  TensorSource weight;
+  TensorSource bias;
+};
+
+// An empty list, or no value: the family has no such tensor.
 struct LayerTensors {
   TensorSource attentionNorm;
+  std::optional<TensorSource> attentionNormBias;
   TensorParts qkvWeight;
-  TensorParts qkvBias;  // empty: none
-  TensorSource attentionOut;
+  TensorParts qkvBias;
+  std::optional<TensorSource> queryNorm;
+  std::optional<TensorSource> keyNorm;
+  TensorParts attentionOut;
+  TensorParts attentionOutBias;
   std::optional<TensorSource> attentionOutNorm;
   TensorSource ffnNorm;
-  TensorParts ffnGateUp;
-  TensorSource ffnDown;
+  std::optional<TensorSource> ffnNormBias;
+  // Of a layer with experts: those of the shared one.
+  TensorParts ffnUp;
+  TensorParts ffnUpBias;
+  TensorParts ffnDown;
+  TensorParts ffnDownBias;
   std::optional<TensorSource> ffnOutNorm;
+  std::optional<RouterTensors> router;
+  std::vector<ExpertTensors> experts;
+};
+
+// A P-Tuning v2 prefix encoder: rows of embedding, optionally through tanh(W x + b) and W x + b, are keys
+// and values of all layers: [length, 2 * layers * kvColumns], key and value of one layer after the other.
+struct PrefixTensors {
+  int length;
+  TensorSource embedding;
+  struct Linear {
+    TensorSource weight;
+    TensorSource bias;
+  };
+  std::optional<Linear> hidden;
+  std::optional<Linear> out;
 };
 
 struct StageConfig {
@@ -61,8 +132,13 @@ struct StageConfig {
   int layerEnd;
   std::vector<LayerTensors> layers;
   std::optional<TensorSource> embedding;
+  // Learned tables, added to the embedding: by position and by block position.
+  std::optional<TensorSource> positionEmbedding;
+  std::optional<TensorSource> blockPositionEmbedding;
   std::optional<TensorSource> finalNorm;
+  std::optional<TensorSource> finalNormBias;
   std::optional<TensorSource> head;
+  std::optional<PrefixTensors> prefix;
   WeightFormat weights;      // of the matrices of all layers
   WeightFormat headWeights;  // of the head
   DType dtype;
@@ -83,7 +159,12 @@ struct KvPlan {
   int kvHeadCount;
   int headDim;
   int ropeDim;
+  bool ropeHalves;
+  int ropeAxes;
+  // Slots in front of every sequence that hold a prefix encoder's keys and values.
+  int prefixLength;
 
+  int kvColumns() const { return kvHeadCount * headDim; }
   uint64_t tileBytes() const { return kvTileBytes(type, headDim); }
   // Keys, or values, of one layer: [block][tile][KV head][one tile].
   uint64_t layerBytes() const {
@@ -94,6 +175,10 @@ struct KvPlan {
 struct SequenceRows {
   int rowCount;
   int startPosition;
+  // Rows before it see all of each other (prefix-LM); 0: none do.
+  int contextLength;
+  // What stands for the position of every row from contextLength on; -1: positions go on.
+  int maskPosition;
   std::vector<int32_t> blockTable;
 };
 

@@ -4,39 +4,50 @@
 
 #include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "backend.h"
 #include "model/mapped_tensor.h"
+#include "model/tensor_loader.h"
 
 namespace glm_relay {
 
-struct LayerWeights {
-  std::unique_ptr<DeviceBuffer> attentionNorm;
-  std::unique_ptr<DeviceMatrix> qkvWeight;
-  std::unique_ptr<DeviceBuffer> qkvBias;  // null: none
-  std::unique_ptr<DeviceMatrix> attentionOut;
-  std::unique_ptr<DeviceBuffer> attentionOutNorm;  // null: none
-  std::unique_ptr<DeviceBuffer> ffnNorm;
-  std::unique_ptr<DeviceMatrix> ffnGateUp;
-  std::unique_ptr<DeviceMatrix> ffnDown;
-  std::unique_ptr<DeviceBuffer> ffnOutNorm;  // null: none
+struct NormWeights {
+  std::unique_ptr<DeviceBuffer> weight;
+  std::unique_ptr<DeviceBuffer> bias;  // of a LayerNorm
 };
 
-struct TensorRounding {
-  std::string role;
-  RoundingError error;
+// Null: the family has no such tensor.
+struct LayerWeights {
+  NormWeights attentionNorm;
+  std::unique_ptr<DeviceMatrix> qkvWeight;
+  std::unique_ptr<DeviceBuffer> qkvBias;
+  std::unique_ptr<DeviceBuffer> queryNorm;
+  std::unique_ptr<DeviceBuffer> keyNorm;
+  std::unique_ptr<DeviceMatrix> attentionOut;
+  std::unique_ptr<DeviceBuffer> attentionOutBias;
+  std::unique_ptr<DeviceBuffer> attentionOutNorm;
+  NormWeights ffnNorm;
+  std::unique_ptr<DeviceMatrix> ffnUp;
+  std::unique_ptr<DeviceBuffer> ffnUpBias;
+  std::unique_ptr<DeviceMatrix> ffnDown;
+  std::unique_ptr<DeviceBuffer> ffnDownBias;
+  std::unique_ptr<DeviceBuffer> ffnOutNorm;
+  std::unique_ptr<ExpertLayer> experts;
+  // Keys and values of a prefix encoder: [length, 2 * kvColumns].
+  std::unique_ptr<DeviceBuffer> prefix;
 };
 
 struct StageWeights {
   std::vector<LayerWeights> layers;
-  // Stays in host memory as it lies in the file: a step reads one row per token.
+  // Stay in host memory as they lie in the file: a step reads one row of each per token.
   std::unique_ptr<MappedTensor> embedding;
-  std::unique_ptr<DeviceBuffer> finalNorm;
+  std::unique_ptr<MappedTensor> positionEmbedding;
+  std::unique_ptr<MappedTensor> blockPositionEmbedding;
+  NormWeights finalNorm;
   // Only the rows of ids that exist (tokenCount): the others could never be drawn.
   std::unique_ptr<DeviceMatrix> head;
-  // Everything above, the mapped embedding included.
+  // Everything above, the mapped tables included.
   uint64_t bytes = 0;
   // Of every matrix that was rounded, in the order of loading.
   std::vector<TensorRounding> roundings;

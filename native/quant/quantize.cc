@@ -70,7 +70,8 @@ StripQuantizer::StripQuantizer(const HostMatrix& matrix, const KernelTable& kern
       layout_(matrix.n, matrix.k, matrix.format),
       columns_(layout_.tiles * kTileColumns),
       weights_(columns_),
-      values_(static_cast<size_t>(kStripRows) * columns_) {}
+      values_(static_cast<size_t>(kStripRows) * columns_),
+      joined_(matrix.sideBySide ? matrix.rowBytes() : 0) {}
 
 RoundingError StripQuantizer::quantize(uint8_t* out, int strip) {
   RoundingError error;
@@ -78,7 +79,7 @@ RoundingError StripQuantizer::quantize(uint8_t* out, int strip) {
   std::fill(values_.begin(), values_.end(), static_cast<int8_t>(0));
   for (int row = 0; row < rows; row++) {
     const int n = strip * kStripRows + row;
-    const uint8_t* stored = matrix_.row(n);
+    const uint8_t* stored = matrix_.row(n, joined_.data());
     requireFinite(stored, matrix_.dtype, matrix_.k, n, matrix_.k);
     kernels_.widen[static_cast<int>(matrix_.dtype)](weights_.data(), stored, matrix_.k);
     quantizeRow(out, row, error);

@@ -24,9 +24,10 @@ class StripQuantizer {
   const HostMatrix& matrix_;
   const KernelTable& kernels_;
   const QuantLayout layout_;
-  const int columns_;           // of a whole number of tiles
-  std::vector<float> weights_;  // one row
-  std::vector<int8_t> values_;  // [32 rows][columns]
+  const int columns_;            // of a whole number of tiles
+  std::vector<float> weights_;   // one row
+  std::vector<int8_t> values_;   // [32 rows][columns]
+  std::vector<uint8_t> joined_;  // one row of a matrix whose pieces lie side by side
 };
 
 }  // namespace glm_relay

@@ -9,6 +9,7 @@ import { basename, join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { openModel } from "../../checkpoint/index.js";
 import { weightType } from "../../checkpoint/tensors.js";
+import { plainForm } from "../../models/shape.js";
 import type { DType, ModelShape } from "../../native/index.js";
 import {
   readSafetensors,
@@ -44,6 +45,8 @@ const shape: ModelShape = {
   ropePositionDivisor: 1,
   normEps: config.layernorm_epsilon!,
   maxPositions: config.seq_length!,
+  form: plainForm,
+  experts: null,
 };
 
 const folder = temporaryFolder();

@@ -6,6 +6,7 @@
 
 import { join } from "node:path";
 import { afterAll, afterEach, expect, test, vi } from "vitest";
+import { plainForm } from "../../models/shape.js";
 import {
   type DType,
   engineInfo,
@@ -48,6 +49,8 @@ const ODD: ModelShape = {
   ropePositionDivisor: 1,
   normEps: 1e-5,
   maxPositions: 128,
+  form: plainForm,
+  experts: null,
 };
 
 const folder = temporaryFolder();

@@ -10,6 +10,7 @@ import { openModel } from "../../checkpoint/index.js";
 import { packageRoot } from "../../common/package.js";
 import { type ChatMessage, createPromptService } from "../../coordinator/prompt/service.js";
 import { chatglm3 } from "../../models/chatglm3.js";
+import { plainForm } from "../../models/shape.js";
 import type { KvType, ModelShape, WeightFormat } from "../../native/index.js";
 import { CanonModel, type Weights } from "../support/canon/model.js";
 import { decode } from "../support/canon/numbers.js";
@@ -45,6 +46,8 @@ const RANDOM: ModelShape = {
   ropePositionDivisor: 1,
   normEps: 1e-5,
   maxPositions: 256,
+  form: plainForm,
+  experts: null,
 };
 
 const folder = temporaryFolder();

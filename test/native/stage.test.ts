@@ -76,7 +76,7 @@ const badSteps: [string, Change, string][] = [
   [
     "a short table",
     (s) => (s.sequences = [rows(14, 3, [1])]),
-    "sequences[0].blockTable: 1 blocks are too few for 17 positions; expected 2",
+    "sequences[0].blockTable: 1 blocks are too few for 17 slots; expected 2",
   ],
   [
     "a start beyond the model",
@@ -186,7 +186,7 @@ const badConfigs: [string, ConfigChange, string][] = [
   ],
   [
     "a tensor of a wrong shape",
-    (c) => (c.layers[1] = { ...c.layers[1]!, ffnDown: { ...c.layers[1]!.ffnDown, shape: [24, 32] } }),
+    (c) => (c.layers[1] = { ...c.layers[1]!, ffnDown: [{ ...c.layers[1]!.ffnDown[0]!, shape: [24, 32] }] }),
     "tiny.bin: expected shape [32, 24], got [24, 32]",
   ],
   [
@@ -332,7 +332,7 @@ test("loading tells how many bytes have been read, and how far rounded weights a
   expect(loading()).toEqual({ loadedBytes: bytes, totalBytes: bytes });
   expect(stage.roundings.map(({ tensor }) => tensor)).toEqual([
     ...[0, 1, 2, 3].flatMap((layer) =>
-      ["qkvWeight", "attentionOut", "ffnGateUp", "ffnDown"].map((name) => `layer ${layer} ${name}`),
+      ["qkvWeight", "attentionOut", "ffnUp", "ffnDown"].map((name) => `layer ${layer} ${name}`),
     ),
     "head",
   ]);

@@ -3,6 +3,7 @@
 import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { plainForm } from "../../models/shape.js";
 import {
   type DType,
   type KvType,
@@ -65,14 +66,23 @@ function layerTensors(tensors: Tensors, layer: number): LayerTensors {
   const qkvBias = tensors.get(name("self_attention.query_key_value.bias")) ?? null;
   return {
     attentionNorm: tensor(tensors, name("input_layernorm.weight")),
+    attentionNormBias: null,
     qkvWeight: [tensor(tensors, name("self_attention.query_key_value.weight"))],
     qkvBias: qkvBias && [qkvBias],
-    attentionOut: tensor(tensors, name("self_attention.dense.weight")),
+    queryNorm: null,
+    keyNorm: null,
+    attentionOut: [tensor(tensors, name("self_attention.dense.weight"))],
+    attentionOutBias: null,
     attentionOutNorm: null,
     ffnNorm: tensor(tensors, name("post_attention_layernorm.weight")),
-    ffnGateUp: [tensor(tensors, name("mlp.dense_h_to_4h.weight"))],
-    ffnDown: tensor(tensors, name("mlp.dense_4h_to_h.weight")),
+    ffnNormBias: null,
+    ffnUp: [tensor(tensors, name("mlp.dense_h_to_4h.weight"))],
+    ffnUpBias: null,
+    ffnDown: [tensor(tensors, name("mlp.dense_4h_to_h.weight"))],
+    ffnDownBias: null,
     ffnOutNorm: null,
+    router: null,
+    experts: [],
   };
 }
 
@@ -108,6 +118,10 @@ export function stageConfig(
     layers,
     embedding: layerBegin === 0 ? tensor(tensors, "transformer.embedding.word_embeddings.weight") : null,
     finalNorm: isLast ? tensor(tensors, "transformer.encoder.final_layernorm.weight") : null,
+    positionEmbedding: null,
+    blockPositionEmbedding: null,
+    finalNormBias: null,
+    prefix: null,
     head: isLast ? tensor(tensors, "transformer.output_layer.weight") : null,
     weights: options.weights ?? null,
     headWeights: options.headWeights ?? null,
@@ -278,10 +292,18 @@ export const TINY: ModelShape = {
   ropePositionDivisor: 1,
   normEps: 1e-5,
   maxPositions: 256,
+  form: plainForm,
+  experts: null,
 };
 
 export function rows(startPosition: number, rowCount: number, blockTable: number[]): SequenceRows {
-  return { startPosition, rowCount, blockTable: Int32Array.from(blockTable) };
+  return {
+    startPosition,
+    rowCount,
+    contextLength: 0,
+    maskPosition: -1,
+    blockTable: Int32Array.from(blockTable),
+  };
 }
 
 export function greedy(row: number, position: number, topLogprobs = -1): SampleRequest {

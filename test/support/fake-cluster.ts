@@ -95,6 +95,7 @@ export class FakeCluster {
     this.core = new Core(
       {
         microBatches: null,
+        prefixLength: 0,
         prefillChunk,
         modelStopTokens: new Set([stopToken]),
         createDetokenizer: () => ({ push: (token) => `${token}`, flush: () => "" }),
@@ -111,6 +112,7 @@ export class FakeCluster {
             workspace: { stage: MB, perThread: 0, first: 0, last: MB, lastPerThread: 0 },
             processBytes: 0,
           },
+          maxRows: 512,
           minBlocks: 1,
           maxBlocks,
           clusterAddress: () => "127.0.0.1:1",

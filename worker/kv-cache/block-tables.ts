@@ -29,11 +29,14 @@ interface BlockTable {
 export class BlockTables {
   readonly #blockCount: number;
   readonly #blockSize: number;
+  readonly #prefixLength: number;
   readonly #tables = new Map<number, BlockTable>();
 
-  constructor(blockCount: number, blockSize: number) {
+  /** @param prefixLength Slots in front of every sequence that hold a prefix encoder's keys and values. */
+  constructor(blockCount: number, blockSize: number, prefixLength = 0) {
     this.#blockCount = blockCount;
     this.#blockSize = blockSize;
+    this.#prefixLength = prefixLength;
   }
 
   get sequenceCount(): number {
@@ -95,7 +98,7 @@ export class BlockTables {
   }
 
   #blocksFor(change: TableChange): number {
-    return Math.ceil((change.validLength + change.rowCount) / this.#blockSize);
+    return Math.ceil((this.#prefixLength + change.validLength + change.rowCount) / this.#blockSize);
   }
 }
 

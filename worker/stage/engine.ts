@@ -21,6 +21,8 @@ export interface EngineModel {
   readonly layerCount: number;
   readonly hiddenSize: number;
   readonly tokenCount: number;
+  /** KV slots in front of every sequence that a prefix encoder takes. */
+  readonly prefixLength: number;
   /**
    * Reads the plan's weights and allocates its KV cache and workspace.
    * @param started Gets a function that tells at any time how far the reading is.

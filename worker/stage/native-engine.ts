@@ -18,6 +18,7 @@ export function nativeEngine(): Engine {
         layerCount: shape.layerCount,
         hiddenSize: shape.hiddenSize,
         tokenCount: shape.tokenCount,
+        prefixLength: model.prefixLength,
         buildStage(plan, threads, started) {
           const { layerBegin, layerEnd, blockCount, blockSize, maxRows } = plan;
           const { weights, headWeights, dtype, kvType } = plan;

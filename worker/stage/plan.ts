@@ -1,7 +1,7 @@
 /** A plan's part for this worker: Assign, checked once at the border. */
 import { RelayError } from "../../common/errors.js";
 import type { Epoch } from "../../common/ids.js";
-import { linkCredits, maxStepRows } from "../../common/limits.js";
+import { linkCredits, maxContextRows, maxStepRows } from "../../common/limits.js";
 import {
   formatName,
   type KvType,
@@ -11,6 +11,8 @@ import {
 } from "../../models/quantization.js";
 import type { DType } from "../../native/index.js";
 import type { Assign__Output } from "../../proto/generated/glm/relay/internal/v1/Assign.js";
+
+const mostRows = maxStepRows + maxContextRows;
 
 export interface StagePlan {
   readonly epoch: Epoch;
@@ -70,7 +72,7 @@ export function decodeAssign(assign: Assign__Output): StagePlan {
   require(layerBegin < layerEnd, "layers", `[${layerBegin}, ${layerEnd})`, "at least one");
   require(blockCount > 0, "block_count", blockCount, "at least 1");
   require(blockSize > 0, "block_size", blockSize, "at least 1");
-  require(maxRows > 0 && maxRows <= maxStepRows, "max_rows", maxRows, `1 to ${maxStepRows}`);
+  require(maxRows > 0 && maxRows <= mostRows, "max_rows", maxRows, `1 to ${mostRows}`);
   require(credits > 0 && credits <= linkCredits, "credits", credits, `1 to ${linkCredits}`);
   return {
     epoch,

@@ -43,7 +43,7 @@ export class PlanRun implements ServedPlan {
   readonly #plan: StagePlan;
   readonly #context: PlanRunContext;
   readonly #upstream: Upstream<ReceivedStep>;
-  readonly #tables: BlockTables;
+  #tables: BlockTables;
   #state: "loading" | "loaded" | "linked" | "failed" | "over" = "loading";
   #work: Promise<void> = Promise.resolve();
   /** The step being worked off. */
@@ -100,6 +100,8 @@ export class PlanRun implements ServedPlan {
     const loaded = await host.load(this.#plan, () => this.#active());
     if (loaded === null || !this.#active()) return;
     this.#state = "loaded";
+    const { blockCount, blockSize } = this.#plan;
+    this.#tables = new BlockTables(blockCount, blockSize, loaded.prefixLength);
     const { weightBytes, kvBytes, workspaceBytes, roundings } = loaded.stage;
     if (roundings.length > 0) this.#context.rounded(roundings);
     const bytes = { weightBytes, kvBytes, workspaceBytes };

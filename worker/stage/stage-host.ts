@@ -13,6 +13,8 @@ export interface LoadedStage {
   readonly key: string;
   readonly stage: EngineStage;
   readonly format: StepFormat;
+  /** KV slots in front of every sequence. */
+  readonly prefixLength: number;
 }
 
 const elementBytes = { float32: 4, float16: 2, bfloat16: 2 } as const;
@@ -85,7 +87,7 @@ export class StageHost {
         });
       this.#steps = 0;
       this.#busyUs = 0;
-      this.#loaded = { key, stage, format: formatOf(model, plan) };
+      this.#loaded = { key, stage, format: formatOf(model, plan), prefixLength: model.prefixLength };
       return this.#loaded;
     });
   }

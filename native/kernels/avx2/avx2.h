@@ -16,9 +16,14 @@ void avx2Attention(const AttentionArgs& args);
 void avx2QuantizeHead(int8_t* out, uint16_t* scale, const float* in, int headDim);
 
 void avx2RmsNorm(float* y, const float* x, const float* weight, int size, float eps);
+void avx2LayerNorm(float* y, const float* x, const float* weight, const float* bias, int size, float eps);
 void avx2Rotate(float* head, const float* cosSin, int ropeDim);
+void avx2RotateHalves(float* head, const float* cosSin, int ropeDim);
 void avx2GatedSilu(float* y, const float* gateUp, int size);
+void avx2Gelu(float* y, const float* x, int size);
+void avx2GatedGelu(float* y, const float* upGate, int size);
 void avx2Add(float* x, const float* delta, int64_t count);
+void avx2ScaleAdd(float* y, const float* x, float scale, const float* delta, int64_t count);
 template <DType Type>
 void avx2Widen(float* out, const void* in, int64_t count);
 template <DType Type>

@@ -35,6 +35,45 @@ void avx2RmsNorm(float* y, const float* x, const float* weight, int size, float 
   for (; i < size; i++) y[i] = (x[i] * inverse) * weight[i];
 }
 
+void avx2LayerNorm(float* y, const float* x, const float* weight, const float* bias, int size, float eps) {
+  const int whole = size / 16 * 16;
+  __m256 low = _mm256_setzero_ps();
+  __m256 high = _mm256_setzero_ps();
+  for (int i = 0; i < whole; i += 16) {
+    low = _mm256_add_ps(low, _mm256_loadu_ps(x + i));
+    high = _mm256_add_ps(high, _mm256_loadu_ps(x + i + 8));
+  }
+  float lanes[kTreeLanes];
+  _mm256_storeu_ps(lanes, low);
+  _mm256_storeu_ps(lanes + 8, high);
+  for (int i = whole; i < size; i++) lanes[i - whole] = lanes[i - whole] + x[i];
+  const float mean = treeSum(lanes) / static_cast<float>(size);
+
+  const __m256 mean8 = _mm256_set1_ps(mean);
+  low = high = _mm256_setzero_ps();
+  for (int i = 0; i < whole; i += 16) {
+    const __m256 a = _mm256_sub_ps(_mm256_loadu_ps(x + i), mean8);
+    const __m256 b = _mm256_sub_ps(_mm256_loadu_ps(x + i + 8), mean8);
+    low = _mm256_fmadd_ps(a, a, low);
+    high = _mm256_fmadd_ps(b, b, high);
+  }
+  _mm256_storeu_ps(lanes, low);
+  _mm256_storeu_ps(lanes + 8, high);
+  for (int i = whole; i < size; i++) {
+    const float centred = x[i] - mean;
+    lanes[i - whole] = std::fmaf(centred, centred, lanes[i - whole]);
+  }
+  const float variance = treeSum(lanes) / static_cast<float>(size);
+  const float inverse = 1.0f / std::sqrt(variance + eps);
+  const __m256 inverse8 = _mm256_set1_ps(inverse);
+  int i = 0;
+  for (; i + 8 <= size; i += 8) {
+    const __m256 scaled = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), mean8), inverse8);
+    _mm256_storeu_ps(y + i, _mm256_fmadd_ps(scaled, _mm256_loadu_ps(weight + i), _mm256_loadu_ps(bias + i)));
+  }
+  for (; i < size; i++) y[i] = std::fmaf((x[i] - mean) * inverse, weight[i], bias[i]);
+}
+
 void avx2Rotate(float* head, const float* cosSin, int ropeDim) {
   int i = 0;
   for (; i + 8 <= ropeDim; i += 8) {
@@ -54,6 +93,31 @@ void avx2Rotate(float* head, const float* cosSin, int ropeDim) {
   }
 }
 
+void avx2RotateHalves(float* head, const float* cosSin, int ropeDim) {
+  const int half = ropeDim / 2;
+  int j = 0;
+  for (; j + 8 <= half; j += 8) {
+    const __m256 first = _mm256_loadu_ps(cosSin + 2 * j);
+    const __m256 second = _mm256_loadu_ps(cosSin + 2 * j + 8);
+    // Cosines are in the even places and sines in the odd ones; the shuffles leave 64-bit pairs to sort.
+    const auto sorted = [](__m256 v) {
+      return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8));
+    };
+    const __m256 cosine = sorted(_mm256_shuffle_ps(first, second, 0x88));
+    const __m256 sine = sorted(_mm256_shuffle_ps(first, second, 0xdd));
+    const __m256 x = _mm256_loadu_ps(head + j);
+    const __m256 y = _mm256_loadu_ps(head + half + j);
+    _mm256_storeu_ps(head + j, _mm256_fmsub_ps(x, cosine, _mm256_mul_ps(y, sine)));
+    _mm256_storeu_ps(head + half + j, _mm256_fmadd_ps(y, cosine, _mm256_mul_ps(x, sine)));
+  }
+  for (; j < half; j++) {
+    const float x = head[j];
+    const float y = head[half + j];
+    head[j] = std::fmaf(x, cosSin[2 * j], -(y * cosSin[2 * j + 1]));
+    head[half + j] = std::fmaf(y, cosSin[2 * j], x * cosSin[2 * j + 1]);
+  }
+}
+
 void avx2GatedSilu(float* y, const float* gateUp, int size) {
   int i = 0;
   for (; i + 8 <= size; i += 8) {
@@ -61,6 +125,30 @@ void avx2GatedSilu(float* y, const float* gateUp, int size) {
     _mm256_storeu_ps(y + i, _mm256_mul_ps(gate, _mm256_loadu_ps(gateUp + size + i)));
   }
   for (; i < size; i++) y[i] = canonSilu<ScalarLanes>(gateUp[i]) * gateUp[size + i];
+}
+
+void avx2Gelu(float* y, const float* x, int size) {
+  int i = 0;
+  for (; i + 8 <= size; i += 8) _mm256_storeu_ps(y + i, canonGeluTanh<Avx2Lanes>(_mm256_loadu_ps(x + i)));
+  for (; i < size; i++) y[i] = canonGeluTanh<ScalarLanes>(x[i]);
+}
+
+void avx2GatedGelu(float* y, const float* upGate, int size) {
+  int i = 0;
+  for (; i + 8 <= size; i += 8) {
+    const __m256 gate = canonGeluErf<Avx2Lanes>(_mm256_loadu_ps(upGate + size + i));
+    _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_loadu_ps(upGate + i), gate));
+  }
+  for (; i < size; i++) y[i] = upGate[i] * canonGeluErf<ScalarLanes>(upGate[size + i]);
+}
+
+void avx2ScaleAdd(float* y, const float* x, float scale, const float* delta, int64_t count) {
+  const __m256 scale8 = _mm256_set1_ps(scale);
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    _mm256_storeu_ps(y + i, _mm256_fmadd_ps(_mm256_loadu_ps(x + i), scale8, _mm256_loadu_ps(delta + i)));
+  }
+  for (; i < count; i++) y[i] = std::fmaf(x[i], scale, delta[i]);
 }
 
 void avx2Add(float* x, const float* delta, int64_t count) {

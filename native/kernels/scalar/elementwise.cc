@@ -14,6 +14,20 @@ void scalarRmsNorm(float* y, const float* x, const float* weight, int size, floa
   for (int i = 0; i < size; i++) y[i] = (x[i] * inverse) * weight[i];
 }
 
+void scalarLayerNorm(float* y, const float* x, const float* weight, const float* bias, int size, float eps) {
+  float lanes[kTreeLanes] = {};
+  for (int i = 0; i < size; i++) lanes[i % kTreeLanes] = lanes[i % kTreeLanes] + x[i];
+  const float mean = treeSum(lanes) / static_cast<float>(size);
+  float squares[kTreeLanes] = {};
+  for (int i = 0; i < size; i++) {
+    const float centred = x[i] - mean;
+    squares[i % kTreeLanes] = std::fmaf(centred, centred, squares[i % kTreeLanes]);
+  }
+  const float variance = treeSum(squares) / static_cast<float>(size);
+  const float inverse = 1.0f / std::sqrt(variance + eps);
+  for (int i = 0; i < size; i++) y[i] = std::fmaf((x[i] - mean) * inverse, weight[i], bias[i]);
+}
+
 void scalarRotate(float* head, const float* cosSin, int ropeDim) {
   for (int i = 0; i < ropeDim; i += 2) {
     const float x = head[i];
@@ -25,8 +39,32 @@ void scalarRotate(float* head, const float* cosSin, int ropeDim) {
   }
 }
 
+void scalarRotateHalves(float* head, const float* cosSin, int ropeDim) {
+  const int half = ropeDim / 2;
+  for (int j = 0; j < half; j++) {
+    const float x = head[j];
+    const float y = head[half + j];
+    const float cosine = cosSin[2 * j];
+    const float sine = cosSin[2 * j + 1];
+    head[j] = std::fmaf(x, cosine, -(y * sine));
+    head[half + j] = std::fmaf(y, cosine, x * sine);
+  }
+}
+
 void scalarGatedSilu(float* y, const float* gateUp, int size) {
   for (int i = 0; i < size; i++) y[i] = canonSilu<ScalarLanes>(gateUp[i]) * gateUp[size + i];
+}
+
+void scalarGelu(float* y, const float* x, int size) {
+  for (int i = 0; i < size; i++) y[i] = canonGeluTanh<ScalarLanes>(x[i]);
+}
+
+void scalarGatedGelu(float* y, const float* upGate, int size) {
+  for (int i = 0; i < size; i++) y[i] = upGate[i] * canonGeluErf<ScalarLanes>(upGate[size + i]);
+}
+
+void scalarScaleAdd(float* y, const float* x, float scale, const float* delta, int64_t count) {
+  for (int64_t i = 0; i < count; i++) y[i] = std::fmaf(x[i], scale, delta[i]);
 }
 
 void scalarAdd(float* x, const float* delta, int64_t count) {

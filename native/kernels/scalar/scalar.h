@@ -16,9 +16,14 @@ void scalarAttention(const AttentionArgs& args);
 void scalarQuantizeHead(int8_t* out, uint16_t* scale, const float* in, int headDim);
 
 void scalarRmsNorm(float* y, const float* x, const float* weight, int size, float eps);
+void scalarLayerNorm(float* y, const float* x, const float* weight, const float* bias, int size, float eps);
 void scalarRotate(float* head, const float* cosSin, int ropeDim);
+void scalarRotateHalves(float* head, const float* cosSin, int ropeDim);
 void scalarGatedSilu(float* y, const float* gateUp, int size);
+void scalarGelu(float* y, const float* x, int size);
+void scalarGatedGelu(float* y, const float* upGate, int size);
 void scalarAdd(float* x, const float* delta, int64_t count);
+void scalarScaleAdd(float* y, const float* x, float scale, const float* delta, int64_t count);
 template <DType Type>
 void scalarWiden(float* out, const void* in, int64_t count);
 template <DType Type>

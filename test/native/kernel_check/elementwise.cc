@@ -37,6 +37,22 @@ void checkRowKernels(const KernelTable& variant, int size, Random& random, Check
   variant.add(got.data(), weight.data(), size);
   check.equal(got, expected, "add" + of);
 
+  const std::vector<float> bias = random.values(size);
+  kScalarKernels.layerNorm(expected.data(), x.data(), weight.data(), bias.data(), size, 1e-5f);
+  variant.layerNorm(got.data(), x.data(), weight.data(), bias.data(), size, 1e-5f);
+  check.equal(got, expected, "layerNorm" + of);
+
+  kScalarKernels.gelu(expected.data(), gateUp.data(), size);
+  variant.gelu(got.data(), gateUp.data(), size);
+  check.equal(got, expected, "gelu" + of);
+  kScalarKernels.gatedGelu(expected.data(), gateUp.data(), size);
+  variant.gatedGelu(got.data(), gateUp.data(), size);
+  check.equal(got, expected, "gatedGelu" + of);
+
+  kScalarKernels.scaleAdd(expected.data(), x.data(), 1.7f, weight.data(), size);
+  variant.scaleAdd(got.data(), x.data(), 1.7f, weight.data(), size);
+  check.equal(got, expected, "scaleAdd" + of);
+
   for (int ropeDim = 0; ropeDim <= size && ropeDim <= 64; ropeDim += 2) {
     std::vector<float> cosSin = random.values(ropeDim);
     cosSin.push_back(0.0f);
@@ -45,6 +61,11 @@ void checkRowKernels(const KernelTable& variant, int size, Random& random, Check
     kScalarKernels.rotate(expected.data(), cosSin.data(), ropeDim);
     variant.rotate(got.data(), cosSin.data(), ropeDim);
     check.equal(got, expected, "rotate " + std::to_string(ropeDim) + of);
+    expected = x;
+    got = x;
+    kScalarKernels.rotateHalves(expected.data(), cosSin.data(), ropeDim);
+    variant.rotateHalves(got.data(), cosSin.data(), ropeDim);
+    check.equal(got, expected, "rotateHalves " + std::to_string(ropeDim) + of);
   }
 
   const std::vector<float> logits = withExtremes(random.values(size));

@@ -66,6 +66,23 @@ void checkSilu(const KernelTable& variant, Check& check) {
   }
 }
 
+void checkGelu(const KernelTable& variant, Check& check) {
+  for (int i = 0; i <= 200000; i++) {
+    const float x = -20.0f + 40.0f * static_cast<float>(i) / 200000.0f;
+    float in[16];
+    float y[8];
+    std::fill(in, in + 8, 1.0f);
+    std::fill(in + 8, in + 16, x);
+    const double wide = x;
+    variant.gelu(y, in + 8, 8);
+    const double u = std::sqrt(2.0 / M_PI) * wide * (1.0 + 0.044715 * wide * wide);
+    within(check, "gelu", x, y[3], 0.5 * wide * (1.0 + std::tanh(u)), 4e-7 * std::max(1.0, std::abs(wide)));
+    variant.gatedGelu(y, in, 8);
+    within(check, "gatedGelu", x, y[3], 0.5 * wide * std::erfc(-wide / std::sqrt(2.0)),
+           2e-7 * std::max(1.0, std::abs(wide)));
+  }
+}
+
 void checkDoubles(Check& check) {
   Random random(5);
   for (int i = 0; i < 200000; i++) {
@@ -89,6 +106,7 @@ void checkDoubles(Check& check) {
 void checkMath(const KernelTable& variant, Check& check) {
   checkExp(variant, check);
   checkSilu(variant, check);
+  checkGelu(variant, check);
   checkDoubles(check);
 }
 

@@ -20,7 +20,8 @@ void checkShape(const KernelTable& variant, Shape shape, int rows, DType dtype, 
   std::vector<uint8_t> stored(weightCount * dtypeBytes(dtype) + 1);
   kScalarKernels.narrow[static_cast<int>(dtype)](stored.data() + 1, random.values(weightCount).data(),
                                                  static_cast<int64_t>(weightCount));
-  const PackedMatrix matrix({{{stored.data() + 1, shape.n}}, dtype, shape.n, shape.k, {}, {}}, pool);
+  const PackedMatrix matrix({{{stored.data() + 1, shape.n, shape.k}}, false, dtype, shape.n, shape.k, {}, {}},
+                            pool);
   const std::vector<float> x = random.values(static_cast<size_t>(rows) * shape.k);
   const std::vector<float> bias = random.values(shape.n);
   const size_t count = static_cast<size_t>(rows) * shape.n;

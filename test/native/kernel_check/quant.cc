@@ -179,8 +179,13 @@ void checkCase(const KernelTable& variant, const Case& c, const std::vector<int>
   ThreadPool pool(1 + random.below(4), progress);
   const std::vector<float> weights = valuesOf(weightKind, static_cast<size_t>(c.n) * c.k, random,
                                               c.format.type == WeightType::kInt4 ? 458000.0f : 8.3e6f, 1e-7f);
-  HostMatrix host = {
-      {{reinterpret_cast<const uint8_t*>(weights.data()), c.n}}, DType::kFloat32, c.n, c.k, c.format, {}};
+  HostMatrix host = {{{reinterpret_cast<const uint8_t*>(weights.data()), c.n, c.k}},
+                     false,
+                     DType::kFloat32,
+                     c.n,
+                     c.k,
+                     c.format,
+                     {}};
   const QuantizedMatrix matrix(host, variant, pool);
   if (bytes) checkBytes(c, weights, matrix, check);
   const std::vector<float> bias = random.values(c.n);
@@ -211,7 +216,8 @@ void checkFormula(const KernelTable& variant, Random& random, Check& check) {
     std::atomic<uint64_t> progress{0};
     ThreadPool pool(1, progress);
     const std::vector<float> weights = random.values(static_cast<size_t>(c.n) * c.k);
-    HostMatrix host = {{{reinterpret_cast<const uint8_t*>(weights.data()), c.n}},
+    HostMatrix host = {{{reinterpret_cast<const uint8_t*>(weights.data()), c.n, c.k}},
+                       false,
                        DType::kFloat32,
                        c.n,
                        c.k,
@@ -289,8 +295,13 @@ void checkNotFinite(const KernelTable& variant, Random& random, Check& check) {
     std::atomic<uint64_t> progress{0};
     ThreadPool pool(1, progress);
     std::vector<float> weights(static_cast<size_t>(c.n) * c.k, 0.5f);
-    HostMatrix host = {
-        {{reinterpret_cast<const uint8_t*>(weights.data()), c.n}}, DType::kFloat32, c.n, c.k, c.format, {}};
+    HostMatrix host = {{{reinterpret_cast<const uint8_t*>(weights.data()), c.n, c.k}},
+                       false,
+                       DType::kFloat32,
+                       c.n,
+                       c.k,
+                       c.format,
+                       {}};
     const QuantizedMatrix matrix(host, variant, pool);
     std::vector<float> x = random.values(static_cast<size_t>(6) * c.k);
     x[4 * c.k + 50] = bad;
@@ -318,7 +329,8 @@ void checkRefused(Check& check) {
       weights[33 * 50 + 7] = bad.value;
       std::string message = "nothing was thrown";
       try {
-        const QuantizedMatrix matrix({{{reinterpret_cast<const uint8_t*>(weights.data()), 40}},
+        const QuantizedMatrix matrix({{{reinterpret_cast<const uint8_t*>(weights.data()), 40, 50}},
+                                      false,
                                       DType::kFloat32,
                                       40,
                                       50,

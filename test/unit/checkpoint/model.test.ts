@@ -6,6 +6,7 @@ import { openModel, stageTensors } from "../../../checkpoint/index.js";
 import { writeSafetensors } from "../../../checkpoint/safetensors-writer.js";
 import { RelayError } from "../../../common/errors.js";
 import { layerKvBytesPerToken } from "../../../models/quantization.js";
+import { plainForm } from "../../../models/shape.js";
 import { rankLines, smallTokens } from "../prompt/ranks-fixture.js";
 import { sentencePieceBytes, smallPieces } from "../prompt/sentencepiece-fixture.js";
 import { type TinyModelOptions, tensor, tinyTensors, writeIndex, writeTinyModel } from "./model-fixture.js";
@@ -46,6 +47,8 @@ describe("openModel", () => {
       ropePositionDivisor: 1,
       normEps: 1e-5,
       maxPositions: 128,
+      form: plainForm,
+      experts: null,
     });
     const layerParameters = 16 + 32 * 16 + 32 + 16 * 16 + 16 + 48 * 16 + 16 * 24;
     expect(model).toMatchObject({ id: basename(directory), dtype: "float16", contextLength: 128 });
@@ -157,7 +160,7 @@ describe("stageTensors", () => {
     expect(last.layers).toHaveLength(2);
     const name = "transformer.encoder.layers.2.mlp.dense_4h_to_h.weight";
     const { byteOffset, byteLength, file, shape } = model.tensors.get(name)!;
-    expect(last.layers[1]?.ffnDown).toEqual({ file, byteOffset, byteLength, dtype: "float16", shape });
+    expect(last.layers[1]?.ffnDown).toEqual([{ file, byteOffset, byteLength, dtype: "float16", shape }]);
     const stored = readFileSync(file).subarray(byteOffset, byteOffset + byteLength);
     expect(Buffer.compare(stored, tensor(name, [16, 24]).data)).toBe(0);
   });

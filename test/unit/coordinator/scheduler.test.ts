@@ -13,6 +13,7 @@ const limits: SchedulerLimits = {
   blockCount: 64,
   stageCount: 4,
   microBatches: null,
+  prefixLength: 0,
   maxStepRows: 32,
   prefillChunk: 16,
 };

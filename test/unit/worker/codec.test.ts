@@ -47,8 +47,8 @@ test("the first stage gets token ids of all rows, block tables and positions", (
   const input = decodeStep(header, none, tables(), { ...format, last: false });
   expect(input).toEqual({
     sequences: [
-      { rowCount: 3, startPosition: 0, blockTable: Int32Array.of(4) },
-      { rowCount: 1, startPosition: 6, blockTable: Int32Array.of(5, 6) },
+      { rowCount: 3, startPosition: 0, contextLength: 0, maskPosition: -1, blockTable: Int32Array.of(4) },
+      { rowCount: 1, startPosition: 6, contextLength: 0, maskPosition: -1, blockTable: Int32Array.of(5, 6) },
     ],
     tokenIds: Int32Array.of(10, 11, 12, 20),
     activations: null,

@@ -33,7 +33,7 @@ test.each([
   [{ weightFormat: "int4" }, 'plan\'s weight_format is "int4": expected a name such as "stored"'],
   [{ headFormat: "int8-g48-search" }, 'plan\'s head_format is "int8-g48-search"'],
   [{ blockCount: 0 }, "plan's block_count is 0"],
-  [{ maxRows: 513 }, "plan's max_rows is 513: expected 1 to 512"],
+  [{ maxRows: 2561 }, "plan's max_rows is 2561: expected 1 to 2560"],
   [{ credits: 65 }, "plan's credits is 65: expected 1 to 64"],
 ])("a plan with %j is refused", (changes, message) => {
   expect(() => decodeAssign({ ...assign, ...changes })).toThrow(message);

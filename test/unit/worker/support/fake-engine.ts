@@ -44,6 +44,7 @@ export class FakeEngine implements Engine {
     return {
       fingerprint: this.fingerprint,
       layerCount: 4,
+      prefixLength: 0,
       hiddenSize,
       tokenCount,
       buildStage: (plan) => this.#build(plan),

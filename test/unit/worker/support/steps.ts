@@ -30,6 +30,7 @@ export function rowsOf(
     sampling: null,
     scoreTargets: Buffer.alloc(0),
     scoreTopLogprobs: 0,
+    context: null,
     requestId: "",
     ...changes,
   };

@@ -1,0 +1,58 @@
+// Reads single tensors of model files into a backend's memory, checks them, and counts what was read.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "model/mapped_tensor.h"
+
+namespace glm_relay {
+
+struct TensorRounding {
+  std::string role;
+  RoundingError error;
+};
+
+// Every function throws std::runtime_error naming the tensor and its file.
+class TensorLoader {
+ public:
+  // `loaded` hears of the stored bytes read since the last call. All arguments outlive this.
+  TensorLoader(const KernelTable& kernels, Backend& backend, const std::function<void(uint64_t)>& loaded)
+      : kernels_(kernels), backend_(backend), loaded_(loaded) {}
+
+  // A matrix of `columns` columns; its first `rows` rows.
+  std::unique_ptr<DeviceMatrix> matrix(const TensorParts& parts, int rows, int columns,
+                                       const WeightFormat& format);
+  // All its rows.
+  std::unique_ptr<DeviceMatrix> matrix(const TensorParts& parts, int columns, const WeightFormat& format);
+
+  // Norm weights and biases are small and are kept as float32, which is exact. Null for no parts.
+  std::unique_ptr<DeviceBuffer> vector(const TensorParts& parts);
+  std::unique_ptr<DeviceBuffer> vector(const TensorSource& source) { return vector(TensorParts{source}); }
+  std::unique_ptr<DeviceBuffer> vector(const std::optional<TensorSource>& source) {
+    return source ? vector(*source) : nullptr;
+  }
+
+  // Stays mapped. Looking at all of it also brings it into memory before the first token needs it.
+  std::unique_ptr<MappedTensor> table(const TensorSource& source);
+
+  // Everything that was loaded, as it is held.
+  uint64_t bytes() const { return bytes_; }
+  // Memory that came into being otherwise.
+  void addBytes(uint64_t bytes) { bytes_ += bytes; }
+  // Of every matrix that was rounded, in the order of loading.
+  std::vector<TensorRounding> takeRoundings() { return std::move(roundings_); }
+
+ private:
+  const KernelTable& kernels_;
+  Backend& backend_;
+  const std::function<void(uint64_t)>& loaded_;
+  uint64_t bytes_ = 0;
+  std::vector<TensorRounding> roundings_;
+};
+
+}  // namespace glm_relay
