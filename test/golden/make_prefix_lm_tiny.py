@@ -38,12 +38,14 @@ SHAPE = {
     "torch_dtype": "float32",
 }
 # `seed`: where the search for a model with clear choices begins (the committed ones are the first from there);
-# `alpha` weighs the residual; `branch` scales the random branches so that they weigh as much as it.
+# `qkv` and `branch` scale the random weights so that attention is sharp and the branches weigh as much as the
+# residual, which `alpha` multiplies.
 FAMILIES = {
     "chatglm-6b": {
         "seed": 20245283,
         "ids": {"mask": 110, "gmask": 111, "sop": 114, "eop": 115},
         "alpha": math.sqrt(56),  # of the published 28 layers, however many there are
+        "qkv": 2.0,
         "branch": 10.0,
         "inner": 128,
         "root": "transformer.",
@@ -66,10 +68,11 @@ FAMILIES = {
         },
     },
     "glm-130b": {
-        "seed": 20221043,
+        "seed": 20225418,
         "ids": {"mask": 110, "gmask": 111, "sop": 114, "eop": 115},
         "alpha": math.sqrt(2 * LAYERS),
-        "branch": 3.0,
+        "qkv": 1.5,
+        "branch": 2.0,
         "inner": 96,
         "root": "transformer.",
         "config": {"architectures": ["GLM130B"], "model_type": "glm-130b", "head_dim": HEAD_DIM},
@@ -77,6 +80,7 @@ FAMILIES = {
     "glm-10b": {
         "seed": 20223562,
         "ids": {"mask": 110, "gmask": 113, "sop": 107, "eop": 108},
+        "qkv": 2.0,
         "branch": 2.5,
         "inner": 128,
         "root": "",
@@ -115,7 +119,7 @@ def random_tensors(name, family, rng):
     for i in range(LAYERS):
         layer = f"transformer.layers.{i}."
         norm(layer + "input_layernorm")
-        linear(layer + "attention.query_key_value", 3 * HEADS * HEAD_DIM, HIDDEN, 2.0)
+        linear(layer + "attention.query_key_value", 3 * HEADS * HEAD_DIM, HIDDEN, family["qkv"])
         linear(layer + "attention.dense", HIDDEN, HEADS * HEAD_DIM, branch)
         norm(layer + "post_attention_layernorm")
         linear(layer + "mlp.dense_h_to_4h", (2 if name == "glm-130b" else 1) * inner, HIDDEN, 1.5)
