@@ -22,16 +22,16 @@ SHARDS = 2
 
 
 def read_safetensors(path):
-    """Float32 tensors by name, in the order of their bytes."""
+    """Tensors by name, in the order of their bytes."""
     data = path.read_bytes()
     (length,) = struct.unpack_from("<Q", data)
     header = json.loads(data[8 : 8 + length])
     header.pop("__metadata__", None)
     tensors = OrderedDict()
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        assert entry["dtype"] == "F32"
+        dtype = {"F32": torch.float32, "F16": torch.float16}[entry["dtype"]]
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
-        values = torch.frombuffer(bytearray(data[begin:end]), dtype=torch.float32)
+        values = torch.frombuffer(bytearray(data[begin:end]), dtype=dtype)
         tensors[name] = values.reshape(entry["shape"])
     return tensors
 
