@@ -6,6 +6,7 @@ import type { ModelCard, RopeFacts } from "../models/card.js";
 import { printValue } from "../models/print.js";
 import type { DType, ModelShape } from "../models/shape.js";
 import { parseJsonObject, readModelFile } from "./json.js";
+import type { Overrides } from "./overrides.js";
 
 /** Real ones have 2 KiB, and one of a tokenizer some more for its chat template. */
 const maxConfigBytes = 1024 * 1024;
@@ -33,6 +34,7 @@ export function shapeFrom(
   card: ModelCard,
   tokenCount: number | null,
   directory: string,
+  overrides: Overrides = {},
 ): ModelShape {
   const path = join(directory, "config.json");
   const size = (field: string): number => {
@@ -70,16 +72,24 @@ export function shapeFrom(
     vocabSize,
     tokenCount: tokenCount ?? vocabSize,
     ropeDim,
-    ropeBase: ropeBase(config, card.rope, size(fields.maxPositions), path),
+    ropeBase: ropeBase(config, card.rope, size(fields.maxPositions), overrides, path),
     ropePositionDivisor: ratioOf(config, card.rope, "positions", path),
     normEps,
     maxPositions: size(fields.maxPositions),
   };
 }
 
-function ropeBase(config: Config, rope: RopeFacts, maxPositions: number, path: string): number {
+function ropeBase(
+  config: Config,
+  rope: RopeFacts,
+  maxPositions: number,
+  overrides: Overrides,
+  path: string,
+): number {
   const written = positive(config, rope.baseField, rope.base, 1e12, path);
   const base = written * ratioOf(config, rope, "base", path);
+  // Whoever sets the base has seen the warning about the file's, and decides.
+  if (rope.baseField !== undefined && Object.hasOwn(overrides, rope.baseField)) return base;
   return ropeCorrection(rope, base, maxPositions) ?? base;
 }
 
@@ -116,6 +126,7 @@ export function configWarnings(
   const written = baseField === undefined ? undefined : config[baseField];
   if (typeof written !== "number" || ropeCorrection(card.rope, written, shape.maxPositions) === undefined)
     return [];
+  if (shape.ropeBase === written) return [];
   const path = join(directory, "config.json");
   return [
     `${path}: "${baseField}" is ${written}, which contradicts the authors' code for this model; ${shape.ropeBase} is used`,

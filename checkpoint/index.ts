@@ -20,10 +20,12 @@ import {
   shapeFrom,
 } from "./config.js";
 import { fingerprintOf } from "./fingerprint.js";
+import { type OpenOptions, overridden, overridesText, overrideWarnings } from "./overrides.js";
 import type { TensorEntry } from "./safetensors.js";
 import { readTensors, weightType } from "./tensors.js";
 import { checkStopTokens, readTokenizerFile, stopTokenIds, tokenCountOf } from "./tokenizer-file.js";
 
+export type { OpenOptions } from "./overrides.js";
 export type { TensorEntry } from "./safetensors.js";
 
 export interface Model {
@@ -88,21 +90,24 @@ export interface StageTensors {
 }
 
 /**
+ * @param options What changes how the directory is read; part of the fingerprint.
  * @throws RelayError invalid_model naming file, field or tensor, the value found and what was expected.
  */
-export async function openModel(directory: string): Promise<Model> {
+export async function openModel(directory: string, options: OpenOptions = {}): Promise<Model> {
   const root = resolve(directory);
   if (!statSync(root, { throwIfNoEntry: false })?.isDirectory()) {
     throw new RelayError("invalid_model", `${root} is not a directory, expected one with config.json`);
   }
-  const config = await readConfig(root);
+  const overrides = options.overrides ?? {};
+  const written = await readConfig(root);
+  const config = overridden(written, overrides);
   const tokenizerConfig = await readTokenizerConfig(root);
   const hasFile = (name: string) => existsSync(join(root, name));
   const card = cardFor({ directory: root, config, tokenizerConfig, hasFile });
   const tokenizer = await readTokenizerFile(root, card);
   if (tokenizer) checkStopTokens(tokenizer, card, configStopTokens(config));
   const tokenCount = tokenizer && tokenCountOf(tokenizer, card);
-  const shape = shapeFrom(config, card, tokenCount, root);
+  const shape = shapeFrom(config, card, tokenCount, root, overrides);
   const { files, tensors } = await readTensors(root);
 
   const partial = { directory: root, card, shape, config, tensors };
@@ -116,8 +121,8 @@ export async function openModel(directory: string): Promise<Model> {
     stopTokens: tokenizer ? stopTokenIds(tokenizer, card) : configStopTokens(config),
     sampling: await defaultSampling(card, root),
     dtype: configDtype(config, card, root) ?? embedding.dtype,
-    warnings: configWarnings(config, card, shape, root),
-    fingerprint: await fingerprintOf(card, shape, files, sources),
+    warnings: [...overrideWarnings(written, overrides, root), ...configWarnings(config, card, shape, root)],
+    fingerprint: await fingerprintOf(card, shape, overridesText(overrides), files, sources),
     parameterCount: sources.reduce((sum, { shape: sizes }) => sum + product(sizes), 0),
     layerBytes: layers.map((layer) => byteSum(layerSources(layer))),
     embeddingBytes: embedding.byteLength,

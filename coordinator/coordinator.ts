@@ -4,7 +4,8 @@
  */
 import { Server } from "@grpc/grpc-js";
 import { Registry } from "prom-client";
-import type { Model } from "../checkpoint/index.js";
+import type { Model, OpenOptions } from "../checkpoint/index.js";
+import { overridesText } from "../checkpoint/overrides.js";
 import { systemClock } from "../common/clock.js";
 import { RelayError } from "../common/errors.js";
 import { serverOptions } from "../common/grpc.js";
@@ -38,7 +39,7 @@ const drainPollMs = 20;
 /** tryShutdown can wait for ever on a half-open stream. */
 const grpcCloseLimitMs = 500;
 
-export interface CoordinatorOptions {
+export interface CoordinatorOptions extends OpenOptions {
   /** Model directory. */
   model: string;
   stages: number;
@@ -89,7 +90,10 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     });
     const probeAddress = (await probe?.listen()) ?? null;
     undo.push(async () => probe?.close());
-    const model = await openModelInThread(options.model);
+    const model = await openModelInThread(options.model, {
+      overrides: options.overrides,
+      prefixEncoder: options.prefixEncoder,
+    });
     for (const warning of model.warnings) log.warn(warning);
     requireStageCount(options.stages, model.shape.layerCount);
     const dtype = options.dtype ?? model.dtype;
@@ -127,6 +131,8 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         membership: {
           stageCount: options.stages,
           modelDirectory: model.directory,
+          configOverrides: overridesText(options.overrides),
+          prefixEncoder: options.prefixEncoder ?? "",
           fingerprint: model.fingerprint,
           precision,
           placementModel: placementModel(model, precision, maxStepRows),
