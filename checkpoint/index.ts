@@ -21,12 +21,15 @@ import {
 } from "./config.js";
 import { fingerprintOf } from "./fingerprint.js";
 import { type OpenOptions, overridden, overridesText, overrideWarnings } from "./overrides.js";
+import { mergeShards, readParallelShards } from "./parallel-shards.js";
 import type { TensorEntry } from "./safetensors.js";
-import { readTensors, weightType } from "./tensors.js";
+import { shardConfig, shardWarnings } from "./shard-config.js";
+import { type CheckpointTensors, hasWeights, type MergedTensor, readTensors, weightType } from "./tensors.js";
 import { checkStopTokens, readTokenizerFile, stopTokenIds, tokenCountOf } from "./tokenizer-file.js";
 
 export type { OpenOptions } from "./overrides.js";
 export type { TensorEntry } from "./safetensors.js";
+export type { MergedTensor } from "./tensors.js";
 
 export interface Model {
   directory: string;
@@ -43,7 +46,10 @@ export interface Model {
   /** The checkpoint's own type: that of config.json, else of the embedding. */
   dtype: DType;
   config: Config;
+  /** Those that lie in one piece. */
   tensors: Map<string, TensorEntry>;
+  /** All of them, also those that are put together from several ranges of bytes. */
+  merged: Map<string, MergedTensor>;
   /** What in the directory is not followed, for people. */
   warnings: string[];
   /** Equal for two directories that would compute the same; see fingerprint.ts. */
@@ -99,7 +105,7 @@ export async function openModel(directory: string, options: OpenOptions = {}): P
     throw new RelayError("invalid_model", `${root} is not a directory, expected one with config.json`);
   }
   const overrides = options.overrides ?? {};
-  const written = await readConfig(root);
+  const { written, shards, warnings } = await readDirectory(root);
   const config = overridden(written, overrides);
   const tokenizerConfig = await readTokenizerConfig(root);
   const hasFile = (name: string) => existsSync(join(root, name));
@@ -108,9 +114,9 @@ export async function openModel(directory: string, options: OpenOptions = {}): P
   if (tokenizer) checkStopTokens(tokenizer, card, configStopTokens(config));
   const tokenCount = tokenizer && tokenCountOf(tokenizer, card);
   const shape = shapeFrom(config, card, tokenCount, root, overrides);
-  const { files, tensors } = await readTensors(root);
+  const { files, tensors, merged } = shards ?? (await readTensors(root));
 
-  const partial = { directory: root, card, shape, config, tensors };
+  const partial = { directory: root, card, shape, config, tensors, merged };
   const whole = stageTensors(partial, { layerBegin: 0, layerEnd: shape.layerCount, embed: true, head: true });
   const { layers, embedding, finalNorm, head } = whole as StageTensors & { [K in EndTensors]: TensorSource };
   const sources = [embedding, ...layers.flatMap(layerSources), finalNorm, head];
@@ -121,13 +127,29 @@ export async function openModel(directory: string, options: OpenOptions = {}): P
     stopTokens: tokenizer ? stopTokenIds(tokenizer, card) : configStopTokens(config),
     sampling: await defaultSampling(card, root),
     dtype: configDtype(config, card, root) ?? embedding.dtype,
-    warnings: [...overrideWarnings(written, overrides, root), ...configWarnings(config, card, shape, root)],
+    warnings: [
+      ...warnings,
+      ...overrideWarnings(written, overrides, root),
+      ...configWarnings(config, card, shape, root),
+    ],
     fingerprint: await fingerprintOf(card, shape, overridesText(overrides), files, sources),
     parameterCount: sources.reduce((sum, { shape: sizes }) => sum + product(sizes), 0),
     layerBytes: layers.map((layer) => byteSum(layerSources(layer))),
     embeddingBytes: embedding.byteLength,
     headBytes: finalNorm.byteLength + head.byteLength,
   };
+}
+
+/** What config.json says, or would say for tensor-parallel shards, which are read already then. */
+async function readDirectory(
+  root: string,
+): Promise<{ written: Config; shards: CheckpointTensors | null; warnings: string[] }> {
+  const parallel = hasWeights(root) ? null : await readParallelShards(root);
+  if (parallel === null) return { written: await readConfig(root), shards: null, warnings: [] };
+  const shards = await mergeShards(parallel);
+  const derived = existsSync(join(root, "config.json")) ? null : shardConfig(parallel, shards.merged);
+  const warnings = shardWarnings(parallel, derived, shards.unknown);
+  return { written: derived ?? (await readConfig(root)), shards, warnings };
 }
 
 type EndTensors = "embedding" | "finalNorm" | "head";
