@@ -22,12 +22,14 @@ import {
 import { fingerprintOf } from "./fingerprint.js";
 import { type OpenOptions, overridden, overridesText, overrideWarnings } from "./overrides.js";
 import { mergeShards, readParallelShards } from "./parallel-shards.js";
+import { type PrefixEncoder, prefixTensors, readPrefixEncoder } from "./prefix-encoder.js";
 import type { TensorEntry } from "./safetensors.js";
 import { shardConfig, shardWarnings } from "./shard-config.js";
 import { type CheckpointTensors, hasWeights, type MergedTensor, readTensors, weightType } from "./tensors.js";
 import { checkStopTokens, readTokenizerFile, stopTokenIds, tokenCountOf } from "./tokenizer-file.js";
 
 export type { OpenOptions } from "./overrides.js";
+export type { PrefixEncoder } from "./prefix-encoder.js";
 export type { TensorEntry } from "./safetensors.js";
 export type { MergedTensor } from "./tensors.js";
 
@@ -50,6 +52,8 @@ export interface Model {
   tensors: Map<string, TensorEntry>;
   /** All of them, also those that are put together from several ranges of bytes. */
   merged: Map<string, MergedTensor>;
+  /** Keys and values that every sequence begins with (P-Tuning v2); null without. */
+  prefixEncoder: PrefixEncoder | null;
   /** What in the directory is not followed, for people. */
   warnings: string[];
   /** Equal for two directories that would compute the same; see fingerprint.ts. */
@@ -120,8 +124,12 @@ export async function openModel(directory: string, options: OpenOptions = {}): P
   const whole = stageTensors(partial, { layerBegin: 0, layerEnd: shape.layerCount, embed: true, head: true });
   const { layers, embedding, finalNorm, head } = whole as StageTensors & { [K in EndTensors]: TensorSource };
   const sources = [embedding, ...layers.flatMap(layerSources), finalNorm, head];
+  const prefixDirectory = options.prefixEncoder ?? null;
+  const prefix = await readPrefixEncoder({ ...partial, prefixDirectory });
+  const prefixSources = prefix ? prefixTensors(prefix.encoder) : [];
   return {
     ...partial,
+    prefixEncoder: prefix?.encoder ?? null,
     id: modelId(config, root),
     contextLength: shape.maxPositions,
     stopTokens: tokenizer ? stopTokenIds(tokenizer, card) : configStopTokens(config),
@@ -132,7 +140,13 @@ export async function openModel(directory: string, options: OpenOptions = {}): P
       ...overrideWarnings(written, overrides, root),
       ...configWarnings(config, card, shape, root),
     ],
-    fingerprint: await fingerprintOf(card, shape, overridesText(overrides), files, sources),
+    fingerprint: await fingerprintOf(
+      card,
+      shape,
+      overridesText(overrides),
+      [...files, ...(prefix?.files ?? [])],
+      [...sources, ...prefixSources],
+    ),
     parameterCount: sources.reduce((sum, { shape: sizes }) => sum + product(sizes), 0),
     layerBytes: layers.map((layer) => byteSum(layerSources(layer))),
     embeddingBytes: embedding.byteLength,
