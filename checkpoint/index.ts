@@ -20,6 +20,7 @@ import {
   shapeFrom,
 } from "./config.js";
 import { fingerprintOf } from "./fingerprint.js";
+import { refuseConfig, refuseDirectory, refuseModelFile, refuseTensors } from "./other-formats.js";
 import { type OpenOptions, overridden, overridesText, overrideWarnings } from "./overrides.js";
 import { mergeShards, readParallelShards } from "./parallel-shards.js";
 import { type PrefixEncoder, prefixTensors, readPrefixEncoder } from "./prefix-encoder.js";
@@ -106,11 +107,13 @@ export interface StageTensors {
 export async function openModel(directory: string, options: OpenOptions = {}): Promise<Model> {
   const root = resolve(directory);
   if (!statSync(root, { throwIfNoEntry: false })?.isDirectory()) {
+    refuseModelFile(root);
     throw new RelayError("invalid_model", `${root} is not a directory, expected one with config.json`);
   }
   const overrides = options.overrides ?? {};
   const { written, shards, warnings } = await readDirectory(root);
   const config = overridden(written, overrides);
+  refuseConfig(config, root);
   const tokenizerConfig = await readTokenizerConfig(root);
   const hasFile = (name: string) => existsSync(join(root, name));
   const card = cardFor({ directory: root, config, tokenizerConfig, hasFile });
@@ -119,6 +122,7 @@ export async function openModel(directory: string, options: OpenOptions = {}): P
   const tokenCount = tokenizer && tokenCountOf(tokenizer, card);
   const shape = shapeFrom(config, card, tokenCount, root, overrides);
   const { files, tensors, merged } = shards ?? (await readTensors(root));
+  refuseTensors(merged);
 
   const partial = { directory: root, card, shape, config, tensors, merged };
   const whole = stageTensors(partial, { layerBegin: 0, layerEnd: shape.layerCount, embed: true, head: true });
@@ -159,7 +163,10 @@ async function readDirectory(
   root: string,
 ): Promise<{ written: Config; shards: CheckpointTensors | null; warnings: string[] }> {
   const parallel = hasWeights(root) ? null : await readParallelShards(root);
-  if (parallel === null) return { written: await readConfig(root), shards: null, warnings: [] };
+  if (parallel === null) {
+    refuseDirectory(root);
+    return { written: await readConfig(root), shards: null, warnings: [] };
+  }
   const shards = await mergeShards(parallel);
   const derived = existsSync(join(root, "config.json")) ? null : shardConfig(parallel, shards.merged);
   const warnings = shardWarnings(parallel, derived, shards.unknown);

@@ -151,7 +151,7 @@ function checkQuantized({ file, tensors }: WeightsFile): void {
   if (found === undefined) return;
   fail(
     file,
-    `has tensor ${found}: quantized shards are not read yet, expected the FP16 ones (--quantization int4 rounds them on loading)`,
+    `has tensor ${found}: quantized shards are not read yet, expected the FP16 ones (--quantization int4 rounds them when they are loaded)`,
   );
 }
 

@@ -98,6 +98,8 @@ const otherKinds: readonly [magic: Buffer, kind: string][] = [
     Buffer.from("80028a0a6cfc9c46f9206aa85019", "hex"),
     "has the form of torch.save before PyTorch 1.6, expected its zip form (load and save it with a newer one)",
   ],
+  [Buffer.from("GGUF"), "is a GGUF file, expected a zip file of torch.save"],
+  [Buffer.from("ggml"), "is a file of chatglm.cpp, expected a zip file of torch.save"],
   [Buffer.from("\x93NUMPY", "latin1"), "is a NumPy array, expected a zip file of torch.save"],
   [
     Buffer.from("version https://git-lfs"),

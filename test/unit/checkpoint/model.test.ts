@@ -209,7 +209,7 @@ describe("refusals", () => {
     ["apply_residual_connection_post_layernorm", true, "supported for ChatGLM3: false"],
     ["post_layer_norm", false, "supported for ChatGLM3: true"],
     ["multi_query_attention", false, "interleaved"],
-    ["quantization_bit", 4, "quantized"],
+
     ["original_rope", false, "rotated"],
     ["rope_ratio", -1, "above 0"],
     ["hidden_size", 0, "whole number"],
