@@ -26,7 +26,8 @@ export async function readTokenizerConfig(directory: string): Promise<Config | n
 }
 
 /**
- * @param tokenCount Ids that exist by the tokenizer; null without one: then all rows of the embedding count.
+ * @param tokenCount Ids that exist by the tokenizer; null without one: then those that the family was published
+ *                   with, and for another size of the vocabulary all rows of the embedding.
  * @throws RelayError invalid_model naming the field, its value and what was expected.
  */
 export function shapeFrom(
@@ -70,13 +71,17 @@ export function shapeFrom(
     headDim,
     ffnSize: size(fields.ffnSize),
     vocabSize,
-    tokenCount: tokenCount ?? vocabSize,
+    tokenCount: tokenCount ?? publishedTokens(card, vocabSize) ?? vocabSize,
     ropeDim,
     ropeBase: ropeBase(config, card.rope, size(fields.maxPositions), overrides, path),
     ropePositionDivisor: ratioOf(config, card.rope, "positions", path),
     normEps,
     maxPositions: size(fields.maxPositions),
   };
+}
+
+function publishedTokens(card: ModelCard, vocabSize: number): number | undefined {
+  return card.vocabularies?.find(({ rows }) => rows === vocabSize)?.tokens;
 }
 
 function ropeBase(
@@ -122,15 +127,22 @@ export function configWarnings(
   shape: ModelShape,
   directory: string,
 ): string[] {
+  const path = join(directory, "config.json");
+  const warnings: string[] = [];
   const { baseField } = card.rope;
   const written = baseField === undefined ? undefined : config[baseField];
-  if (typeof written !== "number" || ropeCorrection(card.rope, written, shape.maxPositions) === undefined)
-    return [];
-  if (shape.ropeBase === written) return [];
-  const path = join(directory, "config.json");
-  return [
-    `${path}: "${baseField}" is ${written}, which contradicts the authors' code for this model; ${shape.ropeBase} is used`,
-  ];
+  const corrected =
+    typeof written === "number" && ropeCorrection(card.rope, written, shape.maxPositions) !== undefined;
+  if (corrected && shape.ropeBase !== written) {
+    warnings.push(
+      `${path}: "${baseField}" is ${written}, which contradicts the authors' code for this model; ${shape.ropeBase} is used`,
+    );
+  }
+  const scaling = config.rope_scaling ?? null;
+  if (scaling !== null && !card.rules.some(({ field }) => field === "rope_scaling")) {
+    warnings.push(`${path}: "rope_scaling" is ${printValue(scaling)}, which the authors' code does not read`);
+  }
+  return warnings;
 }
 
 /** The checkpoint's own dtype, or null when config.json does not say. */

@@ -20,6 +20,7 @@ import {
   shapeFrom,
 } from "./config.js";
 import { fingerprintOf } from "./fingerprint.js";
+import { withPublishedNames } from "./newer-names.js";
 import { refuseConfig, refuseDirectory, refuseModelFile, refuseTensors } from "./other-formats.js";
 import { type OpenOptions, overridden, overridesText, overrideWarnings } from "./overrides.js";
 import { mergeShards, readParallelShards } from "./parallel-shards.js";
@@ -28,6 +29,7 @@ import type { TensorEntry } from "./safetensors.js";
 import { shardConfig, shardWarnings } from "./shard-config.js";
 import { type CheckpointTensors, hasWeights, type MergedTensor, readTensors, weightType } from "./tensors.js";
 import { checkStopTokens, readTokenizerFile, stopTokenIds, tokenCountOf } from "./tokenizer-file.js";
+import { unusedWarnings } from "./unused.js";
 
 export type { OpenOptions } from "./overrides.js";
 export type { PrefixEncoder } from "./prefix-encoder.js";
@@ -143,6 +145,7 @@ export async function openModel(directory: string, options: OpenOptions = {}): P
       ...warnings,
       ...overrideWarnings(written, overrides, root),
       ...configWarnings(config, card, shape, root),
+      ...unusedWarnings(merged, [...sources, ...prefixSources], root),
     ],
     fingerprint: await fingerprintOf(
       card,
@@ -165,12 +168,12 @@ async function readDirectory(
   const parallel = hasWeights(root) ? null : await readParallelShards(root);
   if (parallel === null) {
     refuseDirectory(root);
-    return { written: await readConfig(root), shards: null, warnings: [] };
+    return { written: withPublishedNames(await readConfig(root)), shards: null, warnings: [] };
   }
   const shards = await mergeShards(parallel);
   const derived = existsSync(join(root, "config.json")) ? null : shardConfig(parallel, shards.merged);
   const warnings = shardWarnings(parallel, derived, shards.unknown);
-  return { written: derived ?? (await readConfig(root)), shards, warnings };
+  return { written: derived ?? withPublishedNames(await readConfig(root)), shards, warnings };
 }
 
 type EndTensors = "embedding" | "finalNorm" | "head";

@@ -24,6 +24,11 @@ export interface ModelCard {
     normEps: string;
     dtype: string;
   };
+  /**
+   * Published sizes of the vocabulary, padded to `rows`, and how many ids of them are tokens: without a
+   * tokenizer in the directory nothing else tells that the rest never was trained.
+   */
+  vocabularies?: readonly { rows: number; tokens: number }[];
   rope: RopeFacts;
   /** True in config.json: the fused query, key and value projection has a bias. */
   qkvBiasField: string;

@@ -18,6 +18,7 @@ export const chatglm3: ModelCard = {
   },
   rules: chatglmRules,
   config: chatglmConfig,
+  vocabularies: [{ rows: 65_024, tokens: 64_798 }],
   rope: { fraction: 0.5, base: 10_000, ratioField: "rope_ratio", ratioMeaning: "base" },
   qkvBiasField: "add_qkv_bias",
   tensors: chatglmTensors,

@@ -17,7 +17,13 @@ const rules: ConfigRule[] = [
     whenAbsent: 0.5,
     meaning: "another share of each head is rotated",
   },
-  { field: "rope_scaling", allowed: [null], whenAbsent: null, meaning: "positions are scaled" },
+  {
+    field: "rope_scaling",
+    allowed: [null],
+    whenAbsent: null,
+    meaning:
+      "positions are scaled; --set rope_scaling=null serves the model without, for the positions it was trained on",
+  },
   { field: "tie_word_embeddings", allowed: [false], whenAbsent: false, meaning: "no head of its own" },
   { field: "quantization_config", allowed: [null], whenAbsent: null, meaning: "the weights are quantized" },
 ];
@@ -36,6 +42,7 @@ const shared = {
     normEps: "rms_norm_eps",
     dtype: "torch_dtype",
   },
+  vocabularies: glm4_9b.vocabularies,
   qkvBiasField: "attention_bias",
   tokenizer: glm4_9b.tokenizer,
   prompt: glm4_9b.prompt,
