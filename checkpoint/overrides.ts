@@ -60,7 +60,11 @@ export function parseOverrides(text: string): Overrides {
   if (text.length <= maxOverridesBytes) {
     try {
       const value: unknown = JSON.parse(text);
-      if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Overrides;
+      if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+        // What can be read can be nested too deeply to be written again, as keys of stages need it.
+        overridesText(value as Overrides);
+        return value as Overrides;
+      }
     } catch {
       // Said below.
     }

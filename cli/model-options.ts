@@ -2,9 +2,12 @@
 import { resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 
-/** Values of a config.json are short; the longest are lists of some dozens of numbers. */
-const maxValueLength = 4_096;
-const maxOverrides = 64;
+/**
+ * Values of a config.json are short; the longest are lists of some dozens of numbers. However they are
+ * written, so many fit into a message to a worker (checkpoint/overrides.ts).
+ */
+const maxValueLength = 512;
+const maxOverrides = 16;
 
 export interface ModelFlags {
   /** Fields of config.json to replace, by name. */

@@ -55,7 +55,16 @@ describe("overrides", () => {
     expect(parseOverrides(overridesText(overrides))).toEqual(overrides);
     expect(overridesText({})).toBe("");
     expect(parseOverrides("")).toEqual({});
-    const damaged = ["{", "[]", "null", "7", `{"a": "${"x".repeat(maxOverridesBytes)}"}`, "[".repeat(60_000)];
+    const nested = `{"a": ${"[".repeat(30_000)}${"]".repeat(30_000)}}`;
+    const damaged = [
+      "{",
+      "[]",
+      "null",
+      "7",
+      `{"a": "${"x".repeat(maxOverridesBytes)}"}`,
+      "[".repeat(60_000),
+      nested,
+    ];
     for (const text of damaged) expect(() => parseOverrides(text)).toThrow("config_overrides");
   });
 });
