@@ -6,6 +6,7 @@ import type { ModelCard, RopeFacts } from "../models/card.js";
 import { printValue } from "../models/print.js";
 import type { DType, ExpertShape, ModelShape } from "../models/shape.js";
 import { parseJsonObject, readModelFile } from "./json.js";
+import type { Overrides } from "./overrides.js";
 
 /** Real ones have 2 KiB, and one of a tokenizer some more for its chat template. */
 const maxConfigBytes = 1024 * 1024;
@@ -25,7 +26,8 @@ export async function readTokenizerConfig(directory: string): Promise<Config | n
 }
 
 /**
- * @param tokenCount Ids that exist by the tokenizer; null without one: then all rows of the embedding count.
+ * @param tokenCount Ids that exist by the tokenizer; null without one: then those that the family was published
+ *                   with, and for another size of the vocabulary all rows of the embedding.
  * @throws RelayError invalid_model naming the field, its value and what was expected.
  */
 export function shapeFrom(
@@ -33,6 +35,7 @@ export function shapeFrom(
   card: ModelCard,
   tokenCount: number | null,
   directory: string,
+  overrides: Overrides = {},
 ): ModelShape {
   const path = join(directory, "config.json");
   const size = (field: string) => sizeOf(config, field, path);
@@ -75,9 +78,9 @@ export function shapeFrom(
     headDim,
     ffnSize: size(fields.ffnSize),
     vocabSize,
-    tokenCount: tokenCount ?? vocabSize,
+    tokenCount: tokenCount ?? publishedTokens(card, vocabSize) ?? vocabSize,
     ropeDim,
-    ropeBase: ropeBase(config, card.rope, size(fields.maxPositions), path),
+    ropeBase: ropeBase(config, card.rope, size(fields.maxPositions), overrides, path),
     ropePositionDivisor: ratioOf(config, card.rope, "positions", path),
     normEps,
     maxPositions: size(fields.maxPositions),
@@ -90,9 +93,21 @@ function residualScale({ form }: ModelCard, layerCount: number): number {
   return form.residualScale === "sqrt(2 layers)" ? Math.sqrt(2 * layerCount) : form.residualScale;
 }
 
-function ropeBase(config: Config, rope: RopeFacts, maxPositions: number, path: string): number {
+function publishedTokens(card: ModelCard, vocabSize: number): number | undefined {
+  return card.vocabularies?.find(({ rows }) => rows === vocabSize)?.tokens;
+}
+
+function ropeBase(
+  config: Config,
+  rope: RopeFacts,
+  maxPositions: number,
+  overrides: Overrides,
+  path: string,
+): number {
   const written = positive(config, rope.baseField, rope.base, 1e12, path);
   const base = written * ratioOf(config, rope, "base", path);
+  // Whoever sets the base has seen the warning about the file's, and decides.
+  if (rope.baseField !== undefined && Object.hasOwn(overrides, rope.baseField)) return base;
   return ropeCorrection(rope, base, maxPositions) ?? base;
 }
 
@@ -125,14 +140,22 @@ export function configWarnings(
   shape: ModelShape,
   directory: string,
 ): string[] {
+  const path = join(directory, "config.json");
+  const warnings: string[] = [];
   const { baseField } = card.rope;
   const written = baseField === undefined ? undefined : config[baseField];
-  if (typeof written !== "number" || ropeCorrection(card.rope, written, shape.maxPositions) === undefined)
-    return [];
-  const path = join(directory, "config.json");
-  return [
-    `${path}: "${baseField}" is ${written}, which contradicts the authors' code for this model; ${shape.ropeBase} is used`,
-  ];
+  const corrected =
+    typeof written === "number" && ropeCorrection(card.rope, written, shape.maxPositions) !== undefined;
+  if (corrected && shape.ropeBase !== written) {
+    warnings.push(
+      `${path}: "${baseField}" is ${written}, which contradicts the authors' code for this model; ${shape.ropeBase} is used`,
+    );
+  }
+  const scaling = config.rope_scaling ?? null;
+  if (scaling !== null && !card.rules.some(({ field }) => field === "rope_scaling")) {
+    warnings.push(`${path}: "rope_scaling" is ${printValue(scaling)}, which the authors' code does not read`);
+  }
+  return warnings;
 }
 
 /** The checkpoint's own dtype, or null when config.json does not say. */

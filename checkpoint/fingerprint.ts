@@ -14,7 +14,7 @@ interface ByteRange {
 }
 
 /**
- * SHA-256 over the family, the shape (with the number of tokens), every file's header (of a
+ * SHA-256 over the family, the shape (with the number of tokens), the overridden fields of config.json, every file's header (of a
  * PyTorch file the list of its tensors), and the first and last 4 KiB of each tensor in use; the card's
  * rules leave no other choice. Hashing all 13 GB of a 6B model would cost a minute at every start; a
  * checkpoint that was trained on, quantized or cut off differs at the ends of its tensors too. Paths and
@@ -23,11 +23,13 @@ interface ByteRange {
 export async function fingerprintOf(
   card: ModelCard,
   shape: ModelShape,
+  /** As overridesText writes them. */
+  overrides: string,
   files: WeightsFile[],
   tensors: ByteRange[],
 ): Promise<string> {
   const hash = createHash("sha256");
-  hash.update(JSON.stringify([card.family, shape]));
+  hash.update(JSON.stringify([card.family, shape, ...(overrides === "" ? [] : [overrides])]));
   for (const { header } of [...files].sort((a, b) => Buffer.compare(a.header, b.header))) hash.update(header);
 
   const handles = new Map<string, FileHandle>();

@@ -19,13 +19,23 @@ import {
   shapeFrom,
 } from "./config.js";
 import { fingerprintOf } from "./fingerprint.js";
+import { withPublishedNames } from "./newer-names.js";
+import { refuseConfig, refuseDirectory, refuseModelFile, refuseTensors } from "./other-formats.js";
+import { type OpenOptions, overridden, overridesText, overrideWarnings } from "./overrides.js";
+import { mergeShards, readParallelShards } from "./parallel-shards.js";
+import { type PrefixEncoder, prefixTensors, readPrefixEncoder } from "./prefix-encoder.js";
 import type { TensorEntry } from "./safetensors.js";
+import { shardConfig, shardWarnings } from "./shard-config.js";
 import { endSources, layerSources, stageSources, stageTensors, type TensorSource } from "./stage-tensors.js";
-import { readTensors } from "./tensors.js";
+import { type CheckpointTensors, hasWeights, type MergedTensor, readTensors } from "./tensors.js";
 import { checkStopTokens, readTokenizerFile, stopTokenIds, tokenCountOf } from "./tokenizer-file.js";
+import { unusedWarnings } from "./unused.js";
 
+export type { OpenOptions } from "./overrides.js";
+export type { PrefixEncoder } from "./prefix-encoder.js";
 export type { TensorEntry } from "./safetensors.js";
 export * from "./stage-tensors.js";
+export type { MergedTensor } from "./tensors.js";
 
 export interface Model {
   directory: string;
@@ -42,8 +52,13 @@ export interface Model {
   /** The checkpoint's own type: that of config.json, else of the embedding. */
   dtype: DType;
   config: Config;
+  /** Those that lie in one piece. */
   tensors: Map<string, TensorEntry>;
-  /** KV slots in front of every sequence that a prefix encoder takes. */
+  /** All of them, also those that are put together from several ranges of bytes. */
+  merged: Map<string, MergedTensor>;
+  /** Keys and values that every sequence begins with (P-Tuning v2); null without. */
+  prefixEncoder: PrefixEncoder | null;
+  /** KV slots in front of every sequence that they take. */
   prefixLength: number;
   /** What in the directory is not followed, for people. */
   warnings: string[];
@@ -59,24 +74,34 @@ export interface Model {
 }
 
 /**
+ * @param options What changes how the directory is read; part of the fingerprint.
  * @throws RelayError invalid_model naming file, field or tensor, the value found and what was expected.
  */
-export async function openModel(directory: string): Promise<Model> {
+export async function openModel(directory: string, options: OpenOptions = {}): Promise<Model> {
   const root = resolve(directory);
   if (!statSync(root, { throwIfNoEntry: false })?.isDirectory()) {
+    refuseModelFile(root);
     throw new RelayError("invalid_model", `${root} is not a directory, expected one with config.json`);
   }
-  const config = await readConfig(root);
+  const overrides = options.overrides ?? {};
+  const { written, shards, warnings } = await readDirectory(root);
+  const config = overridden(written, overrides);
+  refuseConfig(config, root);
   const tokenizerConfig = await readTokenizerConfig(root);
   const hasFile = (name: string) => existsSync(join(root, name));
   const card = cardFor({ directory: root, config, tokenizerConfig, hasFile });
   const tokenizer = await readTokenizerFile(root, card);
   if (tokenizer) checkStopTokens(tokenizer, card, configStopTokens(config));
   const tokenCount = tokenizer && tokenCountOf(tokenizer, card);
-  const shape = shapeFrom(config, card, tokenCount, root);
-  const { files, tensors } = await readTensors(root);
+  const shape = shapeFrom(config, card, tokenCount, root, overrides);
+  const { files, tensors, merged } = shards ?? (await readTensors(root));
+  refuseTensors(merged);
 
-  const partial = { directory: root, card, shape, config, tensors };
+  const found = { directory: root, card, shape, config, tensors, merged };
+  const prefixDirectory = options.prefixEncoder ?? null;
+  const prefix = await readPrefixEncoder({ ...found, prefixDirectory });
+  const prefixSources = prefix ? prefixTensors(prefix.encoder) : [];
+  const partial = { ...found, prefixEncoder: prefix?.encoder ?? null };
   const whole = stageTensors(partial, { layerBegin: 0, layerEnd: shape.layerCount, embed: true, head: true });
   const sources = stageSources(whole);
   const layers = whole.layers.map(layerSources);
@@ -86,15 +111,41 @@ export async function openModel(directory: string): Promise<Model> {
     contextLength: shape.maxPositions,
     stopTokens: tokenizer ? stopTokenIds(tokenizer, card) : configStopTokens(config),
     sampling: await defaultSampling(card, root),
-    dtype: configDtype(config, card, root) ?? whole.embedding!.dtype,
-    prefixLength: 0,
-    warnings: configWarnings(config, card, shape, root),
-    fingerprint: await fingerprintOf(card, shape, files, sources),
+    dtype: configDtype(config, card, root) ?? whole.embedding![0]!.dtype,
+    prefixLength: prefix?.encoder.length ?? 0,
+    warnings: [
+      ...warnings,
+      ...overrideWarnings(written, overrides, root),
+      ...configWarnings(config, card, shape, root),
+      ...unusedWarnings(merged, [...sources, ...prefixSources], root),
+    ],
+    fingerprint: await fingerprintOf(
+      card,
+      shape,
+      overridesText(overrides),
+      [...files, ...(prefix?.files ?? [])],
+      [...sources, ...prefixSources],
+    ),
     parameterCount: distinct(sources).reduce((sum, { shape: sizes }) => sum + product(sizes), 0),
     layerBytes: layers.map(byteSum),
     embeddingBytes: byteSum(endSources(whole, "first")),
     headBytes: byteSum(endSources(whole, "last")),
   };
+}
+
+/** What config.json says, or would say for tensor-parallel shards, which are read already then. */
+async function readDirectory(
+  root: string,
+): Promise<{ written: Config; shards: CheckpointTensors | null; warnings: string[] }> {
+  const parallel = hasWeights(root) ? null : await readParallelShards(root);
+  if (parallel === null) {
+    refuseDirectory(root);
+    return { written: withPublishedNames(await readConfig(root)), shards: null, warnings: [] };
+  }
+  const shards = await mergeShards(parallel);
+  const derived = existsSync(join(root, "config.json")) ? null : shardConfig(parallel, shards.merged);
+  const warnings = shardWarnings(parallel, derived, shards.unknown);
+  return { written: derived ?? withPublishedNames(await readConfig(root)), shards, warnings };
 }
 
 /** The published name when config.json has one (not a path of whoever saved it), else the directory's. */

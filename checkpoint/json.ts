@@ -6,7 +6,10 @@ import { RelayError } from "../common/errors.js";
 export async function readModelFile(path: string, maxBytes: number): Promise<Uint8Array> {
   let size: number;
   try {
-    size = (await stat(path)).size;
+    const file = await stat(path);
+    // Reading a pipe would wait for ever.
+    if (!file.isFile()) throw new Error("not a regular file");
+    size = file.size;
     if (size <= maxBytes) return await readFile(path);
   } catch (cause) {
     throw new RelayError("invalid_model", `cannot read ${path}: ${(cause as Error).message}`, { cause });

@@ -3,8 +3,8 @@ import { RelayError } from "../common/errors.js";
 import type { ModelCard, TensorNames } from "../models/card.js";
 import { type DType, ffnInputs, type ModelShape, qkvRows } from "../models/shape.js";
 import { type Config, configSwitch, denseLayerCount } from "./config.js";
-import type { TensorEntry } from "./safetensors.js";
-import { weightType } from "./tensors.js";
+import type { PrefixEncoder } from "./prefix-encoder.js";
+import { type MergedTensor, weightType } from "./tensors.js";
 
 /** Structurally the engine's TensorSource, LayerTensors and the weight fields of its StageConfig. */
 export interface TensorSource {
@@ -65,12 +65,12 @@ export interface PrefixTensors {
 
 export interface StageTensors {
   layers: LayerTensors[];
-  embedding: TensorSource | null;
+  embedding: TensorSource[] | null;
   positionEmbedding: TensorSource | null;
   blockPositionEmbedding: TensorSource | null;
   finalNorm: TensorSource | null;
   finalNormBias: TensorSource | null;
-  head: TensorSource | null;
+  head: TensorSource[] | null;
   prefix: PrefixTensors | null;
 }
 
@@ -88,7 +88,8 @@ export interface TensorOwner {
   card: ModelCard;
   shape: ModelShape;
   config: Config;
-  tensors: Map<string, TensorEntry>;
+  merged: ReadonlyMap<string, MergedTensor>;
+  prefixEncoder: PrefixEncoder | null;
 }
 
 /** @throws RelayError invalid_model for a tensor that is missing, of another shape or of another type. */
@@ -107,15 +108,21 @@ export function stageTensors(model: TensorOwner, range: StageRange): StageTensor
   }
   return {
     layers,
-    embedding: first(names.embedding, vocabSize),
+    embedding: range.embed ? finder.parts(names.embedding, vocabSize, hiddenSize) : null,
     // One row more than positions: the block position of what follows the context begins at one.
     positionEmbedding: first(names.positionEmbedding, maxPositions + 1),
     blockPositionEmbedding: first(names.blockPositionEmbedding, maxPositions + 1),
     finalNorm: last(names.finalNorm, hiddenSize),
     finalNormBias: last(names.finalNormBias, hiddenSize),
-    head: last(head, vocabSize, hiddenSize),
-    prefix: null,
+    head: range.head ? finder.parts(head, vocabSize, hiddenSize) : null,
+    prefix: prefixTensors(model.prefixEncoder),
   };
+}
+
+function prefixTensors(encoder: PrefixEncoder | null): PrefixTensors | null {
+  if (encoder === null) return null;
+  const { length, embedding, projection } = encoder;
+  return { length, embedding, hidden: projection?.hidden ?? null, out: projection?.out ?? null };
 }
 
 function layerTensors(model: TensorOwner, finder: TensorFinder, layer: number): LayerTensors {
@@ -130,7 +137,7 @@ function layerTensors(model: TensorOwner, finder: TensorFinder, layer: number): 
   const optional = (name: string | undefined, size = hiddenSize) =>
     name === undefined ? null : one(name, size);
   const list = (name: string | undefined, ...sizes: number[]) =>
-    name === undefined ? null : finder.parts([at(name)], sizes);
+    name === undefined ? null : finder.parts(at(name), ...sizes);
   /** One tensor with all rows, or one for each of `rows`. */
   const stacked = (patterns: readonly string[], rows: number[], ...columns: number[]) =>
     finder.stacked(patterns.map(at), rows, columns);
@@ -138,7 +145,7 @@ function layerTensors(model: TensorOwner, finder: TensorFinder, layer: number): 
   const qkvParts = [headCount, kvHeadCount, kvHeadCount].map((heads) => heads * headDim);
   const qkv = (patterns: readonly string[], ...columns: number[]) => {
     if (names.qkvRows === "blocks") return stacked(patterns, qkvParts, ...columns);
-    return headwise(finder.parts([at(patterns[0]!)], [qkvRows(shape), ...columns]), headCount, headDim);
+    return headwise(finder.parts(at(patterns[0]!), qkvRows(shape), ...columns), headCount, headDim);
   };
   const routed = experts !== null && layer >= denseLayerCount(config, card, directory);
   const expertNames = routed ? names.experts : undefined;
@@ -151,14 +158,14 @@ function layerTensors(model: TensorOwner, finder: TensorFinder, layer: number): 
     qkvBias: names.qkvBias && has(switches.qkvBias) ? qkv(names.qkvBias) : null,
     queryNorm: has(switches.headNorms) ? optional(names.queryNorm, headDim) : null,
     keyNorm: has(switches.headNorms) ? optional(names.keyNorm, headDim) : null,
-    attentionOut: finder.parts([at(names.attentionOut)], [hiddenSize, headCount * headDim]),
+    attentionOut: finder.parts(at(names.attentionOut), hiddenSize, headCount * headDim),
     attentionOutBias: list(names.attentionOutBias, hiddenSize),
     attentionOutNorm: optional(names.attentionOutNorm),
     ffnNorm: one(names.ffnNorm, hiddenSize),
     ffnNormBias: optional(names.ffnNormBias),
     ffnUp: stacked(expertNames?.sharedUp ?? names.ffnUp, halves, hiddenSize),
     ffnUpBias: names.ffnUpBias ? stacked(names.ffnUpBias, halves) : null,
-    ffnDown: finder.parts([at(expertNames?.sharedDown ?? names.ffnDown)], [hiddenSize, ffnSize]),
+    ffnDown: finder.parts(at(expertNames?.sharedDown ?? names.ffnDown), hiddenSize, ffnSize),
     ffnDownBias: list(names.ffnDownBias, hiddenSize),
     ffnOutNorm: optional(names.ffnOutNorm),
     ...(expertNames && experts
@@ -172,7 +179,7 @@ function layerTensors(model: TensorOwner, finder: TensorFinder, layer: number): 
             const sizes = [experts.ffnSize, experts.ffnSize];
             return {
               up: finder.stacked(expertNames.up.map(of), sizes, [hiddenSize]),
-              down: finder.parts([of(expertNames.down)], [hiddenSize, experts.ffnSize]),
+              down: finder.parts(of(expertNames.down), hiddenSize, experts.ffnSize),
             };
           }),
         }
@@ -215,42 +222,46 @@ class TensorFinder {
   constructor(readonly model: TensorOwner) {}
 
   has(name: string): boolean {
-    return this.model.tensors.has(name);
+    return this.model.merged.has(name);
   }
 
-  /** A tensor of this shape. */
-  one(name: string, ...expected: number[]): TensorSource {
-    const { tensors, directory } = this.model;
-    const tensor = tensors.get(name);
+  /** A tensor of this shape, in as many pieces as it lies. */
+  parts(name: string, ...expected: number[]): TensorSource[] {
+    const { merged, directory } = this.model;
+    const tensor = merged.get(name);
     if (!tensor) throw new RelayError("invalid_model", `missing tensor ${name} in ${directory}`);
-    const { file, byteOffset, byteLength, shape } = tensor;
-    checkShape(name, shape, expected, file);
-    return { file, byteOffset, byteLength, dtype: weightType(tensor), shape };
+    const { shape, parts } = tensor;
+    if (shape.length !== expected.length || shape.some((size, axis) => size !== expected[axis])) {
+      throw new RelayError(
+        "invalid_model",
+        `tensor ${name} has shape [${shape.join(", ")}], expected [${expected.join(", ")}] (${parts[0]!.file})`,
+      );
+    }
+    return parts.map((part) => {
+      const { file, byteOffset, byteLength, shape } = part;
+      return { file, byteOffset, byteLength, dtype: weightType(part), shape };
+    });
   }
 
-  parts(names: string[], expected: number[]): TensorSource[] {
-    return names.map((name) => this.one(name, ...expected));
+  /** A tensor that is in one piece in every layout. */
+  one(name: string, ...expected: number[]): TensorSource {
+    const found = this.parts(name, ...expected);
+    if (found.length === 1) return found[0]!;
+    throw new RelayError("invalid_model", `tensor ${name} is in ${found.length} pieces, expected one`);
   }
 
   /** One tensor with all rows, or one for each of `rows`. */
   stacked(names: string[], rows: number[], columns: number[]): TensorSource[] {
-    const sizes = names.length === 1 ? [sum(rows)] : rows;
-    const found = names.map((name, i) => this.one(name, sizes[i]!, ...columns));
-    const other = found.findIndex(({ dtype }) => dtype !== found[0]!.dtype);
-    if (other < 0) return found;
+    const sizes = names.length === 1 ? [rows.reduce((sum, size) => sum + size, 0)] : rows;
+    const found = names.map((name, i) => this.parts(name, sizes[i]!, ...columns));
+    const types = found.map(([part]) => part!.dtype);
+    const other = types.findIndex((dtype) => dtype !== types[0]);
+    if (other < 0) return found.flat();
     throw new RelayError(
       "invalid_model",
-      `tensor ${names[0]} is ${found[0]!.dtype} and ${names[other]} is ${found[other]!.dtype}, expected one type (${found[0]!.file})`,
+      `tensor ${names[0]} is ${types[0]} and ${names[other]} is ${types[other]}, expected one type (${found[0]![0]!.file})`,
     );
   }
-}
-
-function checkShape(name: string, shape: readonly number[], expected: number[], file: string): void {
-  if (shape.length === expected.length && shape.every((size, axis) => size === expected[axis])) return;
-  throw new RelayError(
-    "invalid_model",
-    `tensor ${name} has shape [${shape.join(", ")}], expected [${expected.join(", ")}] (${file})`,
-  );
 }
 
 /** All tensors of a layer. */
@@ -263,16 +274,12 @@ export function layerSources({ router, experts, ...others }: LayerTensors): Tens
 /** What a stage holds beside layers, because it is the first or the last. */
 export function endSources(stage: StageTensors, end: "first" | "last"): TensorSource[] {
   const { embedding, positionEmbedding, blockPositionEmbedding, finalNorm, finalNormBias, head } = stage;
-  const sources =
-    end === "first"
-      ? [embedding, positionEmbedding, blockPositionEmbedding]
-      : [finalNorm, finalNormBias, head];
-  return sources.filter((source) => source !== null);
+  const first = [...(embedding ?? []), positionEmbedding, blockPositionEmbedding];
+  const last = [finalNorm, finalNormBias, ...(head ?? [])];
+  return (end === "first" ? first : last).filter((source) => source !== null);
 }
 
 /** All tensors of a stage. */
 export function stageSources(stage: StageTensors): TensorSource[] {
   return [...endSources(stage, "first"), ...stage.layers.flatMap(layerSources), ...endSources(stage, "last")];
 }
-
-const sum = (sizes: readonly number[]): number => sizes.reduce((total, size) => total + size, 0);

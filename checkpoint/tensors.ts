@@ -32,9 +32,31 @@ const formats: readonly Format[] = [
   },
 ];
 
+/** A tensor that lies in one or more ranges of bytes. */
+export interface MergedTensor {
+  name: string;
+  /** As the files name it, the same for all parts. */
+  dtype: string;
+  shape: number[];
+  /** Along it the parts follow each other; of no meaning with a single one. */
+  axis: 0 | 1;
+  /** At least one, each contiguous; other dimensions than `axis` are those of the whole. */
+  parts: TensorEntry[];
+}
+
 export interface CheckpointTensors {
   files: WeightsFile[];
+  /** Those that lie in one piece. */
   tensors: Map<string, TensorEntry>;
+  /** All of them, as parts. */
+  merged: Map<string, MergedTensor>;
+}
+
+/** Whether the directory holds weights in a form that readTensors reads. */
+export function hasWeights(directory: string): boolean {
+  return formats.some(({ singleFile, indexFile }) =>
+    [singleFile, indexFile].some((name) => existsSync(join(directory, name))),
+  );
 }
 
 /**
@@ -45,7 +67,7 @@ export async function readTensors(directory: string): Promise<CheckpointTensors>
   for (const { singleFile, indexFile, extension, read } of formats) {
     if (existsSync(join(directory, singleFile))) {
       const file = await read(join(directory, singleFile));
-      return { files: [file], tensors: new Map(file.tensors.map((tensor) => [tensor.name, tensor])) };
+      return wholeTensors([file], new Map(file.tensors.map((tensor) => [tensor.name, tensor])));
     }
     if (existsSync(join(directory, indexFile))) return readShards(directory, indexFile, extension, read);
   }
@@ -106,7 +128,16 @@ async function readShards(
       throw new RelayError("invalid_model", `${path} puts tensor ${name} into ${expected}, but ${actual}`);
     }
   }
-  return { files: [...shards.values()], tensors };
+  return wholeTensors([...shards.values()], tensors);
+}
+
+function wholeTensors(files: WeightsFile[], tensors: Map<string, TensorEntry>): CheckpointTensors {
+  const merged = new Map<string, MergedTensor>();
+  for (const [key, tensor] of tensors) {
+    const { name, dtype, shape } = tensor;
+    merged.set(key, { name, dtype, shape, axis: 0, parts: [tensor] });
+  }
+  return { files, tensors, merged };
 }
 
 const weightTypes: ReadonlyMap<string, DType> = new Map([

@@ -14,6 +14,7 @@ import {
   PickleDict,
   PickleGlobal,
   type PickleHost,
+  PickleList,
   PickleObject,
   type PickleValue,
   readPickle,
@@ -39,6 +40,8 @@ const orderedDict = "collections.OrderedDict";
 const rebuildTensor = "torch._utils._rebuild_tensor_v2";
 const rebuildParameter = "torch._utils._rebuild_parameter";
 const callables = new Set([orderedDict, rebuildTensor, rebuildParameter]);
+/** Plain containers beside the state dict of a training checkpoint: of each the one argument is kept. */
+const trainingContainers = new Set(["torch.Size", "builtins.set", "__builtin__.set"]);
 
 /** Weights have up to three dimensions, those of convolutions five. */
 export const maxDimensions = 8;
@@ -71,16 +74,18 @@ class Tensor extends PickleObject {
 
 /**
  * Reads and checks the pickle and the directory of one file.
+ * @param under Key of the dict in the file under which the state dict lies; its other entries, which
+ *              training wrote, must be plain values. Absent: the file holds the state dict itself.
  * @returns Tensors in the order of the state dict; tied ones share their bytes.
  * @throws RelayError invalid_model naming file, tensor, value and what was expected.
  */
-export function readTorchFile(file: string): Promise<WeightsFile> {
+export function readTorchFile(file: string, under?: string): Promise<WeightsFile> {
   return withFile(file, async (handle, byteLength) => {
     await checkKind(handle, file, byteLength);
     const archive = await openArchive(handle, file, byteLength);
     const pickle = await readEntry(handle, archive, "data.pkl", maxPickleBytes);
-    const root = readPickle(pickle, `${file}: data.pkl`, new TorchHost(archive));
-    const tensors = stateDict(root, file);
+    const root = readPickle(pickle, `${file}: data.pkl`, new TorchHost(archive, under !== undefined));
+    const tensors = stateDict(under === undefined ? root : entryOf(root, under, file), file);
     return { file, byteLength, header: description(tensors), tensors };
   });
 }
@@ -93,6 +98,8 @@ const otherKinds: readonly [magic: Buffer, kind: string][] = [
     Buffer.from("80028a0a6cfc9c46f9206aa85019", "hex"),
     "has the form of torch.save before PyTorch 1.6, expected its zip form (load and save it with a newer one)",
   ],
+  [Buffer.from("GGUF"), "is a GGUF file, expected a zip file of torch.save"],
+  [Buffer.from("ggml"), "is a file of chatglm.cpp, expected a zip file of torch.save"],
   [Buffer.from("\x93NUMPY", "latin1"), "is a NumPy array, expected a zip file of torch.save"],
   [
     Buffer.from("version https://git-lfs"),
@@ -169,10 +176,14 @@ async function readEntry(
 
 /** What the names in a state dict's pickle stand for. */
 class TorchHost implements PickleHost {
-  constructor(private readonly archive: Archive) {}
+  /** @param training The file holds more than a state dict. */
+  constructor(
+    private readonly archive: Archive,
+    private readonly training: boolean,
+  ) {}
 
   knows(name: string): boolean {
-    return callables.has(name) || storageTypes.has(name);
+    return callables.has(name) || storageTypes.has(name) || this.isContainer(name);
   }
 
   call(name: string, args: readonly PickleValue[], fail: Fail): PickleValue {
@@ -184,10 +195,18 @@ class TorchHost implements PickleHost {
         if (shape.length === strides.length) return new Tensor(storage, offset, shape, strides);
       }
     }
+    const [content] = args;
+    if (this.isContainer(name) && args.length === 1) {
+      if (Array.isArray(content) || content instanceof PickleList) return content as PickleValue;
+    }
     // (data, requires_grad, backward_hooks)
     if (name === rebuildParameter && args[0] instanceof Tensor) return args[0];
     const printed = args.slice(0, maxDimensions).map(describeValue).join(", ");
     return fail(`calls ${name} with (${printed}), which describes no tensor`);
+  }
+
+  private isContainer(name: string): boolean {
+    return this.training && trainingContainers.has(name);
   }
 
   /** ("storage", type, key, location, number of elements); where it lay once is of no interest. */
@@ -208,6 +227,15 @@ class TorchHost implements PickleHost {
     }
     return new Storage(dtype, entry);
   }
+}
+
+function entryOf(root: PickleValue, key: string, file: string): PickleValue {
+  const value = root instanceof PickleDict ? root.entries.get(key) : undefined;
+  if (value instanceof PickleDict) return value;
+  if (!(root instanceof PickleDict)) {
+    fail(file, `holds ${describeValue(root)}, expected a dict with the state dict under ${printValue(key)}`);
+  }
+  return fail(file, `has ${describeValue(value)} under ${printValue(key)}, expected the state dict`);
 }
 
 function stateDict(root: PickleValue, file: string): TensorEntry[] {

@@ -8,6 +8,7 @@ import { packageRoot } from "../common/package.js";
 import { DataDir } from "./data-dir.js";
 import { CommandError, exitStatus } from "./errors.js";
 import { watchLoading } from "./loading.js";
+import { type ModelFlags, modelArguments } from "./model-options.js";
 import { coreCount, freeMemoryBytes, memoryShare, redisUrl } from "./options.js";
 import { isListeningMessage, isRoundedMessage, type ListeningMessage } from "./parent.js";
 import { type PrecisionFlags, precisionArguments } from "./precision.js";
@@ -31,7 +32,7 @@ const redisStartMs = 60_000;
 const redisPortAttempts = 3;
 const logCheckMs = 30_000;
 
-export interface LocalClusterOptions extends PrecisionFlags {
+export interface LocalClusterOptions extends PrecisionFlags, ModelFlags {
   model: string;
   stages: number;
   /** 0 picks a free one. */
@@ -158,6 +159,7 @@ export class LocalCluster {
             "--name",
             name,
           ],
+          ...modelArguments(options),
           ...precisionArguments(options),
           ...["--probe-port", "0"],
         ],

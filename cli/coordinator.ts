@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import { maxStepRows } from "../common/limits.js";
 import { CommandError, exitStatus } from "./errors.js";
+import { addModelOptions, type ModelFlags, openOptions } from "./model-options.js";
 import { address, integer, name, port, redisUrl } from "./options.js";
 import { tellParent } from "./parent.js";
 import { addPrecisionOptions, type PrecisionFlags, quantizationOf } from "./precision.js";
@@ -12,7 +13,7 @@ import { runService } from "./service.js";
 const stagesMax = 1_000;
 const microBatchesMax = 32;
 
-interface Flags extends PrecisionFlags {
+interface Flags extends PrecisionFlags, ModelFlags {
   model: string;
   stages: number;
   host: string;
@@ -43,7 +44,7 @@ export function addCoordinatorCommand(program: Command): void {
     )
     .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
     .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay");
-  addPrecisionOptions(command)
+  addPrecisionOptions(addModelOptions(command))
     .option(
       "--micro-batches <m>",
       "micro-batches in flight (default: the smaller of stages and sequences)",
@@ -81,6 +82,7 @@ async function run(flags: Flags): Promise<void> {
       return startCoordinator({
         ...flags,
         model: resolve(flags.model),
+        ...openOptions(flags),
         kvType: flags.kv,
         quantization,
         log: createLogger("coordinator"),

@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
 import { stages } from "./coordinator.js";
+import { addModelOptions } from "./model-options.js";
 import { port, redisUrl, size } from "./options.js";
 import { addPrecisionOptions, quantizationOf } from "./precision.js";
 import { listenForStop } from "./signals.js";
@@ -17,7 +18,7 @@ export function addUpCommand(program: Command): void {
     .description("Runs everything on this machine: Redis, a coordinator and one worker per stage.")
     .requiredOption("--model <dir>", "directory of the model")
     .requiredOption("--stages <n>", "workers that share the model's layers", stages);
-  addPrecisionOptions(command)
+  addPrecisionOptions(addModelOptions(command))
     .option("--threads-per-worker <t>", "compute threads of each worker (default: cores / stages)", threads)
     .option(
       "--memory-per-worker <size>",

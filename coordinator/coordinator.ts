@@ -4,7 +4,8 @@
  */
 import { Server } from "@grpc/grpc-js";
 import { Registry } from "prom-client";
-import type { Model } from "../checkpoint/index.js";
+import type { Model, OpenOptions } from "../checkpoint/index.js";
+import { overridesText } from "../checkpoint/overrides.js";
 import { systemClock } from "../common/clock.js";
 import { RelayError } from "../common/errors.js";
 import { serverOptions } from "../common/grpc.js";
@@ -37,7 +38,7 @@ const drainPollMs = 20;
 /** tryShutdown can wait for ever on a half-open stream. */
 const grpcCloseLimitMs = 500;
 
-export interface CoordinatorOptions {
+export interface CoordinatorOptions extends OpenOptions {
   /** Model directory. */
   model: string;
   stages: number;
@@ -88,9 +89,18 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     });
     const probeAddress = (await probe?.listen()) ?? null;
     undo.push(async () => probe?.close());
-    const model = await openModelInThread(options.model);
+    const model = await openModelInThread(options.model, {
+      overrides: options.overrides,
+      prefixEncoder: options.prefixEncoder,
+    });
     for (const warning of model.warnings) log.warn(warning);
     requireStageCount(options.stages, model.shape.layerCount);
+    if (model.prefixEncoder !== null) {
+      throw new RelayError(
+        "invalid_model",
+        `${model.prefixEncoder.embedding.file}: a prefix encoder (P-Tuning v2) is not computed yet, expected none (--set pre_seq_len=0 serves the model without it)`,
+      );
+    }
     const dtype = options.dtype ?? model.dtype;
     const precision: Precision = { ...options.quantization, dtype, kvType: options.kvType ?? dtype };
     const queue = await BullmqQueue.open(options.redis, options.name, log, registry);
@@ -127,6 +137,8 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         membership: {
           stageCount: options.stages,
           modelDirectory: model.directory,
+          configOverrides: overridesText(options.overrides),
+          prefixEncoder: options.prefixEncoder ?? "",
           fingerprint: model.fingerprint,
           precision,
           maxRows: engineRows(model),

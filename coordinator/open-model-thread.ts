@@ -2,15 +2,15 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { openModel } from "../checkpoint/index.js";
 import { RelayError } from "../common/errors.js";
-import type { OpenResult } from "./open-model.js";
+import type { OpenResult, OpenTask } from "./open-model.js";
 
-async function open(directory: string): Promise<OpenResult> {
+async function open({ directory, options }: OpenTask): Promise<OpenResult> {
   try {
-    return { model: await openModel(directory) };
+    return { model: await openModel(directory, options) };
   } catch (error) {
     if (!(error instanceof RelayError)) throw error;
     return { code: error.code, message: error.message };
   }
 }
 
-parentPort!.postMessage(await open(workerData as string));
+parentPort!.postMessage(await open(workerData as OpenTask));

@@ -3,16 +3,23 @@
  * coordinator may stand still, and a coordinator that starts again has workers that wait for it.
  */
 import { Worker } from "node:worker_threads";
-import type { Model } from "../checkpoint/index.js";
+import type { Model, OpenOptions } from "../checkpoint/index.js";
 import { type ErrorCode, RelayError } from "../common/errors.js";
 import { threadFile } from "./thread-file.js";
 
 /** An error crosses as a value: a thrown one would arrive without its code. */
 export type OpenResult = { model: Model } | { code: ErrorCode; message: string };
 
+/** Arguments of openModel. */
+export interface OpenTask {
+  directory: string;
+  options: OpenOptions;
+}
+
 /** @throws RelayError as openModel does. */
-export async function openModelInThread(directory: string): Promise<Model> {
-  const thread = new Worker(threadFile(import.meta.url, "open-model-thread.js"), { workerData: directory });
+export async function openModelInThread(directory: string, options: OpenOptions): Promise<Model> {
+  const workerData: OpenTask = { directory, options };
+  const thread = new Worker(threadFile(import.meta.url, "open-model-thread.js"), { workerData });
   const result = await new Promise<OpenResult>((resolve, reject) => {
     thread.once("message", resolve);
     thread.once("error", reject);

@@ -31,6 +31,11 @@ export interface ModelCard {
   /** How layers compute; a scale of "sqrt(2 layers)" grows with the number of layers. */
   form: Omit<LayerForm, "residualScale"> & { residualScale: number | "sqrt(2 layers)" };
   attention: AttentionFacts;
+  /**
+   * Published sizes of the vocabulary, padded to `rows`, and how many ids of them are tokens: without a
+   * tokenizer in the directory nothing else tells that the rest never was trained.
+   */
+  vocabularies?: readonly { rows: number; tokens: number }[];
   rope: RopeFacts;
   /** Of layers whose feed-forward part is chosen per token; absent: none. */
   experts?: ExpertFacts;

@@ -46,7 +46,6 @@ export const chatglmRules: ConfigRule[] = [
   { field: "tie_word_embeddings", allowed: [false], whenAbsent: false, meaning: "no head of its own" },
   { field: "quantization_bit", allowed: [0], whenAbsent: 0, meaning: "the weights are quantized" },
   { field: "vision_config", allowed: [null], whenAbsent: null, meaning: "the model also reads images" },
-  { field: "pre_seq_len", allowed: [0], whenAbsent: 0, meaning: "P-Tuning adds a learned prefix" },
 ];
 
 export const chatglmConfig: ModelCard["config"] = {

@@ -17,6 +17,7 @@ export const chatglm2: ModelCard = {
   },
   rules: chatglmRules,
   config: chatglmConfig,
+  vocabularies: [{ rows: 65_024, tokens: 64_794 }],
   rope: { fraction: 0.5, base: 10_000, ratioField: "rope_ratio", ratioMeaning: "positions" },
   form: plainForm,
   attention: { kind: "causal" },

@@ -19,6 +19,7 @@ export const chatglm3: ModelCard = {
   },
   rules: chatglmRules,
   config: chatglmConfig,
+  vocabularies: [{ rows: 65_024, tokens: 64_798 }],
   rope: { fraction: 0.5, base: 10_000, ratioField: "rope_ratio", ratioMeaning: "base" },
   form: plainForm,
   attention: { kind: "causal" },

@@ -25,6 +25,7 @@ export const glm4_9b: ModelCard = {
   },
   rules: chatglmRules,
   config: chatglmConfig,
+  vocabularies: [{ rows: 151_552, tokens: 151_343 }],
   rope: { fraction: 0.5, base: 10_000, ratioField: "rope_ratio", ratioMeaning: "base" },
   form: plainForm,
   attention: { kind: "causal" },

@@ -18,7 +18,13 @@ const rules: ConfigRule[] = [
     whenAbsent: 0.5,
     meaning: "another share of each head is rotated",
   },
-  { field: "rope_scaling", allowed: [null], whenAbsent: null, meaning: "positions are scaled" },
+  {
+    field: "rope_scaling",
+    allowed: [null],
+    whenAbsent: null,
+    meaning:
+      "positions are scaled; --set rope_scaling=null serves the model without, for the positions it was trained on",
+  },
   { field: "tie_word_embeddings", allowed: [false], whenAbsent: false, meaning: "no head of its own" },
   { field: "quantization_config", allowed: [null], whenAbsent: null, meaning: "the weights are quantized" },
 ];
@@ -40,6 +46,7 @@ const shared = {
   form: plainForm,
   attention: { kind: "causal" },
   switches: { qkvBias: "attention_bias" },
+  vocabularies: glm4_9b.vocabularies,
   tokenizer: glm4_9b.tokenizer,
   prompt: glm4_9b.prompt,
   sampling: glm4_9b.sampling,

@@ -59,7 +59,9 @@ export function checkStageConfig(config: StageConfig): void {
   const vocabulary = [shape.vocabSize, shape.hiddenSize];
   checkPresence("embedding", config.embedding, config.layerBegin === 0, "the first stage", vocabulary);
   const isLast = config.layerEnd === shape.layerCount;
-  checkPresence("finalNorm", config.finalNorm, isLast, "the last stage", [shape.hiddenSize]);
+  checkPresence("finalNorm", config.finalNorm && [config.finalNorm], isLast, "the last stage", [
+    shape.hiddenSize,
+  ]);
   checkPresence("head", config.head, isLast, "the last stage", vocabulary);
   if (config.finalNorm !== null) checkNorm("finalNorm", config.finalNorm, config.finalNormBias, shape);
   for (const name of ["positionEmbedding", "blockPositionEmbedding"] as const) {
@@ -240,14 +242,14 @@ function checkPrefix(prefix: PrefixTensors, shape: ModelShape): void {
 
 function checkPresence(
   role: string,
-  source: TensorSource | null,
+  parts: TensorSource[] | null,
   wanted: boolean,
   where: string,
   shape: number[],
 ): void {
-  if (wanted && source === null) throw new Error(`${role}: missing on ${where}`);
-  if (!wanted && source !== null) throw new Error(`${role}: belongs to ${where} only`);
-  if (source !== null) checkTensor(role, source, shape);
+  if (wanted && parts === null) throw new Error(`${role}: missing on ${where}`);
+  if (!wanted && parts !== null) throw new Error(`${role}: belongs to ${where} only`);
+  if (parts !== null) checkParts(role, parts, shape);
 }
 
 /** Whether the bytes lie in the file is seen by the engine, which opens it. */

@@ -146,14 +146,14 @@ export interface StageConfig {
   layerEnd: number;
   layers: LayerTensors[];
   /** Present on the first stage. [vocabSize, hiddenSize] */
-  embedding: TensorSource | null;
+  embedding: TensorSource[] | null;
   /** Learned tables [positions, hiddenSize] that are added to it, in families that have them. */
   positionEmbedding: TensorSource | null;
   blockPositionEmbedding: TensorSource | null;
   /** Present on the last stage: final norm and head [vocabSize, hiddenSize]. */
   finalNorm: TensorSource | null;
   finalNormBias: TensorSource | null;
-  head: TensorSource | null;
+  head: TensorSource[] | null;
   prefix: PrefixTensors | null;
   /** What becomes of the matrices of all layers, and of the head; null: they stay as stored. */
   weights: WeightFormat | null;

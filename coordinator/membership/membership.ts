@@ -30,6 +30,10 @@ const maxWorkers = 1_024;
 export interface MembershipConfig {
   stageCount: number;
   modelDirectory: string;
+  /** As overridesText writes them (checkpoint/overrides.ts). */
+  configOverrides: string;
+  /** Directory of a prefix encoder; "" for none. */
+  prefixEncoder: string;
   fingerprint: string;
   precision: Precision;
   /** Rows of one step, at most. */
@@ -404,6 +408,8 @@ export class Membership {
           layerBegin,
           layerEnd,
           modelDirectory: this.#config.modelDirectory,
+          configOverrides: this.#config.configOverrides,
+          prefixEncoder: this.#config.prefixEncoder,
           weightsFingerprint: this.#config.fingerprint,
           dtype: precision.dtype,
           kvType: precision.kvType,

@@ -44,7 +44,7 @@ export function placementModel(model: Model, precision: Precision, maxRows: numb
   const all = { layerBegin: 0, layerEnd: shape.layerCount, embed: true, head: true };
   const { layers, head, prefix, ...ends } = stageTensors(model, all);
   const { embedding, positionEmbedding, blockPositionEmbedding, finalNorm, finalNormBias } = ends;
-  const tables = [embedding, positionEmbedding, blockPositionEmbedding];
+  const tables = [embedding, positionEmbedding, blockPositionEmbedding].flat();
   const prefixBytes = (prefix?.length ?? 0) * 2 * shape.kvHeadCount * shape.headDim * float32Bytes;
   const headRows = shape.tokenCount;
   return {
@@ -52,7 +52,7 @@ export function placementModel(model: Model, precision: Precision, maxRows: numb
     embeddingBytes: tables.reduce((sum, table) => sum + (table?.byteLength ?? 0), 0),
     headBytes:
       partBytes([finalNorm, finalNormBias].flatMap((norm) => norm ?? [])) +
-      matrixBytes(headRows, shape.hiddenSize, head!.dtype, precision.head),
+      matrixBytes(headRows, shape.hiddenSize, head![0]!.dtype, precision.head),
     layerKvBytesPerToken: layerKvBytesPerToken(shape, precision.kvType),
     workspace: workspaceBytes(shape, precision, maxRows),
     processBytes,

@@ -253,12 +253,12 @@ StageConfig toStageConfig(const Napi::Object& object) {
   forEachElement(object, "layers", [&](const Napi::Object& tensors) {
     config.layers.push_back(toLayerTensors(tensors, layer++));
   });
-  config.embedding = toOptionalTensor(object, "embedding", "");
+  config.embedding = toTensorParts(object, "embedding", "");
   config.positionEmbedding = toOptionalTensor(object, "positionEmbedding", "");
   config.blockPositionEmbedding = toOptionalTensor(object, "blockPositionEmbedding", "");
   config.finalNorm = toOptionalTensor(object, "finalNorm", "");
   config.finalNormBias = toOptionalTensor(object, "finalNormBias", "");
-  config.head = toOptionalTensor(object, "head", "");
+  config.head = toTensorParts(object, "head", "");
   config.prefix = toPrefix(object);
   config.weights = toWeightFormat(object, "weights");
   config.headWeights = toWeightFormat(object, "headWeights");

@@ -140,12 +140,10 @@ void LayerLoop::embed(const std::vector<int32_t>& tokenIds) {
   const int hiddenSize = config_.shape.hiddenSize;
   std::vector<float> row(hiddenSize);
   std::vector<float> other(hiddenSize);
-  const auto read = [&](float* out, const MappedTensor& table, int index) {
-    const DType stored = table.source().dtype;
-    kernels_.widen[static_cast<int>(stored)](
-        out, table.data() + static_cast<size_t>(index) * hiddenSize * dtypeBytes(stored), hiddenSize);
+  const auto read = [&](float* out, const MappedTable& table, int index) {
+    kernels_.widen[static_cast<int>(table.dtype())](out, table.row(index), hiddenSize);
   };
-  const auto addRow = [&](const std::unique_ptr<MappedTensor>& table, int index) {
+  const auto addRow = [&](const std::unique_ptr<MappedTable>& table, int index) {
     if (table == nullptr) return;
     read(other.data(), *table, index);
     kernels_.add(row.data(), other.data(), hiddenSize);

@@ -131,13 +131,13 @@ struct StageConfig {
   int layerBegin;
   int layerEnd;
   std::vector<LayerTensors> layers;
-  std::optional<TensorSource> embedding;
+  TensorParts embedding;  // empty: not the first stage
   // Learned tables, added to the embedding: by position and by block position.
   std::optional<TensorSource> positionEmbedding;
   std::optional<TensorSource> blockPositionEmbedding;
   std::optional<TensorSource> finalNorm;
   std::optional<TensorSource> finalNormBias;
-  std::optional<TensorSource> head;
+  TensorParts head;  // empty: not the last stage
   std::optional<PrefixTensors> prefix;
   WeightFormat weights;      // of the matrices of all layers
   WeightFormat headWeights;  // of the head

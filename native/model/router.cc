@@ -18,7 +18,7 @@ int indexOfLargest(const float* values, int count) {
   return best;
 }
 
-// Experts outside the best groups count as 0, as in the authors' code. A group is as good as its two best
+// Experts outside the best groups are never chosen. A group is as good as its two best
 // experts together.
 void maskGroups(float* scores, const ExpertShape& shape, float* groupScores) {
   const int size = shape.count / shape.groups;
@@ -39,7 +39,7 @@ void maskGroups(float* scores, const ExpertShape& shape, float* groupScores) {
   }
   for (int group = 0; group < shape.groups; group++) {
     if ((kept >> group & 1) != 0) continue;
-    std::fill(scores + group * size, scores + (group + 1) * size, 0.0f);
+    std::fill(scores + group * size, scores + (group + 1) * size, -std::numeric_limits<float>::infinity());
   }
 }
 

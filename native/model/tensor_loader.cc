@@ -89,20 +89,31 @@ std::unique_ptr<DeviceBuffer> TensorLoader::vector(const TensorParts& parts) {
   return buffer;
 }
 
-std::unique_ptr<MappedTensor> TensorLoader::table(const TensorSource& source) {
-  auto tensor = std::make_unique<MappedTensor>(source);
-  const int columns = source.shape[1];
-  const uint64_t rowBytes = static_cast<uint64_t>(columns) * dtypeBytes(source.dtype);
-  naming(source, [&] {
-    for (int row = 0; row < source.shape[0]; row += kTableRows) {
-      const int rows = std::min(kTableRows, source.shape[0] - row);
-      requireFinite(tensor->data() + row * rowBytes, source.dtype, static_cast<int64_t>(rows) * columns, row,
-                    columns);
-      loaded_(rows * rowBytes);
-    }
-  });
-  bytes_ += source.byteLength;
-  return tensor;
+const uint8_t* MappedTable::row(int index) const {
+  size_t part = 0;
+  for (; index >= parts_[part].source().shape[0]; part++) index -= parts_[part].source().shape[0];
+  const TensorSource& source = parts_[part].source();
+  return parts_[part].data() + index * (source.byteLength / source.shape[0]);
+}
+
+std::unique_ptr<MappedTable> TensorLoader::table(const TensorParts& parts) {
+  if (parts.empty()) return nullptr;
+  std::vector<MappedTensor> tensors;
+  for (const TensorSource& source : parts) {
+    const MappedTensor& tensor = tensors.emplace_back(source);
+    const int columns = source.shape[1];
+    const uint64_t rowBytes = source.byteLength / source.shape[0];
+    naming(source, [&] {
+      for (int row = 0; row < source.shape[0]; row += kTableRows) {
+        const int rows = std::min(kTableRows, source.shape[0] - row);
+        requireFinite(tensor.data() + row * rowBytes, source.dtype, static_cast<int64_t>(rows) * columns, row,
+                      columns);
+        loaded_(rows * rowBytes);
+      }
+    });
+    bytes_ += source.byteLength;
+  }
+  return std::make_unique<MappedTable>(std::move(tensors));
 }
 
 }  // namespace glm_relay

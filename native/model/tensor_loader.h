@@ -17,6 +17,17 @@ struct TensorRounding {
   RoundingError error;
 };
 
+// A table whose rows stay in files, in one or several.
+class MappedTable {
+ public:
+  explicit MappedTable(std::vector<MappedTensor> parts) : parts_(std::move(parts)) {}
+  DType dtype() const { return parts_.front().source().dtype; }
+  const uint8_t* row(int index) const;
+
+ private:
+  std::vector<MappedTensor> parts_;
+};
+
 // Every function throws std::runtime_error naming the tensor and its file.
 class TensorLoader {
  public:
@@ -38,7 +49,11 @@ class TensorLoader {
   }
 
   // Stays mapped. Looking at all of it also brings it into memory before the first token needs it.
-  std::unique_ptr<MappedTensor> table(const TensorSource& source);
+  // Null for no parts.
+  std::unique_ptr<MappedTable> table(const TensorParts& parts);
+  std::unique_ptr<MappedTable> table(const std::optional<TensorSource>& source) {
+    return source ? table(TensorParts{*source}) : nullptr;
+  }
 
   // Everything that was loaded, as it is held.
   uint64_t bytes() const { return bytes_; }

@@ -9,8 +9,8 @@ namespace glm_relay {
 namespace {
 
 uint64_t headBytes(const StageConfig& config) {
-  const TensorSource& head = *config.head;
-  return head.byteLength / head.shape[0] * config.shape.tokenCount;
+  const TensorSource& first = config.head.front();
+  return first.byteLength / first.shape[0] * config.shape.tokenCount;
 }
 
 class ByteSum {
@@ -93,7 +93,7 @@ uint64_t storedBytes(const StageConfig& config) {
   sum.add(config.blockPositionEmbedding);
   sum.add(config.finalNorm);
   sum.add(config.finalNormBias);
-  if (config.head) sum.bytes += headBytes(config);
+  if (!config.head.empty()) sum.bytes += headBytes(config);
   return sum.bytes;
 }
 
@@ -105,15 +105,13 @@ StageWeights loadWeights(const StageConfig& config, const KernelTable& kernels, 
     weights.layers.push_back(loadLayer(tensors, config, load));
   }
   if (config.prefix) loadPrefix(config, kernels, backend, load, weights);
-  if (config.embedding) weights.embedding = load.table(*config.embedding);
-  if (config.positionEmbedding) weights.positionEmbedding = load.table(*config.positionEmbedding);
-  if (config.blockPositionEmbedding) {
-    weights.blockPositionEmbedding = load.table(*config.blockPositionEmbedding);
-  }
-  if (config.head) {
+  weights.embedding = load.table(config.embedding);
+  weights.positionEmbedding = load.table(config.positionEmbedding);
+  weights.blockPositionEmbedding = load.table(config.blockPositionEmbedding);
+  if (!config.head.empty()) {
     weights.finalNorm = {load.vector(config.finalNorm), load.vector(config.finalNormBias)};
     weights.head =
-        load.matrix({*config.head}, config.shape.tokenCount, config.shape.hiddenSize, config.headWeights);
+        load.matrix(config.head, config.shape.tokenCount, config.shape.hiddenSize, config.headWeights);
   }
   weights.bytes = load.bytes();
   weights.roundings = load.takeRoundings();

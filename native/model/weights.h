@@ -41,9 +41,9 @@ struct LayerWeights {
 struct StageWeights {
   std::vector<LayerWeights> layers;
   // Stay in host memory as they lie in the file: a step reads one row of each per token.
-  std::unique_ptr<MappedTensor> embedding;
-  std::unique_ptr<MappedTensor> positionEmbedding;
-  std::unique_ptr<MappedTensor> blockPositionEmbedding;
+  std::unique_ptr<MappedTable> embedding;
+  std::unique_ptr<MappedTable> positionEmbedding;
+  std::unique_ptr<MappedTable> blockPositionEmbedding;
   NormWeights finalNorm;
   // Only the rows of ids that exist (tokenCount): the others could never be drawn.
   std::unique_ptr<DeviceMatrix> head;

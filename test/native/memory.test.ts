@@ -58,6 +58,8 @@ for (const directory of models) {
             layerBegin: planned.layerBegin,
             layerEnd: planned.layerEnd,
             modelDirectory: model.directory,
+            overrides: {},
+            prefixEncoder: null,
             weightsFingerprint: model.fingerprint,
             dtype: precision.dtype,
             kvType: precision.kvType,

@@ -191,12 +191,12 @@ const badConfigs: [string, ConfigChange, string][] = [
   ],
   [
     "a tensor of a wrong length",
-    (c) => (c.head = { ...c.head!, byteLength: 639 }),
+    (c) => (c.head = [{ ...c.head![0]!, byteLength: 639 }]),
     "tiny.bin: expected 640 bytes of float32, got 639",
   ],
   [
     "a tensor beyond the end of its file",
-    (c) => (c.head = { ...c.head!, byteOffset: 10_000_000 }),
+    (c) => (c.head = [{ ...c.head![0]!, byteOffset: 10_000_000 }]),
     "tensor head of",
   ],
   [

@@ -102,6 +102,8 @@ export class FakeCluster {
         membership: {
           stageCount,
           modelDirectory: "/model",
+          configOverrides: "",
+          prefixEncoder: "",
           fingerprint: "f",
           precision: { dtype: "float32", kvType: "float32", weights: null, head: null },
           placementModel: {

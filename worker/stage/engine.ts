@@ -2,6 +2,7 @@
  * What the worker asks of an engine. The native engine implements it over a checkpoint; tests hold a
  * stage in their hands instead.
  */
+import type { OpenOptions } from "../../checkpoint/overrides.js";
 import type { LoadProgress, StepInput, StepOutput, TensorRounding } from "../../native/index.js";
 import type { StagePlan } from "./plan.js";
 
@@ -12,7 +13,7 @@ export interface Engine {
   readonly backend: string;
   readonly canonVersion: number;
   /** @throws RelayError invalid_model. */
-  openModel(directory: string): Promise<EngineModel>;
+  openModel(directory: string, options?: OpenOptions): Promise<EngineModel>;
 }
 
 export interface EngineModel {

@@ -10,8 +10,8 @@ export function nativeEngine(): Engine {
     kernels,
     backend,
     canonVersion,
-    async openModel(directory) {
-      const model = await openModel(directory);
+    async openModel(directory, options) {
+      const model = await openModel(directory, options);
       const { shape, fingerprint } = model;
       return {
         fingerprint,

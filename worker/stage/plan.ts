@@ -1,4 +1,5 @@
 /** A plan's part for this worker: Assign, checked once at the border. */
+import { type Overrides, overridesText, parseOverrides } from "../../checkpoint/overrides.js";
 import { RelayError } from "../../common/errors.js";
 import type { Epoch } from "../../common/ids.js";
 import { linkCredits, maxContextRows, maxStepRows } from "../../common/limits.js";
@@ -23,6 +24,10 @@ export interface StagePlan {
   /** Exclusive. */
   readonly layerEnd: number;
   readonly modelDirectory: string;
+  /** Fields of config.json that are replaced. */
+  readonly overrides: Overrides;
+  /** Directory of a prefix encoder beside the checkpoint. */
+  readonly prefixEncoder: string | null;
   readonly weightsFingerprint: string;
   readonly dtype: DType;
   readonly kvType: KvType;
@@ -44,6 +49,8 @@ export const isLast = (plan: StagePlan): boolean => plan.stage === plan.stageCou
 export function stageKey(plan: StagePlan): string {
   return JSON.stringify([
     plan.modelDirectory,
+    overridesText(plan.overrides),
+    plan.prefixEncoder,
     plan.weightsFingerprint,
     plan.layerBegin,
     plan.layerEnd,
@@ -82,6 +89,8 @@ export function decodeAssign(assign: Assign__Output): StagePlan {
     layerBegin,
     layerEnd,
     modelDirectory: assign.modelDirectory,
+    overrides: parseOverrides(assign.configOverrides),
+    prefixEncoder: assign.prefixEncoder === "" ? null : assign.prefixEncoder,
     weightsFingerprint: assign.weightsFingerprint,
     dtype,
     kvType: assign.kvType,

@@ -73,7 +73,7 @@ export class StageHost {
       if (this.#loaded?.key === key) return this.#loaded;
       // First: the old stage and the new one may not fit into memory together.
       await this.#drop();
-      const model = await this.#engine.openModel(plan.modelDirectory);
+      const model = await this.#engine.openModel(plan.modelDirectory, plan);
       checkModel(model, plan);
       const stage = await model
         .buildStage(plan, this.#threads, (progress) => {

@@ -75,7 +75,7 @@ describe("GLM-4 as transformers keeps it", () => {
     ["rope_scaling", { type: "yarn", factor: 4 }, "positions are scaled"],
     ["partial_rotary_factor", 1, "another share of each head is rotated"],
     ["tie_word_embeddings", true, "no head of its own"],
-    ["quantization_config", { bits: 4 }, "the weights are quantized"],
+    ["quantization_config", { bits: 4 }, "the weights are quantized by another program"],
     ["rope_theta", "much", "expected a number above 0"],
   ])("with %s as %j is refused", async (field, value, message) => {
     await expect(openModel(copy("glm4-tiny", { [field]: value }))).rejects.toThrow(message);

@@ -210,3 +210,15 @@ export function stateDictBytes(tensors: TensorData[], options?: ZipOptions): Buf
 export function writeTorchFile(file: string, tensors: TensorData[]): void {
   writeFileSync(file, stateDictBytes(tensors));
 }
+
+/** A training checkpoint: the state dict of these tensors under "module", with other entries beside it. */
+export function trainingBytes(tensors: TensorData[], others: Buffer[] = [], key = "module"): Buffer {
+  const storages: Record<string, Uint8Array> = {};
+  const pairs = tensors.flatMap(({ name, dtype, shape, data }, i) => {
+    storages[i] = data;
+    const count = shape.reduce((product, size) => product * size, 1);
+    return [pickle.text(name), pickledTensor({ dtype, key: String(i), count, shape })];
+  });
+  const state = pickle.orderedDict(...pairs);
+  return torchBytes(pickle.file(pickle.dict(pickle.text(key), state, ...others)), storages);
+}

@@ -10,6 +10,8 @@ const assign: Assign__Output = {
   layerBegin: 2,
   layerEnd: 4,
   modelDirectory: "/model",
+  configOverrides: "",
+  prefixEncoder: "",
   weightsFingerprint: "f",
   dtype: "float16",
   blockCount: 8,
@@ -34,6 +36,8 @@ test.each([
   [{ headFormat: "int8-g48-search" }, 'plan\'s head_format is "int8-g48-search"'],
   [{ blockCount: 0 }, "plan's block_count is 0"],
   [{ maxRows: 2561 }, "plan's max_rows is 2561: expected 1 to 2560"],
+  [{ configOverrides: "[1]" }, 'plan\'s config_overrides is "[1]": expected a JSON object'],
+  [{ configOverrides: "{" }, 'plan\'s config_overrides is "{"'],
   [{ credits: 65 }, "plan's credits is 65: expected 1 to 64"],
 ])("a plan with %j is refused", (changes, message) => {
   expect(() => decodeAssign({ ...assign, ...changes })).toThrow(message);
@@ -57,6 +61,9 @@ test("a stage is built anew when layers, type, cache or its place at an end chan
     keyOf({ weightFormat: "int4-g32-search" }),
     keyOf({ weightFormat: "int4-g32-absmax" }),
     keyOf({ headFormat: "int8-row-search" }),
+    keyOf({ configOverrides: '{"rope_theta":1}' }),
+    keyOf({ configOverrides: '{"rope_theta":2}' }),
+    keyOf({ prefixEncoder: "/prefix" }),
   ];
   expect(new Set(keys).size).toBe(keys.length);
 });
