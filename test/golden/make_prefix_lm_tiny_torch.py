@@ -50,8 +50,8 @@ def make(source, ranks, iteration):
             assert torch.equal(module[name].float(), share)
         # As Module.state_dict() leaves it: an attribute that is no weight.
         module._metadata = OrderedDict([("", {"version": 1})])
-        state = {"module": module, "iteration": iteration, "mp_world_size": ranks, "dp_world_size": 1, "optimizer": None}
-        torch.save(state, out / str(iteration) / f"mp_rank_{rank:02d}_model_states.pt")
+        plain = {"iteration": iteration, "mp_world_size": ranks, "dp_world_size": 1, "optimizer": None}
+        torch.save({"module": module, **plain}, out / str(iteration) / f"mp_rank_{rank:02d}_model_states.pt")
 
 
 if __name__ == "__main__":

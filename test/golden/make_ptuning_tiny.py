@@ -56,7 +56,7 @@ def random_encoder(family, length, projection, rng):
 
 
 def keys_and_values(family, encoder):
-    """Per layer the two of [length, heads, width]: of the encoder's output slot 2i is layer i's keys, 2i + 1 its values."""
+    """Per layer two of [length, heads, width]: slot 2i of the encoder's output is its keys, 2i + 1 its values."""
     layers, heads, width, _, _ = FAMILIES[family]
     w = {name: tensor.astype(np.float64) for name, tensor in encoder.items()}
     x = w["embedding.weight"]
