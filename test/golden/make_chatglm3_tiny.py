@@ -115,8 +115,11 @@ def rotate(x, positions, base):
     return out
 
 
-def forward(tensors, ids, base, divisor, eps):
-    """Log-softmax over the existing ids for every position of one sequence, [len(ids), TOKENS]."""
+def forward(tensors, ids, base, divisor, eps, prefix=None):
+    """Log-softmax over the existing ids for every position of one sequence, [len(ids), TOKENS].
+
+    `prefix`: keys and values per layer that P-Tuning puts before the sequence; visible to all, at no position.
+    """
     w = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
     rows = len(ids)
     positions = np.arange(rows) / divisor
@@ -130,11 +133,15 @@ def forward(tensors, ids, base, divisor, eps):
         q = rotate(q.reshape(rows, HEADS, HEAD_DIM), positions, base)
         k = rotate(k.reshape(rows, GROUPS, HEAD_DIM), positions, base)
         v = v.reshape(rows, GROUPS, HEAD_DIM)
+        before = 0
+        if prefix:
+            before = len(prefix[i][0])
+            k, v = np.concatenate([prefix[i][0], k]), np.concatenate([prefix[i][1], v])
         context = np.zeros((rows, HEADS, HEAD_DIM))
         for head in range(HEADS):
             group = head // (HEADS // GROUPS)
             scores = q[:, head] @ k[:, group].T / np.sqrt(HEAD_DIM)
-            scores[np.triu_indices(rows, 1)] = -np.inf
+            scores[np.triu_indices(rows, before + 1, before + rows)] = -np.inf
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             context[:, head] = weights / weights.sum(axis=1, keepdims=True) @ v[:, group]
         h = h + context.reshape(rows, -1) @ w[layer + "self_attention.dense.weight"].T

@@ -7,7 +7,7 @@ anew, after make_prefix_lm_tiny.py:
     /tmp/torch-venv/bin/python test/golden/make_prefix_lm_tiny_torch.py
 """
 
-import shutil
+import json
 from collections import OrderedDict
 from pathlib import Path
 
@@ -40,7 +40,8 @@ def make(source, ranks, iteration):
     (out / str(iteration)).mkdir(parents=True, exist_ok=True)
     (out / "latest").write_text(str(iteration))
     # The authors have none; without it nothing would say that a head is 16 wide.
-    shutil.copy(FIXTURES / source / "config.json", out)
+    config = json.loads((FIXTURES / source / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**config, "torch_dtype": "float16"}, indent=2) + "\n")
     for rank in range(ranks):
         module = OrderedDict()
         for name, tensor in tensors.items():
@@ -49,8 +50,8 @@ def make(source, ranks, iteration):
             assert torch.equal(module[name].float(), share)
         # As Module.state_dict() leaves it: an attribute that is no weight.
         module._metadata = OrderedDict([("", {"version": 1})])
-        state = {"module": module, "iteration": iteration, "mp_world_size": ranks, "dp_world_size": 1, "optimizer": None}
-        torch.save(state, out / str(iteration) / f"mp_rank_{rank:02d}_model_states.pt")
+        plain = {"iteration": iteration, "mp_world_size": ranks, "dp_world_size": 1, "optimizer": None}
+        torch.save({"module": module, **plain}, out / str(iteration) / f"mp_rank_{rank:02d}_model_states.pt")
 
 
 if __name__ == "__main__":
