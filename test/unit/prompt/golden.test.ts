@@ -1,15 +1,16 @@
 /**
- * The published SentencePiece files against the ids that SentencePiece itself gives (golden/make_golden.py),
- * id for id. The files are not ours to copy: GLM_RELAY_TOKENIZERS names the folder that has them.
+ * The published SentencePiece files, and small ones of every kind, against the ids that SentencePiece itself
+ * gives (golden/make_golden.py), id for id. The published files are not ours to copy: GLM_RELAY_TOKENIZERS names the folder that has them.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { parseSentencePiece } from "../../../checkpoint/sentencepiece.js";
 import { StreamDetokenizer } from "../../../coordinator/prompt/detokenizer.js";
-import { openTokenizer, type Tokenizer } from "../../../coordinator/prompt/tokenizer.js";
+import { openTokenizer, Tokenizer } from "../../../coordinator/prompt/tokenizer.js";
 import type { ModelCard } from "../../../models/card.js";
 import { chatglm3 } from "../../../models/chatglm3.js";
-import { chatglm6bCard, glm10bChineseCard } from "./prefix-cards.js";
+import { chatglm6bCard, glm10bChineseCard, plainCard } from "./prefix-cards.js";
 import { seededRandom } from "./sentencepiece-fixture.js";
 
 interface Golden {
@@ -25,9 +26,29 @@ if (!folder)
 const plain = { addSpecialTokens: false };
 const skip = { skipSpecialTokens: true };
 
-function goldenOf(name: string): Golden {
-  return JSON.parse(readFileSync(new URL(`golden/${name}.json`, import.meta.url), "utf8")) as Golden;
+function goldenOf<T>(name: string): T {
+  return JSON.parse(readFileSync(new URL(`golden/${name}.json`, import.meta.url), "utf8")) as T;
 }
+
+const trained = goldenOf<{ name: string; model: string; texts: Golden["texts"] }[]>("trained");
+
+describe.each(trained)("a small model of the kind $name", ({ model, texts }) => {
+  const file = parseSentencePiece(Buffer.from(model, "base64"), "trained.model");
+  const tokenizer = new Tokenizer(file, plainCard);
+
+  it("encodes as SentencePiece does", () => {
+    const ours = texts.map(([text]) => ({ text, ids: tokenizer.encodeText(text, plain) }));
+    expect(ours).toEqual(texts.map(([text, ids]) => ({ text, ids })));
+  });
+
+  it("decodes as SentencePiece does, whole or token by token", () => {
+    for (const [text, ids, decoded = text] of texts) {
+      expect(tokenizer.decode(ids, skip)).toBe(decoded);
+      const detokenizer = new StreamDetokenizer(tokenizer, skip);
+      expect([...ids.map((id) => detokenizer.push(id)), detokenizer.flush()].join("")).toBe(decoded);
+    }
+  });
+});
 
 describe.skipIf(!folder)("the published tokenizer of", () => {
   const opened = new Map<string, Promise<Tokenizer | null>>();
@@ -42,7 +63,7 @@ describe.skipIf(!folder)("the published tokenizer of", () => {
     ["glm-10b-chinese", glm10bChineseCard],
     ["chatglm3-6b", chatglm3],
   ])("%s", (name, card) => {
-    const golden = goldenOf(name);
+    const golden = goldenOf<Golden>(name);
 
     it("encodes thousands of strings as SentencePiece does", async () => {
       const tokenizer = await open(name, card);

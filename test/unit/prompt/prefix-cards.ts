@@ -30,3 +30,9 @@ export const glm130bCard = cardWith(glm130bTokenizer, glm130bPrompt);
 export const glm10bEnglishCard = cardWith(glm10bEnglishTokenizer, glm10bEnglishPrompt);
 export const glm10bChineseCard = cardWith(glm10bChineseTokenizer, glm10bChinesePrompt);
 export const glm10bChineseFixedCard = cardWith(glm10bChineseFixedTokenizer, glm10bChinesePrompt);
+
+/** Of a SentencePiece file without anything around it. */
+export const plainCard = cardWith(
+  { kind: "sentencepiece", file: "tokenizer.model", specialTokens: [], stopTokens: ["</s>"] },
+  { ...chatglm2.prompt, prefix: [] },
+);

@@ -1,17 +1,21 @@
 """Writes the golden ids of this folder: strings with what SentencePiece, inside the authors' own
-pre- and post-processing, makes of them. Needs the packages sentencepiece and protobuf, and the published
-files: make_golden.py FOLDER, with FOLDER/chatglm-6b/ice_text.model and the like.
+pre- and post-processing, makes of them. Needs the package sentencepiece, and the published files:
+make_golden.py FOLDER, with FOLDER/chatglm-6b/ice_text.model and the like.
 
 Versions before 0.2.2 round differently and choose otherwise between pieces of equal probability.
 
 A golden file is {"texts": [[text, ids, decoded]], "decodings": [[ids, text]]}; `decoded` is left out where
-it is the text itself.
+it is the text itself. trained.json holds small models of every kind, trained here, in base64 and each
+with such texts: [{"name": ..., "model": ..., "texts": ...}].
 """
 
+import base64
+import io
 import json
 import pathlib
 import random
 import sys
+import tempfile
 
 import sentencepiece
 
@@ -140,6 +144,54 @@ def golden(path, mark, unmark):
     return {"texts": rows, "decodings": decodings}
 
 
+# What the small models replace: texts of one character and of more, by nothing, spaces and longer texts.
+RULES = {
+    "Ａ": "A", "，": ",", "！": "!", "\t": " ", "\u3000": " ", "\u00a0": " ", "\u200b": "", "\u0001": "", "ﬁ": "fi", "①": "1",
+    "e\u0301": "é", "e\u0301\u0302": "ế", "\u1100\u1161": "가", "㍿": "株式会社", "x y": " z  w ", "𝒳": "X", "abc": "cba", "abcd": "d",
+}
+
+SYMBOLS = ["<n>", "<sep>", "<s e p>", "好好", "ab", "abx", "▁▁"]
+
+KINDS = {
+    "unigram": {"model_type": "unigram"},
+    "unigram, bytes": {"model_type": "unigram", "byte_fallback": True, "vocab_size": 520},
+    "unigram, symbols": {"model_type": "unigram", "user_defined_symbols": SYMBOLS},
+    "unigram, spaces kept": {"model_type": "unigram", "remove_extra_whitespaces": False, "user_defined_symbols": SYMBOLS},
+    "unigram, bare": {"model_type": "unigram", "add_dummy_prefix": False, "normalization_rule_name": "identity"},
+    "bpe": {"model_type": "bpe"},
+    "bpe, bytes and symbols": {"model_type": "bpe", "byte_fallback": True, "vocab_size": 520, "user_defined_symbols": SYMBOLS},
+    "bpe, spaces kept": {"model_type": "bpe", "remove_extra_whitespaces": False, "add_dummy_prefix": False},
+}
+
+
+def trained():
+    corpus = [line for text in CHINESE + ENGLISH + CODE for line in text.split("\n") if line] * 3
+    mixed = [*RULES, *SYMBOLS, " ", "  ", "你好", "hello", "a", "b", "x", "火", "😀", "▁", "世界", "the ", "\n", "e", "好", "\u0301"]
+    draw = random.Random(11)
+    texts = ["", " ", "   ", "▁", "\u200b", "\u200b ", " \u200b a", "a \u200b b", "a \u3000 b", "好好好", "abxab", "abcdab", "x  y x y",
+             "<sep", "<s e p>", "a  ▁▁ b", " <n> ", "e\u0301\u0302e\u0301e", "😀", "火火 火", *CHINESE, *ENGLISH, *CODE]
+    texts += ["".join(draw.choice(mixed) for _ in range(draw.randrange(1, 14))) for _ in range(220)]
+    models = []
+    with tempfile.TemporaryDirectory() as folder:
+        rules = pathlib.Path(folder) / "rules.tsv"
+        code_points = lambda text: " ".join(f"{ord(character):X}" for character in text)
+        rules.write_text("".join(f"{code_points(text)}\t{code_points(by)}\n" for text, by in RULES.items()))
+        for name, options in KINDS.items():
+            writer = io.BytesIO()
+            options = {"vocab_size": 260, "hard_vocab_limit": False, "minloglevel": 2, "character_coverage": 0.98, **options}
+            if "normalization_rule_name" not in options:
+                options["normalization_rule_tsv"] = str(rules)
+            sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(corpus), model_writer=writer, **options)
+            model = sentencepiece.SentencePieceProcessor(model_proto=writer.getvalue())
+            rows = []
+            for text in dict.fromkeys(texts):
+                ids = model.encode(text)
+                decoded = model.decode(ids)
+                rows.append([text, ids] if decoded == text else [text, ids, decoded])
+            models.append({"name": name, "model": base64.b64encode(writer.getvalue()).decode(), "texts": rows})
+    return models
+
+
 def main():
     folder = pathlib.Path(sys.argv[1])
     for name, (file, mark, unmark) in TOKENIZERS.items():
@@ -149,6 +201,10 @@ def main():
         target = pathlib.Path(__file__).parent / f"{name}.json"
         target.write_text("{" + body + "}\n", encoding="utf-8")
         print(name, len(lines["texts"]), "texts", target.stat().st_size, "bytes")
+    target = pathlib.Path(__file__).parent / "trained.json"
+    models = [json.dumps(model, ensure_ascii=False, separators=(",", ":")) for model in trained()]
+    target.write_text("[\n" + ",\n".join(models) + "\n]\n", encoding="utf-8")
+    print(len(models), "trained models", target.stat().st_size, "bytes")
 
 
 main()
