@@ -3,6 +3,8 @@
  * fields matter.
  */
 import { RelayError } from "../common/errors.js";
+import type { AddedPiece } from "../models/card.js";
+import { type CharacterMap, parseCharsmap } from "./charsmap.js";
 import { readFields } from "./protobuf.js";
 
 /** Trainers stop at 16 characters; the encoder's tables grow with the square of the longest piece. */
@@ -14,7 +16,7 @@ export type PieceType = (typeof pieceTypes)[number];
 export interface Piece {
   /** U+2581 stands for a space. A byte piece is written <0xE4>. */
   text: string;
-  /** Of a merge: the higher, the earlier. */
+  /** BPE: of two merges the higher one comes first. Unigram: the logarithm of the probability. */
   score: number;
   type: PieceType;
 }
@@ -22,6 +24,8 @@ export interface Piece {
 export interface SentencePieceFile {
   kind: "sentencepiece";
   path: string;
+  /** How a text is cut into pieces. */
+  modelType: "unigram" | "bpe";
   /** A piece's index is its token id. */
   pieces: Piece[];
   unknownId: number;
@@ -29,71 +33,118 @@ export interface SentencePieceFile {
   byteFallback: boolean;
   /** Every text is encoded as if a space stood before it. */
   addDummyPrefix: boolean;
+  /** Spaces at both ends are dropped, and of several in a row all but one. */
+  removeExtraWhitespaces: boolean;
+  /** What is replaced before encoding; null: nothing. */
+  characterMap: CharacterMap | null;
   /** What the unknown token decodes to. */
   unknownSurface: string;
 }
 
+const modelTypes = [undefined, "unigram", "bpe", "word", "char"] as const;
+
+interface Trainer {
+  modelType: number;
+  byteFallback: boolean;
+  suffix: boolean;
+  unknownSurface: string;
+}
+
+interface Normalizer {
+  name: string;
+  charsmap: Uint8Array | null;
+  addDummyPrefix: boolean;
+  removeExtraWhitespaces: boolean;
+  escapeWhitespaces: boolean;
+}
+
 /** @throws RelayError invalid_model for damage, and for every feature that would encode differently. */
-export function parseSentencePiece(bytes: Uint8Array, path: string): SentencePieceFile {
+export function parseSentencePiece(
+  bytes: Uint8Array,
+  path: string,
+  addedPieces: readonly AddedPiece[] = [],
+): SentencePieceFile {
+  const refuse = (what: string, expected: string): never => {
+    throw new RelayError("invalid_model", `${path}: ${what}, expected ${expected}`);
+  };
   const pieces: Piece[] = [];
-  const trainer = { modelType: 1, byteFallback: false, suffix: false, unknownSurface: " \u2047 " };
-  const normalizer = {
+  let trainer: Trainer | null = null;
+  let normalizer: Normalizer | null = null;
+  for (const { field, bytes: value } of readFields(bytes, path)) {
+    if (value === null) continue;
+    if (field === 1) pieces.push(parsePiece(value, path, pieces.length));
+    else if (field === 2) trainer = readTrainer(value, path);
+    else if (field === 3) normalizer = readNormalizer(value, path);
+    else if (field === 5 && hasCharsmap(value, path)) {
+      refuse("it has a denormalizer with a character map", "none");
+    }
+  }
+  if (pieces.length === 0) refuse("it has no pieces", "a SentencePiece model");
+  // They stand behind the pieces: a cut file would be taken for one with the defaults.
+  if (!trainer || !normalizer) {
+    return refuse("it has no trainer_spec or no normalizer_spec", "both: the file may be cut");
+  }
+  const modelType = modelTypes[trainer.modelType];
+  if (modelType !== "unigram" && modelType !== "bpe") {
+    return refuse(`model type is ${modelType?.toUpperCase() ?? trainer.modelType}`, "UNIGRAM or BPE");
+  }
+  const { name, charsmap } = normalizer;
+  if (!charsmap && !["", "identity"].includes(name)) {
+    refuse(`normalizer is "${name}" without a character map`, 'one, or the normalizer "identity"');
+  }
+  if (!normalizer.escapeWhitespaces) refuse("escape_whitespaces is false", "true");
+  if (trainer.suffix) refuse("treat_whitespace_as_suffix is true", "false");
+  const byteFallback = trainer.byteFallback || addedPieces.some(({ type }) => type === "byte");
+  pieces.push(...addedPieces.map(({ text, type }): Piece => ({ text, type, score: 0 })));
+  return {
+    kind: "sentencepiece",
+    path,
+    modelType,
+    pieces,
+    unknownId: checkPieces(pieces, byteFallback, path),
+    byteFallback,
+    addDummyPrefix: normalizer.addDummyPrefix,
+    removeExtraWhitespaces: normalizer.removeExtraWhitespaces,
+    characterMap: charsmap && parseCharsmap(charsmap, path),
+    unknownSurface: trainer.unknownSurface,
+  };
+}
+
+// The defaults are those of sentencepiece_model.proto: trainers leave out what equals them.
+
+function readTrainer(bytes: Uint8Array, path: string): Trainer {
+  const trainer: Trainer = { modelType: 1, byteFallback: false, suffix: false, unknownSurface: " \u2047 " };
+  for (const item of readFields(bytes, `${path} (trainer_spec)`)) {
+    if (item.field === 3) trainer.modelType = item.number;
+    else if (item.field === 24) trainer.suffix = item.number !== 0;
+    else if (item.field === 35) trainer.byteFallback = item.number !== 0;
+    else if (item.field === 44 && item.bytes) trainer.unknownSurface = decodeText(item.bytes, path);
+  }
+  return trainer;
+}
+
+function readNormalizer(bytes: Uint8Array, path: string): Normalizer {
+  const normalizer: Normalizer = {
     name: "",
-    charsmapBytes: 0,
+    charsmap: null,
     addDummyPrefix: true,
     removeExtraWhitespaces: true,
     escapeWhitespaces: true,
   };
-  let denormalizes = false;
-  for (const { field, bytes: value } of readFields(bytes, path)) {
-    if (value === null) continue;
-    if (field === 1) {
-      pieces.push(parsePiece(value, path, pieces.length));
-    } else if (field === 2) {
-      for (const item of readFields(value, `${path} (trainer_spec)`)) {
-        if (item.field === 3) trainer.modelType = item.number;
-        else if (item.field === 24) trainer.suffix = item.number !== 0;
-        else if (item.field === 35) trainer.byteFallback = item.number !== 0;
-        else if (item.field === 44 && item.bytes) trainer.unknownSurface = decodeText(item.bytes, path);
-      }
-    } else if (field === 3) {
-      for (const item of readFields(value, `${path} (normalizer_spec)`)) {
-        if (item.field === 1 && item.bytes) normalizer.name = decodeText(item.bytes, path);
-        else if (item.field === 2 && item.bytes) normalizer.charsmapBytes = item.bytes.length;
-        else if (item.field === 3) normalizer.addDummyPrefix = item.number !== 0;
-        else if (item.field === 4) normalizer.removeExtraWhitespaces = item.number !== 0;
-        else if (item.field === 5) normalizer.escapeWhitespaces = item.number !== 0;
-      }
-    } else if (field === 5) {
-      denormalizes = [...readFields(value, `${path} (denormalizer_spec)`)].some(
-        (item) => item.field === 2 && item.bytes !== null && item.bytes.length > 0,
-      );
-    }
+  for (const item of readFields(bytes, `${path} (normalizer_spec)`)) {
+    if (item.field === 1 && item.bytes) normalizer.name = decodeText(item.bytes, path);
+    else if (item.field === 2 && item.bytes) normalizer.charsmap = item.bytes.length > 0 ? item.bytes : null;
+    else if (item.field === 3) normalizer.addDummyPrefix = item.number !== 0;
+    else if (item.field === 4) normalizer.removeExtraWhitespaces = item.number !== 0;
+    else if (item.field === 5) normalizer.escapeWhitespaces = item.number !== 0;
   }
-  const refuse = (what: string, expected: string): never => {
-    throw new RelayError("invalid_model", `${path}: ${what}, expected ${expected}`);
-  };
-  if (pieces.length === 0) refuse("it has no pieces", "a SentencePiece model");
-  if (trainer.modelType !== 2) {
-    const name = [undefined, "UNIGRAM", "BPE", "WORD", "CHAR"][trainer.modelType] ?? trainer.modelType;
-    refuse(`model type is ${name}`, "BPE");
-  }
-  if (normalizer.charsmapBytes > 0 || !["", "identity"].includes(normalizer.name)) {
-    refuse(`normalizer is "${normalizer.name}"`, '"identity" without character map');
-  }
-  if (denormalizes) refuse("it has a denormalizer with a character map", "none");
-  if (normalizer.removeExtraWhitespaces) refuse("remove_extra_whitespaces is true", "false");
-  if (!normalizer.escapeWhitespaces) refuse("escape_whitespaces is false", "true");
-  if (trainer.suffix) refuse("treat_whitespace_as_suffix is true", "false");
-  return {
-    kind: "sentencepiece",
-    path,
-    pieces,
-    unknownId: checkPieces(pieces, trainer.byteFallback, path),
-    byteFallback: trainer.byteFallback,
-    addDummyPrefix: normalizer.addDummyPrefix,
-    unknownSurface: trainer.unknownSurface,
-  };
+  return normalizer;
+}
+
+function hasCharsmap(bytes: Uint8Array, path: string): boolean {
+  return [...readFields(bytes, `${path} (denormalizer_spec)`)].some(
+    (item) => item.field === 2 && item.bytes !== null && item.bytes.length > 0,
+  );
 }
 
 function parsePiece(bytes: Uint8Array, path: string, id: number): Piece {
@@ -125,7 +176,10 @@ function parsePiece(bytes: Uint8Array, path: string, id: number): Piece {
   return { text, score, type: name };
 }
 
-/** What SentencePiece itself demands of the set of pieces. @returns The id of the unknown token. */
+/**
+ * What SentencePiece itself demands of the set of pieces.
+ * @returns The id of the unknown token.
+ */
 function checkPieces(pieces: Piece[], byteFallback: boolean, path: string): number {
   const refuse = (problem: string): never => {
     throw new RelayError("invalid_model", `${path}: ${problem}`);

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { RelayError } from "../common/errors.js";
 import type { ModelCard } from "../models/card.js";
 import { printValue } from "../models/print.js";
+import { parseGpt2Files } from "./gpt2-files.js";
 import { readModelFile } from "./json.js";
 import { parseRanks, type RanksFile } from "./ranks.js";
 import { parseSentencePiece, type SentencePieceFile } from "./sentencepiece.js";
@@ -20,42 +21,88 @@ const maxFileBytes = 64 * 1024 * 1024;
 /** null when the directory has no such file. @throws RelayError invalid_model */
 export async function readTokenizerFile(directory: string, card: ModelCard): Promise<TokenizerFile | null> {
   const { tokenizer } = card;
-  const read = async <T>(name: string, parse: (bytes: Uint8Array, path: string) => T): Promise<T | null> => {
+  const read = async (name: string): Promise<{ bytes: Uint8Array; path: string } | null> => {
     const path = join(directory, name);
-    return existsSync(path) ? parse(await readModelFile(path, maxFileBytes), path) : null;
+    return existsSync(path) ? { bytes: await readModelFile(path, maxFileBytes), path } : null;
   };
-  if (tokenizer.kind === "sentencepiece") return read(tokenizer.file, parseSentencePiece);
-  return (
-    (await read(tokenizer.file, parseRanks)) ??
-    (await read(tokenizer.jsonFile, (bytes, path) => parseTokenizerJson(bytes, path, tokenizer)))
-  );
+  const file = await read(tokenizer.file);
+  switch (tokenizer.kind) {
+    case "sentencepiece":
+      return file && parseSentencePiece(file.bytes, file.path, tokenizer.addedPieces);
+    case "tiktoken": {
+      if (file) return parseRanks(file.bytes, file.path);
+      const json = await read(tokenizer.jsonFile);
+      return json && parseTokenizerJson(json.bytes, json.path, tokenizer);
+    }
+    case "byteLevel": {
+      if (!file) return null;
+      const merges = await read(tokenizer.mergesFile);
+      if (merges) return parseGpt2Files(file, merges, tokenizer.specialTokens);
+      const missing = join(directory, tokenizer.mergesFile);
+      throw new RelayError("invalid_model", `${missing}: not found, expected it beside ${tokenizer.file}`);
+    }
+  }
 }
 
-/** Tokens of the file itself; the special ones that the card adds are numbered from here on. */
-function fileTokenCount(file: TokenizerFile): number {
-  return file.kind === "tiktoken" ? file.tokens.length : file.pieces.length;
+/** The id of the file's first token: what lies below stands for no text. */
+export function firstTokenId({ tokenizer }: ModelCard): number {
+  return tokenizer.kind === "sentencepiece" ? (tokenizer.firstPieceId ?? 0) : 0;
+}
+
+/** The special tokens that the card adds are numbered from here on. */
+function fileTokenEnd(file: TokenizerFile, card: ModelCard): number {
+  return firstTokenId(card) + (file.kind === "tiktoken" ? file.tokens.length : file.pieces.length);
 }
 
 /** Ids that exist. */
 export function tokenCountOf(file: TokenizerFile, card: ModelCard): number {
-  return fileTokenCount(file) + card.tokenizer.specialTokens.length;
+  return fileTokenEnd(file, card) + card.tokenizer.specialTokens.length;
 }
 
 /** Special tokens are numbered after those of the file, in the card's order. @returns -1 for an unknown name. */
 export function specialTokenId(file: TokenizerFile, card: ModelCard, name: string): number {
-  const special = card.tokenizer.specialTokens.indexOf(name);
-  if (special >= 0) return fileTokenCount(file) + special;
+  const { specialTokens, aliases } = card.tokenizer;
+  const special = specialTokens.indexOf(aliases?.[name] ?? name);
+  if (special >= 0) return fileTokenEnd(file, card) + special;
   if (file.kind === "tiktoken") return -1;
-  return file.pieces.findIndex(({ text, type }) => type === "control" && text === name);
+  const piece = file.pieces.findIndex(({ text, type }) => type === "control" && text === name);
+  return piece < 0 ? -1 : firstTokenId(card) + piece;
+}
+
+/** @throws RelayError invalid_model when the file lacks a token that the card names. */
+export function requiredTokenId(file: TokenizerFile, card: ModelCard, name: string): number {
+  const id = specialTokenId(file, card, name);
+  if (id >= 0) return id;
+  throw new RelayError("invalid_model", `${file.path}: no control piece "${name}", expected one`);
+}
+
+/** What a prompt of a model that fills blanks is divided by. */
+export interface FillIds {
+  /** In the card's order of preference. */
+  masks: readonly number[];
+  order: "kind" | "place";
+  start: number;
+}
+
+/**
+ * @param file null for a directory without one: the ids of the published vocabulary then hold.
+ * @returns null for a model that fills no blanks.
+ * @throws RelayError invalid_model when the file lacks one of the tokens.
+ */
+export function fillIdsOf(file: TokenizerFile | null, card: ModelCard): FillIds | null {
+  const { fill } = card.tokenizer;
+  if (!fill) return null;
+  if (file === null) return { order: fill.order, ...fill.publishedIds };
+  return {
+    order: fill.order,
+    masks: fill.masks.map((name) => requiredTokenId(file, card, name)),
+    start: requiredTokenId(file, card, fill.start),
+  };
 }
 
 /** @throws RelayError invalid_model when the file lacks a token that the card names. */
 export function stopTokenIds(file: TokenizerFile, card: ModelCard): number[] {
-  return card.tokenizer.stopTokens.map((name) => {
-    const id = specialTokenId(file, card, name);
-    if (id >= 0) return id;
-    throw new RelayError("invalid_model", `${file.path}: no control piece "${name}", expected one`);
-  });
+  return card.tokenizer.stopTokens.map((name) => requiredTokenId(file, card, name));
 }
 
 /**
@@ -70,7 +117,7 @@ export function checkStopTokens(file: TokenizerFile, card: ModelCard, configStop
   const named = card.tokenizer.stopTokens.map((name, index) => `${printValue(name)} is ${ids[index]}`);
   throw new RelayError(
     "invalid_model",
-    `${file.path}: with its ${fileTokenCount(file)} tokens ${named.join(", ")}, expected one to be ${wrong}, ` +
+    `${file.path}: with its ${fileTokenEnd(file, card)} tokens ${named.join(", ")}, expected one to be ${wrong}, ` +
       `which is in "eos_token_id" of config.json`,
   );
 }

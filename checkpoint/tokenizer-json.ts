@@ -5,6 +5,7 @@
  */
 import { RelayError } from "../common/errors.js";
 import { printValue } from "../models/print.js";
+import { bytesOfToken, orderedTokens, type Refuse } from "./byte-level.js";
 import { isObject, parseJsonObject } from "./json.js";
 import { type RanksFile, ranksFile } from "./ranks.js";
 
@@ -36,16 +37,14 @@ export function parseTokenizerJson(bytes: Uint8Array, path: string, facts: Token
       `"pre_tokenizer" splits by ${printValue(pattern)}, expected ${printValue(facts.pattern)} and then bytes`,
     );
   }
-  const tokens = vocabulary(model.vocab, refuse);
+  const tokens = orderedTokens(model.vocab, '"model.vocab"', refuse);
   checkMerges(listIn(model, "merges", refuse), new Map(tokens.map((token, id) => [token, id])), refuse);
   checkAddedTokens(listIn(file, "added_tokens", refuse), tokens.length, facts.specialTokens, refuse);
   return ranksFile(
-    tokens.map((token) => bytesOf(token, refuse)),
+    tokens.map((token) => bytesOfToken(token, '"model.vocab"', refuse)),
     path,
   );
 }
-
-type Refuse = (problem: string) => never;
 
 function listIn(object: Record<string, unknown>, field: string, refuse: Refuse): unknown[] {
   const value = object[field];
@@ -66,23 +65,6 @@ function splitPattern(preTokenizer: unknown): string | null {
   if (byteLevel.add_prefix_space !== false || byteLevel.use_regex !== false) return null;
   const { pattern } = split;
   return isObject(pattern) && typeof pattern.Regex === "string" ? pattern.Regex : null;
-}
-
-/** The tokens in the order of their ids, which leave no gap. */
-function vocabulary(vocab: unknown, refuse: Refuse): string[] {
-  if (!isObject(vocab)) return refuse(`"model.vocab" is ${printValue(vocab)}, expected {token: id}`);
-  const entries = Object.entries(vocab);
-  const tokens = new Array<string | undefined>(entries.length).fill(undefined);
-  for (const [token, id] of entries) {
-    if (!Number.isSafeInteger(id) || (id as number) < 0 || (id as number) >= entries.length) {
-      refuse(
-        `"model.vocab" gives ${printValue(token)} the id ${printValue(id)}, expected one below ${entries.length}`,
-      );
-    }
-    if (tokens[id as number] !== undefined) refuse(`"model.vocab" has the id ${printValue(id)} twice`);
-    tokens[id as number] = token;
-  }
-  return tokens as string[];
 }
 
 /** Merges in the order of the tokens they make: only then is the token's id its rank. */
@@ -117,32 +99,4 @@ function checkAddedTokens(
     const found = id === undefined ? "lacks" : `gives the id ${printValue(id)} to`;
     refuse(`"added_tokens" ${found} ${printValue(name)}, expected it with the id ${vocabularySize + index}`);
   }
-}
-
-/**
- * Byte-level BPE writes each byte as a visible character: those of Latin-1 that are visible as themselves,
- * the others in order from U+0100 on (as GPT-2 does).
- */
-const byteOfCharacter: ReadonlyMap<string, number> = new Map(
-  (() => {
-    const isVisible = (byte: number) =>
-      (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
-    let next = 0x100;
-    return Array.from({ length: 256 }, (_, byte): [string, number] => [
-      String.fromCharCode(isVisible(byte) ? byte : next++),
-      byte,
-    ]);
-  })(),
-);
-
-/** A token's bytes, one per character U+0000 to U+00FF. */
-function bytesOf(token: string, refuse: Refuse): string {
-  let bytes = "";
-  for (const character of token) {
-    const byte = byteOfCharacter.get(character);
-    if (byte === undefined)
-      refuse(`"model.vocab" has the token ${printValue(token)}, expected bytes as characters`);
-    bytes += String.fromCharCode(byte!);
-  }
-  return bytes;
 }

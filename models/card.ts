@@ -46,6 +46,9 @@ export interface ModelCard {
   prompt: PromptFormat;
   /** What the authors' code replaces in a chat reply. */
   replyReplacement?: { text: string; by: string };
+  /** Whitespace at the end of a chat reply is dropped too, not only that in front of it. */
+  replyStripsEnd?: boolean;
+  replyPunctuation?: PunctuationRule;
   sampling: { temperature: number; topP: number };
 }
 
@@ -75,6 +78,13 @@ export interface ExpertFacts {
   normalizeWeights: string;
   scale: string;
   denseLayers: string;
+}
+
+/** In a chat reply these marks become others beside (before or after) a character of the range. */
+export interface PunctuationRule {
+  marks: Readonly<Record<string, string>>;
+  /** First and last code point. */
+  beside: readonly [number, number];
 }
 
 export interface RopeFacts {
@@ -109,16 +119,74 @@ export type TokenizerFacts = {
   file: string;
   /** Not in the file: numbered in this order after its tokens. */
   specialTokens: string[];
+  /** Second names of tokens: where two tokens share one id. */
+  aliases?: Readonly<Record<string, string>>;
   /** Names of tokens that end a reply. */
   stopTokens: string[];
-} & (
-  | { kind: "sentencepiece" }
-  /**
-   * Lines of a token's bytes in base64 and its rank, or the same as byte-level BPE in `jsonFile`. `pattern`
-   * is the authors' regex, which splits a text.
-   */
-  | { kind: "tiktoken"; jsonFile: string; pattern: string }
-);
+  /** A model that fills blanks; absent: it only goes on. */
+  fill?: FillFacts;
+} & (SentencePieceFacts | TiktokenFacts | ByteLevelFacts);
+
+export interface SentencePieceFacts {
+  kind: "sentencepiece";
+  /** Id of the file's first piece; those below stand for no text (icetk: images). Absent: 0. */
+  firstPieceId?: number;
+  /** Pieces that the authors' code adds in memory, after the file's own; bytes switch byte fallback on. */
+  addedPieces?: readonly AddedPiece[];
+  /** Whitespace that the file's normaliser would lose, written as user-defined pieces. */
+  whitespace?: WhitespaceMarks;
+}
+
+export interface AddedPiece {
+  text: string;
+  type: "control" | "userDefined" | "byte";
+}
+
+/** What the authors' code writes for whitespace before encoding, and turns back after decoding. */
+export interface WhitespaceMarks {
+  newline: string;
+  tab?: string;
+  /** Runs of two spaces and more; {n} is their number. A longer run is cut, the longest parts first. */
+  spaces?: { mark: string; longest: number };
+}
+
+/**
+ * Lines of a token's bytes in base64 and its rank, or the same as byte-level BPE in `jsonFile`. `pattern`
+ * is the authors' regex, which splits a text.
+ */
+export interface TiktokenFacts {
+  kind: "tiktoken";
+  jsonFile: string;
+  pattern: string;
+}
+
+/** GPT-2's two files: `file` gives each token its id, `mergesFile` says what is merged, best first. */
+export interface ByteLevelFacts {
+  kind: "byteLevel";
+  mergesFile: string;
+  pattern: string;
+}
+
+/**
+ * How a text with blanks becomes a prompt. The names of the masks are the only special tokens that a
+ * client may write within a text, and only in a completion.
+ */
+export interface FillFacts {
+  /** Names of the masks, in order of preference. */
+  masks: readonly string[];
+  /** Which one is filled: the leftmost of the preferred kind that is there, or the leftmost of all. */
+  order: "kind" | "place";
+  /** The mask that ends a text without any. */
+  append: string;
+  /** Token that ends a text with a mask elsewhere than at its end; null: none. */
+  endWhenNoMaskAtEnd: string | null;
+  /** Token behind the prompt: the first one that the model does not see from everywhere. */
+  start: string;
+  /** Whitespace directly in front of a mask is dropped. */
+  stripsBeforeMask: boolean;
+  /** Ids of masks and start in the published vocabulary, for a directory without the tokenizer. */
+  publishedIds: { masks: readonly number[]; start: number };
+}
 
 /**
  * One demand on a field of config.json. The value, or `whenAbsent` for a missing or null field, must
@@ -189,6 +257,8 @@ export interface RolesPrompt {
   kind: "roles";
   /** Special tokens in front of every input. */
   prefix: string[];
+  /** Special tokens behind every input; absent: none. */
+  suffix?: string[];
   /** Role of a message -> special token that opens it. Several roles may share one. */
   roles: Record<string, string>;
   /** Roles that may only open a conversation. */
@@ -204,9 +274,13 @@ export interface RoundsPrompt {
   kind: "rounds";
   /** Special tokens in front of every input. */
   prefix: string[];
+  /** Special tokens behind every input; absent: none. */
+  suffix?: string[];
   /** What each role of the API is here. A system message may only be the first. */
   roles: Record<string, "system" | "user" | "assistant">;
   firstRound: number;
+  /** A question without a history is encoded as it is, without the texts around it. */
+  bareFirstQuestion?: boolean;
   /** Texts around question and answer; {n} is the round. */
   beforeQuestion: string;
   beforeAnswer: string;

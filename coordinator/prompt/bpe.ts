@@ -7,12 +7,11 @@
  * - where two neighbouring characters are neighbours in no piece at all, no merge can ever reach
  *   across, so the text falls into independent runs (words, mostly) and the heap stays small.
  */
-import { type Piece, pieceByte, type SentencePieceFile } from "../../checkpoint/sentencepiece.js";
+import type { Piece, SentencePieceFile } from "../../checkpoint/sentencepiece.js";
 import { PairTable } from "./pair-table.js";
+import { PieceIds } from "./piece-ids.js";
+import { PieceMatcher } from "./piece-matcher.js";
 import { SymbolRun } from "./symbol-run.js";
-
-const space = "\u2581";
-const replacementCharacter = 0xfffd;
 
 export class BpeEncoder {
   readonly #file: SentencePieceFile;
@@ -24,15 +23,16 @@ export class BpeEncoder {
   readonly #merges = new PairTable(1 << 16);
   /** Pairs of character symbols that are neighbours within some piece. */
   readonly #neighbours = new PairTable(1 << 16);
-  /** User-defined pieces by first UTF-16 unit, longest first. */
-  readonly #userDefined = new Map<number, { text: string; id: number }[]>();
-  readonly #byteIds = new Int32Array(256);
+  readonly #userDefined: PieceMatcher;
+  readonly #ids: PieceIds;
   readonly #hasUnused: boolean;
   readonly #run: SymbolRun;
 
   constructor(file: SentencePieceFile) {
     const { pieces } = file;
     this.#file = file;
+    this.#userDefined = new PieceMatcher(file);
+    this.#ids = new PieceIds(file);
     this.#characterBase = pieces.length;
     this.#bmpSymbols = Int32Array.from({ length: 0x10000 }, (_, code) => pieces.length + code);
     this.#hasUnused = pieces.some(({ type }) => type === "unused");
@@ -42,32 +42,27 @@ export class BpeEncoder {
     const ranks = Int32Array.from(pieces, ({ score }) => rankOf.get(score)!);
     this.#run = new SymbolRun(this.#merges, ranks);
     for (const [id, { text, type }] of pieces.entries()) {
-      if (type === "byte") this.#byteIds[pieceByte(text)!] = id;
-      if (type === "userDefined") this.#addUserDefined(text, id);
-      else if (isOneCharacter(text)) this.#setCharacter(text.codePointAt(0)!, id);
+      if (type !== "userDefined" && isOneCharacter(text)) this.#setCharacter(text.codePointAt(0)!, id);
     }
     this.#addMerges(pieces);
   }
 
-  /** Token ids of the text; lone surrogates count as U+FFFD. */
+  /** @param text Normalised and well-formed. */
   encode(text: string): number[] {
-    const ids: number[] = [];
-    if (text === "") return ids;
-    const escaped = (this.#file.addDummyPrefix ? space : "") + text.replaceAll(" ", space);
     let last = -1;
-    for (let i = 0; i < escaped.length; ) {
-      const whole = this.#userDefinedAt(escaped, i);
-      const code = escaped.codePointAt(i)!;
+    for (let i = 0; i < text.length; ) {
+      const whole = this.#userDefined.at(text, i);
+      const code = text.codePointAt(i)!;
       const symbol = whole?.id ?? this.#characterSymbol(code);
       i += whole ? whole.text.length : code > 0xffff ? 2 : 1;
       // With unused pieces a run is the whole text: which split of an unused piece SentencePiece
       // remembers depends on the order of all merges.
-      if (last >= 0 && !this.#hasUnused && this.#neighbours.get(last, symbol) < 0) this.#endRun(ids);
+      if (last >= 0 && !this.#hasUnused && this.#neighbours.get(last, symbol) < 0) this.#endRun();
       this.#run.append(symbol);
       last = symbol;
     }
-    this.#endRun(ids);
-    return ids;
+    this.#endRun();
+    return this.#ids.take();
   }
 
   #setCharacter(code: number, symbol: number): void {
@@ -77,20 +72,7 @@ export class BpeEncoder {
 
   #characterSymbol(code: number): number {
     if (code > 0xffff) return this.#astralSymbols.get(code) ?? this.#characterBase + code;
-    return this.#bmpSymbols[code >= 0xd800 && code < 0xe000 ? replacementCharacter : code]!;
-  }
-
-  #addUserDefined(text: string, id: number): void {
-    const unit = text.charCodeAt(0);
-    const others = this.#userDefined.get(unit) ?? [];
-    others.push({ text, id });
-    others.sort((a, b) => b.text.length - a.text.length);
-    this.#userDefined.set(unit, others);
-  }
-
-  #userDefinedAt(text: string, index: number): { text: string; id: number } | undefined {
-    if (this.#userDefined.size === 0) return undefined;
-    return this.#userDefined.get(text.charCodeAt(index))?.find((piece) => text.startsWith(piece.text, index));
+    return this.#bmpSymbols[code]!;
   }
 
   /**
@@ -122,39 +104,31 @@ export class BpeEncoder {
   }
 
   /** Merges the run, adds its ids and leaves it empty. */
-  #endRun(ids: number[]): void {
+  #endRun(): void {
     if (!this.#hasUnused) {
-      this.#run.drain((symbol) => this.#emit(symbol, null, ids));
+      this.#run.drain((symbol) => this.#emit(symbol, null));
       return;
     }
     const splits = new Map<number, [number, number]>();
     const remember = (left: number, right: number, merged: number): void => {
       if (this.#file.pieces[merged]!.type === "unused") splits.set(merged, [left, right]);
     };
-    this.#run.drain((symbol) => this.#emit(symbol, splits, ids), remember);
+    this.#run.drain((symbol) => this.#emit(symbol, splits), remember);
   }
 
-  #emit(symbol: number, splits: Map<number, [number, number]> | null, ids: number[]): void {
+  #emit(symbol: number, splits: Map<number, [number, number]> | null): void {
     const split = splits?.get(symbol);
     if (split) {
       // An unused piece is a step of merging, never a result.
-      this.#emit(split[0], splits, ids);
-      this.#emit(split[1], splits, ids);
+      this.#emit(split[0], splits);
+      this.#emit(split[1], splits);
       return;
     }
     const { unknownId, pieces } = this.#file;
-    if (symbol < this.#characterBase && symbol !== unknownId) {
-      ids.push(symbol);
-      return;
-    }
-    if (this.#file.byteFallback) {
-      const character =
-        symbol === unknownId ? pieces[unknownId]!.text : String.fromCodePoint(symbol - this.#characterBase);
-      for (const byte of Buffer.from(character)) ids.push(this.#byteIds[byte]!);
-    } else if (ids.at(-1) !== unknownId) {
-      // A run of unknown characters is one unknown token.
-      ids.push(unknownId);
-    }
+    if (symbol >= this.#characterBase)
+      this.#ids.addUnknown(String.fromCodePoint(symbol - this.#characterBase));
+    else if (symbol === unknownId) this.#ids.addUnknown(pieces[unknownId]!.text);
+    else this.#ids.add(symbol);
   }
 }
 

@@ -12,7 +12,7 @@ export interface ChatMessage {
 export type PromptPart = { token: string } | { text: string };
 
 /**
- * What follows the format's prefix.
+ * What stands between the format's prefix and its suffix.
  * @throws RelayError invalid_value for no messages, an unknown role or one out of place.
  */
 export function chatParts(
@@ -83,6 +83,9 @@ function roundsText(messages: ChatMessage[], format: RoundsPrompt, addGeneration
     const index = messages.length - 1;
     const param = `messages[${index}].role`;
     refuse(`${param} is "${messages[index]!.role}", expected the last message to be of the user`, param);
+  }
+  if (format.bareFirstQuestion && turns.length === 1) {
+    return (withSystem ? messages[0]!.content : "") + turns[0]!.content;
   }
   if (addGenerationPrompt) texts.push(format.beforeAnswer);
   return texts.join("");

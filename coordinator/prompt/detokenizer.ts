@@ -11,7 +11,9 @@
 
 /** What a token is when text is made of tokens. */
 export type TokenText =
-  | { kind: "text" | "unknown"; text: string }
+  | { kind: "text"; text: string }
+  /** A leading space is part of it, wherever it stands: the unknown token, marks for whitespace. */
+  | { kind: "verbatim"; text: string }
   /** Not always a whole character, nor only one. */
   | { kind: "bytes"; bytes: Buffer }
   /** Special tokens stand between texts that were encoded on their own, control pieces within one. */
@@ -26,10 +28,16 @@ export interface Detokenizer {
 
 export interface TokenTexts {
   tokenText(id: number): TokenText;
-  readonly addDummyPrefix: boolean;
+  readonly leadingSpaces: LeadingSpaces;
   /** How many U+FFFD stand for bytes that are no UTF-8. */
   readonly replacement: Replacement;
 }
+
+/**
+ * What becomes of spaces at the beginning of a text: that of the dummy prefix goes, or, where a model
+ * drops extra whitespace, one of each token until there is text.
+ */
+export type LeadingSpaces = "keep" | "dropOne" | "dropOnePerToken";
 
 export type Replacement = "perByte" | "perSequence";
 
@@ -59,10 +67,11 @@ export class StreamDetokenizer implements Detokenizer {
       this.#begin();
       return pending + (this.#skipSpecialTokens ? "" : item.name);
     }
-    if (this.#droppedSpace || pending !== "") this.#atBeginning = false;
+    const { leadingSpaces } = this.#tokens;
+    if ((this.#droppedSpace && leadingSpaces === "dropOne") || pending !== "") this.#atBeginning = false;
     if (item.kind === "control") return pending + (this.#skipSpecialTokens ? "" : item.name);
     this.#droppedSpace =
-      item.kind === "text" && this.#atBeginning && this.#tokens.addDummyPrefix && item.text.startsWith(" ");
+      item.kind === "text" && this.#atBeginning && leadingSpaces !== "keep" && item.text.startsWith(" ");
     const text = this.#droppedSpace ? item.text.slice(1) : item.text;
     if (text !== "") this.#atBeginning = false;
     return pending + text;
@@ -78,74 +87,6 @@ export class StreamDetokenizer implements Detokenizer {
     this.#droppedSpace = false;
   }
 }
-
-/**
- * Drops the whitespace in front of a chat reply. ChatGLM3 begins a reply with its metadata line,
- * which is empty for prose, and its own code strips the reply; a metadata line with a tool's name
- * stays. The set is that of Python's str.strip, which JavaScript's trimStart does not share.
- */
-export class ReplyTrimmer implements Detokenizer {
-  readonly #inner: Detokenizer;
-  #started = false;
-
-  constructor(inner: Detokenizer) {
-    this.#inner = inner;
-  }
-
-  push(token: number): string {
-    return this.#trim(this.#inner.push(token));
-  }
-
-  flush(): string {
-    const text = this.#trim(this.#inner.flush());
-    this.#started = false;
-    return text;
-  }
-
-  #trim(text: string): string {
-    if (this.#started) return text;
-    const trimmed = text.replace(leadingWhitespace, "");
-    this.#started = trimmed !== "";
-    return trimmed;
-  }
-}
-
-/** Replaces a text in a chat reply, also where its parts come one by one: what may begin it waits. */
-export class ReplyReplacer implements Detokenizer {
-  readonly #inner: Detokenizer;
-  readonly #text: string;
-  readonly #by: string;
-  #held = "";
-
-  constructor(inner: Detokenizer, { text, by }: { text: string; by: string }) {
-    this.#inner = inner;
-    this.#text = text;
-    this.#by = by;
-  }
-
-  push(token: number): string {
-    return this.#take(this.#inner.push(token));
-  }
-
-  flush(): string {
-    const text = this.#take(this.#inner.flush()) + this.#held;
-    this.#held = "";
-    return text;
-  }
-
-  #take(text: string): string {
-    const parts = (this.#held + text).split(this.#text);
-    const last = parts.pop()!;
-    let held = Math.min(last.length, this.#text.length - 1);
-    while (!this.#text.startsWith(last.slice(last.length - held))) held--;
-    this.#held = last.slice(last.length - held);
-    return [...parts, last.slice(0, last.length - held)].join(this.#by);
-  }
-}
-
-const leadingWhitespace =
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: Python's whitespace has them.
-  /^[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/;
 
 /** The whole text of the ids. */
 export function decodeTokens(

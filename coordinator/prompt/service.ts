@@ -9,8 +9,9 @@ import type { ModelCard } from "../../models/card.js";
 import type { BodyTask, Read } from "../api/read-body.js";
 import type { TokenIds } from "../inference.js";
 import { threadFile } from "../thread-file.js";
-import { type Detokenizer, ReplyReplacer, ReplyTrimmer, StreamDetokenizer } from "./detokenizer.js";
+import { type Detokenizer, StreamDetokenizer } from "./detokenizer.js";
 import { type Encoder, noTokenizer, tokenStrings } from "./encoder.js";
+import { replyDetokenizer } from "./reply.js";
 import type { PromptTask, TaskResult, ThreadSetup } from "./task.js";
 import { TokenTable } from "./token-table.js";
 import type { ChatMessage } from "./tokenizer.js";
@@ -126,9 +127,7 @@ class ThreadedService implements PromptService {
   createDetokenizer(options: { skipSpecialTokens: boolean; chatReply: boolean }): Detokenizer {
     if (this.#table === null) return { push: () => "", flush: () => "" };
     const plain = new StreamDetokenizer(this.#table, options);
-    if (!options.chatReply) return plain;
-    const { replyReplacement } = this.#card;
-    return new ReplyTrimmer(replyReplacement ? new ReplyReplacer(plain, replyReplacement) : plain);
+    return options.chatReply ? replyDetokenizer(plain, this.#card) : plain;
   }
 
   async close(): Promise<void> {

@@ -8,9 +8,10 @@ import { pieceByte, type SentencePieceFile } from "../../checkpoint/sentencepiec
 import type { TokenizerFile } from "../../checkpoint/tokenizer-file.js";
 import { RelayError } from "../../common/errors.js";
 import type { ModelCard } from "../../models/card.js";
-import type { Replacement, TokenText, TokenTexts } from "./detokenizer.js";
+import type { LeadingSpaces, Replacement, TokenText, TokenTexts } from "./detokenizer.js";
+import { whitespaceOfMarks } from "./whitespace.js";
 
-const kinds = ["text", "unknown", "control", "bytes", "special"] as const;
+const kinds = ["text", "verbatim", "control", "bytes", "special"] as const;
 
 interface Entry {
   kind: (typeof kinds)[number];
@@ -27,14 +28,15 @@ export interface TokenTableData {
   ends: Int32Array;
   /** Index into `kinds`. */
   kinds: Uint8Array;
-  /** Whether SentencePiece would swallow the space in front of the first piece when decoding. */
-  addDummyPrefix: boolean;
+  leadingSpaces: LeadingSpaces;
   replacement: Replacement;
 }
 
 export function tokenTableData(file: TokenizerFile, card: ModelCard): TokenTableData {
-  const byRank = file.kind === "tiktoken";
-  const tokens = byRank ? file.tokens.map((text): Entry => ({ kind: "bytes", text })) : pieceEntries(file);
+  const tokens =
+    file.kind === "tiktoken"
+      ? file.tokens.map((text): Entry => ({ kind: "bytes", text }))
+      : pieceEntries(file, card.tokenizer);
   for (const text of card.tokenizer.specialTokens) tokens.push({ kind: "special", text });
   let end = 0;
   return {
@@ -44,18 +46,32 @@ export function tokenTableData(file: TokenizerFile, card: ModelCard): TokenTable
       return end;
     }),
     kinds: Uint8Array.from(tokens, ({ kind }) => kinds.indexOf(kind)),
-    addDummyPrefix: !byRank && file.addDummyPrefix,
-    replacement: byRank ? "perSequence" : "perByte",
+    leadingSpaces: file.kind === "tiktoken" ? "keep" : leadingSpaces(file),
+    replacement: file.kind === "tiktoken" ? "perSequence" : "perByte",
   };
 }
 
-function pieceEntries(file: SentencePieceFile): Entry[] {
-  return file.pieces.map(({ text, type }): Entry => {
-    if (type === "byte") return { kind: "bytes", text: String.fromCharCode(pieceByte(text)!) };
-    if (type === "control") return { kind: type, text };
-    if (type === "unknown") return { kind: type, text: file.unknownSurface };
-    return { kind: "text", text: text.replaceAll("\u2581", " ") };
-  });
+function leadingSpaces({ addDummyPrefix, removeExtraWhitespaces }: SentencePieceFile): LeadingSpaces {
+  if (removeExtraWhitespaces) return "dropOnePerToken";
+  return addDummyPrefix ? "dropOne" : "keep";
+}
+
+function pieceEntries(file: SentencePieceFile, facts: ModelCard["tokenizer"]): Entry[] {
+  const { whitespace, firstPieceId = 0 } = facts.kind === "sentencepiece" ? facts : {};
+  const marks = whitespaceOfMarks(whitespace);
+  const entries = Array.from(
+    { length: firstPieceId },
+    (_, id): Entry => ({ kind: "control", text: `<${id}>` }),
+  );
+  for (const { text, type } of file.pieces) {
+    const mark = type === "userDefined" ? marks.get(text) : undefined;
+    if (type === "byte") entries.push({ kind: "bytes", text: String.fromCharCode(pieceByte(text)!) });
+    else if (type === "control") entries.push({ kind: type, text });
+    else if (type === "unknown") entries.push({ kind: "verbatim", text: file.unknownSurface });
+    else if (mark !== undefined) entries.push({ kind: "verbatim", text: mark });
+    else entries.push({ kind: "text", text: text.replaceAll("\u2581", " ") });
+  }
+  return entries;
 }
 
 export class TokenTable implements TokenTexts {
@@ -69,8 +85,8 @@ export class TokenTable implements TokenTexts {
     this.tokenCount = data.kinds.length;
   }
 
-  get addDummyPrefix(): boolean {
-    return this.data.addDummyPrefix;
+  get leadingSpaces(): LeadingSpaces {
+    return this.data.leadingSpaces;
   }
 
   get replacement(): Replacement {

@@ -4,15 +4,16 @@
  */
 import {
   readTokenizerFile,
-  specialTokenId,
+  requiredTokenId,
   stopTokenIds,
   type TokenizerFile,
 } from "../../checkpoint/tokenizer-file.js";
 import { RelayError } from "../../common/errors.js";
 import type { ModelCard } from "../../models/card.js";
-import { BpeEncoder } from "./bpe.js";
-import { type ChatMessage, chatParts } from "./chat-format.js";
+import { type ChatMessage, chatParts, type PromptPart } from "./chat-format.js";
 import { decodeTokens } from "./detokenizer.js";
+import { fillParts } from "./fill.js";
+import { PieceEncoder } from "./piece-encoder.js";
 import { RankEncoder } from "./rank-encoder.js";
 import { TokenTable, tokenTableData } from "./token-table.js";
 
@@ -33,6 +34,7 @@ export class Tokenizer extends TokenTable {
   readonly #file: TokenizerFile;
   readonly #card: ModelCard;
   readonly #prefix: number[];
+  readonly #suffix: number[];
   /** Built at the first encoding: who only decodes does not pay for it. */
   #encoder: { encode(text: string): number[] } | null = null;
 
@@ -41,13 +43,19 @@ export class Tokenizer extends TokenTable {
     this.#file = file;
     this.#card = card;
     this.stopTokens = stopTokenIds(file, card);
-    this.#prefix = card.prompt.prefix.map((name) => specialTokenId(file, card, name));
+    this.#prefix = card.prompt.prefix.map((name) => requiredTokenId(file, card, name));
+    this.#suffix = (card.prompt.suffix ?? []).map((name) => requiredTokenId(file, card, name));
   }
 
-  /** Names of special tokens in the text stay text: nobody can forge a turn by writing one. */
+  /**
+   * Names of special tokens in the text stay text: nobody can forge a turn by writing one. Only a family
+   * that fills blanks reads the names of its masks, and only with its special tokens around the text.
+   */
   encodeText(text: string, options: { addSpecialTokens: boolean }): number[] {
-    const ids = this.#encode(text);
-    return options.addSpecialTokens ? this.#prefix.concat(ids) : ids;
+    if (!options.addSpecialTokens) return this.#encode(text);
+    const { fill } = this.#card.tokenizer;
+    if (fill) return [this.#prefix, ...this.#encodeParts(fillParts(text, fill))].flat();
+    return [this.#prefix, this.#encode(text), this.#suffix].flat();
   }
 
   /**
@@ -56,8 +64,7 @@ export class Tokenizer extends TokenTable {
    */
   encodeChat(messages: ChatMessage[], options: { addGenerationPrompt?: boolean } = {}): number[] {
     const parts = chatParts(messages, this.#card.prompt, options.addGenerationPrompt ?? true);
-    const ids = parts.map((part) => ("text" in part ? this.#encode(part.text) : [this.#special(part.token)]));
-    return [this.#prefix, ...ids].flat();
+    return [this.#prefix, ...this.#encodeParts(parts), this.#suffix].flat();
   }
 
   decode(ids: Iterable<number>, options: { skipSpecialTokens: boolean }): string {
@@ -91,18 +98,23 @@ export class Tokenizer extends TokenTable {
     return (left.join("") || anyPiece.replaceAll("\u2581", " ")).trim();
   }
 
+  #encodeParts(parts: PromptPart[]): number[][] {
+    return parts.map((part) =>
+      "text" in part ? this.#encode(part.text) : [requiredTokenId(this.#file, this.#card, part.token)],
+    );
+  }
+
   #encode(text: string): number[] {
     this.#encoder ??= newEncoder(this.#file, this.#card);
     return this.#encoder.encode(text);
   }
-
-  #special(name: string): number {
-    return specialTokenId(this.#file, this.#card, name);
-  }
 }
 
 function newEncoder(file: TokenizerFile, { tokenizer }: ModelCard): { encode(text: string): number[] } {
-  if (file.kind === "sentencepiece") return new BpeEncoder(file);
-  if (tokenizer.kind !== "tiktoken") throw new Error(`a card of ${tokenizer.kind} with a file of ranks`);
-  return new RankEncoder(file.tokens, tokenizer.pattern);
+  if (file.kind === "sentencepiece" && tokenizer.kind === "sentencepiece")
+    return new PieceEncoder(file, tokenizer);
+  if (file.kind === "tiktoken" && tokenizer.kind !== "sentencepiece") {
+    return new RankEncoder(file.tokens, tokenizer.pattern);
+  }
+  throw new Error(`a card of ${tokenizer.kind} with a file of ${file.kind}`);
 }

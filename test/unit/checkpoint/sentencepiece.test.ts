@@ -32,15 +32,23 @@ it("reads pieces, scores, types and flags", () => {
   expect(file.pieces[0]).toEqual({ text: "<unk>", score: 0, type: "unknown" });
   expect(file.pieces[3]).toEqual({ text: "<0x00>", score: 0, type: "byte" });
   expect(file.pieces[260]).toEqual({ text: "h", score: -1, type: "normal" });
-  expect(file).toMatchObject({ unknownId: 0, byteFallback: true, addDummyPrefix: true });
+  expect(file).toMatchObject({ unknownId: 0, byteFallback: true, addDummyPrefix: true, modelType: "bpe" });
+  const unigram = parseSentencePiece(
+    sentencePieceBytes(smallPieces, { modelType: 1, removeExtraWhitespaces: true }),
+    "tokenizer.model",
+  );
+  expect(unigram).toMatchObject({ modelType: "unigram", removeExtraWhitespaces: true, characterMap: null });
 });
 
 describe("refused features", () => {
   it.each<[string, FixtureOptions, string]>([
-    ["a unigram model", { modelType: 1 }, "model type is UNIGRAM, expected BPE"],
+    ["a model of words", { modelType: 3 }, "model type is WORD, expected UNIGRAM or BPE"],
     ["an unknown model type", { modelType: 9 }, "model type is 9"],
-    ["a normalizer", { normalizer: "nmt_nfkc", charsmap: Buffer.from("x") }, 'normalizer is "nmt_nfkc"'],
-    ["removal of whitespace", { removeExtraWhitespaces: true }, "remove_extra_whitespaces is true"],
+    [
+      "a normalizer without its map",
+      { normalizer: "nmt_nfkc" },
+      'normalizer is "nmt_nfkc" without a character map',
+    ],
     ["bytes without byte fallback", { byteFallback: false }, "byte_fallback is false"],
   ])("%s", (_, options, message) => {
     expect(refusal(sentencePieceBytes(smallPieces, options))).toContain(message);
@@ -84,8 +92,8 @@ describe("damage", () => {
   it("of a cut file is found, wherever it is cut", () => {
     const bytes = sentencePieceBytes(smallPieces);
     for (let length = 0; length < bytes.length; length += 29) {
-      // The flags come last, so every cut loses at least them: a unigram model by default.
-      expect(refusal(bytes.subarray(0, length))).toMatch(/damaged|no pieces|model type|remove_extra/);
+      // The flags come last, so every cut loses at least them.
+      expect(refusal(bytes.subarray(0, length))).toMatch(/damaged|no pieces|the file may be cut/);
     }
   });
 

@@ -2,7 +2,8 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { RelayError } from "../../../common/errors.js";
-import { ReplyReplacer, ReplyTrimmer, StreamDetokenizer } from "../../../coordinator/prompt/detokenizer.js";
+import { StreamDetokenizer } from "../../../coordinator/prompt/detokenizer.js";
+import { ReplyReplacer, ReplyTrimmer } from "../../../coordinator/prompt/reply.js";
 import { openTokenizer, type Tokenizer } from "../../../coordinator/prompt/tokenizer.js";
 import { chatglm2 } from "../../../models/chatglm2.js";
 import { chatglm3 } from "../../../models/chatglm3.js";
