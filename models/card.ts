@@ -41,6 +41,8 @@ export interface ModelCard {
   experts?: ExpertFacts;
   /** Switches of config.json that decide whether tensors are there; absent: those that have a name are. */
   switches?: { qkvBias?: string; headNorms?: string };
+  /** Counts layers behind the model's own that are in the file and not used. */
+  extraLayersField?: string;
   tensors: TensorNames;
   tokenizer: TokenizerFacts;
   prompt: PromptFormat;

@@ -8,13 +8,14 @@ const layer = "transformer.encoder.layers.{i}";
 
 export const chatglmArchitectures = ["ChatGLMModel", "ChatGLMForConditionalGeneration"];
 
+export const oneDimensional: ConfigRule = {
+  field: "position_encoding_2d",
+  allowed: [false],
+  whenAbsent: false,
+  meaning: "the first ChatGLM-6B is a prefix-LM with 2-D positions",
+};
+
 export const chatglmRules: ConfigRule[] = [
-  {
-    field: "position_encoding_2d",
-    allowed: [false],
-    whenAbsent: false,
-    meaning: "the first ChatGLM-6B is a prefix-LM with 2-D positions",
-  },
   {
     field: "multi_query_attention",
     allowed: [true],

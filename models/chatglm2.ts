@@ -3,7 +3,13 @@
  * roles, with numbered rounds as the prompt, and with a RoPE ratio that divides the positions.
  */
 import type { ModelCard } from "./card.js";
-import { chatglmArchitectures, chatglmConfig, chatglmRules, chatglmTensors } from "./chatglm-layout.js";
+import {
+  chatglmArchitectures,
+  chatglmConfig,
+  chatglmRules,
+  chatglmTensors,
+  oneDimensional,
+} from "./chatglm-layout.js";
 import { plainForm } from "./shape.js";
 
 export const chatglm2: ModelCard = {
@@ -12,7 +18,10 @@ export const chatglm2: ModelCard = {
   match: {
     architectures: chatglmArchitectures,
     modelType: "chatglm",
-    fields: [{ field: "eos_token_id", allowed: [2], whenAbsent: 2, meaning: "GLM-4 ends at other tokens" }],
+    fields: [
+      oneDimensional,
+      { field: "eos_token_id", allowed: [2], whenAbsent: 2, meaning: "GLM-4 ends at other tokens" },
+    ],
     names: /chatglm[-_]?2(?!\d)/i,
   },
   rules: chatglmRules,

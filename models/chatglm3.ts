@@ -3,7 +3,13 @@
  * architecture; the demo model is one.
  */
 import type { ModelCard } from "./card.js";
-import { chatglmArchitectures, chatglmConfig, chatglmRules, chatglmTensors } from "./chatglm-layout.js";
+import {
+  chatglmArchitectures,
+  chatglmConfig,
+  chatglmRules,
+  chatglmTensors,
+  oneDimensional,
+} from "./chatglm-layout.js";
 import { rolesPrompt } from "./roles.js";
 import { plainForm } from "./shape.js";
 
@@ -13,7 +19,10 @@ export const chatglm3: ModelCard = {
   match: {
     architectures: chatglmArchitectures,
     modelType: "chatglm",
-    fields: [{ field: "eos_token_id", allowed: [2], whenAbsent: 2, meaning: "GLM-4 ends at other tokens" }],
+    fields: [
+      oneDimensional,
+      { field: "eos_token_id", allowed: [2], whenAbsent: 2, meaning: "GLM-4 ends at other tokens" },
+    ],
     names: /chatglm[-_]?3(?!\d)/i,
     tokenizerMark: "<|assistant|>",
   },

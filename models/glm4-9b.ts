@@ -3,7 +3,13 @@
  * layers, a tokenizer of byte ranks, and role tokens of its own. The ratio multiplies the RoPE base.
  */
 import type { ModelCard } from "./card.js";
-import { chatglmArchitectures, chatglmConfig, chatglmRules, chatglmTensors } from "./chatglm-layout.js";
+import {
+  chatglmArchitectures,
+  chatglmConfig,
+  chatglmRules,
+  chatglmTensors,
+  oneDimensional,
+} from "./chatglm-layout.js";
 import { rolesPrompt } from "./roles.js";
 import { plainForm } from "./shape.js";
 
@@ -14,6 +20,7 @@ export const glm4_9b: ModelCard = {
     architectures: chatglmArchitectures,
     modelType: "chatglm",
     fields: [
+      oneDimensional,
       {
         field: "eos_token_id",
         refused: [2],

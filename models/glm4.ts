@@ -3,46 +3,16 @@
  * (Glm4ForCausalLM), which norms what attention and the feed-forward part give as well. Queries, keys and
  * values are tensors of their own; pairs (2j, 2j+1) of the first half of a head are rotated, as in ChatGLM3.
  */
-import type { ConfigRule, ModelCard } from "./card.js";
+import type { ModelCard } from "./card.js";
 import { glm4_9b } from "./glm4-9b.js";
 import { plainForm } from "./shape.js";
+import { transformersConfig, transformersRules, transformersTensors } from "./transformers-layout.js";
 
 const layer = "model.layers.{i}";
-const attention = `${layer}.self_attn`;
-
-const rules: ConfigRule[] = [
-  { field: "hidden_act", allowed: ["silu"], whenAbsent: "silu", meaning: "another activation" },
-  {
-    field: "partial_rotary_factor",
-    allowed: [0.5],
-    whenAbsent: 0.5,
-    meaning: "another share of each head is rotated",
-  },
-  {
-    field: "rope_scaling",
-    allowed: [null],
-    whenAbsent: null,
-    meaning:
-      "positions are scaled; --set rope_scaling=null serves the model without, for the positions it was trained on",
-  },
-  { field: "tie_word_embeddings", allowed: [false], whenAbsent: false, meaning: "no head of its own" },
-  { field: "quantization_config", allowed: [null], whenAbsent: null, meaning: "the weights are quantized" },
-];
 
 const shared = {
-  rules,
-  config: {
-    hiddenSize: "hidden_size",
-    layerCount: "num_hidden_layers",
-    headCount: "num_attention_heads",
-    kvHeadCount: "num_key_value_heads",
-    headDim: "head_dim",
-    ffnSize: "intermediate_size",
-    vocabSize: "vocab_size",
-    maxPositions: "max_position_embeddings",
-    normEps: "rms_norm_eps",
-    dtype: "torch_dtype",
-  },
+  rules: transformersRules,
+  config: transformersConfig,
   form: plainForm,
   attention: { kind: "causal" },
   switches: { qkvBias: "attention_bias" },
@@ -51,22 +21,6 @@ const shared = {
   prompt: glm4_9b.prompt,
   sampling: glm4_9b.sampling,
 } satisfies Partial<ModelCard>;
-
-const tensors: ModelCard["tensors"] = {
-  embedding: "model.embed_tokens.weight",
-  finalNorm: "model.norm.weight",
-  head: "lm_head.weight",
-  layer: {
-    attentionNorm: `${layer}.input_layernorm.weight`,
-    qkvWeight: [`${attention}.q_proj.weight`, `${attention}.k_proj.weight`, `${attention}.v_proj.weight`],
-    qkvBias: [`${attention}.q_proj.bias`, `${attention}.k_proj.bias`, `${attention}.v_proj.bias`],
-    qkvRows: "blocks",
-    attentionOut: `${attention}.o_proj.weight`,
-    ffnNorm: `${layer}.post_attention_layernorm.weight`,
-    ffnUp: [`${layer}.mlp.gate_up_proj.weight`],
-    ffnDown: `${layer}.mlp.down_proj.weight`,
-  },
-};
 
 /** GLM-4-9B as the "-hf" repositories publish it. */
 export const glm: ModelCard = {
@@ -84,7 +38,7 @@ export const glm: ModelCard = {
       { maxPositions: 1_048_576, written: 10_000, base: 100_000_000 },
     ],
   },
-  tensors,
+  tensors: transformersTensors,
 };
 
 export const glm4: ModelCard = {
@@ -94,9 +48,9 @@ export const glm4: ModelCard = {
   match: { architectures: ["Glm4ForCausalLM"], modelType: "glm4", fields: [], names: /glm[-_]?4/i },
   rope: { fraction: 0.5, base: 10_000, baseField: "rope_theta" },
   tensors: {
-    ...tensors,
+    ...transformersTensors,
     layer: {
-      ...tensors.layer,
+      ...transformersTensors.layer,
       attentionOutNorm: `${layer}.post_self_attn_layernorm.weight`,
       ffnOutNorm: `${layer}.post_mlp_layernorm.weight`,
     },

@@ -2,14 +2,28 @@
 import { join } from "node:path";
 import { RelayError } from "../common/errors.js";
 import type { ConfigRule, ModelCard } from "./card.js";
+import { chatglm6b } from "./chatglm-6b.js";
 import { chatglm2 } from "./chatglm2.js";
 import { chatglm3 } from "./chatglm3.js";
+import { glm10b, glm10bChinese } from "./glm-10b.js";
+import { glm130b } from "./glm-130b.js";
 import { glm, glm4 } from "./glm4.js";
 import { glm4_9b } from "./glm4-9b.js";
+import { glm45 } from "./glm45.js";
 import { printValue } from "./print.js";
-import { otherLayouts } from "./unsupported.js";
 
-const cards: readonly ModelCard[] = [chatglm3, chatglm2, glm4_9b, glm, glm4];
+const cards: readonly ModelCard[] = [
+  chatglm3,
+  chatglm2,
+  chatglm6b,
+  glm4_9b,
+  glm,
+  glm4,
+  glm45,
+  glm130b,
+  glm10b,
+  glm10bChinese,
+];
 
 export interface DirectoryFacts {
   directory: string;
@@ -140,15 +154,10 @@ function unknownArchitecture(config: Record<string, unknown>, directory: string)
   const supported = new Set(
     cards.flatMap(({ match }) => (field === "model_type" ? [`"${match.modelType}"`] : match.architectures)),
   );
-  const known = otherLayouts.find(({ architectures, modelType }) =>
-    field === "model_type"
-      ? config.model_type === modelType
-      : [config.architectures].flat().some((name) => architectures.includes(name as string)),
-  );
   const titles = cards.map(({ title }) => title).join(", ");
   return new RelayError(
     "invalid_model",
     `${join(directory, "config.json")}: "${field}" is ${printValue(config[field])}, supported: ` +
-      `${[...supported].join(", ")} (${titles})${known ? `; ${known.meaning}` : ""}`,
+      `${[...supported].join(", ")} (${titles})`,
   );
 }
