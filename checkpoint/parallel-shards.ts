@@ -21,8 +21,8 @@ export const maxShardTensors = 200_000;
 
 /** As DeepSpeed names them: two digits, or more where two are not enough. */
 const rankFile = /^mp_rank_(\d\d|[1-9]\d\d)_model_states\.pt$/;
-/** Holds the name of the folder that was saved last. */
-const latestFile = "latest";
+/** Hold the name of the folder that was saved last. */
+const latestFiles = ["latest", "latest_checkpointed_iteration.txt"];
 const maxLatestBytes = 4096;
 /** Key of the state dict beside what training wrote. */
 const stateDictKey = "module";
@@ -88,12 +88,12 @@ export async function mergeShards({ layout, ranks }: ParallelShards): Promise<Me
   return { files: ranks, tensors, merged, unknown };
 }
 
-/** @returns null when neither the directory nor the folder that `latest` names holds a rank's file. */
+/** @returns null when there is neither a rank's file nor one that names a folder with them. */
 async function shardFolder(directory: string): Promise<string | null> {
   const holdsRanks = (folder: string) => readdirSync(folder).some((name) => rankFile.test(name));
   if (holdsRanks(directory)) return directory;
-  const path = join(directory, latestFile);
-  if (!existsSync(path)) return null;
+  const path = latestFiles.map((name) => join(directory, name)).find((file) => existsSync(file));
+  if (path === undefined) return null;
   const name = Buffer.from(await readModelFile(path, maxLatestBytes))
     .toString("utf8")
     .trim();

@@ -39,6 +39,8 @@ export class PickleGlobal {
 /** What the host made; the machine only carries it. */
 export abstract class PickleObject {
   abstract readonly kind: string;
+  /** The pickle may give it attributes, which are dropped. */
+  readonly takesState: boolean = false;
 }
 
 /** Arrays are tuples. */
@@ -254,6 +256,7 @@ class Machine {
   build(): void {
     const [state] = this.popMany(1);
     const target = this.top();
+    if (target instanceof PickleObject && target.takesState) return;
     if (!(target instanceof PickleDict && target.ordered && state instanceof PickleDict)) {
       this.fail(
         `sets attributes (${describeValue(state)}) of ${describeValue(target)}, expected an OrderedDict`,

@@ -42,6 +42,14 @@ const rebuildParameter = "torch._utils._rebuild_parameter";
 const callables = new Set([orderedDict, rebuildTensor, rebuildParameter]);
 /** Plain containers beside the state dict of a training checkpoint: of each the one argument is kept. */
 const trainingContainers = new Set(["torch.Size", "builtins.set", "__builtin__.set"]);
+/** The state of NumPy's random numbers, which a training saves to go on alike. Its content is dropped. */
+const numpyNames = new Set([
+  "numpy.core.multiarray._reconstruct",
+  "numpy._core.multiarray._reconstruct",
+  "numpy.ndarray",
+  "numpy.dtype",
+  "_codecs.encode",
+]);
 
 /** Weights have up to three dimensions, those of convolutions five. */
 export const maxDimensions = 8;
@@ -57,6 +65,12 @@ class Storage extends PickleObject {
   ) {
     super();
   }
+}
+
+/** Stands for whatever it was. */
+class NumpyObject extends PickleObject {
+  override readonly kind = "a NumPy object";
+  override readonly takesState = true;
 }
 
 /** A view of a storage; offset and strides count elements. */
@@ -183,7 +197,7 @@ class TorchHost implements PickleHost {
   ) {}
 
   knows(name: string): boolean {
-    return callables.has(name) || storageTypes.has(name) || this.isContainer(name);
+    return callables.has(name) || storageTypes.has(name) || this.isOfTraining(name);
   }
 
   call(name: string, args: readonly PickleValue[], fail: Fail): PickleValue {
@@ -195,8 +209,9 @@ class TorchHost implements PickleHost {
         if (shape.length === strides.length) return new Tensor(storage, offset, shape, strides);
       }
     }
+    if (this.training && numpyNames.has(name)) return new NumpyObject();
     const [content] = args;
-    if (this.isContainer(name) && args.length === 1) {
+    if (this.training && trainingContainers.has(name) && args.length === 1) {
       if (Array.isArray(content) || content instanceof PickleList) return content as PickleValue;
     }
     // (data, requires_grad, backward_hooks)
@@ -205,8 +220,8 @@ class TorchHost implements PickleHost {
     return fail(`calls ${name} with (${printed}), which describes no tensor`);
   }
 
-  private isContainer(name: string): boolean {
-    return this.training && trainingContainers.has(name);
+  private isOfTraining(name: string): boolean {
+    return this.training && (trainingContainers.has(name) || numpyNames.has(name));
   }
 
   /** ("storage", type, key, location, number of elements); where it lay once is of no interest. */

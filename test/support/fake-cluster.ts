@@ -102,8 +102,8 @@ export class FakeCluster {
         membership: {
           stageCount,
           modelDirectory: "/model",
-          configOverrides: "",
-          prefixEncoder: "",
+          configOverrides: '{"seq_length":64}',
+          prefixEncoder: "/prefix",
           fingerprint: "f",
           precision: { dtype: "float32", kvType: "float32", weights: null, head: null },
           placementModel: {

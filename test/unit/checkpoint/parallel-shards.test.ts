@@ -7,6 +7,7 @@ import { maxRanks, mergeShards, readParallelShards } from "../../../checkpoint/p
 import { elementBytes } from "../../../checkpoint/safetensors.js";
 import type { TensorData } from "../../../checkpoint/safetensors-writer.js";
 import type { MergedTensor } from "../../../checkpoint/tensors.js";
+import { readTorchFile } from "../../../checkpoint/torch-file.js";
 import { RelayError } from "../../../common/errors.js";
 import { temporaryDirectory, tensor } from "./model-fixture.js";
 import { rankName, shardOf, wholeModel, writeShards } from "./shards-fixture.js";
@@ -65,6 +66,9 @@ describe.each(["glm-130b", "glm-10b"] as const)("%s", (family) => {
   it("is found through `latest` too", async () => {
     const { merged } = await merge(writeShards(family, 2, { latest: "49300" }));
     expect(merged.size).toBeGreaterThan(20);
+    const older = writeShards(family, 2, { latest: "49300" });
+    renameSync(join(older, "latest"), join(older, "latest_checkpointed_iteration.txt"));
+    expect((await merge(older)).merged.size).toBe(merged.size);
   });
 
   it("has the pieces of each rank where the layout says", async () => {
@@ -89,6 +93,28 @@ describe("beside the state dict", () => {
       ...[text("param_shapes"), dict(text("w"), size), text("names"), set],
     ];
     expect((await merge(writeShards("glm-130b", 2, { others }))).merged.size).toBe(27);
+  });
+
+  it("the state of NumPy's random numbers is dropped", async () => {
+    const call = (module: string, name: string, ...args: Buffer[]) =>
+      Buffer.concat([global(module, name), tuple(...args), pickle.reduce]);
+    const bytes = (value: string) => call("_codecs", "encode", text(value), text("latin1"));
+    const dtype = Buffer.concat([
+      call("numpy", "dtype", text("u4"), pickle.false, pickle.true),
+      ...[tuple(int(3), text("<"), none, none, none, int(-1), int(-1), int(0)), pickle.build],
+    ]);
+    const array = Buffer.concat([
+      call("numpy.core.multiarray", "_reconstruct", global("numpy", "ndarray"), tuple(int(0)), bytes("b")),
+      ...[tuple(int(1), tuple(int(2)), dtype, pickle.false, bytes("\u0001\u00ff")), pickle.build],
+    ]);
+    const others = [text("np_rng_state"), tuple(text("MT19937"), array, int(624), int(0))];
+    expect((await merge(writeShards("glm-10b", 2, { others }))).unknown).toEqual([]);
+    // Elsewhere the names stay unknown, and none of it can be a tensor.
+    const file = join(temporaryDirectory(), "pytorch_model.bin");
+    writeFileSync(file, torchBytes(pickle.file(dict(text("w"), array))));
+    await expect(readTorchFile(file)).rejects.toThrow('names "numpy.core.multiarray._reconstruct"');
+    writeFileSync(file, torchBytes(pickle.file(dict(text("module"), dict(text("w"), array)))));
+    await expect(readTorchFile(file, "module")).rejects.toThrow('has a NumPy object under "w"');
   });
 
   it("objects of other classes are refused by name", async () => {

@@ -250,6 +250,20 @@ describe("the coordinator's core", () => {
     expect(cluster.sent.at(-1)!.message.refused!.message).toMatch(/cpu\/canon 2.*cpu\/canon 1/);
   });
 
+  it("tells every worker how the model is to be read", () => {
+    const cluster = new FakeCluster();
+    for (const worker of [1, 2]) cluster.join(worker);
+    const plans = cluster.sent.flatMap(({ message }) => message.assign ?? []);
+    expect(plans).toHaveLength(2);
+    for (const plan of plans) {
+      expect(plan).toMatchObject({
+        modelDirectory: "/model",
+        configOverrides: '{"seq_length":64}',
+        prefixEncoder: "/prefix",
+      });
+    }
+  });
+
   it("takes a term above the highest that any worker reports", () => {
     const cluster = new FakeCluster();
     cluster.join(1, { highestTerm: 41 });
