@@ -117,7 +117,7 @@ export async function openModel(directory: string, options: OpenOptions = {}): P
       ...warnings,
       ...overrideWarnings(written, overrides, root),
       ...configWarnings(config, card, shape, root),
-      ...unusedWarnings(merged, [...sources, ...prefixSources], root),
+      ...unusedWarnings(merged, [...sources, ...prefixSources], extraLayers(config, card, shape), root),
     ],
     fingerprint: await fingerprintOf(
       card,
@@ -153,6 +153,11 @@ function modelId(config: Config, directory: string): string {
   const name = config._name_or_path;
   const published = typeof name === "string" && /^\w[\w.-]*(\/\w[\w.-]*)?$/.test(name);
   return published ? name : basename(directory);
+}
+
+function extraLayers(config: Config, { extraLayersField }: ModelCard, { layerCount }: ModelShape) {
+  const count = extraLayersField === undefined ? 0 : Number(config[extraLayersField] ?? 0);
+  return { begin: layerCount, count };
 }
 
 /** Tied tensors are one. */

@@ -95,12 +95,6 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     });
     for (const warning of model.warnings) log.warn(warning);
     requireStageCount(options.stages, model.shape.layerCount);
-    if (model.prefixEncoder !== null) {
-      throw new RelayError(
-        "invalid_model",
-        `${model.prefixEncoder.embedding.file}: a prefix encoder (P-Tuning v2) is not computed yet, expected none (--set pre_seq_len=0 serves the model without it)`,
-      );
-    }
     const dtype = options.dtype ?? model.dtype;
     const precision: Precision = { ...options.quantization, dtype, kvType: options.kvType ?? dtype };
     const queue = await BullmqQueue.open(options.redis, options.name, log, registry);

@@ -2,15 +2,26 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "vitest";
-import type { TokenResult } from "../../native/index.js";
-import { greedy, rows, type TestPipeline, tokenStep } from "../native/support.js";
+import { type Model, stageTensors } from "../../checkpoint/index.js";
+import { type DType, Stage, type TokenResult, type WeightFormat } from "../../native/index.js";
+import { greedy, rows, TestPipeline, tokenStep } from "../native/support.js";
 
 /** Alternatives that are looked at per token. */
 const top = 20;
 
 export interface Expected {
   tokenCount: number;
-  cases: { prompt: number[]; tokens: number[]; promptLogprobs: number[]; stepLogprobs: number[][] }[];
+  cases: {
+    prompt: number[];
+    /** Of a prefix-LM: tokens in front of the one that starts the reply. */
+    contextLength?: number;
+    /** Whose position all of the reply has; null: positions go on. */
+    maskPosition?: number | null;
+    tokens: number[];
+    /** Of prompt[i + 1]; null where the context sees the token. */
+    promptLogprobs: (number | null)[];
+    stepLogprobs: number[][];
+  }[];
 }
 
 export const fixtureFolder = (name: string): string => join(import.meta.dirname, "fixtures", name);
@@ -30,19 +41,28 @@ function worstError(result: TokenResult, expectedRow: number[]): number {
   return worst;
 }
 
-/** Runs all cases, the known tokens fed back; returns the worst error, the greedy tokens and every logprob. Closes the pipeline. */
+/**
+ * Runs all cases, the known tokens fed back; returns the worst error, the distance of all rows (relative L2),
+ * the greedy tokens and every logprob. Closes the pipeline.
+ */
 export async function runCases(pipeline: TestPipeline, expected: Expected) {
   let worst = 0;
   const tokens: number[][] = [];
   const logprobs: number[] = [];
+  let squaredError = 0;
+  let squares = 0;
   for (const example of expected.cases) {
-    const blocks = [3, 0, 7, 5];
+    const blocks = [3, 0, 7, 5, 1];
     const { prompt } = example;
     const drawn: number[] = [];
     for (const [step, row] of example.stepLogprobs.entries()) {
       const ids = step === 0 ? prompt : [example.tokens[step - 1]!];
       const start = step === 0 ? 0 : prompt.length + step - 1;
-      const input = tokenStep([rows(start, ids.length, blocks)], ids);
+      const context = {
+        contextLength: example.contextLength ?? 0,
+        maskPosition: example.maskPosition ?? -1,
+      };
+      const input = tokenStep([{ ...rows(start, ids.length, blocks), ...context }], ids);
       input.samples = [greedy(ids.length - 1, start + ids.length, top)];
       if (step === 0) {
         input.scores = prompt.slice(1).map((token, i) => ({ row: i, token, topLogprobs: 0 }));
@@ -59,9 +79,12 @@ export async function runCases(pipeline: TestPipeline, expected: Expected) {
       const scored = output.scores.slice(step === 0 ? prompt.length - 1 : 0);
       scored.forEach((score, token) => {
         worst = Math.max(worst, Math.abs(score.logprob - row[token]!));
+        squaredError += (score.logprob - row[token]!) ** 2;
+        squares += row[token]! ** 2;
       });
       if (step === 0) {
         example.promptLogprobs.forEach((logprob, i) => {
+          if (logprob === null) return;
           worst = Math.max(worst, Math.abs(output.scores[i]!.logprob - logprob));
         });
       }
@@ -69,5 +92,47 @@ export async function runCases(pipeline: TestPipeline, expected: Expected) {
     tokens.push(drawn);
   }
   await pipeline.close();
-  return { worst, tokens, logprobs };
+  return { worst, distance: Math.sqrt(squaredError / squares), tokens, logprobs };
+}
+
+interface Precision {
+  threads?: number;
+  dtype?: DType;
+  weights?: WeightFormat;
+  headWeights?: WeightFormat;
+  kvType?: "float32" | "int8";
+}
+
+/**
+ * The stages of an opened model.
+ * @param tokenCount Ids that the reference knows.
+ * @param cuts First layer of every stage but the first.
+ */
+export async function pipelineOf(
+  model: Model,
+  tokenCount: number,
+  cuts: number[],
+  precision: Precision = {},
+): Promise<TestPipeline> {
+  const shape = { ...model.shape, tokenCount };
+  const borders = [0, ...cuts, shape.layerCount];
+  const stages = borders.slice(1).map((layerEnd, i) => {
+    const layerBegin = borders[i]!;
+    const range = { layerBegin, layerEnd, embed: layerBegin === 0, head: layerEnd === shape.layerCount };
+    return Stage.create({
+      shape,
+      layerBegin,
+      layerEnd,
+      ...stageTensors(model, range),
+      weights: precision.weights ?? null,
+      headWeights: precision.headWeights ?? null,
+      dtype: precision.dtype ?? "float32",
+      kvType: precision.kvType ?? precision.dtype ?? "float32",
+      blockCount: 16,
+      blockSize: 16,
+      maxRows: 128,
+      threads: precision.threads ?? 2,
+    });
+  });
+  return new TestPipeline(await Promise.all(stages));
 }
