@@ -24,6 +24,7 @@ import { refuseConfig, refuseDirectory, refuseModelFile, refuseTensors } from ".
 import { type OpenOptions, overridden, overridesText, overrideWarnings } from "./overrides.js";
 import { mergeShards, readParallelShards } from "./parallel-shards.js";
 import { type PrefixEncoder, prefixTensors, readPrefixEncoder } from "./prefix-encoder.js";
+import { type PrefixModel, prefixModelOf } from "./prefix-model.js";
 import type { TensorEntry } from "./safetensors.js";
 import { shardConfig, shardWarnings } from "./shard-config.js";
 import { endSources, layerSources, stageSources, stageTensors, type TensorSource } from "./stage-tensors.js";
@@ -33,6 +34,7 @@ import { unusedWarnings } from "./unused.js";
 
 export type { OpenOptions } from "./overrides.js";
 export type { PrefixEncoder } from "./prefix-encoder.js";
+export type { PrefixModel } from "./prefix-model.js";
 export type { TensorEntry } from "./safetensors.js";
 export * from "./stage-tensors.js";
 export type { MergedTensor } from "./tensors.js";
@@ -60,6 +62,8 @@ export interface Model {
   prefixEncoder: PrefixEncoder | null;
   /** KV slots in front of every sequence that they take. */
   prefixLength: number;
+  /** How a prompt of a prefix-LM is divided; null for a causal model. */
+  prefixModel: PrefixModel | null;
   /** What in the directory is not followed, for people. */
   warnings: string[];
   /** Equal for two directories that would compute the same; see fingerprint.ts. */
@@ -112,6 +116,7 @@ export async function openModel(directory: string, options: OpenOptions = {}): P
     stopTokens: tokenizer ? stopTokenIds(tokenizer, card) : configStopTokens(config),
     sampling: await defaultSampling(card, root),
     dtype: configDtype(config, card, root) ?? whole.embedding![0]!.dtype,
+    prefixModel: prefixModelOf(card, tokenizer, config),
     prefixLength: prefix?.encoder.length ?? 0,
     warnings: [
       ...warnings,

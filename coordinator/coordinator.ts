@@ -271,6 +271,7 @@ function modelInfo(model: Model): ModelInfo {
     parameterCount: model.parameterCount,
     weightBytes: sum(model.layerBytes) + model.embeddingBytes + model.headBytes,
     defaults: model.sampling,
+    prefixModel: model.prefixModel,
   };
 }
 

@@ -27,6 +27,7 @@ import type {
 import { Membership, type MembershipConfig, type MembershipPorts } from "./membership/membership.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { Pipeline, type RowRequests, type SequenceOutcome } from "./pipeline/pipeline.js";
+import { nextBlank } from "./prompt/prefix-boundary.js";
 import type { Detokenizer } from "./prompt/service.js";
 import { type ScheduledRows, Scheduler } from "./scheduler/scheduler.js";
 
@@ -70,10 +71,17 @@ interface ActiveChoice {
   output: ChoiceOutput;
   promptTokens: TokenIds;
   context: PromptContext | null;
+  /** Blanks filled so far, and the tokens of the one that is being filled. */
+  blanks: number;
+  filling: number[];
+  /** Tokens of the blanks filled so far. */
+  completionTokens: number;
   seed: bigint;
   /** Logprobs of the prompt so far, when asked for; null once given out. */
   scores: (TokenLogprob | null)[] | null;
 }
+
+type FinishEvent = Extract<RequestEvent, { type: "finish" }>;
 
 interface ActiveRequest {
   request: GenerationRequest;
@@ -276,8 +284,9 @@ export class Core {
         retryAfterS: 5,
       });
     }
-    for (const { promptTokens } of request.choices) {
-      if (!serving.scheduler.fits(promptTokens.length, request.sampling.maxTokens)) {
+    for (const { promptTokens, context } of request.choices) {
+      const blanks = 1 + (context?.remainingMasks.length ?? 0);
+      if (!serving.scheduler.fits(promptTokens.length, blanks * request.sampling.maxTokens)) {
         throw new RelayError(
           "context_length_exceeded",
           `${promptTokens.length} prompt tokens and up to ${request.sampling.maxTokens} new ones need more KV blocks ` +
@@ -294,13 +303,12 @@ export class Core {
         request: active,
         index,
         sequence,
-        output: new ChoiceOutput(
-          index,
-          { sampling: request.sampling, modelStopTokens: this.#config.modelStopTokens },
-          this.#config.createDetokenizer(request.text),
-        ),
+        output: this.#newOutput(request, index),
         promptTokens,
         context,
+        blanks: 0,
+        filling: [],
+        completionTokens: 0,
         seed: BigInt(seed),
         scores: request.sampling.promptLogprobs ? unscored(context) : null,
       };
@@ -322,6 +330,11 @@ export class Core {
         serving.scheduler.submit(sequence, promptTokens, request.sampling.maxTokens, context?.length ?? 0);
       }
     }
+  }
+
+  #newOutput({ sampling, text }: GenerationRequest, index: number): ChoiceOutput {
+    const { modelStopTokens } = this.#config;
+    return new ChoiceOutput(index, { sampling, modelStopTokens }, this.#config.createDetokenizer(text));
   }
 
   /** Sends steps until the scheduler has none to send now. */
@@ -388,7 +401,41 @@ export class Core {
     }
     if (outcome.sampled === null) return;
     this.#serving!.scheduler.append(choice.sequence, outcome.sampled.token);
-    for (const event of choice.output.push(outcome.sampled)) this.#emit(choice, event);
+    for (const event of choice.output.push(outcome.sampled)) {
+      if (event.type === "tokens") choice.filling.push(...event.tokens);
+      if (event.type === "finish" && choice.context !== null && choice.context.mask >= 0) {
+        this.#fillBlank(choice, choice.context, event);
+      } else {
+        this.#emit(choice, event);
+      }
+    }
+  }
+
+  /** A blank is filled: the sequence ends, and the next blank's begins, or the choice is finished. */
+  #fillBlank(choice: ActiveChoice, context: PromptContext, end: FinishEvent): void {
+    const { request } = choice.request;
+    const { text, reason } = end;
+    const mask = choice.promptTokens[context.mask]!;
+    this.#emit(choice, { type: "blank", choice: choice.index, blank: choice.blanks, mask, text, reason });
+    choice.completionTokens += end.completionTokens;
+    if (context.remainingMasks.length === 0) {
+      this.#emit(choice, { ...end, text: "", completionTokens: choice.completionTokens });
+      return;
+    }
+    const { scheduler } = this.#serving!;
+    scheduler.remove(choice.sequence);
+    choice.request.open.delete(choice.sequence);
+    this.#choices.delete(choice.sequence);
+    Object.assign(choice, nextBlank(choice.promptTokens, context, choice.filling), {
+      sequence: sequenceId(this.#serving!.nextSequence++),
+      output: this.#newOutput(request, choice.index),
+      blanks: choice.blanks + 1,
+      filling: [],
+    } satisfies Partial<ActiveChoice>);
+    choice.request.open.set(choice.sequence, choice);
+    this.#choices.set(choice.sequence, choice);
+    const { sequence, promptTokens } = choice;
+    scheduler.submit(sequence, promptTokens, request.sampling.maxTokens, choice.context!.length);
   }
 
   #emit(choice: ActiveChoice, event: RequestEvent): void {

@@ -2,6 +2,7 @@
  * What the API asks of the rest of the coordinator, and what it is told back. The HTTP layer knows
  * nothing of queues, steps and workers; everything behind this file knows nothing of HTTP.
  */
+import type { PrefixModel } from "../checkpoint/index.js";
 import type { RelayError } from "../common/errors.js";
 import type { RequestId } from "../common/ids.js";
 import type { PromptService } from "./prompt/service.js";
@@ -42,12 +43,16 @@ export interface TextParams {
  */
 export type TokenIds = ArrayLike<number> & Iterable<number>;
 
-/** The part of a prompt that is read as a whole, in both directions. */
+/** The part of a prompt that is read as a whole, in both directions, and the blanks in it. */
 export interface PromptContext {
   /** Tokens in front of the one that starts the reply. */
   length: number;
-  /** Index of the mask that is filled, where the reply takes its position; -1: positions go on. */
-  maskPosition: number;
+  /** Index of the mask that is filled; -1: none, the reply only goes on. */
+  mask: number;
+  /** The reply takes the mask's position; else positions go on. */
+  constantPosition: boolean;
+  /** Indices of the masks that are filled after it, in this order. */
+  remainingMasks: number[];
 }
 
 /** One API call: all its choices share the sampling parameters. Plain data: it crosses threads and Redis. */
@@ -80,6 +85,18 @@ export interface TokenLogprob {
 export type RequestEvent =
   /** The first step with rows of the request has been sent; once, before any other event but an error. */
   | { type: "started" }
+  /** A blank of the context is filled with the text since the last one; before the next tokens, or the finish. */
+  | {
+      type: "blank";
+      choice: number;
+      /** Counted from 0. */
+      blank: number;
+      /** The mask's token. */
+      mask: number;
+      /** Text that was held back and turned out to belong to it. */
+      text: string;
+      reason: "stop" | "length";
+    }
   /** Prompt logprobs, once per choice, before its first token; null for the first prompt token. */
   | { type: "prompt"; choice: number; scores: (TokenLogprob | null)[] }
   /** New tokens; `text` is what is now certain and may lag behind or be empty. */
@@ -116,6 +133,8 @@ export interface ModelInfo {
   parameterCount: number;
   weightBytes: number;
   defaults: { temperature: number; topP: number };
+  /** How a prompt of a prefix-LM is divided; null for a causal model. */
+  prefixModel: PrefixModel | null;
 }
 
 export interface StageView {

@@ -188,6 +188,8 @@ export interface FillFacts {
   stripsBeforeMask: boolean;
   /** Ids of masks and start in the published vocabulary, for a directory without the tokenizer. */
   publishedIds: { masks: readonly number[]; start: number };
+  /** Fields of config.json that may say otherwise, in a directory without the tokenizer. */
+  configFields?: { masks: readonly string[]; start: string };
 }
 
 /**

@@ -17,6 +17,10 @@ const fill: Omit<FillFacts, "publishedIds"> = {
   endWhenNoMaskAtEnd: endOfText,
   start,
   stripsBeforeMask: true,
+  configFields: {
+    masks: ["mask_token_id", "smask_token_id", "gmask_token_id"],
+    start: "sop_token_id",
+  },
 };
 
 /** 50256 to 50264: the end of a text is the last token of GPT-2's own vocabulary. */

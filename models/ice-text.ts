@@ -31,6 +31,7 @@ const chatglm6bFill: FillFacts = {
   start: "<sop>",
   stripsBeforeMask: false,
   publishedIds: { masks: [firstSpecial + 1, firstSpecial], start: firstSpecial + 4 },
+  configFields: { masks: ["gmask_token_id", "mask_token_id"], start: "bos_token_id" },
 };
 
 export const chatglm6bTokenizer: TokenizerFacts = {
@@ -99,6 +100,10 @@ export const glm130bTokenizer: TokenizerFacts = {
     publishedIds: {
       masks: [0, 2, 1].map((place) => images + firstSpecial + place),
       start: images + firstSpecial + 4,
+    },
+    configFields: {
+      masks: ["mask_token_id", "smask_token_id", "gmask_token_id"],
+      start: "sop_token_id",
     },
   },
 };

@@ -62,6 +62,8 @@ export class ChatAnswer implements Answer {
       return;
     }
     if (event.text !== "") yield this.#chunk(choice, { delta: { content: event.text } });
+    // A reply that fills the context's mask is just the reply.
+    if (event.type === "blank") return;
     const { reason, stopReason } = event;
     yield this.#chunk(choice, { delta: {}, finish_reason: reason, stop_reason: stopReason });
   }

@@ -1,6 +1,7 @@
 /** The body of POST /v1/chat/completions: from its fields to a call. */
 import { RelayError } from "../../common/errors.js";
 import { maxTopLogprobs } from "../../common/limits.js";
+import { promptContext } from "../prompt/prefix-boundary.js";
 import { newRequestId, type ReadCall } from "./answer.js";
 import type { ChatAnswerOptions } from "./chat-answer.js";
 import { type Body, booleanField, type Fields, integerField, readFields } from "./fields.js";
@@ -58,13 +59,16 @@ export async function readChat(
   const maxTokens = given ?? Math.max(1, model.contextLength - promptTokens.length);
   checkContext(promptTokens.length, maxTokens, model.contextLength, isGiven ? param : "messages");
 
+  const contexts = model.prefixModel
+    ? [promptContext(promptTokens, model.prefixModel, "messages")]
+    : undefined;
   const topLogprobs = values.logprobs ? (values.top_logprobs ?? 0) : -1;
   const n = values.n ?? 1;
   return {
     generation: {
       id: newRequestId("chatcmpl"),
       endpoint: "chat",
-      choices: expandChoices([promptTokens], n, values.seed),
+      choices: expandChoices([promptTokens], n, values.seed, contexts),
       sampling: samplingParams(values, model, { maxTokens, topLogprobs, promptLogprobs: false }),
       text: { skipSpecialTokens: values.skip_special_tokens, chatReply: true },
     },

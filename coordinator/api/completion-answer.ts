@@ -25,6 +25,8 @@ interface Piece {
   text: string;
   logprobs: CompletionLogprobs | null;
   tokens: number[];
+  /** The text since the last one fills it. */
+  blank?: Extract<AnswerEvent, { type: "blank" }>;
   /** Of the last piece alone. */
   finish: Extract<AnswerEvent, { type: "finish" }> | null;
 }
@@ -65,7 +67,7 @@ export class CompletionAnswer implements Answer {
       // Text may lag behind its tokens; a piece without any is worth sending only for what else it carries.
       const worth =
         piece.text !== "" || piece.logprobs !== null || (this.#options.tokenIds && piece.tokens.length > 0);
-      if (!worth && piece.finish === null) continue;
+      if (!worth && piece.finish === null && piece.blank === undefined) continue;
       const written = this.#chunk(choice, piece);
       if (first && this.#options.promptTokenIds) {
         written.prompt_token_ids = Array.from(this.#choices[choice]!.promptTokens);
@@ -98,7 +100,26 @@ export class CompletionAnswer implements Answer {
       stop_reason: finish.stopReason,
       ...(tokenIds ? { token_ids: tokens } : {}),
       ...(promptTokenIds ? { prompt_token_ids: Array.from(promptTokens) } : {}),
+      ...this.#blanks(events),
     };
+  }
+
+  /** Which text filled which blank; nothing for a prompt without any. */
+  #blanks(events: AnswerEvent[]): { blanks?: Record<string, unknown>[] } {
+    const blanks: Record<string, unknown>[] = [];
+    let text = "";
+    for (const event of events) {
+      if (event.type === "tokens") text += event.text;
+      if (event.type !== "blank") continue;
+      blanks.push({ ...this.#blank(event), text: text + event.text });
+      text = "";
+    }
+    return blanks.length === 0 ? {} : { blanks };
+  }
+
+  #blank({ blank, mask, reason }: Extract<AnswerEvent, { type: "blank" }>): Record<string, unknown> {
+    const [name] = this.#options.names.strings([mask]);
+    return { index: blank, mask: name, finish_reason: reason };
   }
 
   /** What an event adds to its choice; the prompt's pieces go before the first of any kind. */
@@ -116,6 +137,8 @@ export class CompletionAnswer implements Answer {
         tokens: event.tokens,
         finish: null,
       };
+    } else if (event.type === "blank") {
+      yield { text: event.text, logprobs: null, tokens: [], blank: event, finish: null };
     } else if (event.type === "finish") {
       yield { text: event.text, logprobs: null, tokens: [], finish: null };
       yield { text: "", logprobs: null, tokens: [], finish: event };
@@ -143,7 +166,7 @@ export class CompletionAnswer implements Answer {
     return echoedTexts?.[Math.floor(choice / choicesPerPrompt)];
   }
 
-  #chunk(index: number, { text, logprobs, tokens, finish }: Piece): Record<string, unknown> {
+  #chunk(index: number, { text, logprobs, tokens, blank, finish }: Piece): Record<string, unknown> {
     return {
       index,
       text,
@@ -151,6 +174,7 @@ export class CompletionAnswer implements Answer {
       finish_reason: finish?.reason ?? null,
       ...(finish === null ? {} : { stop_reason: finish.stopReason }),
       ...(this.#options.tokenIds ? { token_ids: tokens } : {}),
+      ...(blank === undefined ? {} : { blank: this.#blank(blank) }),
     };
   }
 

@@ -1,8 +1,9 @@
 /** The body of POST /v1/completions: from its fields to a call. */
 import { RelayError } from "../../common/errors.js";
 import { maxTopLogprobs } from "../../common/limits.js";
-import type { TokenIds } from "../inference.js";
+import type { ModelInfo, TokenIds } from "../inference.js";
 import type { Encoder } from "../prompt/encoder.js";
+import { promptContext } from "../prompt/prefix-boundary.js";
 import { newRequestId, type ReadCall } from "./answer.js";
 import type { CompletionAnswerOptions } from "./completion-answer.js";
 import {
@@ -61,6 +62,16 @@ export const promptField: Field<SentPrompt[]> = {
   },
 };
 
+/** How the prompt is read: a prefix-LM reads it as a whole unless told otherwise. */
+const attentionModeField: Field<"prefix" | "causal" | undefined> = {
+  schema: { type: "string", enum: ["prefix", "causal"] },
+  read(value, path) {
+    if (value === undefined || value === null) return undefined;
+    if (value === "prefix" || value === "causal") return value;
+    throw invalid(path, value, '"prefix" or "causal"');
+  },
+};
+
 export const completionFields = {
   prompt: promptField,
   ...samplingFields,
@@ -69,6 +80,7 @@ export const completionFields = {
   logprobs: integerField({ min: 0, max: maxTopLogprobs }),
   best_of: integerField({ min: 1 }),
   add_special_tokens: booleanField(true),
+  attention_mode: attentionModeField,
 } satisfies Fields;
 
 type CompletionValues = Values<typeof completionFields>;
@@ -101,10 +113,19 @@ export async function readCompletion(
     );
   }
 
+  const isCausal = readsCausally(values.attention_mode, model);
   const prompts = await Promise.all(
-    values.prompt.map((sent) => encode(context, sent, values.add_special_tokens)),
+    values.prompt.map((sent) => encode(context, sent, { ...values, isCausal })),
   );
-  for (const tokens of prompts) checkContext(tokens.length, maxTokens, model.contextLength, "max_tokens");
+  const contexts = prompts.map((tokens, i) => {
+    if (model.prefixModel === null || isCausal) return undefined;
+    return promptContext(tokens, model.prefixModel, values.prompt[i]!.path);
+  });
+  for (const [i, tokens] of prompts.entries()) {
+    // Each blank is filled within the limit.
+    const most = maxTokens * (1 + (contexts[i]?.remainingMasks.length ?? 0));
+    checkContext(tokens.length, most, model.contextLength, "max_tokens");
+  }
   const echoedTexts = values.echo ? await echoes(context.encoder, values, prompts) : undefined;
 
   const { logprobs } = values;
@@ -112,7 +133,7 @@ export async function readCompletion(
     generation: {
       id: newRequestId("cmpl"),
       endpoint: "completions",
-      choices: expandChoices(prompts, n, values.seed),
+      choices: expandChoices(prompts, n, values.seed, contexts),
       sampling: samplingParams(values, model, {
         maxTokens,
         topLogprobs: logprobs ?? -1,
@@ -135,6 +156,19 @@ export async function readCompletion(
   };
 }
 
+/** @throws RelayError unsupported_parameter for a mode that the model was not trained in. */
+function readsCausally(mode: "prefix" | "causal" | undefined, { prefixModel }: ModelInfo): boolean {
+  const isPrefixModel = prefixModel !== null;
+  if (mode === undefined) return !isPrefixModel;
+  const modes = isPrefixModel ? (prefixModel.causalPrefix ? ["prefix", "causal"] : ["prefix"]) : ["causal"];
+  if (modes.includes(mode)) return mode === "causal";
+  throw new RelayError(
+    "unsupported_parameter",
+    `attention_mode: "${mode}" is not a mode of this model, expected ${modes.map((name) => `"${name}"`).join(" or ")}`,
+    { param: "attention_mode" },
+  );
+}
+
 /** OpenAI generates best_of answers and keeps n; only the case where both are the same is served. */
 function checkBestOf(bestOf: number | undefined, n: number): void {
   if (bestOf === undefined || bestOf === n) return;
@@ -148,12 +182,14 @@ function checkBestOf(bestOf: number | undefined, n: number): void {
 async function encode(
   { model, encoder }: ReadContext,
   sent: SentPrompt,
-  addSpecialTokens: boolean,
+  { add_special_tokens: addSpecialTokens, isCausal }: { add_special_tokens: boolean; isCausal: boolean },
 ): Promise<TokenIds> {
   if (typeof sent.content !== "string") {
     return readTokenIds(sent.content, sent.path, model.tokenCount);
   }
-  const tokens = await encoder.encodeText(sent.content, addSpecialTokens);
+  const prefix = (isCausal && addSpecialTokens && model.prefixModel?.causalPrefix) || null;
+  const text = await encoder.encodeText(sent.content, addSpecialTokens && prefix === null);
+  const tokens = prefix === null ? text : Int32Array.from([...prefix, ...text]);
   if (tokens.length === 0) {
     throw new RelayError("invalid_value", `${sent.path}: no tokens, expected at least one`, {
       param: sent.path,

@@ -1,6 +1,6 @@
 /** The fields that chat and completions share, and what becomes of them: SamplingParams and seeds. */
 import { RelayError } from "../../common/errors.js";
-import type { GenerationRequest, ModelInfo, SamplingParams, TokenIds } from "../inference.js";
+import type { GenerationRequest, ModelInfo, PromptContext, SamplingParams, TokenIds } from "../inference.js";
 import {
   asObject,
   booleanField,
@@ -190,11 +190,13 @@ export function samplingParams(
 /**
  * Choices in the order of their index, prompt * n + j. With a seed, each prompt is answered as if it had
  * been sent alone; without one, each prompt gets its own draw.
+ * @param contexts Of the prompts of a prefix-LM.
  */
 export function expandChoices(
   prompts: readonly TokenIds[],
   n: number,
   seed: bigint | undefined,
+  contexts: readonly (PromptContext | undefined)[] = [],
 ): GenerationRequest["choices"] {
   if (prompts.length * n > maxChoices) {
     throw new RelayError(
@@ -211,8 +213,10 @@ export function expandChoices(
       { param: "n" },
     );
   }
-  return prompts.flatMap((promptTokens) => {
+  return prompts.flatMap((promptTokens, i) => {
     const first = seed ?? drawSeed();
-    return Array.from({ length: n }, (_, j) => ({ promptTokens, seed: deriveSeed(first, j).toString() }));
+    const context = contexts[i];
+    const prompt = context === undefined ? { promptTokens } : { promptTokens, context };
+    return Array.from({ length: n }, (_, j) => ({ ...prompt, seed: deriveSeed(first, j).toString() }));
   });
 }

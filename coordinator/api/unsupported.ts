@@ -52,11 +52,11 @@ const unsupportedEverywhere: Record<string, Unsupported> = {
   guided_regex: onlyAbsent,
   guided_choice: onlyAbsent,
   guided_grammar: onlyAbsent,
-  attention_mode: onlyAbsent,
 };
 
 export const unsupportedInChat: Record<string, Unsupported> = {
   ...unsupportedEverywhere,
+  attention_mode: onlyAbsent,
   tool_choice: {
     harmless: (value) => value === null || value === "none" || value === "auto",
     accepted: '"none"',

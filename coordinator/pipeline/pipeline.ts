@@ -11,6 +11,7 @@ import {
   type PipelineId,
   type SequenceId,
 } from "../../common/ids.js";
+import type { Context } from "../../proto/generated/glm/relay/internal/v1/Context.js";
 import type { Sampling } from "../../proto/generated/glm/relay/internal/v1/Sampling.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
@@ -98,7 +99,7 @@ export class Pipeline {
           sampling: rows.sample ? samplingMessage(request) : null,
           scoreTargets: bytesFromInt32(targets),
           scoreTopLogprobs: Math.max(0, request.sampling.topLogprobs),
-          context: request.context,
+          context: request.context && contextMessage(request.context),
           requestId: request.requestId,
         };
       }),
@@ -146,6 +147,10 @@ export class Pipeline {
   #mismatch(step: number, got: string, expected: string): RelayError {
     return new RelayError("corrupt_message", `result of step ${step}: got ${got}, expected ${expected}`);
   }
+}
+
+function contextMessage({ length, mask, constantPosition }: PromptContext): Context {
+  return { length, maskPosition: constantPosition ? mask : -1 };
 }
 
 function samplingMessage({ sampling, bannedTokens }: RowRequests): Sampling {

@@ -2,9 +2,10 @@
  * Where a prompt of a prefix-LM ends and its reply begins, and which blank the reply fills. Needs the ids
  * of a few tokens (checkpoint/tokenizer-file.ts, fillIdsOf), not the tokenizer.
  */
+import type { PrefixModel } from "../../checkpoint/index.js";
 import type { FillIds } from "../../checkpoint/tokenizer-file.js";
 import { RelayError } from "../../common/errors.js";
-import type { TokenIds } from "../inference.js";
+import type { PromptContext, TokenIds } from "../inference.js";
 
 export interface PrefixBoundary {
   /** Index of the first `sop`: the tokens in front of it are seen from everywhere, it and the rest are not. */
@@ -18,13 +19,17 @@ export interface PrefixBoundary {
 }
 
 /** @throws RelayError invalid_value for a prompt without its `sop`. */
-export function prefixBoundary(ids: TokenIds, { masks, order, start }: FillIds): PrefixBoundary {
+export function prefixBoundary(
+  ids: TokenIds,
+  { masks, order, start }: FillIds,
+  param = "prompt",
+): PrefixBoundary {
   const contextLength = Array.prototype.indexOf.call(ids, start);
   if (contextLength < 0) {
     throw new RelayError(
       "invalid_value",
-      `the prompt has no token ${start}, expected one: a prefix-LM prompt holds its sop`,
-      { param: "prompt" },
+      `${param}: no token ${start}, expected one: a prompt of a prefix-LM holds its sop`,
+      { param },
     );
   }
   const places: number[] = [];
@@ -35,4 +40,45 @@ export function prefixBoundary(ids: TokenIds, { masks, order, start }: FillIds):
   const [maskPosition = null, ...remainingMasks] = toFill;
   const mask = maskPosition === null ? null : ids[maskPosition]!;
   return { contextLength, maskPosition, mask, remainingMasks };
+}
+
+/**
+ * How the prompt is read.
+ * @param param Name of the field that it came in, for errors.
+ * @throws RelayError as prefixBoundary does.
+ */
+export function promptContext(
+  ids: TokenIds,
+  { fill, constantPositionMasks }: PrefixModel,
+  param: string,
+): PromptContext {
+  const { contextLength, maskPosition, mask, remainingMasks } = prefixBoundary(ids, fill, param);
+  return {
+    length: contextLength,
+    mask: maskPosition ?? -1,
+    constantPosition: mask !== null && constantPositionMasks.includes(mask),
+    remainingMasks,
+  };
+}
+
+/**
+ * The prompt for the next blank: the context in which the first one is filled.
+ * @param reply Tokens behind the prompt's start token, without one that ended them.
+ */
+export function nextBlank(
+  prompt: TokenIds,
+  context: PromptContext,
+  reply: readonly number[],
+): { promptTokens: Int32Array; context: PromptContext } {
+  const ids = Array.from(prompt);
+  const { length, mask, constantPosition, remainingMasks } = context;
+  const filling = [...ids.slice(length + 1), ...reply];
+  const before = ids.slice(0, mask);
+  const after = ids.slice(mask + 1, length + 1);
+  const moved = filling.length - 1;
+  const [next = -1, ...rest] = remainingMasks.map((at) => (at > mask ? at + moved : at));
+  return {
+    promptTokens: Int32Array.from([...before, ...filling, ...after]),
+    context: { length: length + moved, mask: next, constantPosition, remainingMasks: rest },
+  };
 }

@@ -11,6 +11,8 @@ const top = 20;
 
 export interface Expected {
   tokenCount: number;
+  /** Of a prefix-LM. */
+  ids?: { mask: number; gmask: number; sop: number; eop: number };
   cases: {
     prompt: number[];
     /** Of a prefix-LM: tokens in front of the one that starts the reply. */

@@ -10,7 +10,16 @@ import { place } from "../../coordinator/placement/placement.js";
 import type { Precision, WeightFormat } from "../../models/quantization.js";
 import { nativeEngine } from "../../worker/stage/native-engine.js";
 
-const models = ["models/demo", "test/golden/fixtures/chatglm3-tiny"];
+const fixtures = "test/golden/fixtures";
+const models: [directory: string, prefixEncoder?: string][] = [
+  ["models/demo"],
+  [`${fixtures}/chatglm3-tiny`],
+  [`${fixtures}/chatglm-6b-tiny`, join(packageRoot, fixtures, "chatglm-6b-tiny-ptuning-projection")],
+  [`${fixtures}/glm-130b-tiny-shards`],
+  [`${fixtures}/glm-10b-tiny`],
+  [`${fixtures}/glm4-tiny`],
+  [`${fixtures}/glm45-tiny`],
+];
 const format = (type: "int4" | "int8", groupSize: number): WeightFormat => ({
   type,
   groupSize,
@@ -31,14 +40,15 @@ const precisions: [string, Precision][] = [
   ],
 ];
 
-for (const directory of models) {
+for (const [directory, prefixEncoder = null] of models) {
   test.each(precisions)(`the plan of ${directory} is what the engine allocates: %s`, async (_, precision) => {
-    const model = await openModel(join(packageRoot, directory));
-    const engineModel = await nativeEngine().openModel(model.directory);
+    const options = { prefixEncoder };
+    const model = await openModel(join(packageRoot, directory), options);
+    const engineModel = await nativeEngine().openModel(model.directory, options);
     for (const [threads, maxRows, stageCount] of [
       [1, maxStepRows, 1],
       [3, 64, 2],
-      [2, 10, 4],
+      [2, 10, 3],
     ] as const) {
       const workers = Array.from({ length: stageCount }, (_, i) => ({
         id: `w${i}`,
@@ -59,7 +69,7 @@ for (const directory of models) {
             layerEnd: planned.layerEnd,
             modelDirectory: model.directory,
             overrides: {},
-            prefixEncoder: null,
+            prefixEncoder,
             weightsFingerprint: model.fingerprint,
             dtype: precision.dtype,
             kvType: precision.kvType,

@@ -130,6 +130,7 @@ export class ScriptedService implements InferenceService {
     parameterCount: 1_000,
     weightBytes: 2_000,
     defaults: { temperature: 0.8, topP: 0.9 },
+    prefixModel: null,
   };
   readonly submitted: GenerationRequest[] = [];
   readonly cancelled: string[] = [];

@@ -129,6 +129,7 @@ describe("bodies", () => {
     parameterCount: 1,
     weightBytes: 1,
     defaults: { temperature: 1, topP: 1 },
+    prefixModel: null,
   };
   const task = (endpoint: Endpoint, body: string): BodyTask => ({
     endpoint,
