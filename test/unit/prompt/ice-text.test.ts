@@ -104,6 +104,10 @@ describe.skipIf(!folder)("the published ice_text.model", () => {
     expect(tokenizer.stopTokens).toEqual([130_005]);
     expect(tokenizer.encodeText("你好", whole)).toEqual([5, 74_874, 130_001, 130_004]);
     expect(tokenizer.encodeText("\n\ta  b", plain)).toEqual([5, 4, 130_008, 131, 130_009, 178]);
+    // Two public implementations agree on these.
+    const history = tokenizer.encodeChat([user("你好"), assistant("你好"), user("你好")]);
+    expect(history.slice(0, 13)).toEqual([53, 6945, 5, 8, 42, 4, 64_286, 12, 74_874, 4, 67_342, 12, 74_874]);
+    expect(history.slice(-2)).toEqual([130_001, 130_004]);
     const ids = [0, 1, 2, 3, 4, 5, 130_000, 130_002, 130_003, 130_006, 130_007, 130_087, 130_343];
     expect(names(tokenizer, ids)).toBe(
       ` ⁇ |<s>|</s>|<pad>|\n| |[MASK]|[sMASK]|<unused_0>|<ENC>|<dBLOCK>|${" ".repeat(80)}|<0xFF>`,
