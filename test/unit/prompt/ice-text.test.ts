@@ -207,6 +207,10 @@ describe("a text with blanks", () => {
     expect(filled(small130b, text)).toBe(expected);
   });
 
+  it("may have very many", () => {
+    expect(small130b.encodeText("a[MASK]".repeat(100_000), whole)).toHaveLength(200_001);
+  });
+
   it("for ChatGLM-6B knows two masks and no end", () => {
     expect(filled(small6b, "a b")).toBe(" a| |b|[gMASK]|<sop>");
     expect(filled(small6b, "a[MASK]b")).toBe(" a|[MASK]| |b|<sop>");
