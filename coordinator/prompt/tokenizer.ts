@@ -119,8 +119,9 @@ export class Tokenizer extends TokenTable {
 }
 
 function newEncoder(file: TokenizerFile, { tokenizer }: ModelCard): { encode(text: string): number[] } {
-  if (file.kind === "sentencepiece" && tokenizer.kind === "sentencepiece")
+  if (file.kind === "sentencepiece" && tokenizer.kind === "sentencepiece") {
     return new PieceEncoder(file, tokenizer);
+  }
   if (file.kind === "tiktoken" && tokenizer.kind !== "sentencepiece") {
     return new RankEncoder(file.tokens, tokenizer.pattern);
   }

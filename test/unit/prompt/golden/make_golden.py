@@ -152,7 +152,7 @@ ICETK_IMAGES = 20000
 
 
 def glm_130b():
-    """Section by section what icetk does in GLM-130B's flavour, on a small model that is trained here."""
+    """What icetk does in GLM-130B's flavour, on a small model that is trained here."""
     writer = io.BytesIO()
     corpus = [line for text in CHINESE + ENGLISH + CODE for line in text.split("\n") if line] * 3
     sentencepiece.SentencePieceTrainer.train(
