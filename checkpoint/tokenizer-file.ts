@@ -45,7 +45,7 @@ export async function readTokenizerFile(directory: string, card: ModelCard): Pro
 }
 
 /** The id of the file's first token: what lies below stands for no text. */
-export function firstTokenId({ tokenizer }: ModelCard): number {
+function firstTokenId({ tokenizer }: ModelCard): number {
   return tokenizer.kind === "sentencepiece" ? (tokenizer.firstPieceId ?? 0) : 0;
 }
 

@@ -35,6 +35,7 @@ export class Tokenizer extends TokenTable {
   readonly #card: ModelCard;
   readonly #prefix: number[];
   readonly #suffix: number[];
+  readonly #specialIds = new Map<string, number>();
   /** Built at the first encoding: who only decodes does not pay for it. */
   #encoder: { encode(text: string): number[] } | null = null;
 
@@ -43,8 +44,8 @@ export class Tokenizer extends TokenTable {
     this.#file = file;
     this.#card = card;
     this.stopTokens = stopTokenIds(file, card);
-    this.#prefix = card.prompt.prefix.map((name) => requiredTokenId(file, card, name));
-    this.#suffix = (card.prompt.suffix ?? []).map((name) => requiredTokenId(file, card, name));
+    this.#prefix = card.prompt.prefix.map((name) => this.#special(name));
+    this.#suffix = (card.prompt.suffix ?? []).map((name) => this.#special(name));
   }
 
   /**
@@ -91,17 +92,24 @@ export class Tokenizer extends TokenTable {
   #sample(): string {
     const sample = "Hello, 你好 1";
     if (this.#file.kind === "tiktoken") return sample;
-    const { pieces, byteFallback } = this.#file;
+    const { pieces, byteFallback, characterMap } = this.#file;
     const known = new Set(pieces.flatMap((piece) => (piece.type === "normal" ? [piece.text] : [])));
-    const left = [...sample].filter((c) => byteFallback || known.has(c === " " ? "\u2581" : c));
+    const left = [...sample].filter(
+      (c) => (byteFallback || known.has(c === " " ? "\u2581" : c)) && !characterMap?.match(c, 0),
+    );
     const [anyPiece = ""] = known;
-    return (left.join("") || anyPiece.replaceAll("\u2581", " ")).trim();
+    return (left.join("") || anyPiece.replaceAll("\u2581", " ")).replaceAll(/ +/g, " ").trim();
   }
 
   #encodeParts(parts: PromptPart[]): number[][] {
-    return parts.map((part) =>
-      "text" in part ? this.#encode(part.text) : [requiredTokenId(this.#file, this.#card, part.token)],
-    );
+    return parts.map((part) => ("text" in part ? this.#encode(part.text) : [this.#special(part.token)]));
+  }
+
+  /** Remembered: a text may hold very many masks, and the file's control pieces are found by looking. */
+  #special(name: string): number {
+    const id = this.#specialIds.get(name) ?? requiredTokenId(this.#file, this.#card, name);
+    this.#specialIds.set(name, id);
+    return id;
   }
 
   #encode(text: string): number[] {
@@ -111,8 +119,9 @@ export class Tokenizer extends TokenTable {
 }
 
 function newEncoder(file: TokenizerFile, { tokenizer }: ModelCard): { encode(text: string): number[] } {
-  if (file.kind === "sentencepiece" && tokenizer.kind === "sentencepiece")
+  if (file.kind === "sentencepiece" && tokenizer.kind === "sentencepiece") {
     return new PieceEncoder(file, tokenizer);
+  }
   if (file.kind === "tiktoken" && tokenizer.kind !== "sentencepiece") {
     return new RankEncoder(file.tokens, tokenizer.pattern);
   }

@@ -16,7 +16,10 @@ function spacesMark(count: number, { mark, longest }: { mark: string; longest: n
   return mark.replace("{n}", String(longest)).repeat(Math.floor(count / longest)) + last;
 }
 
-/** What each mark stands for. */
+/**
+ * What each mark stands for, when it is a token. The authors also turn a mark back that a model spells out of
+ * other tokens (<, n, >); here that stays what it wrote.
+ */
 export function whitespaceOfMarks(marks: WhitespaceMarks | undefined): ReadonlyMap<string, string> {
   const texts = new Map<string, string>();
   if (!marks) return texts;

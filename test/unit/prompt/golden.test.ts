@@ -37,6 +37,7 @@ describe.each(trained)("a small model of the kind $name", ({ model, texts }) => 
   const tokenizer = new Tokenizer(file, plainCard);
 
   it("encodes as SentencePiece does", () => {
+    tokenizer.selfCheck();
     const ours = texts.map(([text]) => ({ text, ids: tokenizer.encodeText(text, plain) }));
     expect(ours).toEqual(texts.map(([text, ids]) => ({ text, ids })));
   });

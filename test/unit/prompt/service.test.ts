@@ -13,6 +13,7 @@ import { chatglm2 } from "../../../models/chatglm2.js";
 import { chatglm3 } from "../../../models/chatglm3.js";
 import { glm4_9b } from "../../../models/glm4-9b.js";
 import { temporaryDirectory } from "../checkpoint/model-fixture.js";
+import { chatglm6bCard } from "./prefix-cards.js";
 import { rankLines, smallTokens } from "./ranks-fixture.js";
 import { sentencePieceBytes, smallPieces, tokenizerDirectory } from "./sentencepiece-fixture.js";
 
@@ -199,6 +200,29 @@ describe("without a tokenizer", () => {
 });
 
 describe("what a card says of its family", () => {
+  it("is done to ChatGLM-6B's prompts and replies", async () => {
+    const pieces = [...smallPieces.slice(0, 3), { text: "[gMASK]", type: "control" as const }];
+    pieces.push({ text: "[MASK]", type: "control" }, { text: "<sop>", type: "control" });
+    pieces.push(
+      { text: "<eop>", type: "control" },
+      { text: "<n>", type: "userDefined" },
+      ...smallPieces.slice(3),
+    );
+    const folder = temporaryDirectory();
+    const unigram = { modelType: 1, removeExtraWhitespaces: true };
+    writeFileSync(join(folder, "ice_text.model"), sentencePieceBytes(pieces, unigram));
+    const service = await createPromptService(folder, chatglm6bCard);
+    open.push(service);
+    const chat = await service.encodeChat([{ role: "user", content: "hello[MASK]" }]);
+    expect(service.tokenStrings(chat).slice(-2)).toEqual(["[gMASK]", "<sop>"]);
+    expect(await service.decode(chat)).toBe("hello[MASK][gMASK]<sop>");
+    const fill = await service.encodeText("hello[MASK]\n", true);
+    expect(service.tokenStrings(fill).slice(-4)).toEqual(["[MASK]", " ", "\n", "<sop>"]);
+    const ids = await service.encodeText("\n你好,世界! [[训练时间]]\n", false);
+    const reply = service.createDetokenizer({ skipSpecialTokens: true, chatReply: true });
+    expect([...Array.from(ids, (id) => reply.push(id)), reply.flush()].join("")).toBe("你好，世界！ 2023年");
+  });
+
   it("is replaced in a chat reply, and nowhere else", async () => {
     const service = await createPromptService(directory, chatglm2);
     open.push(service);

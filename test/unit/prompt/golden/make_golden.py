@@ -1,12 +1,14 @@
 """Writes the golden ids of this folder: strings with what SentencePiece, inside the authors' own
-pre- and post-processing, makes of them. Needs the package sentencepiece, and the published files:
+pre- and post-processing, makes of them. Needs the packages sentencepiece and protobuf, and the published files:
 make_golden.py FOLDER, with FOLDER/chatglm-6b/ice_text.model and the like.
 
 Versions before 0.2.2 round differently and choose otherwise between pieces of equal probability.
 
 A golden file is {"texts": [[text, ids, decoded]], "decodings": [[ids, text]]}; `decoded` is left out where
 it is the text itself. trained.json holds small models of every kind, trained here, in base64 and each
-with such texts: [{"name": ..., "model": ..., "texts": ...}].
+with such texts: [{"name": ..., "model": ..., "texts": ...}]. glm-130b.json holds one as well, whose ids are
+those of GLM-130B's code, which extends it in memory: {"model": ..., "texts": ..., "continued": [[text, ids]]},
+the last without the space that SentencePiece writes in front.
 """
 
 import base64
@@ -18,6 +20,7 @@ import sys
 import tempfile
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 BLANKS = 80
 
@@ -144,6 +147,37 @@ def golden(path, mark, unmark):
     return {"texts": rows, "decodings": decodings}
 
 
+ICETK_CONTROL = ["[MASK]", "[gMASK]", "[sMASK]", "<eod>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>"]
+ICETK_IMAGES = 20000
+
+
+def glm_130b():
+    """What icetk does in GLM-130B's flavour, on a small model that is trained here."""
+    writer = io.BytesIO()
+    corpus = [line for text in CHINESE + ENGLISH + CODE for line in text.split("\n") if line] * 3
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus), model_writer=writer, model_type="unigram", vocab_size=300, hard_vocab_limit=False,
+        minloglevel=2, pad_id=3, user_defined_symbols=["<n>"], normalization_rule_name="identity",
+    )
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(writer.getvalue())
+    marks = ["<|tab|>"] + [f"<|blank_{count}|>" for count in range(2, BLANKS + 1)]
+    kinds = [(ICETK_CONTROL, 3), (marks, 4), ([f"<0x{byte:02X}>" for byte in range(256)], 6)]
+    for texts, kind in kinds:
+        for text in texts:
+            proto.pieces.add(piece=text, score=0.0, type=kind)
+    proto.trainer_spec.byte_fallback = True
+    model = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+    rows, continued = [], []
+    for text in ["", *CHINESE, *ENGLISH, *CODE, *EMOJI, *SPACES, *RARE, *SPECIAL, *(f"a{space}b" for space in SPACES)]:
+        ids = model.encode(icetk_marks(text))
+        decoded = icetk_unmark(model.decode(ids))
+        shifted = [ICETK_IMAGES + token for token in ids]
+        rows.append([text, shifted] if decoded == text else [text, shifted, decoded])
+        continued.append([text, [ICETK_IMAGES + token for token in model.encode("<n>" + icetk_marks(text))][2:]])
+    return {"model": base64.b64encode(writer.getvalue()).decode(), "texts": rows, "continued": continued}
+
+
 # What the small models replace: texts of one character and of more, by nothing, spaces and longer texts.
 RULES = {
     "Ａ": "A", "，": ",", "！": "!", "\t": " ", "\u3000": " ", "\u00a0": " ", "\u200b": "", "\u0001": "", "ﬁ": "fi", "①": "1",
@@ -205,6 +239,8 @@ def main():
     models = [json.dumps(model, ensure_ascii=False, separators=(",", ":")) for model in trained()]
     target.write_text("[\n" + ",\n".join(models) + "\n]\n", encoding="utf-8")
     print(len(models), "trained models", target.stat().st_size, "bytes")
+    target = pathlib.Path(__file__).parent / "glm-130b.json"
+    target.write_text(json.dumps(glm_130b(), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 main()
