@@ -3,6 +3,7 @@
  * their references, all cases at once, and the blanks of prefix-LMs.
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { ClusterView } from "../../coordinator/inference.js";
 import { fixtureFolder, readExpected } from "../golden/support.js";
 import { TestCluster } from "../support/cluster.js";
 
@@ -103,6 +104,6 @@ describe.each(served)("$fixture $prefix in $stages stages", ({ fixture, as, pref
 
   it("leaves no block behind", async () => {
     const view = await fetch(`${cluster.url}/api/cluster`).then((response) => response.json());
-    expect(view.blocks.used).toBe(0);
+    expect((view as ClusterView).blocks.used).toBe(0);
   });
 });

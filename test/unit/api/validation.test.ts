@@ -98,7 +98,6 @@ const shared: [object, string, string, string?][] = [
     response_format: [{ type: "json_object" }, { type: "json_schema", json_schema: {} }, "json"],
     structured_outputs: [{ regex: "a" }],
     guided_regex: ["a+"],
-    attention_mode: ["causal"],
   }).flatMap(([field, values]) =>
     (values as unknown[]).map(
       (value) =>
@@ -135,6 +134,12 @@ describe("both endpoints refuse, naming field, value and expectation", () => {
 
 describe("chat refuses", () => {
   it.each<Case>([
+    [
+      chat({ attention_mode: "causal" }),
+      'attention_mode: "causal" is not supported',
+      "attention_mode",
+      "unsupported_parameter",
+    ],
     [{}, "messages: missing, expected a list of 1 to 4096 messages", "messages"],
     [{ messages: [] }, "messages: a list of 0, expected a list of 1 to 4096 messages", "messages"],
     [{ messages: "hi" }, 'messages: "hi" is a string', "messages"],
@@ -211,6 +216,13 @@ describe("chat refuses", () => {
 
 describe("completions refuse", () => {
   it.each<Case>([
+    [completion({ attention_mode: "both" }), 'attention_mode: "both"', "attention_mode"],
+    [
+      completion({ attention_mode: "prefix" }),
+      'attention_mode: "prefix" is not a mode of this model, expected "causal"',
+      "attention_mode",
+      "unsupported_parameter",
+    ],
     [
       {},
       "prompt: missing, expected a string, a list of strings, a list of token ids, or a list of such lists",

@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import type { FillIds } from "../../../checkpoint/tokenizer-file.js";
 import { RelayError } from "../../../common/errors.js";
-import { prefixBoundary } from "../../../coordinator/prompt/prefix-boundary.js";
+import { nextBlank, prefixBoundary } from "../../../coordinator/prompt/prefix-boundary.js";
 
 const [mask, smask, gmask, sop] = [90, 91, 92, 99];
 const byKind: FillIds = { masks: [mask, smask, gmask], order: "kind", start: sop };
@@ -51,6 +51,26 @@ describe("the boundary of a prompt", () => {
     expect(() => prefixBoundary(ids, byKind)).toThrow(
       expect.objectContaining({ code: "invalid_value", param: "prompt" }),
     );
-    expect(() => prefixBoundary(ids, byKind)).toThrow(/a prefix-LM prompt holds its sop/);
+    expect(() => prefixBoundary(ids, byKind)).toThrow(/a prompt of a prefix-LM holds its sop/);
+  });
+});
+
+describe("the next blank", () => {
+  const [mask, start] = [90, 99];
+  const context = { length: 6, mask: 1, constantPosition: true, remainingMasks: [3, 5] };
+  const prompt = [1, mask, 2, mask, 3, mask, start];
+
+  it("is filled in a context that holds the last reply in place of its mask", () => {
+    const next = nextBlank(prompt, context, [7, 8, 9]);
+    expect([...next.promptTokens]).toEqual([1, 7, 8, 9, 2, mask, 3, mask, start]);
+    expect(next.context).toEqual({ length: 8, mask: 5, constantPosition: true, remainingMasks: [7] });
+    const last = nextBlank(next.promptTokens, next.context, []);
+    expect([...last.promptTokens]).toEqual([1, 7, 8, 9, 2, 3, mask, start]);
+    expect(last.context).toEqual({ length: 7, mask: 6, constantPosition: true, remainingMasks: [] });
+  });
+
+  it("takes what the client wrote behind the start token as the beginning of the reply", () => {
+    const next = nextBlank([...prompt, 4, 5], context, [6]);
+    expect([...next.promptTokens]).toEqual([1, 4, 5, 6, 2, mask, 3, mask, start]);
   });
 });
