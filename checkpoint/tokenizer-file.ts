@@ -8,7 +8,7 @@ import { RelayError } from "../common/errors.js";
 import type { ModelCard } from "../models/card.js";
 import { printValue } from "../models/print.js";
 import { readModelFile } from "./json.js";
-import { parseRanks, type RanksFile } from "./ranks.js";
+import { type AddedToken, parseRanks, type RanksFile } from "./ranks.js";
 import { parseSentencePiece, type SentencePieceFile } from "./sentencepiece.js";
 import { parseTokenizerJson } from "./tokenizer-json.js";
 
@@ -36,14 +36,22 @@ function fileTokenCount(file: TokenizerFile): number {
   return file.kind === "tiktoken" ? file.tokens.length : file.pieces.length;
 }
 
-/** Ids that exist. */
-export function tokenCountOf(file: TokenizerFile, card: ModelCard): number {
-  return fileTokenCount(file) + card.tokenizer.specialTokens.length;
+/** Special tokens in the order of their ids, which follow those of the file's other tokens. */
+export function addedTokensOf(file: TokenizerFile, card: ModelCard): AddedToken[] {
+  const { specialTokens, visibleTokens = [] } = card.tokenizer;
+  const listed = file.kind === "tiktoken" ? file.added : undefined;
+  const added = listed ?? specialTokens.map((name): AddedToken => ({ name, visible: false }));
+  return added.map(({ name, visible }) => ({ name, visible: visible || visibleTokens.includes(name) }));
 }
 
-/** Special tokens are numbered after those of the file, in the card's order. @returns -1 for an unknown name. */
+/** Ids that exist. */
+export function tokenCountOf(file: TokenizerFile, card: ModelCard): number {
+  return fileTokenCount(file) + addedTokensOf(file, card).length;
+}
+
+/** @returns -1 for an unknown name. */
 export function specialTokenId(file: TokenizerFile, card: ModelCard, name: string): number {
-  const special = card.tokenizer.specialTokens.indexOf(name);
+  const special = addedTokensOf(file, card).findIndex((token) => token.name === name);
   if (special >= 0) return fileTokenCount(file) + special;
   if (file.kind === "tiktoken") return -1;
   return file.pieces.findIndex(({ text, type }) => type === "control" && text === name);

@@ -9,15 +9,15 @@ import type { ModelCard } from "../../models/card.js";
 import type { BodyTask, Read } from "../api/read-body.js";
 import type { TokenIds } from "../inference.js";
 import { threadFile } from "../thread-file.js";
+import type { ChatMessage, ChatOptions } from "./chat-message.js";
 import { type Detokenizer, ReplyReplacer, ReplyTrimmer, StreamDetokenizer } from "./detokenizer.js";
 import { type Encoder, noTokenizer, tokenStrings } from "./encoder.js";
 import type { PromptTask, TaskResult, ThreadSetup } from "./task.js";
 import { TokenTable } from "./token-table.js";
-import type { ChatMessage } from "./tokenizer.js";
 
+export type { ChatMessage } from "./chat-message.js";
 export type { Detokenizer } from "./detokenizer.js";
 export type { Encoder } from "./encoder.js";
-export type { ChatMessage } from "./tokenizer.js";
 
 /** A second thread keeps short prompts moving beside a long one; more would take CPU from workers. */
 const maxThreads = 2;
@@ -88,8 +88,8 @@ class ThreadedService implements PromptService {
     return this.#encode({ kind: "text", text, addSpecialTokens });
   }
 
-  encodeChat(messages: ChatMessage[], options: { addGenerationPrompt?: boolean } = {}): Promise<TokenIds> {
-    return this.#encode({ kind: "chat", messages, addGenerationPrompt: options.addGenerationPrompt ?? true });
+  encodeChat(messages: ChatMessage[], options: ChatOptions = {}): Promise<TokenIds> {
+    return this.#encode({ kind: "chat", messages, options });
   }
 
   async decode(tokens: TokenIds, options: { skipSpecialTokens?: boolean } = {}): Promise<string> {

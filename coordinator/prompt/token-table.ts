@@ -5,7 +5,7 @@
  */
 import { isUtf8 } from "node:buffer";
 import { pieceByte, type SentencePieceFile } from "../../checkpoint/sentencepiece.js";
-import type { TokenizerFile } from "../../checkpoint/tokenizer-file.js";
+import { addedTokensOf, type TokenizerFile } from "../../checkpoint/tokenizer-file.js";
 import { RelayError } from "../../common/errors.js";
 import type { ModelCard } from "../../models/card.js";
 import type { Replacement, TokenText, TokenTexts } from "./detokenizer.js";
@@ -35,7 +35,9 @@ export interface TokenTableData {
 export function tokenTableData(file: TokenizerFile, card: ModelCard): TokenTableData {
   const byRank = file.kind === "tiktoken";
   const tokens = byRank ? file.tokens.map((text): Entry => ({ kind: "bytes", text })) : pieceEntries(file);
-  for (const text of card.tokenizer.specialTokens) tokens.push({ kind: "special", text });
+  for (const { name, visible } of addedTokensOf(file, card)) {
+    tokens.push({ kind: visible ? "text" : "special", text: name });
+  }
   let end = 0;
   return {
     texts: tokens.map(({ text }) => text).join(""),

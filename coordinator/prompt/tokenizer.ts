@@ -2,7 +2,10 @@
  * A model's tokenizer: its file, the special tokens that the card numbers after the file's, and the
  * card's prompt format.
  */
+import { readChatTemplate } from "../../checkpoint/chat-template.js";
+import { readTokenizerConfig } from "../../checkpoint/config.js";
 import {
+  addedTokensOf,
   readTokenizerFile,
   specialTokenId,
   stopTokenIds,
@@ -11,12 +14,15 @@ import {
 import { RelayError } from "../../common/errors.js";
 import type { ModelCard } from "../../models/card.js";
 import { BpeEncoder } from "./bpe.js";
-import { type ChatMessage, chatParts } from "./chat-format.js";
+import { chatParts, checkMessages } from "./chat-format.js";
+import type { ChatMessage, ChatOptions, PromptPart } from "./chat-message.js";
+import { ChatTemplate } from "./chat-template.js";
 import { decodeTokens } from "./detokenizer.js";
+import { namePattern } from "./prompt-parts.js";
 import { RankEncoder } from "./rank-encoder.js";
 import { TokenTable, tokenTableData } from "./token-table.js";
 
-export type { ChatMessage } from "./chat-format.js";
+export type { ChatMessage } from "./chat-message.js";
 
 /**
  * The tokenizer of a model directory, or null when it has none: then only token ids can be served.
@@ -24,7 +30,29 @@ export type { ChatMessage } from "./chat-format.js";
  */
 export async function openTokenizer(directory: string, card: ModelCard): Promise<Tokenizer | null> {
   const file = await readTokenizerFile(directory, card);
-  return file && new Tokenizer(file, card);
+  return file && new Tokenizer(file, card, await openTemplate(directory, file, card));
+}
+
+/** The checkpoint's own template, where the card says that it is right. */
+async function openTemplate(
+  directory: string,
+  file: TokenizerFile,
+  { prompt, ...card }: ModelCard,
+): Promise<ChatTemplate | null> {
+  if (prompt.kind === "rounds" || prompt.ownTemplate === undefined) return null;
+  const source = await readChatTemplate(directory);
+  if (source === null) return null;
+  const names = addedTokensOf(file, { prompt, ...card }).map(({ name }) => name);
+  const variables: Record<string, string> = {};
+  for (const [key, value] of Object.entries((await readTokenizerConfig(directory)) ?? {})) {
+    const token = (value as { content?: unknown } | null)?.content ?? value;
+    if (/^\w+_token$/.test(key) && typeof token === "string") variables[key] = token;
+  }
+  return new ChatTemplate(source, {
+    format: { ...prompt, ownTemplate: prompt.ownTemplate },
+    names,
+    variables,
+  });
 }
 
 export class Tokenizer extends TokenTable {
@@ -33,11 +61,19 @@ export class Tokenizer extends TokenTable {
   readonly #file: TokenizerFile;
   readonly #card: ModelCard;
   readonly #prefix: number[];
+  /** By name. */
+  readonly #specials: ReadonlyMap<string, number>;
+  readonly #names: RegExp | null;
+  readonly #template: ChatTemplate | null;
   /** Built at the first encoding: who only decodes does not pay for it. */
   #encoder: { encode(text: string): number[] } | null = null;
 
-  constructor(file: TokenizerFile, card: ModelCard) {
+  constructor(file: TokenizerFile, card: ModelCard, template: ChatTemplate | null = null) {
     super(tokenTableData(file, card));
+    this.#template = template;
+    const names = addedTokensOf(file, card).map(({ name }) => name);
+    this.#specials = new Map(names.map((name) => [name, specialTokenId(file, card, name)]));
+    this.#names = namePattern(names);
     this.#file = file;
     this.#card = card;
     this.stopTokens = stopTokenIds(file, card);
@@ -50,14 +86,23 @@ export class Tokenizer extends TokenTable {
     return options.addSpecialTokens ? this.#prefix.concat(ids) : ids;
   }
 
+  /** Whether the checkpoint's own template makes its prompts. */
+  get hasTemplate(): boolean {
+    return this.#template !== null;
+  }
+
   /**
-   * The card's chat format, each of its texts encoded on its own.
+   * The card's chat format, or the checkpoint's own template: each text between special tokens encoded on
+   * its own.
    * @throws RelayError invalid_value for messages that the format has no place for.
    */
-  encodeChat(messages: ChatMessage[], options: { addGenerationPrompt?: boolean } = {}): number[] {
-    const parts = chatParts(messages, this.#card.prompt, options.addGenerationPrompt ?? true);
-    const ids = parts.map((part) => ("text" in part ? this.#encode(part.text) : [this.#special(part.token)]));
-    return [this.#prefix, ...ids].flat();
+  encodeChat(messages: ChatMessage[], options: ChatOptions = {}): number[] {
+    const { prompt } = this.#card;
+    if (this.#template) {
+      checkMessages(messages, prompt, options);
+      return this.#encodeParts(this.#template.parts(messages, options));
+    }
+    return this.#prefix.concat(this.#encodeParts(chatParts(messages, prompt, options, this.#names)));
   }
 
   decode(ids: Iterable<number>, options: { skipSpecialTokens: boolean }): string {
@@ -69,6 +114,7 @@ export class Tokenizer extends TokenTable {
    * @throws RelayError invalid_model
    */
   selfCheck(): void {
+    this.#checkTemplate();
     const text = this.#sample();
     const ids = this.#encode(text);
     const decoded = this.decode(ids, { skipSpecialTokens: true });
@@ -96,8 +142,23 @@ export class Tokenizer extends TokenTable {
     return this.#encoder.encode(text);
   }
 
+  #encodeParts(parts: PromptPart[]): number[] {
+    return parts.flatMap((part) => ("text" in part ? this.#encode(part.text) : [this.#special(part.token)]));
+  }
+
   #special(name: string): number {
-    return specialTokenId(this.#file, this.#card, name);
+    return this.#specials.get(name) ?? specialTokenId(this.#file, this.#card, name);
+  }
+
+  /** A template can be well-formed and still ask for what is not there. */
+  #checkTemplate(): void {
+    if (this.#template === null) return;
+    try {
+      this.#template.parts([{ role: "user", content: "Hello" }], {});
+    } catch (cause) {
+      const { message } = cause as Error;
+      throw new RelayError("invalid_model", `${this.#template.path}: for a question, ${message}`, { cause });
+    }
   }
 }
 

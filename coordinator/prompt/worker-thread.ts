@@ -41,7 +41,7 @@ async function answer(encoder: LocalEncoder, task: PromptTask): Promise<unknown>
       return moved({ kind: "tokens", tokens }, [tokens.buffer]);
     }
     case "chat": {
-      const tokens = await encoder.encodeChat(task.messages, task);
+      const tokens = await encoder.encodeChat(task.messages, task.options);
       return moved({ kind: "tokens", tokens }, [tokens.buffer]);
     }
     case "decode":
