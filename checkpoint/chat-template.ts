@@ -10,7 +10,7 @@ import { readTokenizerConfig } from "./config.js";
 import { isObject, parseJsonObject, readModelFile } from "./json.js";
 
 /** The longest published template of a GLM has 10 KB. */
-const maxTemplateBytes = 1024 * 1024;
+const maxTemplateBytes = 256 * 1024;
 /** "default" and "tool_use" are known. */
 const maxTemplates = 16;
 
