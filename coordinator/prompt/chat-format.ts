@@ -23,6 +23,23 @@ export function chatParts(
   return [{ text: roundsText(messages, format, options.addGenerationPrompt ?? true) }];
 }
 
+/**
+ * Clients that know nothing of thoughts send them back as part of the content: they are taken apart here,
+ * since a tag in a client's text is no token.
+ */
+export function withThoughtsApart(messages: ChatMessage[], format: PromptFormat): ChatMessage[] {
+  if (format.kind !== "turns") return messages;
+  const { begin, end } = format.thinking;
+  return messages.map((message) => {
+    const text = message.content.trimStart();
+    const at = text.indexOf(end);
+    const isThought = format.roles[message.role] === "assistant" && text.startsWith(begin) && at >= 0;
+    if (!isThought) return message;
+    const reasoning = message.reasoning ?? text.slice(begin.length, at).trim();
+    return { ...message, reasoning, content: text.slice(at + end.length).trimStart() };
+  });
+}
+
 /** What holds for the checkpoint's own template as well. */
 export function checkMessages(messages: ChatMessage[], format: PromptFormat, options: ChatOptions): void {
   if (messages.length === 0) refuse("messages is empty, expected at least one message", "messages");

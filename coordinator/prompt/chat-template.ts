@@ -20,12 +20,6 @@ const maxRenderedLength = 16 * 1024 * 1024;
 /** Numbers that range() gives at once: more than any request has messages. */
 const maxRange = 100_000;
 
-/** Names that a template knows without being told, or that the conversation has. */
-export const reservedVariables: ReadonlySet<string> = new Set([
-  ..."true false none True False None raise_exception range strftime_now namespace".split(" "),
-  ..."messages tools documents add_generation_prompt".split(" "),
-]);
-
 /** Tags at which a fault is looked for; published templates have fewer than 200. */
 const maxTries = 500;
 

@@ -1,12 +1,22 @@
 /** Text to token ids and back, as whoever reads a request needs it, on either side of a thread. */
 import { RelayError } from "../../common/errors.js";
+import type { PromptFormat } from "../../models/card.js";
 import type { TokenIds } from "../inference.js";
 import type { ChatMessage, ChatOptions } from "./chat-message.js";
 import type { Tokenizer } from "./tokenizer.js";
 
+/** What the model's conversations can hold. */
+export interface ChatFormat {
+  prompt: PromptFormat;
+  /** The checkpoint's own template makes the prompt, and may know further variables. */
+  hasTemplate: boolean;
+}
+
 export interface Encoder {
   /** False: the model has no tokenizer; encode* and decode reject with not_supported. */
   readonly available: boolean;
+  /** Of a model with a tokenizer. */
+  readonly chatFormat: ChatFormat;
   /** @throws RelayError queue_full, draining, not_supported */
   encodeText(text: string, addSpecialTokens: boolean): Promise<TokenIds>;
   /** @throws RelayError invalid_value for messages that the card's format does not know; as encodeText */
@@ -29,6 +39,10 @@ export class LocalEncoder implements Encoder {
 
   get available(): boolean {
     return this.tokenizer !== null;
+  }
+
+  get chatFormat(): ChatFormat {
+    return this.#required();
   }
 
   async encodeText(text: string, addSpecialTokens: boolean): Promise<Int32Array<ArrayBuffer>> {

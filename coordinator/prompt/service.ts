@@ -7,11 +7,11 @@ import { Piscina } from "piscina";
 import { RelayError } from "../../common/errors.js";
 import type { ModelCard } from "../../models/card.js";
 import type { BodyTask, Read } from "../api/read-body.js";
-import type { TokenIds } from "../inference.js";
+import type { TextParams, TokenIds } from "../inference.js";
 import { threadFile } from "../thread-file.js";
 import type { ChatMessage, ChatOptions } from "./chat-message.js";
 import { type Detokenizer, ReplyReplacer, ReplyTrimmer, StreamDetokenizer } from "./detokenizer.js";
-import { type Encoder, noTokenizer, tokenStrings } from "./encoder.js";
+import { type ChatFormat, type Encoder, noTokenizer, tokenStrings } from "./encoder.js";
 import type { PromptTask, TaskResult, ThreadSetup } from "./task.js";
 import { TokenTable } from "./token-table.js";
 
@@ -32,7 +32,7 @@ export interface PromptService extends Encoder {
    */
   readBody(body: BodyTask): Promise<Read>;
   /** @param options chatReply drops the whitespace in front of a reply, and replaces what the card says. */
-  createDetokenizer(options: { skipSpecialTokens: boolean; chatReply: boolean }): Detokenizer;
+  createDetokenizer(options: TextParams): Detokenizer;
   /** Waiting and running tasks end with `draining`. */
   close(): Promise<void>;
 }
@@ -55,6 +55,7 @@ export async function createPromptService(directory: string, card: ModelCard): P
 class ThreadedService implements PromptService {
   readonly #card: ModelCard;
   #table: TokenTable | null = null;
+  #hasTemplate = false;
   readonly #pool: Piscina<PromptTask, TaskResult>;
   /** Of the bodies that wait for a thread or are being read. */
   #waitingBytes = 0;
@@ -78,6 +79,11 @@ class ThreadedService implements PromptService {
     const result = await this.#run({ kind: "open" });
     if (result.kind !== "opened") mismatch(result);
     this.#table = result.table && new TokenTable(result.table);
+    this.#hasTemplate = result.hasTemplate;
+  }
+
+  get chatFormat(): ChatFormat {
+    return { prompt: this.#card.prompt, hasTemplate: this.#hasTemplate };
   }
 
   get available(): boolean {
@@ -123,7 +129,7 @@ class ThreadedService implements PromptService {
     }
   }
 
-  createDetokenizer(options: { skipSpecialTokens: boolean; chatReply: boolean }): Detokenizer {
+  createDetokenizer(options: TextParams): Detokenizer {
     if (this.#table === null) return { push: () => "", flush: () => "" };
     const plain = new StreamDetokenizer(this.#table, options);
     if (!options.chatReply) return plain;

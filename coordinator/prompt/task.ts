@@ -21,7 +21,7 @@ export type PromptTask =
 /** An error crosses as a value: a thrown one would arrive without its code. */
 export type TaskResult =
   /** null: the directory has no tokenizer. */
-  | { kind: "opened"; table: TokenTableData | null }
+  | { kind: "opened"; table: TokenTableData | null; hasTemplate: boolean }
   | { kind: "tokens"; tokens: Int32Array }
   | { kind: "text"; text: string }
   | { kind: "body"; read: Read }

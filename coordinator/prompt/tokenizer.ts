@@ -12,9 +12,9 @@ import {
   type TokenizerFile,
 } from "../../checkpoint/tokenizer-file.js";
 import { RelayError } from "../../common/errors.js";
-import type { ModelCard } from "../../models/card.js";
+import type { ModelCard, PromptFormat } from "../../models/card.js";
 import { BpeEncoder } from "./bpe.js";
-import { chatParts, checkMessages } from "./chat-format.js";
+import { chatParts, checkMessages, withThoughtsApart } from "./chat-format.js";
 import type { ChatMessage, ChatOptions, PromptPart } from "./chat-message.js";
 import { ChatTemplate } from "./chat-template.js";
 import { decodeTokens } from "./detokenizer.js";
@@ -86,6 +86,10 @@ export class Tokenizer extends TokenTable {
     return options.addSpecialTokens ? this.#prefix.concat(ids) : ids;
   }
 
+  get prompt(): PromptFormat {
+    return this.#card.prompt;
+  }
+
   /** Whether the checkpoint's own template makes its prompts. */
   get hasTemplate(): boolean {
     return this.#template !== null;
@@ -98,11 +102,12 @@ export class Tokenizer extends TokenTable {
    */
   encodeChat(messages: ChatMessage[], options: ChatOptions = {}): number[] {
     const { prompt } = this.#card;
+    const turns = withThoughtsApart(messages, prompt);
     if (this.#template) {
-      checkMessages(messages, prompt, options);
-      return this.#encodeParts(this.#template.parts(messages, options));
+      checkMessages(turns, prompt, options);
+      return this.#encodeParts(this.#template.parts(turns, options));
     }
-    return this.#prefix.concat(this.#encodeParts(chatParts(messages, prompt, options, this.#names)));
+    return this.#prefix.concat(this.#encodeParts(chatParts(turns, prompt, options, this.#names)));
   }
 
   decode(ids: Iterable<number>, options: { skipSpecialTokens: boolean }): string {
