@@ -13,6 +13,8 @@ export interface ChatAnswerOptions {
   tokenIds: boolean;
   /** null: a reply is content alone. */
   reply: ReplyRules | null;
+  /** False: only the first call of a reply is given out. */
+  parallelCalls: boolean;
   names: TokenNames;
 }
 
@@ -70,10 +72,11 @@ export class ChatAnswer implements Answer {
       yield first;
     }
     const { reader } = begun;
-    const parts = partsOf(event, reader);
-    const deltas = parts.flatMap((part) =>
-      part.kind === "call" ? callDeltas(part, begun.calls++) : [textDelta(part)],
-    );
+    const deltas: Delta[] = [];
+    for (const part of partsOf(event, reader)) {
+      if (part.kind !== "call") deltas.push(textDelta(part));
+      else if (this.#takesCall(begun.calls)) deltas.push(...callDeltas(part, begun.calls++));
+    }
     if (event.type === "tokens") {
       // Text may lag behind its tokens; a chunk without any is worth sending only for their sake.
       const [first = logprobs || tokenIds ? { content: "" } : null, ...others] = deltas;
@@ -112,7 +115,7 @@ export class ChatAnswer implements Answer {
     const { text, tokens, finish } = wholeChoice(events);
     const reader = this.#newReader();
     const parts = reader === null ? plainParts(text) : [...reader.push(text), ...reader.finish()];
-    const calls = parts.filter((part) => part.kind === "call");
+    const calls = parts.filter((part) => part.kind === "call").filter((_, i) => this.#takesCall(i));
     const said = textOf(parts, "content");
     const reasoning = textOf(parts, "reasoning");
     return {
@@ -129,6 +132,11 @@ export class ChatAnswer implements Answer {
       stop_reason: finish.stopReason,
       ...(tokenIds ? { token_ids: tokens } : {}),
     };
+  }
+
+  /** @param before Calls that were given out already. */
+  #takesCall(before: number): boolean {
+    return before === 0 || this.#options.parallelCalls;
   }
 
   #newReader(): ReplyReader | null {

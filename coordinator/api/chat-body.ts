@@ -19,6 +19,7 @@ export const chatFields = {
   logprobs: booleanField(false),
   top_logprobs: integerField({ min: 0, max: maxTopLogprobs }),
   ...chatOptionFields,
+  parallel_tool_calls: booleanField(true),
 } satisfies Fields;
 
 const knownFields = new Set([
@@ -74,7 +75,12 @@ export async function readChat(
     n,
     stream: values.stream,
     streamOptions: values.stream_options,
-    options: { logprobs: values.logprobs, tokenIds: values.return_token_ids, reply },
+    options: {
+      logprobs: values.logprobs,
+      tokenIds: values.return_token_ids,
+      reply,
+      parallelCalls: values.parallel_tool_calls,
+    },
     asTokenIds: values.return_tokens_as_token_ids,
     unknownFields: unknown,
   };

@@ -93,7 +93,6 @@ export const harmlessFields = [
   "service_tier",
   "safety_identifier",
   "prompt_cache_key",
-  "parallel_tool_calls",
 ] as const;
 
 /** @throws RelayError unsupported_parameter, naming the field and what may be sent. */

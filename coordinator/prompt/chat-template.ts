@@ -103,16 +103,17 @@ export class ChatTemplate {
 
   /** Runs it with a time limit: a watchdog of the script's context ends also what the script calls. */
   #bounded(run: () => string): string {
+    sandbox ??= newSandbox();
     let rendered: string;
     try {
-      context.run = run;
-      rendered = script.runInContext(context, { timeout: maxRenderMs }) as string;
+      sandbox.context.run = run;
+      rendered = sandbox.script.runInContext(sandbox.context, { timeout: maxRenderMs }) as string;
     } catch (cause) {
       const late = (cause as NodeJS.ErrnoException | null)?.code === "ERR_SCRIPT_EXECUTION_TIMEOUT";
       const what = late ? `takes longer than ${maxRenderMs} ms` : `says: ${messageOf(cause)}`;
       throw this.#refusal(what, cause);
     } finally {
-      context.run = null;
+      sandbox.context.run = null;
     }
     if (rendered.length <= maxRenderedLength) return rendered;
     throw this.#refusal(`writes ${rendered.length} characters, expected at most ${maxRenderedLength}`);
@@ -126,8 +127,12 @@ export class ChatTemplate {
   }
 }
 
-const context = createContext({ run: null as (() => string) | null });
-const script = new Script("run()");
+/** One for all templates of a thread: a context takes a megabyte, and rendering never waits. */
+let sandbox: ReturnType<typeof newSandbox> | null = null;
+
+function newSandbox() {
+  return { context: createContext({ run: null as (() => string) | null }), script: new Script("run()") };
+}
 
 function messageOf(cause: unknown): string {
   const message = cause instanceof Error ? cause.message : String(cause);

@@ -121,6 +121,14 @@ describe("a reply", () => {
     expect((await both("hello", {})).message).toEqual({ role: "assistant", content: "hello", refusal: null });
   });
 
+  it("gives out one call where the client takes no more", async () => {
+    use(glm45Prompt);
+    const reply = "<tool_call>f</tool_call><tool_call>f</tool_call>";
+    const { message } = await both(reply, { tools, parallel_tool_calls: false });
+    expect(message.tool_calls).toHaveLength(1);
+    expect((await both(reply)).message.tool_calls).toHaveLength(2);
+  });
+
   it("that was cut off did not end with a call", async () => {
     use(glm45Prompt);
     service.script = async function* (request) {
