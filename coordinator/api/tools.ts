@@ -81,14 +81,30 @@ export function readTools(list: readonly unknown[]): Tool[] {
 
 export function toolSignature({ function: { name, parameters } }: Tool): ToolSignature {
   const { properties } = (parameters ?? {}) as Body;
-  if (typeof properties !== "object" || properties === null) return { name, texts: [] };
-  const texts = Object.entries(properties as Body).filter(([, schema]) => isText(schema));
-  return { name, texts: texts.map(([argument]) => argument) };
+  const texts: string[] = [];
+  const nullable: string[] = [];
+  const isObject = typeof properties === "object" && properties !== null;
+  for (const [argument, schema] of isObject ? Object.entries(properties as Body) : []) {
+    const types = typesOf(schema);
+    if (!types.has("string")) continue;
+    texts.push(argument);
+    if (types.has("null")) nullable.push(argument);
+  }
+  return { name, texts, nullable };
 }
 
-function isText(schema: unknown): boolean {
-  const { type } = (schema ?? {}) as Body;
-  return type === "string" || (Array.isArray(type) && type.includes("string"));
+/** What JSON Schema lets a value be, as far as it says so plainly: `type`, `enum`, and a choice of such. */
+function typesOf(schema: unknown): Set<unknown> {
+  const { type, enum: values, anyOf, oneOf } = (schema ?? {}) as Body;
+  const listed = Array.isArray(values)
+    ? (values as unknown[]).map((value) => (value === null ? "null" : typeof value))
+    : [];
+  const choices = [anyOf, oneOf].flatMap((list) => (Array.isArray(list) ? (list as Body[]) : []));
+  const types = [type].flat() as unknown[];
+  return new Set([
+    ...(types[0] === undefined ? listed : types),
+    ...choices.flatMap((choice) => [(choice as Body | null)?.type].flat() as unknown[]),
+  ]);
 }
 
 export const toolCallsSchema = {

@@ -13,8 +13,8 @@ import { ProtectedText } from "./protected-text.js";
 import { strftime } from "./strftime.js";
 import { withoutOff } from "./turns-format.js";
 
-/** A body of 4 MiB renders in less than half a second; what takes longer does not end. */
-const maxRenderMs = 5_000;
+/** To parse or render: a body of 4 MiB renders in less than half a second; what takes longer does not end. */
+const maxMs = 5_000;
 /** A template repeats little: four times what a body may hold. */
 const maxRenderedLength = 16 * 1024 * 1024;
 /** Numbers that range() gives at once: more than any request has messages. */
@@ -101,19 +101,13 @@ export class ChatTemplate {
     };
   }
 
-  /** Runs it with a time limit: a watchdog of the script's context ends also what the script calls. */
   #bounded(run: () => string): string {
-    sandbox ??= newSandbox();
     let rendered: string;
     try {
-      sandbox.context.run = run;
-      rendered = sandbox.script.runInContext(sandbox.context, { timeout: maxRenderMs }) as string;
+      rendered = timed(run);
     } catch (cause) {
-      const late = (cause as NodeJS.ErrnoException | null)?.code === "ERR_SCRIPT_EXECUTION_TIMEOUT";
-      const what = late ? `takes longer than ${maxRenderMs} ms` : `says: ${messageOf(cause)}`;
+      const what = isLate(cause) ? `takes longer than ${maxMs} ms` : `says: ${messageOf(cause)}`;
       throw this.#refusal(what, cause);
-    } finally {
-      sandbox.context.run = null;
     }
     if (rendered.length <= maxRenderedLength) return rendered;
     throw this.#refusal(`writes ${rendered.length} characters, expected at most ${maxRenderedLength}`);
@@ -127,11 +121,26 @@ export class ChatTemplate {
   }
 }
 
-/** One for all templates of a thread: a context takes a megabyte, and rendering never waits. */
+/** One for all templates of a thread: a context takes a megabyte, and nothing in it ever waits. */
 let sandbox: ReturnType<typeof newSandbox> | null = null;
 
 function newSandbox() {
-  return { context: createContext({ run: null as (() => string) | null }), script: new Script("run()") };
+  return { context: createContext({ run: null as (() => unknown) | null }), script: new Script("run()") };
+}
+
+/** Runs it with a time limit: the watchdog of the script's context ends also what the script calls. */
+function timed<T>(run: () => T): T {
+  sandbox ??= newSandbox();
+  try {
+    sandbox.context.run = run;
+    return sandbox.script.runInContext(sandbox.context, { timeout: maxMs }) as T;
+  } finally {
+    sandbox.context.run = null;
+  }
+}
+
+function isLate(cause: unknown): boolean {
+  return (cause as NodeJS.ErrnoException | null)?.code === "ERR_SCRIPT_EXECUTION_TIMEOUT";
 }
 
 function messageOf(cause: unknown): string {
@@ -205,13 +214,19 @@ function range(first: number, second?: number, step = 1): number[] {
 
 /** As the transformers package sets Jinja up: trim_blocks and lstrip_blocks. */
 function parsed(text: string, path: string): Program {
-  const problem = parseProblem(text);
-  if (typeof problem !== "string") return problem;
-  const { line, column } = placeOf(text, problem);
-  throw new RelayError(
-    "invalid_model",
-    `${path}: line ${line}, column ${column} of the chat template: ${problem}`,
-  );
+  let fault: string;
+  try {
+    const result = timed(() => {
+      const problem = parseProblem(text);
+      return typeof problem === "string" ? { problem, ...placeOf(text, problem) } : problem;
+    });
+    if (!("problem" in result)) return result;
+    fault = `line ${result.line}, column ${result.column} of the chat template: ${result.problem}`;
+  } catch (cause) {
+    if (!isLate(cause)) throw cause;
+    fault = `the chat template takes longer than ${maxMs} ms to parse`;
+  }
+  throw new RelayError("invalid_model", `${path}: ${fault}`);
 }
 
 function parseProblem(text: string): Program | string {

@@ -11,6 +11,8 @@ export interface ToolSignature {
   name: string;
   /** Arguments that are texts: not to be read as JSON. */
   texts: string[];
+  /** Those of them that may be null as well. */
+  nullable: string[];
 }
 
 /** How a reply is to be read. Plain data. */

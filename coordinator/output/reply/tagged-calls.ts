@@ -63,11 +63,18 @@ function readTaggedCall(text: string, { name: key, value, tools }: Rules): Reply
     const meant = given && between(given.rest, value);
     if (given === null || meant === null || members.has(given.inner.trim())) return null;
     const argument = given.inner.trim();
-    members.set(argument, tool.texts.includes(argument) ? JSON.stringify(meant.inner) : asJson(meant.inner));
+    members.set(
+      argument,
+      isText(tool, argument, meant.inner) ? JSON.stringify(meant.inner) : asJson(meant.inner),
+    );
     rest = meant.rest;
   }
   const list = Array.from(members, ([argument, json]) => `${JSON.stringify(argument)}:${json}`);
   return { kind: "call", name, arguments: `{${list.join(",")}}` };
+}
+
+function isText({ texts, nullable }: ToolSignature, argument: string, value: string): boolean {
+  return texts.includes(argument) && !(value === "null" && nullable.includes(argument));
 }
 
 /** @returns null when the text does not begin with the first tag, or lacks the second. */

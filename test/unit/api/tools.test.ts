@@ -1,6 +1,7 @@
 /** Tools, calls and thoughts over HTTP: what reaches the prompt, and how replies are written. */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { Api } from "../../../coordinator/api/server.js";
+import { toolSignature } from "../../../coordinator/api/tools.js";
 import { chatglm2 } from "../../../models/chatglm2.js";
 import { chatglm3 } from "../../../models/chatglm3.js";
 import { glm4_9b } from "../../../models/glm4-9b.js";
@@ -200,6 +201,27 @@ describe("a reply", () => {
     const ids = body.choices[0].message.tool_calls.map(({ id }: Json) => id);
     expect(new Set(ids).size).toBe(1);
   });
+});
+
+it("a schema says which arguments are texts", () => {
+  const signature = (properties: unknown) =>
+    toolSignature({ type: "function", function: { name: "f", parameters: { type: "object", properties } } });
+  const text = { type: "string" };
+  expect(
+    signature({
+      a: text,
+      b: { type: ["string", "null"] },
+      c: { anyOf: [text, { type: "null" }] },
+      d: { enum: ["1", null] },
+      e: { type: "integer", enum: [1] },
+      f: { enum: [1, 2] },
+      g: null,
+      h: true,
+      i: { oneOf: [null, { type: "object" }] },
+    }),
+  ).toEqual({ name: "f", texts: ["a", "b", "c", "d"], nullable: ["b", "c", "d"] });
+  expect(signature(null)).toEqual({ name: "f", texts: [], nullable: [] });
+  expect(toolSignature({ type: "function", function: { name: "f" } }).texts).toEqual([]);
 });
 
 describe("a request", () => {

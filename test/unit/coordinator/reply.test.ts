@@ -15,9 +15,9 @@ import { glm4_9b } from "../../../models/glm4-9b.js";
 import { glm45Prompt } from "../../../models/glm45-prompt.js";
 
 const tools = [
-  { name: "get", texts: ["city"] },
-  { name: "get_weather", texts: [] },
-  { name: "interpreter", texts: [] },
+  { name: "get", texts: ["city", "note"], nullable: ["note"] },
+  { name: "get_weather", texts: [], nullable: [] },
+  { name: "interpreter", texts: [], nullable: [] },
 ];
 const python = replyRules(chatglm3.prompt, tools, "")!;
 const json = replyRules(glm4_9b.prompt, tools, "")!;
@@ -113,6 +113,12 @@ const cases: [string, ReplyRules, string, ReplyPart[]][] = [
     tags,
     `<think>t</think>\n${tagged("get", argument("city", "5"), argument("n", "5"))}\n${tagged("get_weather")}\n`,
     [reasoning("t"), call("get", '{"city":"5","n":5}'), call("get_weather", "{}")],
+  ],
+  [
+    "texts, one of which may be null",
+    tags,
+    tagged("get", argument("city", "null"), argument("note", "null")),
+    [call("get", '{"city":"null","note":null}')],
   ],
   [
     "values that are JSON, and those that are not",

@@ -32,7 +32,7 @@ function replyTo(tokenizer: Tokenizer, prompt: number[], reply: number[], texts:
   const tail = prompt.slice(-2).map((id) => tokenizer.tokenString(id));
   const rules = replyRules(
     tokenizer.prompt,
-    names.map((name) => ({ name, texts })),
+    names.map((name) => ({ name, texts, nullable: [] })),
     tail.join(""),
   )!;
   const keepTokens = rules.calls && rules.calls.kind !== "tags" ? [rules.calls.segment] : [];

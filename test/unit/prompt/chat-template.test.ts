@@ -160,6 +160,11 @@ describe("a template that is wrong", () => {
     await expect(opened(text)).rejects.toThrow(message);
   });
 
+  it("is refused when it takes too long to parse", async () => {
+    // The library looks for a tag from each of the spaces anew.
+    await expect(opened(" ".repeat(250_000))).rejects.toThrow("takes longer than 5000 ms to parse");
+  }, 15_000);
+
   it("can refuse a conversation in its own words", () => {
     const strict = template(
       "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}",
@@ -210,6 +215,15 @@ describe("rendering", () => {
       "true true false",
     );
     expect(rendered("{{ add_generation_prompt }}", "", { addGenerationPrompt: false })).toBe("false");
+  });
+
+  it("has macros, slices and loops as templates use them", () => {
+    const text =
+      "{% macro shown(x) %}{% if x is string %}{{ x }}{% endif %}{% endmacro %}" +
+      "{{ shown('ab').endswith('b') }} {% for m in messages[::-1] %}{{ loop.index0 }}{{ shown(m.content) }}{% endfor %}" +
+      "{% set ns = namespace(n=0) %}{% for k, v in {'a': 1}.items() %}{% set ns.n = ns.n + v %}{% endfor %}{{ ns.n }}" +
+      "{{ messages[0].get('name', '-') }}{{ 'x' if messages[0].tool_calls else 'y' }}";
+    expect(rendered(text)).toBe("true 0hi1-y");
   });
 
   it("knows the further variables that a request gives, as text", () => {
