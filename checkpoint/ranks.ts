@@ -15,6 +15,14 @@ export interface RanksFile {
   path: string;
   /** Bytes of each token, one per character U+0000 to U+00FF. A token's index is its rank and its id. */
   tokens: string[];
+  /** Special tokens that the file itself lists, numbered after the others; absent: the card's are. */
+  added?: AddedToken[];
+}
+
+export interface AddedToken {
+  name: string;
+  /** Part of a text like any other token, though it is never split. */
+  visible: boolean;
 }
 
 /** @throws RelayError invalid_model for a line of another form, a gap, a repetition or a byte that is missing. */

@@ -9,7 +9,7 @@ import type { ModelCard } from "../models/card.js";
 import { printValue } from "../models/print.js";
 import { parseGpt2Files } from "./gpt2-files.js";
 import { readModelFile } from "./json.js";
-import { parseRanks, type RanksFile } from "./ranks.js";
+import { type AddedToken, parseRanks, type RanksFile } from "./ranks.js";
 import { parseSentencePiece, type SentencePieceFile } from "./sentencepiece.js";
 import { parseTokenizerJson } from "./tokenizer-json.js";
 
@@ -54,15 +54,24 @@ function fileTokenEnd(file: TokenizerFile, card: ModelCard): number {
   return firstTokenId(card) + (file.kind === "tiktoken" ? file.tokens.length : file.pieces.length);
 }
 
-/** Ids that exist. */
-export function tokenCountOf(file: TokenizerFile, card: ModelCard): number {
-  return fileTokenEnd(file, card) + card.tokenizer.specialTokens.length;
+/** Special tokens in the order of their ids, which follow those of the file's other tokens. */
+export function addedTokensOf(file: TokenizerFile, card: ModelCard): AddedToken[] {
+  const { specialTokens, visibleTokens = [] } = card.tokenizer;
+  const listed = file.kind === "tiktoken" ? file.added : undefined;
+  const added = listed ?? specialTokens.map((name): AddedToken => ({ name, visible: false }));
+  return added.map(({ name, visible }) => ({ name, visible: visible || visibleTokens.includes(name) }));
 }
 
-/** Special tokens are numbered after those of the file, in the card's order. @returns -1 for an unknown name. */
+/** Ids that exist. */
+export function tokenCountOf(file: TokenizerFile, card: ModelCard): number {
+  return fileTokenEnd(file, card) + addedTokensOf(file, card).length;
+}
+
+/** @returns -1 for an unknown name. */
 export function specialTokenId(file: TokenizerFile, card: ModelCard, name: string): number {
-  const { specialTokens, aliases } = card.tokenizer;
-  const special = specialTokens.indexOf(aliases?.[name] ?? name);
+  const { aliases } = card.tokenizer;
+  const wanted = aliases?.[name] ?? name;
+  const special = addedTokensOf(file, card).findIndex((token) => token.name === wanted);
   if (special >= 0) return fileTokenEnd(file, card) + special;
   if (file.kind === "tiktoken") return -1;
   const piece = file.pieces.findIndex(({ text, type }) => type === "control" && text === name);

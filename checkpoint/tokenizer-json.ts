@@ -7,13 +7,13 @@ import { RelayError } from "../common/errors.js";
 import { printValue } from "../models/print.js";
 import { bytesOfToken, orderedTokens, type Refuse } from "./byte-level.js";
 import { isObject, parseJsonObject } from "./json.js";
-import { type RanksFile, ranksFile } from "./ranks.js";
+import { type AddedToken, type RanksFile, ranksFile } from "./ranks.js";
 
 /** What the card says of the tokenizer. */
 export interface TokenizerJsonFacts {
   /** The regex that splits a text. */
   pattern: string;
-  /** Numbered in this order after the vocabulary. */
+  /** Must be among the file's added tokens. */
   specialTokens: readonly string[];
 }
 
@@ -39,11 +39,11 @@ export function parseTokenizerJson(bytes: Uint8Array, path: string, facts: Token
   }
   const tokens = orderedTokens(model.vocab, '"model.vocab"', refuse);
   checkMerges(listIn(model, "merges", refuse), new Map(tokens.map((token, id) => [token, id])), refuse);
-  checkAddedTokens(listIn(file, "added_tokens", refuse), tokens.length, facts.specialTokens, refuse);
-  return ranksFile(
-    tokens.map((token) => bytesOfToken(token, '"model.vocab"', refuse)),
-    path,
-  );
+  const added = addedTokens(listIn(file, "added_tokens", refuse), tokens.length, refuse);
+  const missing = facts.specialTokens.find((special) => !added.some(({ name }) => name === special));
+  if (missing !== undefined) refuse(`"added_tokens" lacks ${printValue(missing)}, expected it`);
+  const ranks = tokens.map((token) => bytesOfToken(token, '"model.vocab"', refuse));
+  return { ...ranksFile(ranks, path), added };
 }
 
 function listIn(object: Record<string, unknown>, field: string, refuse: Refuse): unknown[] {
@@ -86,17 +86,28 @@ function checkMerges(merges: unknown[], ids: ReadonlyMap<string, number>, refuse
   }
 }
 
-function checkAddedTokens(
-  added: unknown[],
-  vocabularySize: number,
-  specialTokens: readonly string[],
-  refuse: Refuse,
-): void {
-  const idOf = new Map(added.map((token) => (isObject(token) ? [token.content, token.id] : [null, null])));
-  for (const [index, name] of specialTokens.entries()) {
-    const id = idOf.get(name);
-    if (id === vocabularySize + index) continue;
-    const found = id === undefined ? "lacks" : `gives the id ${printValue(id)} to`;
-    refuse(`"added_tokens" ${found} ${printValue(name)}, expected it with the id ${vocabularySize + index}`);
+/** In the order of their ids, which follow the vocabulary's without a gap. */
+function addedTokens(list: unknown[], vocabularySize: number, refuse: Refuse): AddedToken[] {
+  const added = new Array<AddedToken | undefined>(list.length).fill(undefined);
+  for (const [index, token] of list.entries()) {
+    const { content: name, id, special } = isObject(token) ? token : {};
+    if (typeof name !== "string" || name === "") {
+      return refuse(`"added_tokens" has ${printValue(token)} at ${index}, expected {"content", "id", ...}`);
+    }
+    const place = (typeof id === "number" ? id : Number.NaN) - vocabularySize;
+    if (!Number.isSafeInteger(place) || place < 0 || place >= list.length || added[place] !== undefined) {
+      refuse(
+        `"added_tokens" gives the id ${printValue(id)} to ${printValue(name)}, expected ` +
+          `${vocabularySize} to ${vocabularySize + list.length - 1}, each once`,
+      );
+    }
+    for (const flag of ["lstrip", "rstrip", "single_word"]) {
+      const value = (token as Record<string, unknown>)[flag];
+      if (value === true) refuse(`"added_tokens": "${flag}" of ${printValue(name)} is true, expected false`);
+    }
+    added[place] = { name, visible: special === false };
   }
+  const names = new Set(added.map((token) => token?.name));
+  if (names.size < list.length) refuse('"added_tokens" has a name twice, expected each once');
+  return added as AddedToken[];
 }

@@ -35,6 +35,8 @@ export interface TextParams {
   skipSpecialTokens: boolean;
   /** The reply of a chat turn: the prompt format's empty metadata line is not part of it. */
   chatReply: boolean;
+  /** Names of special tokens that are written though the others are skipped. */
+  keepTokens?: string[];
 }
 
 /**

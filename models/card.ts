@@ -119,10 +119,15 @@ export interface CardMatch {
 export type TokenizerFacts = {
   /** Absent from the directory: the model is served by token ids alone. */
   file: string;
-  /** Not in the file: numbered in this order after its tokens. */
+  /**
+   * Not among the file's own tokens: numbered in this order after them, unless a tokenizer.json lists them
+   * with ids of its own.
+   */
   specialTokens: string[];
   /** Second names of tokens: where two tokens share one id. */
   aliases?: Readonly<Record<string, string>>;
+  /** Those of them that are part of a reply's text, like the tags around a thought. */
+  visibleTokens?: string[];
   /** Names of tokens that end a reply. */
   stopTokens: string[];
   /** A model that fills blanks; absent: it only goes on. */
@@ -254,7 +259,7 @@ export interface TensorNames {
   };
 }
 
-export type PromptFormat = RolesPrompt | RoundsPrompt;
+export type PromptFormat = RolesPrompt | RoundsPrompt | TurnsPrompt;
 
 /** Every message begins with the special token of its role. */
 export interface RolesPrompt {
@@ -267,10 +272,18 @@ export interface RolesPrompt {
   roles: Record<string, string>;
   /** Roles that may only open a conversation. */
   firstOnlyRoles: string[];
-  /** After the role token comes the metadata (often empty) and a newline, encoded on its own. */
-  metadataLine: boolean;
-  /** Token that asks the model to reply. */
+  /**
+   * After the role token comes the metadata (often empty) and a newline, encoded on its own ("apart") or as
+   * one text with the content ("joined"), as the authors' code does.
+   */
+  metadataLine: "apart" | "joined";
+  /** Token that asks the model to reply, and that begins each part of a reply. */
   generation: string;
+  /** A system turn in front of all others that describes the tools. */
+  tools: ToolsText;
+  calls: PythonCalls | JsonCalls;
+  /** Present: the checkpoint's own chat template is used where there is one. */
+  ownTemplate?: OwnTemplate;
 }
 
 /** One text, encoded at once: numbered rounds of a question and its answer, the last one open. */
@@ -289,4 +302,70 @@ export interface RoundsPrompt {
   beforeQuestion: string;
   beforeAnswer: string;
   afterAnswer: string;
+}
+
+/**
+ * Turns with tags of their own for thoughts, calls and results. Names of special tokens in these texts are
+ * the tokens; what stands between two of them is encoded as one text.
+ */
+export interface TurnsPrompt {
+  kind: "turns";
+  /** Special tokens in front of every input. */
+  prefix: string[];
+  roles: Record<string, "system" | "user" | "assistant" | "tool">;
+  /** What opens a turn; results in a row share one. */
+  open: Record<"system" | "user" | "assistant" | "tool", string>;
+  /** In front of a system message's, a question's and an answer's text. */
+  beforeContent: string;
+  /** Around each result. */
+  beforeResult: string;
+  afterResult: string;
+  thinking: ThinkingTags;
+  tools: ToolsText;
+  calls: TaggedCalls;
+  ownTemplate?: OwnTemplate;
+}
+
+export interface ThinkingTags {
+  begin: string;
+  end: string;
+  /** In front of `begin` in the turns of the assistant. */
+  before: string;
+  /** At the end of a question: no thought is wanted. */
+  off: string;
+}
+
+/** Slots: {{functions}} in `before` (all of them as JSON); {{name}}, {{function}}, {{tool}} in `each`. */
+export interface ToolsText {
+  before: string;
+  each: string;
+  after: string;
+  /** Spaces of the JSON; 0: on one line. */
+  indent: number;
+}
+
+/** The tool's name on the metadata line, then a fenced block of Python with one call of `callee`. */
+export interface PythonCalls {
+  kind: "python";
+  callee: string;
+  /** A tool that takes the block itself, as this argument. */
+  code: { tool: string; argument: string };
+}
+
+/** The tool's name on the metadata line, then the arguments as JSON. */
+export interface JsonCalls {
+  kind: "json";
+}
+
+/** Tags around the call, around each argument's name and around its value. */
+export interface TaggedCalls {
+  kind: "tags";
+  call: readonly [string, string];
+  name: readonly [string, string];
+  value: readonly [string, string];
+}
+
+export interface OwnTemplate {
+  /** Role of the API -> role that the template knows; one that is missing stays as it is. */
+  roles: Record<string, string>;
 }

@@ -50,6 +50,16 @@ export const chatglm3: ModelCard = {
     ],
     stopTokens: ["</s>", "<|user|>", "<|observation|>"],
   },
-  prompt: rolesPrompt("[gMASK]", "sop"),
+  prompt: rolesPrompt({
+    prefix: ["[gMASK]", "sop"],
+    tools: {
+      before:
+        "Answer the following questions as best as you can. You have access to the following tools:\n{{functions}}",
+      each: "",
+      after: "",
+      indent: 4,
+    },
+    calls: { kind: "python", callee: "tool_call", code: { tool: "interpreter", argument: "code" } },
+  }),
   sampling: { temperature: 0.8, topP: 0.8 },
 };

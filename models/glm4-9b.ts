@@ -61,6 +61,17 @@ export const glm4_9b: ModelCard = {
     ],
     stopTokens: ["<|endoftext|>", "<|user|>", "<|observation|>"],
   },
-  prompt: rolesPrompt("[gMASK]", "<sop>"),
+  prompt: rolesPrompt({
+    prefix: ["[gMASK]", "<sop>"],
+    tools: {
+      before:
+        "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，" +
+        "你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具",
+      each: "\n\n## {{name}}\n\n{{function}}\n在调用上述函数时，请使用 Json 格式表示调用的参数。",
+      after: "",
+      indent: 4,
+    },
+    calls: { kind: "json" },
+  }),
   sampling: { temperature: 0.8, topP: 0.8 },
 };

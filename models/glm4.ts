@@ -3,8 +3,9 @@
  * (Glm4ForCausalLM), which norms what attention and the feed-forward part give as well. Queries, keys and
  * values are tensors of their own; pairs (2j, 2j+1) of the first half of a head are rotated, as in ChatGLM3.
  */
-import type { ModelCard } from "./card.js";
+import type { ModelCard, RolesPrompt } from "./card.js";
 import { glm4_9b } from "./glm4-9b.js";
+import { rolesPrompt } from "./roles.js";
 import { plainForm } from "./shape.js";
 import { transformersConfig, transformersRules, transformersTensors } from "./transformers-layout.js";
 
@@ -21,6 +22,26 @@ const shared = {
   prompt: glm4_9b.prompt,
   sampling: glm4_9b.sampling,
 } satisfies Partial<ModelCard>;
+
+/**
+ * The format is that of the checkpoint's template, which is one text; where there is none, this is the same
+ * without what the template may add.
+ */
+const glm4Prompt: RolesPrompt = {
+  ...rolesPrompt({
+    prefix: ["[gMASK]", "<sop>"],
+    tools: {
+      before: "# 可用工具",
+      each: "\n\n## {{name}}\n\n{{function}}\n在调用上述函数时，请使用 Json 格式表示调用的参数。",
+      after: "",
+      indent: 4,
+    },
+    calls: { kind: "json" },
+  }),
+  firstOnlyRoles: [],
+  metadataLine: "joined",
+  ownTemplate: { roles: { developer: "system", function: "tool" } },
+};
 
 /** GLM-4-9B as the "-hf" repositories publish it. */
 export const glm: ModelCard = {
@@ -45,6 +66,7 @@ export const glm4: ModelCard = {
   ...shared,
   family: "glm4",
   title: "GLM-4-0414",
+  prompt: glm4Prompt,
   match: { architectures: ["Glm4ForCausalLM"], modelType: "glm4", fields: [], names: /glm[-_]?4/i },
   rope: { fraction: 0.5, base: 10_000, baseField: "rope_theta" },
   tensors: {

@@ -4,7 +4,7 @@
  * first half of a head are rotated; the largest models norm every query and key head first.
  */
 import type { ConfigRule, ModelCard } from "./card.js";
-import { glm4_9b } from "./glm4-9b.js";
+import { glm45Prompt, glm45Tokenizer } from "./glm45-prompt.js";
 import { transformersConfig, transformersRules, transformersTensors } from "./transformers-layout.js";
 
 const layer = "model.layers.{i}";
@@ -68,7 +68,7 @@ export const glm45: ModelCard = {
       },
     },
   },
-  tokenizer: glm4_9b.tokenizer,
-  prompt: glm4_9b.prompt,
+  tokenizer: glm45Tokenizer,
+  prompt: glm45Prompt,
   sampling: { temperature: 0.6, topP: 1 },
 };

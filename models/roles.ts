@@ -1,11 +1,10 @@
-/** The conversation format that ChatGLM3 and GLM-4 share; only the tokens in front of it differ. */
+/** The conversation format that ChatGLM3 and GLM-4 share; the tokens in front of it and the tools differ. */
 import type { RolesPrompt } from "./card.js";
 
-/** @param prefix Special tokens in front of every input. */
-export function rolesPrompt(...prefix: string[]): RolesPrompt {
+/** @param facts Special tokens in front of every input, and how tools are described and called. */
+export function rolesPrompt(facts: Pick<RolesPrompt, "prefix" | "tools" | "calls">): RolesPrompt {
   return {
     kind: "roles",
-    prefix,
     roles: {
       system: "<|system|>",
       developer: "<|system|>",
@@ -16,7 +15,8 @@ export function rolesPrompt(...prefix: string[]): RolesPrompt {
       function: "<|observation|>",
     },
     firstOnlyRoles: ["system", "developer"],
-    metadataLine: true,
+    metadataLine: "apart",
     generation: "<|assistant|>",
+    ...facts,
   };
 }

@@ -4,12 +4,13 @@ import { maxTopLogprobs } from "../../common/limits.js";
 import { promptContext } from "../prompt/prefix-boundary.js";
 import { newRequestId, type ReadCall } from "./answer.js";
 import type { ChatAnswerOptions } from "./chat-answer.js";
+import { chatOptionFields, chatOptions, replyRulesFor } from "./chat-options.js";
 import { type Body, booleanField, type Fields, integerField, readFields } from "./fields.js";
 import { messagesField } from "./messages.js";
 import type { ReadContext } from "./read-body.js";
 import { checkContext, checkSampling, expandChoices, samplingFields, samplingParams } from "./sampling.js";
 import { unknownFields } from "./strict.js";
-import { harmlessFields, refuseTools, refuseUnsupported, unsupportedInChat } from "./unsupported.js";
+import { harmlessFields, refuseUnsupported, unsupportedInChat } from "./unsupported.js";
 
 export const chatFields = {
   messages: messagesField,
@@ -18,14 +19,14 @@ export const chatFields = {
   max_completion_tokens: integerField({ min: 1 }),
   logprobs: booleanField(false),
   top_logprobs: integerField({ min: 0, max: maxTopLogprobs }),
-  add_generation_prompt: booleanField(true),
+  ...chatOptionFields,
+  parallel_tool_calls: booleanField(true),
 } satisfies Fields;
 
 const knownFields = new Set([
   ...Object.keys(chatFields),
   ...Object.keys(unsupportedInChat),
   ...harmlessFields,
-  "tools",
 ]);
 
 export async function readChat(
@@ -35,7 +36,6 @@ export async function readChat(
   const unknown = unknownFields(body, knownFields, strict);
   const values = readFields(chatFields, body);
   refuseUnsupported(body, unsupportedInChat);
-  refuseTools(body);
   checkSampling(values, model);
   if (values.top_logprobs !== undefined && values.top_logprobs > 0 && !values.logprobs) {
     throw new RelayError("invalid_value", 'top_logprobs: given without "logprobs": true, expected none', {
@@ -49,9 +49,9 @@ export async function readChat(
     );
   }
 
-  const promptTokens = await encoder.encodeChat(values.messages, {
-    addGenerationPrompt: values.add_generation_prompt,
-  });
+  const asked = chatOptions(values, encoder.chatFormat);
+  const promptTokens = await encoder.encodeChat(values.messages, asked);
+  const reply = replyRulesFor(encoder, asked, promptTokens);
   // The newer name wins, as at OpenAI.
   const param = values.max_completion_tokens === undefined ? "max_tokens" : "max_completion_tokens";
   const given = values.max_completion_tokens ?? values.max_tokens;
@@ -70,12 +70,21 @@ export async function readChat(
       endpoint: "chat",
       choices: expandChoices([promptTokens], n, values.seed, contexts),
       sampling: samplingParams(values, model, { maxTokens, topLogprobs, promptLogprobs: false }),
-      text: { skipSpecialTokens: values.skip_special_tokens, chatReply: true },
+      text: {
+        skipSpecialTokens: values.skip_special_tokens,
+        chatReply: true,
+        ...(reply?.calls && reply.calls.kind !== "tags" ? { keepTokens: [reply.calls.segment] } : {}),
+      },
     },
     n,
     stream: values.stream,
     streamOptions: values.stream_options,
-    options: { logprobs: values.logprobs, tokenIds: values.return_token_ids },
+    options: {
+      logprobs: values.logprobs,
+      tokenIds: values.return_token_ids,
+      reply,
+      parallelCalls: values.parallel_tool_calls,
+    },
     asTokenIds: values.return_tokens_as_token_ids,
     unknownFields: unknown,
   };

@@ -19,6 +19,14 @@ export const maxChoices = 1_024;
 /** Prompt tokens of one call, each choice counted. */
 export const maxPromptTokensPerCall = 2 * 1024 * 1024;
 export const maxMessages = 4_096;
+/** As at OpenAI, names too. */
+export const maxTools = 128;
+export const maxToolNameLength = 64;
+/** Calls of one message. */
+export const maxToolCalls = 128;
+export const maxTemplateVariables = 64;
+/** Levels of a tool's schema and of a call's arguments. */
+export const maxJsonDepth = 64;
 export const maxStopStrings = 16;
 export const maxStopStringLength = 1_024;
 export const maxStopTokenIds = 256;

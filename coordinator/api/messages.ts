@@ -1,8 +1,9 @@
-/** The `messages` of a chat request: roles, and content as a string or as text parts. */
+/** The `messages` of a chat request: roles, content as a string or as text parts, thoughts and calls. */
 import { RelayError } from "../../common/errors.js";
-import type { ChatMessage } from "../prompt/service.js";
+import type { ChatMessage } from "../prompt/chat-message.js";
 import { asObject, type Field, invalid, readText, show } from "./fields.js";
 import { maxMessages } from "./limits.js";
+import { readToolCalls, toolCallsSchema } from "./tools.js";
 
 const roles = ["system", "developer", "user", "assistant", "tool", "function", "observation"];
 
@@ -13,12 +14,13 @@ export const messagesField: Field<ChatMessage[]> = {
     maxItems: maxMessages,
     items: {
       type: "object",
-      required: ["role", "content"],
+      required: ["role"],
       properties: {
         role: { type: "string", enum: roles },
         content: {
           oneOf: [
             { type: "string" },
+            { type: "null" },
             {
               type: "array",
               items: {
@@ -30,6 +32,10 @@ export const messagesField: Field<ChatMessage[]> = {
           ],
         },
         metadata: { type: "string" },
+        reasoning_content: { type: ["string", "null"] },
+        tool_calls: toolCallsSchema,
+        tool_call_id: { type: "string" },
+        name: { type: "string" },
       },
     },
   },
@@ -43,27 +49,54 @@ export const messagesField: Field<ChatMessage[]> = {
 
 function readMessage(value: unknown, path: string): ChatMessage {
   const message = asObject(value, path);
-  const { role, metadata } = message;
+  const { role } = message;
   if (typeof role !== "string" || !roles.includes(role)) {
     const found = role === undefined ? "missing" : `${show(role)} is not a role`;
     throw new RelayError("invalid_value", `${path}.role: ${found}, expected ${roles.join(", ")}`, {
       param: `${path}.role`,
     });
   }
-  for (const name of ["tool_calls", "function_call"]) {
-    const calls = message[name];
-    if (calls === undefined || calls === null || (Array.isArray(calls) && calls.length === 0)) continue;
-    throw new RelayError(
-      "unsupported_parameter",
-      `${path}.${name}: tool calls are not supported, expected none`,
-      {
-        param: `${path}.${name}`,
-      },
-    );
+  if (message.function_call !== undefined && message.function_call !== null) {
+    const param = `${path}.function_call`;
+    const problem = `${param}: not supported, expected "tool_calls"`;
+    throw new RelayError("unsupported_parameter", problem, { param });
   }
-  const content = readContent(message.content, `${path}.content`);
-  if (metadata === undefined || metadata === null) return { role, content };
-  return { role, content, metadata: readText(metadata, `${path}.metadata`) };
+  const read: ChatMessage = { role, content: "" };
+  for (const [member, name] of textMembers) {
+    const value = message[name];
+    if (value !== undefined && value !== null) read[member] = readText(value, `${path}.${name}`);
+  }
+  if (role === "assistant") {
+    const calls = message.tool_calls ?? [];
+    if (!Array.isArray(calls) || calls.length > 0)
+      read.toolCalls = readToolCalls(calls, `${path}.tool_calls`);
+  } else {
+    delete read.reasoning;
+    refuseCalls(message.tool_calls, role, path);
+  }
+  const saysOtherwise = read.toolCalls !== undefined || read.reasoning !== undefined;
+  const { content } = message;
+  if (!saysOtherwise || (content !== undefined && content !== null)) {
+    read.content = readContent(content, `${path}.content`);
+  }
+  return read;
+}
+
+/** vLLM's name for a thought is older; where both stand the other one counts. */
+const textMembers = [
+  ["metadata", "metadata"],
+  ["reasoning", "reasoning"],
+  ["reasoning", "reasoning_content"],
+  ["toolCallId", "tool_call_id"],
+  ["name", "name"],
+] as const;
+
+function refuseCalls(calls: unknown, role: string, path: string): void {
+  if (calls === undefined || calls === null || (Array.isArray(calls) && calls.length === 0)) return;
+  const param = `${path}.tool_calls`;
+  throw new RelayError("invalid_value", `${param}: given for the role "${role}", expected "assistant"`, {
+    param,
+  });
 }
 
 /** Parts are joined as they are: a separator would be text that the client did not write. */

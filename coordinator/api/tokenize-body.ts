@@ -5,6 +5,7 @@
 import { RelayError } from "../../common/errors.js";
 import type { TokenIds } from "../inference.js";
 import type { Encoder } from "../prompt/encoder.js";
+import { chatOptionFields, chatOptions } from "./chat-options.js";
 import {
   type Body,
   booleanField,
@@ -17,7 +18,7 @@ import {
 } from "./fields.js";
 import { messagesField } from "./messages.js";
 import type { ReadContext } from "./read-body.js";
-import { refuseTools, refuseUnsupported, unsupportedInChat } from "./unsupported.js";
+import { refuseUnsupported, unsupportedInChat } from "./unsupported.js";
 
 const requiredText: Field<string> = { schema: { type: "string" }, read: readText };
 
@@ -29,7 +30,7 @@ const promptDialect = {
 
 const messagesDialect = {
   messages: messagesField,
-  add_generation_prompt: booleanField(true),
+  ...chatOptionFields,
   return_token_strs: booleanField(false),
 } satisfies Fields;
 
@@ -58,9 +59,8 @@ export async function tokenize(body: Body, context: ReadContext): Promise<Uint8A
   if (body.messages !== undefined) {
     const values = readFields(messagesDialect, body);
     refuseUnsupported(body, unsupportedInChat);
-    refuseTools(body);
     requireTokenizer(context);
-    const options = { addGenerationPrompt: values.add_generation_prompt };
+    const options = chatOptions(values, encoder.chatFormat);
     return counted(context, await encoder.encodeChat(values.messages, options), values.return_token_strs);
   }
   if (body.content !== undefined) {

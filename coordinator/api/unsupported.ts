@@ -57,10 +57,6 @@ const unsupportedEverywhere: Record<string, Unsupported> = {
 export const unsupportedInChat: Record<string, Unsupported> = {
   ...unsupportedEverywhere,
   attention_mode: onlyAbsent,
-  tool_choice: {
-    harmless: (value) => value === null || value === "none" || value === "auto",
-    accepted: '"none"',
-  },
   functions: onlyEmpty,
   function_call: {
     harmless: (value) => value === null || value === "none" || value === "auto",
@@ -69,7 +65,6 @@ export const unsupportedInChat: Record<string, Unsupported> = {
   reasoning_effort: onlyAbsent,
   include_reasoning: only(true),
   chat_template: onlyAbsent,
-  chat_template_kwargs: onlyEmpty,
   continue_final_message: only(false),
   add_special_tokens: only(false),
   documents: onlyEmpty,
@@ -98,7 +93,6 @@ export const harmlessFields = [
   "service_tier",
   "safety_identifier",
   "prompt_cache_key",
-  "parallel_tool_calls",
 ] as const;
 
 /** @throws RelayError unsupported_parameter, naming the field and what may be sent. */
@@ -112,18 +106,4 @@ export function refuseUnsupported(body: Body, table: Record<string, Unsupported>
       );
     }
   }
-}
-
-/** Tools would change the prompt and the answer's form, unless the client itself forbids their use. */
-export function refuseTools(body: Body): void {
-  const tools = body.tools;
-  if (tools === undefined || tools === null || (Array.isArray(tools) && tools.length === 0)) return;
-  if (body.tool_choice === "none") return;
-  throw new RelayError(
-    "unsupported_parameter",
-    'tools: not supported, expected none or "tool_choice": "none"',
-    {
-      param: "tools",
-    },
-  );
 }

@@ -1,50 +1,63 @@
 /** Chat messages in a card's prompt format, as special tokens and texts that are encoded on their own. */
 import { RelayError } from "../../common/errors.js";
-import type { PromptFormat, RolesPrompt, RoundsPrompt } from "../../models/card.js";
-
-export interface ChatMessage {
-  role: string;
-  content: string;
-  /** Goes onto the line of the role (ChatGLM3, GLM-4: the tool's name); usually empty. */
-  metadata?: string;
-}
-
-export type PromptPart = { token: string } | { text: string };
+import type { PromptFormat, RoundsPrompt } from "../../models/card.js";
+import type { ChatMessage, ChatOptions, PromptPart } from "./chat-message.js";
+import { refuseLateRole, rolesParts } from "./roles-format.js";
+import { turnsParts } from "./turns-format.js";
 
 /**
  * What stands between the format's prefix and its suffix.
- * @throws RelayError invalid_value for no messages, an unknown role or one out of place.
+ * @param names Finds special tokens in the card's own texts.
+ * @throws RelayError invalid_value for no messages, an unknown role or one out of place;
+ *   unsupported_parameter for what the format has no place for.
  */
 export function chatParts(
   messages: ChatMessage[],
   format: PromptFormat,
-  addGenerationPrompt: boolean,
+  options: ChatOptions,
+  names: RegExp | null,
 ): PromptPart[] {
-  if (messages.length === 0) refuse("messages is empty, expected at least one message", "messages");
-  for (const [index, { role }] of messages.entries()) {
-    if (Object.hasOwn(format.roles, role)) continue;
-    const expected = Object.keys(format.roles).join(", ");
-    refuse(`messages[${index}].role is "${role}", expected one of ${expected}`, `messages[${index}].role`);
-  }
-  if (format.kind === "rounds") return [{ text: roundsText(messages, format, addGenerationPrompt) }];
-  return rolesParts(messages, format, addGenerationPrompt);
+  checkMessages(messages, format, options);
+  if (format.kind === "turns") return turnsParts(messages, format, options, names);
+  if (format.kind === "roles") return rolesParts(messages, format, options);
+  return [{ text: roundsText(messages, format, options.addGenerationPrompt ?? true) }];
 }
 
-/** Per message the role's token, the metadata line and the content; then the token that asks for a reply. */
-function rolesParts(
-  messages: ChatMessage[],
-  format: RolesPrompt,
-  addGenerationPrompt: boolean,
-): PromptPart[] {
-  const parts: PromptPart[] = [];
-  for (const [index, { role, content, metadata }] of messages.entries()) {
-    if (index > 0 && format.firstOnlyRoles.includes(role)) refuseLateRole(role, index);
-    parts.push({ token: format.roles[role]! });
-    if (format.metadataLine) parts.push({ text: `${metadata ?? ""}\n` });
-    parts.push({ text: content });
+/**
+ * Clients that know nothing of thoughts send them back as part of the content: they are taken apart here,
+ * since a tag in a client's text is no token.
+ */
+export function withThoughtsApart(messages: ChatMessage[], format: PromptFormat): ChatMessage[] {
+  if (format.kind !== "turns") return messages;
+  const { begin, end } = format.thinking;
+  return messages.map((message) => {
+    const text = message.content.trimStart();
+    const at = text.indexOf(end);
+    const isThought = format.roles[message.role] === "assistant" && text.startsWith(begin) && at >= 0;
+    if (!isThought) return message;
+    const reasoning = message.reasoning ?? text.slice(begin.length, at).trim();
+    return { ...message, reasoning, content: text.slice(at + end.length).trimStart() };
+  });
+}
+
+/** What holds for the checkpoint's own template as well. */
+export function checkMessages(messages: ChatMessage[], format: PromptFormat, options: ChatOptions): void {
+  if (messages.length === 0) refuse("messages is empty, expected at least one message", "messages");
+  for (const [index, { role, toolCalls }] of messages.entries()) {
+    if (!Object.hasOwn(format.roles, role)) {
+      const expected = Object.keys(format.roles).join(", ");
+      refuse(`messages[${index}].role is "${role}", expected one of ${expected}`, `messages[${index}].role`);
+    }
+    if (format.kind === "rounds" && toolCalls && toolCalls.length > 0) {
+      refuseTools(`messages[${index}].tool_calls`);
+    }
   }
-  if (addGenerationPrompt) parts.push({ token: format.generation });
-  return parts;
+  if (format.kind === "rounds" && options.tools && options.tools.length > 0) refuseTools("tools");
+}
+
+function refuseTools(param: string): never {
+  const problem = `${param}: this model's prompt format has no place for tools, expected none`;
+  throw new RelayError("unsupported_parameter", problem, { param });
 }
 
 /**
@@ -89,11 +102,6 @@ function roundsText(messages: ChatMessage[], format: RoundsPrompt, addGeneration
   }
   if (addGenerationPrompt) texts.push(format.beforeAnswer);
   return texts.join("");
-}
-
-function refuseLateRole(role: string, index: number): never {
-  const param = `messages[${index}].role`;
-  return refuse(`${param} is "${role}", which is only allowed as the first message`, param);
 }
 
 function refuse(problem: string, param: string): never {

@@ -41,17 +41,23 @@ export type LeadingSpaces = "keep" | "dropOne" | "dropOnePerToken";
 
 export type Replacement = "perByte" | "perSequence";
 
+export interface DetokenizerOptions {
+  skipSpecialTokens: boolean;
+  /** Names of special tokens that are written though the others are skipped. */
+  keepTokens?: readonly string[];
+}
+
 export class StreamDetokenizer implements Detokenizer {
   readonly #tokens: TokenTexts;
-  readonly #skipSpecialTokens: boolean;
+  readonly #options: DetokenizerOptions;
   readonly #utf8: Utf8Decoder;
   /** The next piece may still be the first one of its text, whose leading space is dropped. */
   #atBeginning = true;
   #droppedSpace = false;
 
-  constructor(tokens: TokenTexts, options: { skipSpecialTokens: boolean }) {
+  constructor(tokens: TokenTexts, options: DetokenizerOptions) {
     this.#tokens = tokens;
-    this.#skipSpecialTokens = options.skipSpecialTokens;
+    this.#options = options;
     this.#utf8 = tokens.replacement === "perByte" ? new Utf8Assembler() : new WebUtf8Decoder();
   }
 
@@ -65,11 +71,11 @@ export class StreamDetokenizer implements Detokenizer {
     const pending = this.#utf8.flush();
     if (item.kind === "special") {
       this.#begin();
-      return pending + (this.#skipSpecialTokens ? "" : item.name);
+      return pending + this.#shown(item.name);
     }
     const { leadingSpaces } = this.#tokens;
     if ((this.#droppedSpace && leadingSpaces === "dropOne") || pending !== "") this.#atBeginning = false;
-    if (item.kind === "control") return pending + (this.#skipSpecialTokens ? "" : item.name);
+    if (item.kind === "control") return pending + this.#shown(item.name);
     this.#droppedSpace =
       item.kind === "text" && this.#atBeginning && leadingSpaces !== "keep" && item.text.startsWith(" ");
     const text = this.#droppedSpace ? item.text.slice(1) : item.text;
@@ -80,6 +86,11 @@ export class StreamDetokenizer implements Detokenizer {
   flush(): string {
     this.#begin();
     return this.#utf8.flush();
+  }
+
+  #shown(name: string): string {
+    const { skipSpecialTokens, keepTokens } = this.#options;
+    return skipSpecialTokens && !keepTokens?.includes(name) ? "" : name;
   }
 
   #begin(): void {

@@ -3,7 +3,7 @@
  * names of the family's masks within the text become those tokens; all other text stays text.
  */
 import type { FillFacts } from "../../models/card.js";
-import type { PromptPart } from "./chat-format.js";
+import type { PromptPart } from "./chat-message.js";
 import { trimEnd } from "./reply.js";
 
 /** What the text becomes, up to the token that the reply begins behind. */

@@ -7,18 +7,18 @@ import { Piscina } from "piscina";
 import { RelayError } from "../../common/errors.js";
 import type { ModelCard } from "../../models/card.js";
 import type { BodyTask, Read } from "../api/read-body.js";
-import type { TokenIds } from "../inference.js";
+import type { TextParams, TokenIds } from "../inference.js";
 import { threadFile } from "../thread-file.js";
+import type { ChatMessage, ChatOptions } from "./chat-message.js";
 import { type Detokenizer, StreamDetokenizer } from "./detokenizer.js";
-import { type Encoder, noTokenizer, tokenStrings } from "./encoder.js";
+import { type ChatFormat, type Encoder, noTokenizer, tokenStrings } from "./encoder.js";
 import { replyDetokenizer } from "./reply.js";
 import type { PromptTask, TaskResult, ThreadSetup } from "./task.js";
 import { TokenTable } from "./token-table.js";
-import type { ChatMessage } from "./tokenizer.js";
 
+export type { ChatMessage } from "./chat-message.js";
 export type { Detokenizer } from "./detokenizer.js";
 export type { Encoder } from "./encoder.js";
-export type { ChatMessage } from "./tokenizer.js";
 
 /** A second thread keeps short prompts moving beside a long one; more would take CPU from workers. */
 const maxThreads = 2;
@@ -33,7 +33,7 @@ export interface PromptService extends Encoder {
    */
   readBody(body: BodyTask): Promise<Read>;
   /** @param options chatReply drops the whitespace in front of a reply, and replaces what the card says. */
-  createDetokenizer(options: { skipSpecialTokens: boolean; chatReply: boolean }): Detokenizer;
+  createDetokenizer(options: TextParams): Detokenizer;
   /** Waiting and running tasks end with `draining`. */
   close(): Promise<void>;
 }
@@ -56,6 +56,7 @@ export async function createPromptService(directory: string, card: ModelCard): P
 class ThreadedService implements PromptService {
   readonly #card: ModelCard;
   #table: TokenTable | null = null;
+  #hasTemplate = false;
   readonly #pool: Piscina<PromptTask, TaskResult>;
   /** Of the bodies that wait for a thread or are being read. */
   #waitingBytes = 0;
@@ -79,6 +80,11 @@ class ThreadedService implements PromptService {
     const result = await this.#run({ kind: "open" });
     if (result.kind !== "opened") mismatch(result);
     this.#table = result.table && new TokenTable(result.table);
+    this.#hasTemplate = result.hasTemplate;
+  }
+
+  get chatFormat(): ChatFormat {
+    return { prompt: this.#card.prompt, hasTemplate: this.#hasTemplate };
   }
 
   get available(): boolean {
@@ -89,8 +95,8 @@ class ThreadedService implements PromptService {
     return this.#encode({ kind: "text", text, addSpecialTokens });
   }
 
-  encodeChat(messages: ChatMessage[], options: { addGenerationPrompt?: boolean } = {}): Promise<TokenIds> {
-    return this.#encode({ kind: "chat", messages, addGenerationPrompt: options.addGenerationPrompt ?? true });
+  encodeChat(messages: ChatMessage[], options: ChatOptions = {}): Promise<TokenIds> {
+    return this.#encode({ kind: "chat", messages, options });
   }
 
   async decode(tokens: TokenIds, options: { skipSpecialTokens?: boolean } = {}): Promise<string> {
@@ -124,7 +130,7 @@ class ThreadedService implements PromptService {
     }
   }
 
-  createDetokenizer(options: { skipSpecialTokens: boolean; chatReply: boolean }): Detokenizer {
+  createDetokenizer(options: TextParams): Detokenizer {
     if (this.#table === null) return { push: () => "", flush: () => "" };
     const plain = new StreamDetokenizer(this.#table, options);
     return options.chatReply ? replyDetokenizer(plain, this.#card) : plain;

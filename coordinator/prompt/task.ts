@@ -3,8 +3,8 @@ import type { ErrorCode } from "../../common/errors.js";
 import type { ModelCard } from "../../models/card.js";
 import type { BodyTask, Read } from "../api/read-body.js";
 import type { TokenIds } from "../inference.js";
+import type { ChatMessage, ChatOptions } from "./chat-message.js";
 import type { TokenTableData } from "./token-table.js";
-import type { ChatMessage } from "./tokenizer.js";
 
 export interface ThreadSetup {
   directory: string;
@@ -14,14 +14,14 @@ export interface ThreadSetup {
 export type PromptTask =
   | { kind: "open" }
   | { kind: "text"; text: string; addSpecialTokens: boolean }
-  | { kind: "chat"; messages: ChatMessage[]; addGenerationPrompt: boolean }
+  | { kind: "chat"; messages: ChatMessage[]; options: ChatOptions }
   | { kind: "decode"; tokens: TokenIds; skipSpecialTokens: boolean }
   | { kind: "body"; body: BodyTask };
 
 /** An error crosses as a value: a thrown one would arrive without its code. */
 export type TaskResult =
   /** null: the directory has no tokenizer. */
-  | { kind: "opened"; table: TokenTableData | null }
+  | { kind: "opened"; table: TokenTableData | null; hasTemplate: boolean }
   | { kind: "tokens"; tokens: Int32Array }
   | { kind: "text"; text: string }
   | { kind: "body"; read: Read }

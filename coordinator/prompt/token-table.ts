@@ -5,7 +5,7 @@
  */
 import { isUtf8 } from "node:buffer";
 import { pieceByte, type SentencePieceFile } from "../../checkpoint/sentencepiece.js";
-import type { TokenizerFile } from "../../checkpoint/tokenizer-file.js";
+import { addedTokensOf, type TokenizerFile } from "../../checkpoint/tokenizer-file.js";
 import { RelayError } from "../../common/errors.js";
 import type { ModelCard } from "../../models/card.js";
 import type { LeadingSpaces, Replacement, TokenText, TokenTexts } from "./detokenizer.js";
@@ -37,7 +37,9 @@ export function tokenTableData(file: TokenizerFile, card: ModelCard): TokenTable
     file.kind === "tiktoken"
       ? file.tokens.map((text): Entry => ({ kind: "bytes", text }))
       : pieceEntries(file, card.tokenizer);
-  for (const text of card.tokenizer.specialTokens) tokens.push({ kind: "special", text });
+  for (const { name, visible } of addedTokensOf(file, card)) {
+    tokens.push({ kind: visible ? "text" : "special", text: name });
+  }
   let end = 0;
   return {
     texts: tokens.map(({ text }) => text).join(""),

@@ -2,22 +2,28 @@
  * A model's tokenizer: its file, the special tokens that the card numbers after the file's, and the
  * card's prompt format.
  */
+import { readChatTemplate } from "../../checkpoint/chat-template.js";
+import { readTokenizerConfig } from "../../checkpoint/config.js";
 import {
+  addedTokensOf,
   readTokenizerFile,
   requiredTokenId,
   stopTokenIds,
   type TokenizerFile,
 } from "../../checkpoint/tokenizer-file.js";
 import { RelayError } from "../../common/errors.js";
-import type { ModelCard } from "../../models/card.js";
-import { type ChatMessage, chatParts, type PromptPart } from "./chat-format.js";
+import type { ModelCard, PromptFormat } from "../../models/card.js";
+import { chatParts, checkMessages, withThoughtsApart } from "./chat-format.js";
+import type { ChatMessage, ChatOptions, PromptPart } from "./chat-message.js";
+import { ChatTemplate } from "./chat-template.js";
 import { decodeTokens } from "./detokenizer.js";
 import { fillParts } from "./fill.js";
 import { PieceEncoder } from "./piece-encoder.js";
+import { namePattern } from "./prompt-parts.js";
 import { RankEncoder } from "./rank-encoder.js";
 import { TokenTable, tokenTableData } from "./token-table.js";
 
-export type { ChatMessage } from "./chat-format.js";
+export type { ChatMessage } from "./chat-message.js";
 
 /**
  * The tokenizer of a model directory, or null when it has none: then only token ids can be served.
@@ -25,7 +31,29 @@ export type { ChatMessage } from "./chat-format.js";
  */
 export async function openTokenizer(directory: string, card: ModelCard): Promise<Tokenizer | null> {
   const file = await readTokenizerFile(directory, card);
-  return file && new Tokenizer(file, card);
+  return file && new Tokenizer(file, card, await openTemplate(directory, file, card));
+}
+
+/** The checkpoint's own template, where the card says that it is right. */
+async function openTemplate(
+  directory: string,
+  file: TokenizerFile,
+  { prompt, ...card }: ModelCard,
+): Promise<ChatTemplate | null> {
+  if (prompt.kind === "rounds" || prompt.ownTemplate === undefined) return null;
+  const source = await readChatTemplate(directory);
+  if (source === null) return null;
+  const names = addedTokensOf(file, { prompt, ...card }).map(({ name }) => name);
+  const variables: Record<string, string> = {};
+  for (const [key, value] of Object.entries((await readTokenizerConfig(directory)) ?? {})) {
+    const token = (value as { content?: unknown } | null)?.content ?? value;
+    if (/^\w+_token$/.test(key) && typeof token === "string") variables[key] = token;
+  }
+  return new ChatTemplate(source, {
+    format: { ...prompt, ownTemplate: prompt.ownTemplate },
+    names,
+    variables,
+  });
 }
 
 export class Tokenizer extends TokenTable {
@@ -35,17 +63,25 @@ export class Tokenizer extends TokenTable {
   readonly #card: ModelCard;
   readonly #prefix: number[];
   readonly #suffix: number[];
-  readonly #specialIds = new Map<string, number>();
+  /** By name, those that were looked up: a text may hold very many masks. */
+  readonly #specials = new Map<string, number>();
+  readonly #names: RegExp | null;
+  readonly #template: ChatTemplate | null;
   /** Built at the first encoding: who only decodes does not pay for it. */
   #encoder: { encode(text: string): number[] } | null = null;
 
-  constructor(file: TokenizerFile, card: ModelCard) {
+  constructor(file: TokenizerFile, card: ModelCard, template: ChatTemplate | null = null) {
     super(tokenTableData(file, card));
+    this.#template = template;
+    const names = addedTokensOf(file, card).map(({ name }) => name);
+    this.#names = namePattern(names);
     this.#file = file;
     this.#card = card;
     this.stopTokens = stopTokenIds(file, card);
     this.#prefix = card.prompt.prefix.map((name) => this.#special(name));
-    this.#suffix = (card.prompt.suffix ?? []).map((name) => this.#special(name));
+    this.#suffix = ("suffix" in card.prompt ? (card.prompt.suffix ?? []) : []).map((name) =>
+      this.#special(name),
+    );
   }
 
   /**
@@ -59,12 +95,28 @@ export class Tokenizer extends TokenTable {
     return [this.#prefix, this.#encode(text), this.#suffix].flat();
   }
 
+  get prompt(): PromptFormat {
+    return this.#card.prompt;
+  }
+
+  /** Whether the checkpoint's own template makes its prompts. */
+  get hasTemplate(): boolean {
+    return this.#template !== null;
+  }
+
   /**
-   * The card's chat format, each of its texts encoded on its own.
+   * The card's chat format, or the checkpoint's own template: each text between special tokens encoded on
+   * its own.
    * @throws RelayError invalid_value for messages that the format has no place for.
    */
-  encodeChat(messages: ChatMessage[], options: { addGenerationPrompt?: boolean } = {}): number[] {
-    const parts = chatParts(messages, this.#card.prompt, options.addGenerationPrompt ?? true);
+  encodeChat(messages: ChatMessage[], options: ChatOptions = {}): number[] {
+    const { prompt } = this.#card;
+    const turns = withThoughtsApart(messages, prompt);
+    if (this.#template) {
+      checkMessages(turns, prompt, options);
+      return this.#encodeParts(this.#template.parts(turns, options)).flat();
+    }
+    const parts = chatParts(turns, prompt, options, this.#names);
     return [this.#prefix, ...this.#encodeParts(parts), this.#suffix].flat();
   }
 
@@ -77,6 +129,7 @@ export class Tokenizer extends TokenTable {
    * @throws RelayError invalid_model
    */
   selfCheck(): void {
+    this.#checkTemplate();
     const text = this.#sample();
     const ids = this.#encode(text);
     const decoded = this.decode(ids, { skipSpecialTokens: true });
@@ -105,16 +158,26 @@ export class Tokenizer extends TokenTable {
     return parts.map((part) => ("text" in part ? this.#encode(part.text) : [this.#special(part.token)]));
   }
 
-  /** Remembered: a text may hold very many masks, and the file's control pieces are found by looking. */
   #special(name: string): number {
-    const id = this.#specialIds.get(name) ?? requiredTokenId(this.#file, this.#card, name);
-    this.#specialIds.set(name, id);
+    const id = this.#specials.get(name) ?? requiredTokenId(this.#file, this.#card, name);
+    this.#specials.set(name, id);
     return id;
   }
 
   #encode(text: string): number[] {
     this.#encoder ??= newEncoder(this.#file, this.#card);
     return this.#encoder.encode(text);
+  }
+
+  /** A template can be well-formed and still ask for what is not there. */
+  #checkTemplate(): void {
+    if (this.#template === null) return;
+    try {
+      this.#template.parts([{ role: "user", content: "Hello" }], {});
+    } catch (cause) {
+      const { message } = cause as Error;
+      throw new RelayError("invalid_model", `${this.#template.path}: for a question, ${message}`, { cause });
+    }
   }
 }
 

@@ -33,15 +33,16 @@ async function open({ directory, card }: ThreadSetup): Promise<LocalEncoder> {
 async function answer(encoder: LocalEncoder, task: PromptTask): Promise<unknown> {
   switch (task.kind) {
     case "open": {
-      const table = encoder.tokenizer?.data ?? null;
-      return { kind: "opened", table } satisfies TaskResult;
+      const { tokenizer } = encoder;
+      const table = tokenizer?.data ?? null;
+      return { kind: "opened", table, hasTemplate: tokenizer?.hasTemplate ?? false } satisfies TaskResult;
     }
     case "text": {
       const tokens = await encoder.encodeText(task.text, task.addSpecialTokens);
       return moved({ kind: "tokens", tokens }, [tokens.buffer]);
     }
     case "chat": {
-      const tokens = await encoder.encodeChat(task.messages, task);
+      const tokens = await encoder.encodeChat(task.messages, task.options);
       return moved({ kind: "tokens", tokens }, [tokens.buffer]);
     }
     case "decode":

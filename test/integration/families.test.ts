@@ -21,6 +21,7 @@ interface Family {
   tokenizer: Uint8Array;
   /** Of the conversation below. */
   prompt: string;
+  tools: boolean;
 }
 
 const messages = [
@@ -35,6 +36,7 @@ const families: Family[] = [
     config: { _name_or_path: "THUDM/chatglm2-6b-32k", rope_ratio: 16 },
     tokenizer: sentencePieceBytes(smallPieces),
     prompt: "[gMASK]sop[Round 1]\n\n问：hello 🔥\n\n答：你好\n\n[Round 2]\n\n问：world\n\n答：",
+    tools: false,
   },
   {
     card: glm4_9b,
@@ -47,12 +49,13 @@ const families: Family[] = [
     },
     tokenizer: Buffer.from(rankLines(smallTokens())),
     prompt: "[gMASK]<sop><|user|>\nhello 🔥<|assistant|>\n你好<|user|>\nworld<|assistant|>",
+    tools: true,
   },
 ];
 
 describe.each(families)(
   "a checkpoint of $card.title in two stages",
-  ({ card, config, tokenizer: file, prompt }) => {
+  ({ card, config, tokenizer: file, prompt, tools: hasTools }) => {
     const directory = mkdtempSync(join(tmpdir(), "glm-relay-family-"));
     let cluster: TestCluster;
     let tokenizer: Tokenizer;
@@ -103,11 +106,22 @@ describe.each(families)(
       expect(parts.length).toBeGreaterThan(2);
     });
 
-    it("refuses tools, and messages that its format has no place for", async () => {
-      const tools = [{ type: "function", function: { name: "f", parameters: {} } }];
-      const withTools = await cluster.post("/v1/chat/completions", { messages, tools });
-      expect(withTools.status).toBe(400);
-      expect(withTools.body.error.param).toBe("tools");
+    it("describes tools where the format has a place for them, else refuses them", async () => {
+      const tools = [{ type: "function" as const, function: { name: "f", parameters: {} } }];
+      const { status, body } = await cluster.post("/tokenize", { messages, tools });
+      if (!hasTools) {
+        expect([status, body.error.code, body.error.param]).toEqual([400, "unsupported_parameter", "tools"]);
+        return;
+      }
+      expect(body.tokens).toEqual(tokenizer.encodeChat(messages, { tools }));
+      expect(tokenizer.decode(body.tokens, { skipSpecialTokens: false })).toContain('"name": "f"');
+      const sampling = { max_tokens: 24, temperature: 1, seed: 3, ignore_eos: true };
+      const chat = await cluster.post("/v1/chat/completions", { messages, tools, ...sampling });
+      // Random weights call nothing.
+      expect(chat.body.choices[0]).toMatchObject({ finish_reason: "length", message: { role: "assistant" } });
+    });
+
+    it("refuses messages that its format has no place for", async () => {
       const late = await cluster.post("/v1/chat/completions", {
         messages: [...messages, { role: "system", content: "x" }],
       });

@@ -29,9 +29,32 @@ const anything = fc.oneof(
   { weight: 1, arbitrary: fc.array(scalar, { maxLength: 4 }) },
   { weight: 1, arbitrary: fc.jsonValue({ maxDepth: 3 }) },
 );
+/** A tool or a call of one, mostly right. */
+const called = (member: string, inner: string) =>
+  fc.record({
+    type: fc.oneof({ weight: 9, arbitrary: fc.constant("function") }, anything),
+    [member]: fc.oneof({ weight: 9, arbitrary: fc.string({ maxLength: 3 }) }, anything),
+    function: fc.record({
+      name: fc.oneof({ weight: 9, arbitrary: fc.constantFrom("f", "g") }, anything),
+      [inner]: fc.oneof({ weight: 9, arbitrary: fc.constantFrom("{}", "", {}) }, anything),
+    }),
+  });
 const message = fc.oneof(
-  fc.record({ role: fc.constantFrom("user", "assistant"), content: fc.string({ maxLength: 9 }) }),
+  {
+    weight: 8,
+    arbitrary: fc.record({
+      role: fc.constantFrom("user", "assistant"),
+      content: fc.string({ maxLength: 9 }),
+    }),
+  },
   fc.record({ role: anything, content: anything }, { requiredKeys: [] }),
+  fc.record({
+    role: fc.constantFrom("assistant", "tool", "user"),
+    content: fc.constantFrom(null, "x"),
+    tool_calls: fc.oneof(anything, fc.array(called("id", "arguments"), { maxLength: 2 })),
+    tool_call_id: anything,
+    reasoning_content: anything,
+  }),
 );
 const goodPrompt = fc.oneof(
   fc.string({ maxLength: 9 }),
@@ -41,7 +64,7 @@ const goodPrompt = fc.oneof(
 /** Bodies that are right but for a few fields, so that they get deep, and bodies that are anything. */
 function bodies(fields: string[], required: Record<string, fc.Arbitrary<unknown>>) {
   const some = fc.dictionary(fc.oneof(fc.constantFrom(...fields), fc.string({ maxLength: 5 })), anything, {
-    maxKeys: 5,
+    maxKeys: 3,
   });
   const nearly = fc.tuple(fc.record(required), some).map(([base, extra]) => ({ ...base, ...extra }));
   return fc.oneof(
@@ -54,8 +77,9 @@ function bodies(fields: string[], required: Record<string, fc.Arbitrary<unknown>
 const endpoints: [string, fc.Arbitrary<unknown>][] = [
   [
     "/v1/chat/completions",
-    bodies([...Object.keys(chatFields), ...Object.keys(unsupportedInChat), "tools"], {
+    bodies([...Object.keys(chatFields), ...Object.keys(unsupportedInChat)], {
       messages: fc.array(message, { minLength: 1, maxLength: 3 }),
+      tools: fc.oneof(fc.constant(null), fc.array(called("note", "parameters"), { maxLength: 2 })),
     }),
   ],
   [

@@ -73,6 +73,90 @@ it("the official client gets completions, whole and streamed", async () => {
   expect(text).toBe("hello");
 });
 
+const tools = [
+  {
+    type: "function" as const,
+    function: {
+      name: "get_weather",
+      description: "The weather of a city",
+      strict: true,
+      parameters: { type: "object", properties: { city: { type: "string" } }, required: ["city"] },
+    },
+  },
+];
+
+it("the official client's tools are described, called and answered", async () => {
+  service.script = saying('\nget_weather\n{"city": "Beijing"}');
+  const messages: OpenAI.ChatCompletionMessageParam[] = [{ role: "user", content: "Weather?" }];
+  const answer = await client.chat.completions.create({ model: "default", messages, tools });
+  const [choice] = answer.choices;
+  expect(choice?.finish_reason).toBe("tool_calls");
+  expect(choice?.message.content).toBeNull();
+  const [call] = choice!.message.tool_calls!;
+  expect(call).toMatchObject({
+    id: expect.stringMatching(/^call_[0-9a-f]{24}$/),
+    type: "function",
+    function: { name: "get_weather", arguments: '{"city": "Beijing"}' },
+  });
+
+  service.script = saying("It is sunny.");
+  messages.push(choice!.message, { role: "tool", tool_call_id: call!.id, content: "sun" });
+  const second = await client.chat.completions.create({ model: "default", messages, tools });
+  expect(second.choices[0]).toMatchObject({ finish_reason: "stop", message: { content: "It is sunny." } });
+  expect(service.prompt.chatMessages).toEqual([
+    { role: "user", content: "Weather?" },
+    {
+      role: "assistant",
+      content: "",
+      toolCalls: [
+        {
+          id: call!.id,
+          name: "get_weather",
+          arguments: { city: "Beijing" },
+          argumentsText: '{"city": "Beijing"}',
+        },
+      ],
+    },
+    { role: "tool", content: "sun", toolCallId: call!.id },
+  ]);
+  // "strict" speaks to the server, not to the model.
+  const { strict: _, ...described } = tools[0]!.function;
+  expect(service.prompt.chatOptions.tools).toEqual([{ type: "function", function: described }]);
+});
+
+it("the official client's stream helper puts calls together", async () => {
+  service.script = saying('get_weather\n{"city": "Beijing"}');
+  const stream = client.chat.completions.stream({ ...chat, tools });
+  const done: unknown[] = [];
+  stream.on("tool_calls.function.arguments.done", ({ name, arguments: given }) => done.push([name, given]));
+  const final = await stream.finalChatCompletion();
+  expect(final.choices[0]?.finish_reason).toBe("tool_calls");
+  expect(final.choices[0]?.message.tool_calls).toMatchObject([
+    { function: { name: "get_weather", arguments: '{"city": "Beijing"}' } },
+  ]);
+  expect(done).toEqual([["get_weather", '{"city": "Beijing"}']]);
+});
+
+it("the official client runs tools until the model answers", async () => {
+  const replies = ['get_weather\n{"city": "Oslo"}', "It rains."];
+  service.script = (request) => saying(replies.shift() ?? "")(request);
+  const runner = client.chat.completions.runTools({
+    ...chat,
+    tools: [
+      {
+        type: "function",
+        function: {
+          ...tools[0]!.function,
+          parse: JSON.parse,
+          function: ({ city }: { city: string }) => `${city}: rain`,
+        },
+      },
+    ],
+  });
+  expect(await runner.finalContent()).toBe("It rains.");
+  expect(service.prompt.chatMessages.at(-1)).toMatchObject({ role: "tool", content: "Oslo: rain" });
+});
+
 it("the official client lists models", async () => {
   const ids: string[] = [];
   for await (const model of client.models.list()) ids.push(model.id);

@@ -74,7 +74,7 @@ describe("tokenize", () => {
     ["/tokenize", { content: ["x"] }, "content"],
     ["/tokenize", { messages: [] }, "messages"],
     ["/tokenize", { content: "x", parse_special: false }, "parse_special"],
-    ["/tokenize", { messages: [{ role: "user", content: "x" }], tools: [{}] }, "tools"],
+    ["/tokenize", { messages: [{ role: "user", content: "x" }], tools: [{}] }, "tools[0].type"],
     ["/detokenize", {}, "tokens"],
     ["/detokenize", { tokens: "x" }, "tokens"],
     ["/detokenize", { tokens: [1, 5000] }, "tokens"],

@@ -21,8 +21,11 @@ import type {
   TokenIds,
   TokenLogprob,
 } from "../../../coordinator/inference.js";
-import type { ChatMessage, PromptService } from "../../../coordinator/prompt/service.js";
+import type { ChatMessage, ChatOptions } from "../../../coordinator/prompt/chat-message.js";
+import type { ChatFormat } from "../../../coordinator/prompt/encoder.js";
+import type { PromptService } from "../../../coordinator/prompt/service.js";
 import { fromRecord, toRecord } from "../../../coordinator/queue/record.js";
+import { glm4_9b } from "../../../models/glm4-9b.js";
 
 export const contextLength = 400;
 /** Bytes and one special token that starts a text. */
@@ -31,6 +34,10 @@ export const tokenCount = 257;
 
 class BytePrompts implements PromptService {
   readonly available: boolean;
+  chatFormat: ChatFormat = { prompt: glm4_9b.prompt, hasTemplate: false };
+  /** Of the last conversation that was encoded. */
+  chatOptions: ChatOptions = {};
+  chatMessages: ChatMessage[] = [];
   constructor(available: boolean) {
     this.available = available;
   }
@@ -38,8 +45,10 @@ class BytePrompts implements PromptService {
     this.#require();
     return [...(addSpecialTokens ? [startToken] : []), ...Buffer.from(text)];
   }
-  async encodeChat(messages: ChatMessage[]): Promise<number[]> {
+  async encodeChat(messages: ChatMessage[], options: ChatOptions = {}): Promise<number[]> {
     this.#require();
+    this.chatMessages = messages;
+    this.chatOptions = options;
     return [startToken, ...Buffer.from(messages.map(({ role, content }) => `${role}:${content}`).join("|"))];
   }
   async decode(tokens: TokenIds): Promise<string> {
@@ -118,7 +127,7 @@ export const saying = (...words: string[]): Script =>
   };
 
 export class ScriptedService implements InferenceService {
-  readonly prompt: PromptService;
+  readonly prompt: BytePrompts;
   contextLength = contextLength;
   readonly model: ModelInfo = {
     id: "glm-test",

@@ -132,6 +132,16 @@ describe("both endpoints refuse, naming field, value and expectation", () => {
   });
 });
 
+const calling = (member: object) => ({
+  messages: [
+    {
+      role: "assistant",
+      tool_calls: [{ id: "1", type: "function", function: { name: "f", arguments: "{}" }, ...member }],
+    },
+  ],
+});
+const tool = (described: object) => chat({ tools: [{ type: "function", function: described }] });
+
 describe("chat refuses", () => {
   it.each<Case>([
     [
@@ -168,10 +178,71 @@ describe("chat refuses", () => {
     ],
     [{ messages: [{ role: "user", content: "\ud800" }] }, "half a surrogate pair", "messages[0].content"],
     [
-      { messages: [{ role: "assistant", content: "", tool_calls: [{}] }] },
-      "messages[0].tool_calls: tool calls are not supported",
+      { messages: [{ role: "user", content: [{ type: "input_audio", input_audio: {} }] }] },
+      'messages[0].content[0].type: "input_audio" is not a part that this model reads, expected "text"',
+      "messages[0].content[0].type",
+    ],
+    [
+      { messages: [{ role: "assistant", content: null }] },
+      "messages[0].content: null is not a value, expected a string or text parts",
+      "messages[0].content",
+    ],
+    [
+      { messages: [{ role: "assistant", tool_calls: [{}] }] },
+      "messages[0].tool_calls[0].function: missing, expected a JSON object",
+      "messages[0].tool_calls[0].function",
+    ],
+    [
+      { messages: [{ role: "assistant", tool_calls: "x" }] },
+      'messages[0].tool_calls: "x" is a string, expected a list of at most 128 calls',
       "messages[0].tool_calls",
+    ],
+    [
+      { messages: [{ role: "user", content: "", tool_calls: [{}] }] },
+      'messages[0].tool_calls: given for the role "user", expected "assistant"',
+      "messages[0].tool_calls",
+    ],
+    [
+      { messages: [{ role: "assistant", function_call: { name: "f", arguments: "" } }] },
+      'messages[0].function_call: not supported, expected "tool_calls"',
+      "messages[0].function_call",
       "unsupported_parameter",
+    ],
+    [calling({ id: 5 }), "messages[0].tool_calls[0].id: 5", "messages[0].tool_calls[0].id"],
+    [
+      calling({ type: "custom" }),
+      'messages[0].tool_calls[0].type: "custom" is not supported, expected "function"',
+      "messages[0].tool_calls[0].type",
+    ],
+    [
+      calling({ function: { name: "two\nlines", arguments: "{}" } }),
+      '"two\\nlines" is not a name, expected 1 to 64 letters, digits, "_", "-" and "."',
+      "messages[0].tool_calls[0].function.name",
+    ],
+    [
+      calling({ function: { name: "f", arguments: "{" } }),
+      'messages[0].tool_calls[0].function.arguments: "{" is not JSON, expected a JSON object as a string',
+      "messages[0].tool_calls[0].function.arguments",
+    ],
+    [
+      calling({ function: { name: "f", arguments: "[1]" } }),
+      '"[1]" is no object, expected a JSON object as a string',
+      "messages[0].tool_calls[0].function.arguments",
+    ],
+    [
+      calling({ function: { name: "f", arguments: '{"a":"\\ud800"}' } }),
+      "half a surrogate pair",
+      "messages[0].tool_calls[0].function.arguments",
+    ],
+    [
+      { messages: [{ role: "assistant", content: "", reasoning_content: 5 }] },
+      "messages[0].reasoning_content: 5",
+      "messages[0].reasoning_content",
+    ],
+    [
+      { messages: [{ role: "tool", content: "", tool_call_id: 5 }] },
+      "messages[0].tool_call_id: 5",
+      "messages[0].tool_call_id",
     ],
     [chat({ max_completion_tokens: 0 }), "max_completion_tokens: 0 is out of range", "max_completion_tokens"],
     [chat({ logprobs: 5 }), "logprobs: 5", "logprobs"],
@@ -182,16 +253,61 @@ describe("chat refuses", () => {
       "top_logprobs",
     ],
     [chat({ logprobs: true, top_logprobs: -1 }), "top_logprobs: -1 is out of range", "top_logprobs"],
-    [chat({ tools: [{ type: "function" }] }), "tools: not supported", "tools", "unsupported_parameter"],
+    [chat({ tools: {} }), "tools: an object, expected a list of at most 128 tools", "tools"],
     [
-      chat({ tools: [{ type: "function" }], tool_choice: "auto" }),
-      "tools: ",
+      chat({ tools: Array(129).fill({}) }),
+      "tools: a list of 129, expected a list of at most 128 tools",
       "tools",
-      "unsupported_parameter",
+    ],
+    [chat({ tools: [{}] }), 'tools[0].type: missing, expected "function"', "tools[0].type"],
+    [
+      chat({ tools: [{ type: "web_search" }] }),
+      'tools[0].type: "web_search" is not supported, expected "function"',
+      "tools[0].type",
+    ],
+    [
+      chat({ tools: [{ type: "function" }] }),
+      "tools[0].function: missing, expected a JSON object",
+      "tools[0].function",
+    ],
+    [tool({}), "tools[0].function.name: missing, expected a string", "tools[0].function.name"],
+    [tool({ name: "" }), '"" is not a name', "tools[0].function.name"],
+    [tool({ name: "a".repeat(65) }), "is not a name", "tools[0].function.name"],
+    [
+      tool({ name: "f", description: 5 }),
+      "tools[0].function.description: 5",
+      "tools[0].function.description",
+    ],
+    [
+      tool({ name: "f", parameters: [] }),
+      "tools[0].function.parameters: a list of 0, expected a JSON object",
+      "tools[0].function.parameters",
+    ],
+    [
+      tool({ name: "f", parameters: JSON.parse(`${'{"a":'.repeat(99)}1${"}".repeat(99)}`) }),
+      "tools[0]: nested deeper than 64 levels",
+      "tools[0]",
+    ],
+    [tool({ name: "f", parameters: { "\ud800": 1 } }), "half a surrogate pair", "tools[0]"],
+    [
+      chat({
+        tools: [
+          { type: "function", function: { name: "f" } },
+          { type: "function", function: { name: "f" } },
+        ],
+      }),
+      'tools[1].function.name: "f" is there twice',
+      "tools[1].function.name",
     ],
     [
       chat({ tool_choice: "required" }),
-      'tool_choice: "required" is not supported, expected "none"',
+      'tool_choice: "required" is not supported, expected "none" or "auto"',
+      "tool_choice",
+      "unsupported_parameter",
+    ],
+    [
+      chat({ tool_choice: { type: "function", function: { name: "f" } } }),
+      'tool_choice: {...} is not supported, expected "none" or "auto"',
       "tool_choice",
       "unsupported_parameter",
     ],
@@ -199,9 +315,36 @@ describe("chat refuses", () => {
     [chat({ reasoning_effort: "high" }), "reasoning_effort: ", "reasoning_effort", "unsupported_parameter"],
     [
       chat({ chat_template_kwargs: { enable_thinking: false } }),
-      "chat_template_kwargs: {...}",
-      "chat_template_kwargs",
+      "chat_template_kwargs.enable_thinking: this model has no thoughts to switch",
+      "chat_template_kwargs.enable_thinking",
       "unsupported_parameter",
+    ],
+    [
+      chat({ chat_template_kwargs: { style: "short" } }),
+      "chat_template_kwargs.style: not supported, the prompts of this model come from no template",
+      "chat_template_kwargs.style",
+      "unsupported_parameter",
+    ],
+    [
+      chat({ chat_template_kwargs: { messages: [] } }),
+      'chat_template_kwargs: "messages" is not a variable',
+      "chat_template_kwargs",
+    ],
+    [
+      chat({ chat_template_kwargs: { "a b": 1 } }),
+      'chat_template_kwargs: "a b" is not a variable',
+      "chat_template_kwargs",
+    ],
+    [chat({ chat_template_kwargs: [] }), "chat_template_kwargs: a list of 0", "chat_template_kwargs"],
+    [
+      chat({ chat_template_kwargs: { enable_thinking: 1 } }),
+      "chat_template_kwargs.enable_thinking: 1",
+      "chat_template_kwargs.enable_thinking",
+    ],
+    [
+      chat({ chat_template_kwargs: Object.fromEntries(Array.from({ length: 65 }, (_, i) => [`v${i}`, i])) }),
+      "chat_template_kwargs: 65 variables, expected at most 64",
+      "chat_template_kwargs",
     ],
     [
       chat({ continue_final_message: true }),

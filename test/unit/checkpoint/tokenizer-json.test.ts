@@ -8,54 +8,14 @@ import { RelayError } from "../../../common/errors.js";
 import { openTokenizer } from "../../../coordinator/prompt/tokenizer.js";
 import { glm4 } from "../../../models/glm4.js";
 import { glm4_9b } from "../../../models/glm4-9b.js";
-import { cl100kTokens, rankLines, smallTokens } from "../prompt/ranks-fixture.js";
+import { cl100kTokens, rankLines, smallTokens, tokenizerJson } from "../prompt/ranks-fixture.js";
 import { variedTexts } from "../prompt/sentencepiece-fixture.js";
 import { temporaryDirectory } from "./model-fixture.js";
 
 const facts = glm4_9b.tokenizer as Extract<typeof glm4_9b.tokenizer, { kind: "tiktoken" }>;
 
-/** Each byte as byte-level BPE shows it: visible Latin-1 as itself, the rest from U+0100 on. */
-const characters = (() => {
-  let next = 0x100;
-  return Array.from({ length: 256 }, (_, byte) => {
-    const visible = (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
-    return String.fromCharCode(visible ? byte : next++);
-  });
-})();
-const shown = (token: Uint8Array) => Array.from(token, (byte) => characters[byte]!).join("");
-
-/** The file that the transformers package makes of ranks: every way to make a token of two others is a merge. */
-function jsonOf(tokens: readonly Uint8Array[], form: "pairs" | "strings" = "strings"): any {
-  const names = tokens.map(shown);
-  const known = new Set(names);
-  const merges = names.flatMap((name) => {
-    const cuts = Array.from({ length: name.length - 1 }, (_, i) => [name.slice(0, i + 1), name.slice(i + 1)]);
-    return cuts.filter(([left, right]) => known.has(left!) && known.has(right!));
-  });
-  return {
-    version: "1.0",
-    added_tokens: facts.specialTokens.map((content, i) => ({
-      id: tokens.length + i,
-      content,
-      special: true,
-    })),
-    normalizer: null,
-    pre_tokenizer: {
-      type: "Sequence",
-      pretokenizers: [
-        { type: "Split", pattern: { Regex: facts.pattern }, behavior: "Isolated", invert: false },
-        { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false },
-      ],
-    },
-    model: {
-      type: "BPE",
-      dropout: null,
-      unk_token: null,
-      vocab: Object.fromEntries(names.map((name, id) => [name, id])),
-      merges: form === "pairs" ? merges : merges.map((pair) => pair.join(" ")),
-    },
-  };
-}
+const jsonOf = (tokens: readonly Uint8Array[], form: "pairs" | "strings" = "strings") =>
+  tokenizerJson(tokens, facts, form);
 
 const parse = (value: unknown) =>
   parseTokenizerJson(Buffer.from(JSON.stringify(value)), "/models/x/tokenizer.json", facts);
@@ -81,6 +41,22 @@ describe("tokenizer.json", () => {
     for (const text of variedTexts(3, 300)) {
       expect(json.encodeText(text, plain)).toEqual(ranks.encodeText(text, plain));
     }
+  });
+
+  it("says which ids special tokens have, whatever their order, and which of them are text", async () => {
+    const tokens = smallTokens();
+    const directory = temporaryDirectory();
+    const names = [...glm4.tokenizer.specialTokens].reverse();
+    const file = tokenizerJson(tokens, { ...facts, specialTokens: ["<|new|>", ...names] });
+    file.added_tokens[0].special = false;
+    file.added_tokens.reverse();
+    writeFileSync(join(directory, "tokenizer.json"), JSON.stringify(file));
+    const tokenizer = (await openTokenizer(directory, glm4))!;
+    expect(tokenizer.tokenCount).toBe(tokens.length + names.length + 1);
+    expect(tokenizer.decode([tokens.length], { skipSpecialTokens: true })).toBe("<|new|>");
+    expect(tokenizer.tokenString(tokens.length + 1)).toBe("<|end_of_video|>");
+    const prefix = tokenizer.encodeText("", { addSpecialTokens: true });
+    expect(prefix.map((id) => tokenizer.tokenString(id))).toEqual(["[gMASK]", "<sop>"]);
   });
 
   const small = () => jsonOf(smallTokens());
@@ -116,7 +92,22 @@ describe("tokenizer.json", () => {
     [
       "special tokens elsewhere",
       changed((f) => (f.added_tokens[2].id = 7)),
-      'gives the id 7 to "[gMASK]", expected',
+      'gives the id 7 to "[gMASK]", expected 272 to 285, each once',
+    ],
+    [
+      "an id of special tokens twice",
+      changed((f) => (f.added_tokens[2].id = f.added_tokens[1].id)),
+      'gives the id 273 to "[gMASK]", expected',
+    ],
+    [
+      "a special token that takes spaces with it",
+      changed((f) => (f.added_tokens[2].lstrip = true)),
+      '"lstrip" of "[gMASK]" is true, expected false',
+    ],
+    [
+      "a special token without a name",
+      changed((f) => delete f.added_tokens[2].content),
+      '"added_tokens" has {"id":274,"special":true} at 2',
     ],
     ["a special token that is missing", changed((f) => f.added_tokens.pop()), 'lacks "<|end_of_video|>"'],
     [

@@ -1,6 +1,10 @@
 /** Which card a directory gets: every published config, and directories that contradict themselves. */
 import { describe, expect, it } from "vitest";
 import { RelayError } from "../../../common/errors.js";
+import { chatglm3 } from "../../../models/chatglm3.js";
+import { glm, glm4 } from "../../../models/glm4.js";
+import { glm4_9b } from "../../../models/glm4-9b.js";
+import { glm45Prompt, glm45Tokenizer } from "../../../models/glm45-prompt.js";
 import { cardFor } from "../../../models/index.js";
 
 type Json = Record<string, unknown>;
@@ -165,12 +169,27 @@ it.each<[Json, string]>([
 
 describe("what is not computed is refused by name", () => {
   it.each<[Json, string]>([
-    [{ architectures: ["Glm4MoeForCausalLM"] }, "mixtures of experts"],
-    [{ architectures: ["LlamaForCausalLM"] }, "(ChatGLM3, ChatGLM2, GLM-4-9B, "],
+    [{ architectures: ["Glm4MoeForCausalLM"] }, '"n_shared_experts" is absent'],
+    [{ architectures: ["LlamaForCausalLM"] }, "(ChatGLM3, ChatGLM2, ChatGLM-6B, GLM-4-9B, "],
     [{ ...nineB, vision_config: { hidden_size: 1792 } }, "reads images"],
-    [{ ...sixB, eos_token_id: 130_005, position_encoding_2d: true }, "ChatGLM-6B is a prefix-LM"],
+    [{ ...sixB, position_encoding_2d: true, vocab_size: 150_528 }, "the first release"],
     [{ ...sixB, quantization_bit: 4 }, "quantized"],
   ])("%j", (config, expected) => {
     expect(refusal({ config, tokenizer: false })).toContain(expected);
   });
+});
+
+it("formats name special tokens that their tokenizers have", () => {
+  const { specialTokens, visibleTokens = [], stopTokens } = glm45Tokenizer;
+  const { prefix, open, thinking, calls } = glm45Prompt;
+  const tags = [...calls.call, ...calls.name, ...calls.value, thinking.begin, thinking.end];
+  const named = [...prefix, ...Object.values(open), ...tags, thinking.off, ...visibleTokens, ...stopTokens];
+  expect(named.filter((name) => !specialTokens.includes(name))).toEqual([]);
+  // What a reply is read by must be part of its text.
+  expect(tags.filter((name) => !visibleTokens.includes(name))).toEqual([]);
+  for (const { prompt, tokenizer } of [chatglm3, glm4_9b, glm, glm4]) {
+    if (prompt.kind !== "roles") throw new Error("another format");
+    const roles = [...prompt.prefix, ...Object.values(prompt.roles), prompt.generation];
+    expect(roles.filter((name) => !tokenizer.specialTokens.includes(name))).toEqual([]);
+  }
 });

@@ -51,3 +51,50 @@ export function smallTokens(): Buffer[] {
 export function rankLines(tokens: Buffer[]): string {
   return tokens.map((token, rank) => `${token.toString("base64")} ${rank}\n`).join("");
 }
+
+/** Each byte as byte-level BPE shows it: visible Latin-1 as itself, the rest from U+0100 on. */
+const characters = (() => {
+  let next = 0x100;
+  return Array.from({ length: 256 }, (_, byte) => {
+    const visible = (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
+    return String.fromCharCode(visible ? byte : next++);
+  });
+})();
+const shown = (token: Uint8Array) => Array.from(token, (byte) => characters[byte]!).join("");
+
+/** The file that the transformers package makes of ranks: every way to make a token of two others is a merge. */
+export function tokenizerJson(
+  tokens: readonly Uint8Array[],
+  facts: { pattern: string; specialTokens: readonly string[] },
+  form: "pairs" | "strings" = "strings",
+): any {
+  const names = tokens.map(shown);
+  const known = new Set(names);
+  const merges = names.flatMap((name) => {
+    const cuts = Array.from({ length: name.length - 1 }, (_, i) => [name.slice(0, i + 1), name.slice(i + 1)]);
+    return cuts.filter(([left, right]) => known.has(left!) && known.has(right!));
+  });
+  return {
+    version: "1.0",
+    added_tokens: facts.specialTokens.map((content, i) => ({
+      id: tokens.length + i,
+      content,
+      special: true,
+    })),
+    normalizer: null,
+    pre_tokenizer: {
+      type: "Sequence",
+      pretokenizers: [
+        { type: "Split", pattern: { Regex: facts.pattern }, behavior: "Isolated", invert: false },
+        { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false },
+      ],
+    },
+    model: {
+      type: "BPE",
+      dropout: null,
+      unk_token: null,
+      vocab: Object.fromEntries(names.map((name, id) => [name, id])),
+      merges: form === "pairs" ? merges : merges.map((pair) => pair.join(" ")),
+    },
+  };
+}

@@ -11,6 +11,7 @@ import { createPromptService, type PromptService } from "../../../coordinator/pr
 import { openTokenizer } from "../../../coordinator/prompt/tokenizer.js";
 import { chatglm2 } from "../../../models/chatglm2.js";
 import { chatglm3 } from "../../../models/chatglm3.js";
+import { glm4 } from "../../../models/glm4.js";
 import { glm4_9b } from "../../../models/glm4-9b.js";
 import { temporaryDirectory } from "../checkpoint/model-fixture.js";
 import { chatglm6bCard } from "./prefix-cards.js";
@@ -75,6 +76,40 @@ describe("with a tokenizer", () => {
     expect(service.tokenStrings(chat).at(-1)).toBe("<|assistant|>");
     const reply = service.createDetokenizer({ skipSpecialTokens: true, chatReply: true });
     expect(Array.from(chat, (token) => reply.push(token)).join("") + reply.flush()).toBe("hello");
+  });
+
+  it("keeps the special tokens that the reply is read by", async () => {
+    const service = await create();
+    const ids = await service.encodeChat([
+      { role: "assistant", content: "hello" },
+      { role: "user", content: "a" },
+    ]);
+    const text = (keepTokens?: string[]) => {
+      const options = { skipSpecialTokens: true, chatReply: true, ...(keepTokens && { keepTokens }) };
+      const reply = service.createDetokenizer(options);
+      return Array.from(ids, (token) => reply.push(token)).join("") + reply.flush();
+    };
+    expect(text()).toBe("hello\n a");
+    expect(text(["<|user|>"])).toBe("hello<|user|>\n a");
+  });
+
+  it("has the checkpoint's own template where the card says so", async () => {
+    const folder = tokenizerDirectory(Buffer.from(rankLines(smallTokens())));
+    const template = join(folder, "chat_template.jinja");
+    writeFileSync(template, "[gMASK]<sop>{{ messages[0].content }}{{ style }}<|assistant|>");
+    const service = await createPromptService(folder, glm4);
+    open.push(service);
+    expect(service.chatFormat).toEqual({ prompt: glm4.prompt, hasTemplate: true });
+    const ids = await service.encodeChat([{ role: "user", content: "hello" }], {
+      templateVariables: { style: "!" },
+    });
+    expect(await service.decode(ids)).toBe("[gMASK]<sop>hello!<|assistant|>");
+    writeFileSync(template, "{% if %}");
+    await expect(createPromptService(folder, glm4)).rejects.toMatchObject({
+      code: "invalid_model",
+      message: expect.stringContaining("chat_template.jinja: line 1, column 1"),
+    });
+    expect((await create()).chatFormat).toEqual({ prompt: chatglm3.prompt, hasTemplate: false });
   });
 
   it("brings errors back from the thread with code and field", async () => {
