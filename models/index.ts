@@ -91,7 +91,10 @@ function interchangeable({ config, hasFile }: DirectoryFacts, candidates: ModelC
   );
 }
 
-/** Names count for every family of the architecture, a tokenizer's mark among those that fit only. */
+/**
+ * Names count for every family of the architecture; among those that fit also a tokenizer's mark, a file that
+ * only one family has, and a published size of the vocabulary that is one family's.
+ */
 function claimsOf(facts: DirectoryFacts, alike: ModelCard[], fitting: ModelCard[]): Claim[] {
   const { config, tokenizerConfig } = facts;
   const names = [
@@ -109,7 +112,24 @@ function claimsOf(facts: DirectoryFacts, alike: ModelCard[], fitting: ModelCard[
     if (mark === undefined || !text.includes(mark)) continue;
     claims.push({ card, said: `tokenizer_config.json holds ${printValue(mark)}` });
   }
-  return claims;
+  return [...claims, ...ownClaims(facts, fitting)];
+}
+
+function ownClaims({ config, hasFile }: DirectoryFacts, fitting: ModelCard[]): Claim[] {
+  const only = (holds: (card: ModelCard) => boolean) => {
+    const found = fitting.filter(holds);
+    return found.length === 1 && fitting.length > 1 ? found : [];
+  };
+  const rowsOf = (card: ModelCard) => config[card.config.vocabSize];
+  const withFile = only(({ tokenizer }) => hasFile(tokenizer.file));
+  const withSize = only((card) => card.vocabularies?.some(({ rows }) => rows === rowsOf(card)) ?? false);
+  return [
+    ...withFile.map((card) => ({ card, said: `${card.tokenizer.file} is there` })),
+    ...withSize.map((card) => ({
+      card,
+      said: `"${card.config.vocabSize}" of config.json is ${printValue(rowsOf(card))}`,
+    })),
+  ];
 }
 
 function jsonText(value: unknown): string {

@@ -80,6 +80,7 @@ describe("a published model has its card", () => {
     ["THUDM/chatglm3-6b-base", { ...sixB, seq_length: 32_768 }, "chatglm3"],
     ["THUDM/chatglm3-6b-32k", { ...sixB, seq_length: 32_768, rope_ratio: 50 }, "chatglm3"],
     ["THUDM/chatglm3-6b-128k", { ...sixB, seq_length: 131_072, rope_ratio: 500 }, "chatglm3"],
+    ["THUDM/chatglm-6b", { ...common, position_encoding_2d: true, vocab_size: 130_528 }, "chatglm-6b"],
     ["THUDM/glm-4-9b", { ...nineB, seq_length: 8192 }, "glm4-9b"],
     ["THUDM/glm-4-9b-chat", { ...nineB, seq_length: 131_072, rope_ratio: 500 }, "glm4-9b"],
     [
@@ -163,8 +164,35 @@ it.each<[Json, string]>([
   [{ architectures: ["GlmForCausalLM"], model_type: "glm" }, "glm"],
   [{ architectures: ["Glm4ForCausalLM"], model_type: "glm4", _name_or_path: "THUDM/GLM-4-32B-0414" }, "glm4"],
   [{ model_type: "glm4" }, "glm4"],
+  [
+    { architectures: ["Glm4MoeForCausalLM"], n_shared_experts: 1, _name_or_path: "zai-org/GLM-4.5-Air" },
+    "glm4-moe",
+  ],
+  [{ model_type: "glm4_moe", n_shared_experts: 1, _name_or_path: "zai-org/GLM-4.7" }, "glm4-moe"],
 ])("the layouts of the transformers package are found by their architecture: %j", (config, family) => {
   expect(find({ config }).family).toBe(family);
+});
+
+describe("families without a name of their own in config.json", () => {
+  const glm10 = { model_type: "glm-10b" };
+  it.each<[string, Json, string[], string]>([
+    ["GLM-130B by what its shards say", { model_type: "glm-130b" }, [], "glm-130b"],
+    ["GLM-10B by GPT-2's vocabulary", glm10, ["vocab.json", "merges.txt"], "glm-10b"],
+    ["GLM-10B-Chinese by its SentencePiece file", glm10, ["cog-pretrain.model"], "glm-10b-chinese"],
+    ["GLM-10B-Chinese by its rows", { ...glm10, vocab_size: 50_048 }, [], "glm-10b-chinese"],
+    ["GLM-10B by its rows", { ...glm10, vocab_size: 50_304 }, [], "glm-10b"],
+  ])("%s", (_, config, files, family) => {
+    const facts = { directory: "/models/x", config, tokenizerConfig: null };
+    expect(cardFor({ ...facts, hasFile: (name) => files.includes(name) }).family).toBe(family);
+  });
+
+  it("are refused where file and rows contradict each other", () => {
+    const config = { ...glm10, vocab_size: 50_304 };
+    const facts = { directory: "/models/x", config, tokenizerConfig: null };
+    expect(() => cardFor({ ...facts, hasFile: (name) => name === "cog-pretrain.model" })).toThrow(
+      'cog-pretrain.model is there, a sign of GLM-10B-Chinese, but "vocab_size" of config.json is 50304, a sign of GLM-10B;',
+    );
+  });
 });
 
 describe("what is not computed is refused by name", () => {
