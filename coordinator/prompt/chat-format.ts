@@ -27,13 +27,19 @@ export function chatParts(
  * Clients that know nothing of thoughts send them back as part of the content: they are taken apart here,
  * since a tag in a client's text is no token.
  */
-export function withThoughtsApart(messages: ChatMessage[], format: PromptFormat): ChatMessage[] {
-  if (format.kind !== "turns") return messages;
-  const { begin, end } = format.thinking;
+export function withThoughtsApart(
+  messages: ChatMessage[],
+  format: PromptFormat,
+  hasTemplate: boolean,
+): ChatMessage[] {
+  if (format.kind === "rounds") return messages;
+  const tags = format.kind === "turns" ? format.thinking : hasTemplate && format.ownTemplate?.thinking;
+  if (!tags) return messages;
+  const { begin, end } = tags;
   return messages.map((message) => {
     const text = message.content.trimStart();
     const at = text.indexOf(end);
-    const isThought = format.roles[message.role] === "assistant" && text.startsWith(begin) && at >= 0;
+    const isThought = message.role === "assistant" && text.startsWith(begin) && at >= 0;
     if (!isThought) return message;
     const reasoning = message.reasoning ?? text.slice(begin.length, at).trim();
     return { ...message, reasoning, content: text.slice(at + end.length).trimStart() };

@@ -102,7 +102,7 @@ export class Tokenizer extends TokenTable {
    */
   encodeChat(messages: ChatMessage[], options: ChatOptions = {}): number[] {
     const { prompt } = this.#card;
-    const turns = withThoughtsApart(messages, prompt);
+    const turns = withThoughtsApart(messages, prompt, this.hasTemplate);
     if (this.#template) {
       checkMessages(turns, prompt, options);
       return this.#encodeParts(this.#template.parts(turns, options));

@@ -146,11 +146,10 @@ describe("a reply", () => {
   it("within a thought that the prompt opened is a thought until it ends", async () => {
     use(glm45Prompt, true);
     const encode = service.prompt.encodeChat.bind(service.prompt);
-    const short = { ...glm45Prompt, thinking: { ...glm45Prompt.thinking, begin: "k\n" } };
-    use(short, true);
-    service.prompt.encodeChat = async (given, options) => [...(await encode(given, options)), 107, 10];
-    // The tests' tokens are bytes, so the tag that ends the prompt has two of them.
-    short.thinking.begin = "k";
+    service.prompt.encodeChat = async (given, options) => [
+      ...(await encode(given, options)),
+      ...Buffer.from("<think>\n"),
+    ];
     expect((await both("I see.</think>Yes.", {})).message).toMatchObject({
       reasoning_content: "I see.",
       content: "Yes.",

@@ -96,6 +96,25 @@ describe.each(cards)("a template like that of %s", async (_, card, text) => {
   });
 });
 
+it("a thought in an answer's content is taken apart, so that a template can leave it out", async () => {
+  const shows = "{% for m in messages %}{{ m.content }}|{{ m.reasoning_content }};{% endfor %}";
+  const messages = [
+    { role: "assistant", content: "\n<think>\nhm\n</think>\n\nyes" },
+    { role: "assistant", content: "<think>a</think>b", reasoning: "c" },
+    { role: "assistant", content: "x <think>a</think>" },
+    { role: "user", content: "<think>a</think>" },
+  ];
+  for (const card of [glm4, glm45]) {
+    const tokenizer = (await openTokenizer(modelDirectory({ "chat_template.jinja": shows }), card))!;
+    expect(tokenizer.decode(tokenizer.encodeChat(messages), { skipSpecialTokens: false })).toBe(
+      "yes|hm;b|c;x <think>a</think>|;<think>a</think>|;",
+    );
+  }
+  const built = (await openTokenizer(modelDirectory(), glm4))!;
+  const text = built.decode(built.encodeChat(messages.slice(0, 1)), { skipSpecialTokens: false });
+  expect(text).toContain("<think>\nhm\n</think>\n\nyes");
+});
+
 it("cards whose authors encode newline and content apart keep their own format", async () => {
   const directory = modelDirectory({ "chat_template.jinja": glm4LikeTemplate });
   expect((await openTokenizer(directory, glm4_9b))!.hasTemplate).toBe(false);
