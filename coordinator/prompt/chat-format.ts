@@ -46,6 +46,24 @@ export function withThoughtsApart(
   });
 }
 
+/**
+ * No format has ids: results belong to calls by their order. A client that ran calls at the same time may
+ * send their results as they came; those that name the calls in front of them are put in order.
+ */
+export function inOrderOfCalls(messages: ChatMessage[]): ChatMessage[] {
+  const ordered: ChatMessage[] = [];
+  for (let at = 0; at < messages.length; ) {
+    const { toolCalls = [] } = messages[at]!;
+    ordered.push(messages[at++]!);
+    const ids = toolCalls.map(({ id }) => id);
+    const results: ChatMessage[] = [];
+    while (at < messages.length && ids.includes(messages[at]!.toolCallId ?? ""))
+      results.push(messages[at++]!);
+    ordered.push(...results.sort((a, b) => ids.indexOf(a.toolCallId!) - ids.indexOf(b.toolCallId!)));
+  }
+  return ordered;
+}
+
 /** What holds for the checkpoint's own template as well. */
 export function checkMessages(messages: ChatMessage[], format: PromptFormat, options: ChatOptions): void {
   if (messages.length === 0) refuse("messages is empty, expected at least one message", "messages");

@@ -122,6 +122,12 @@ describe("a reply", () => {
     expect((await both("hello", {})).message).toEqual({ role: "assistant", content: "hello", refusal: null });
   });
 
+  it("keeps its thought to itself where the client asks for that", async () => {
+    use(glm45Prompt);
+    const { message } = await both("<think>a</think>b", { include_reasoning: false });
+    expect(message).toEqual({ role: "assistant", content: "b", refusal: null });
+  });
+
   it("gives out one call where the client takes no more", async () => {
     use(glm45Prompt);
     const reply = "<tool_call>f</tool_call><tool_call>f</tool_call>";
