@@ -368,4 +368,6 @@ export interface TaggedCalls {
 export interface OwnTemplate {
   /** Role of the API -> role that the template knows; one that is missing stays as it is. */
   roles: Record<string, string>;
+  /** Of a format without thoughts: what stands around them where a model's template has them. */
+  thinking?: { begin: string; end: string };
 }

@@ -40,7 +40,11 @@ const glm4Prompt: RolesPrompt = {
   }),
   firstOnlyRoles: [],
   metadataLine: "joined",
-  ownTemplate: { roles: { developer: "system", function: "tool" } },
+  // GLM-Z1, which thinks before it answers, is a GLM-4-0414 with another template.
+  ownTemplate: {
+    roles: { developer: "system", function: "tool" },
+    thinking: { begin: "<think>", end: "</think>" },
+  },
 };
 
 /** GLM-4-9B as the "-hf" repositories publish it. */

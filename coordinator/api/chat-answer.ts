@@ -15,6 +15,8 @@ export interface ChatAnswerOptions {
   reply: ReplyRules | null;
   /** False: only the first call of a reply is given out. */
   parallelCalls: boolean;
+  /** False: thoughts are not given out. */
+  reasoning: boolean;
   names: TokenNames;
 }
 
@@ -74,6 +76,7 @@ export class ChatAnswer implements Answer {
     const { reader } = begun;
     const deltas: Delta[] = [];
     for (const part of partsOf(event, reader)) {
+      if (part.kind === "reasoning" && !this.#options.reasoning) continue;
       if (part.kind !== "call") deltas.push(textDelta(part));
       else if (this.#takesCall(begun.calls)) deltas.push(...callDeltas(part, begun.calls++));
     }
@@ -119,7 +122,7 @@ export class ChatAnswer implements Answer {
     const parts = reader === null ? plainParts(text) : [...reader.push(text), ...reader.finish()];
     const calls = parts.filter((part) => part.kind === "call").filter((_, i) => this.#takesCall(i));
     const said = textOf(parts, "content");
-    const reasoning = textOf(parts, "reasoning");
+    const reasoning = this.#options.reasoning ? textOf(parts, "reasoning") : "";
     return {
       index,
       message: {

@@ -21,6 +21,7 @@ export const chatFields = {
   top_logprobs: integerField({ min: 0, max: maxTopLogprobs }),
   ...chatOptionFields,
   parallel_tool_calls: booleanField(true),
+  include_reasoning: booleanField(true),
 } satisfies Fields;
 
 const knownFields = new Set([
@@ -84,6 +85,7 @@ export async function readChat(
       tokenIds: values.return_token_ids,
       reply,
       parallelCalls: values.parallel_tool_calls,
+      reasoning: values.include_reasoning,
     },
     asTokenIds: values.return_tokens_as_token_ids,
     unknownFields: unknown,

@@ -9,6 +9,9 @@ import { asObject, type Body, booleanField, type Field, type Fields, show, type 
 import { maxTemplateVariables } from "./limits.js";
 import { checkJson, readTools, toolChoiceField, toolSignature, toolsField } from "./tools.js";
 
+/** A tag that opens a thought and the whitespace behind it, where the tag is not a token of its own. */
+const tailTokens = 8;
+
 const templateVariablesField: Field<Body> = {
   schema: {
     type: "object",
@@ -69,12 +72,8 @@ export function replyRulesFor(
   { tools = [] }: ChatOptions,
   promptTokens: TokenIds,
 ): ReplyRules | null {
-  // A tag and a newline behind it.
-  const count = promptTokens.length;
-  const last = Array.from(
-    { length: Math.min(2, count) },
-    (_, i) => promptTokens[count - Math.min(2, count) + i]!,
-  );
+  const first = Math.max(0, promptTokens.length - tailTokens);
+  const last = Array.from({ length: promptTokens.length - first }, (_, i) => promptTokens[first + i]!);
   const tail = encoder.tokenStrings(last).join("");
   return replyRules(encoder.chatFormat.prompt, tools.map(toolSignature), tail);
 }

@@ -63,7 +63,6 @@ export const unsupportedInChat: Record<string, Unsupported> = {
     accepted: '"none"',
   },
   reasoning_effort: onlyAbsent,
-  include_reasoning: only(true),
   chat_template: onlyAbsent,
   continue_final_message: only(false),
   add_special_tokens: only(false),

@@ -27,17 +27,41 @@ export function chatParts(
  * Clients that know nothing of thoughts send them back as part of the content: they are taken apart here,
  * since a tag in a client's text is no token.
  */
-export function withThoughtsApart(messages: ChatMessage[], format: PromptFormat): ChatMessage[] {
-  if (format.kind !== "turns") return messages;
-  const { begin, end } = format.thinking;
+export function withThoughtsApart(
+  messages: ChatMessage[],
+  format: PromptFormat,
+  hasTemplate: boolean,
+): ChatMessage[] {
+  if (format.kind === "rounds") return messages;
+  const tags = format.kind === "turns" ? format.thinking : hasTemplate && format.ownTemplate?.thinking;
+  if (!tags) return messages;
+  const { begin, end } = tags;
   return messages.map((message) => {
     const text = message.content.trimStart();
     const at = text.indexOf(end);
-    const isThought = format.roles[message.role] === "assistant" && text.startsWith(begin) && at >= 0;
+    const isThought = message.role === "assistant" && text.startsWith(begin) && at >= 0;
     if (!isThought) return message;
     const reasoning = message.reasoning ?? text.slice(begin.length, at).trim();
     return { ...message, reasoning, content: text.slice(at + end.length).trimStart() };
   });
+}
+
+/**
+ * No format has ids: results belong to calls by their order. A client that ran calls at the same time may
+ * send their results as they came; those that name the calls in front of them are put in order.
+ */
+export function inOrderOfCalls(messages: ChatMessage[]): ChatMessage[] {
+  const ordered: ChatMessage[] = [];
+  for (let at = 0; at < messages.length; ) {
+    const { toolCalls = [] } = messages[at]!;
+    ordered.push(messages[at++]!);
+    const ids = toolCalls.map(({ id }) => id);
+    const results: ChatMessage[] = [];
+    while (at < messages.length && ids.includes(messages[at]!.toolCallId ?? ""))
+      results.push(messages[at++]!);
+    ordered.push(...results.sort((a, b) => ids.indexOf(a.toolCallId!) - ids.indexOf(b.toolCallId!)));
+  }
+  return ordered;
 }
 
 /** What holds for the checkpoint's own template as well. */

@@ -10,6 +10,7 @@ import type { OwnTemplate, PromptFormat, ThinkingTags } from "../../models/card.
 import type { ChatMessage, ChatOptions, PromptPart, Tool } from "./chat-message.js";
 import { namePattern } from "./prompt-parts.js";
 import { ProtectedText } from "./protected-text.js";
+import { callTurns } from "./roles-format.js";
 import { strftime } from "./strftime.js";
 import { withoutOff } from "./turns-format.js";
 
@@ -41,10 +42,13 @@ export class ChatTemplate {
   readonly #model: TemplateModel;
   readonly #names: RegExp | null;
   readonly #now: () => Date;
+  /** All of the template's text. */
+  readonly #text: string;
 
   /** @throws RelayError invalid_model naming file and place of what is no template. */
   constructor(source: ChatTemplateSource, model: TemplateModel, now: () => Date = () => new Date()) {
     this.#source = source;
+    this.#text = source.text + (source.toolsText ?? "");
     this.#program = parsed(source.text, source.path);
     this.#toolsProgram =
       source.toolsText === null ? this.#program : parsed(source.toolsText, `${source.path} ("tool_use")`);
@@ -60,16 +64,15 @@ export class ChatTemplate {
 
   /**
    * All of the prompt, prefix included.
-   * @throws RelayError invalid_value when the template refuses the conversation, or exceeds its bounds.
+   * @throws RelayError invalid_value when the template refuses the conversation, or exceeds its bounds;
+   *   unsupported_parameter for tools or calls that it would leave out.
    */
   parts(messages: readonly ChatMessage[], options: ChatOptions): PromptPart[] {
     const { tools = [] } = options;
+    this.#refuseUnknown(messages, tools);
     const given = JSON.stringify([messages, tools, options.templateVariables ?? {}]);
-    const texts = new ProtectedText(
-      this.#model.names,
-      given + this.#source.text + (this.#source.toolsText ?? ""),
-    );
-    const variables = this.#variables(messages, options, texts);
+    const texts = new ProtectedText(this.#model.names, given + this.#text);
+    const variables = this.#variables(this.#knownTurns(messages), options, texts);
     const program = tools.length > 0 ? this.#toolsProgram : this.#program;
     const rendered = this.#bounded(() => render(program, variables, this.#now));
     const pieces = this.#names === null ? [rendered] : rendered.split(this.#names);
@@ -77,6 +80,36 @@ export class ChatTemplate {
       (piece, index): PromptPart => (index % 2 === 1 ? { token: piece } : { text: texts.restore(piece) }),
     );
     return parts.filter((part) => "token" in part || part.text !== "");
+  }
+
+  /** A template that does not ask for tools or calls would leave them out, and the model would not know. */
+  #refuseUnknown(messages: readonly ChatMessage[], tools: readonly Tool[]): void {
+    const refuse = (param: string) => {
+      const problem = `${param}: the model's chat template has no place for them, expected none`;
+      throw new RelayError("unsupported_parameter", problem, { param });
+    };
+    if (tools.length > 0 && !this.#text.includes("tools")) refuse("tools");
+    if (this.#model.format.kind === "roles" || this.#text.includes("tool_calls")) return;
+    const index = messages.findIndex(({ toolCalls }) => toolCalls && toolCalls.length > 0);
+    if (index >= 0) refuse(`messages[${index}].tool_calls`);
+  }
+
+  /** Calls and results as the card's format has them, where the template knows no other form. */
+  #knownTurns(messages: readonly ChatMessage[]): ChatMessage[] {
+    const { format } = this.#model;
+    if (format.kind !== "roles") return [...messages];
+    const knowsCalls = this.#text.includes("tool_calls");
+    const knowsResults = /(["'])tool\1/.test(this.#text);
+    return messages.flatMap((message) => {
+      const { role, content, toolCalls = [], ...rest } = message;
+      if (toolCalls.length === 0 || knowsCalls) {
+        const isResult = role === "tool" || role === "function";
+        return [isResult && !knowsResults ? { ...message, role: "observation" } : message];
+      }
+      const turns = callTurns(toolCalls, format);
+      const calls = turns.map(({ name, text }): ChatMessage => ({ role, metadata: name, content: text }));
+      return content === "" ? calls : [{ role, content, ...rest }, ...calls];
+    });
   }
 
   #variables(

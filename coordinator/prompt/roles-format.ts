@@ -22,14 +22,18 @@ export function rolesParts(
     const { role, content, metadata = "", toolCalls = [] } = message;
     if (index > 0 && format.firstOnlyRoles.includes(role)) refuseLateRole(role, index);
     if (content !== "" || toolCalls.length === 0) turn(role, metadata, content);
-    for (const call of toolCalls) turn(role, call.name, callText(call, format));
+    for (const { name, text } of callTurns(toolCalls, format)) turn(role, name, text);
   }
   if (addGenerationPrompt) parts.push({ token: format.generation });
   return parts;
 }
 
-function callText(call: ToolCall, { calls }: RolesPrompt): string {
-  return calls.kind === "json" ? call.argumentsText : `\`\`\`python\n${pythonCall(call, calls)}\n\`\`\``;
+/** Each call is a turn: the tool's name on the metadata line, and what it is to do. */
+export function callTurns(toolCalls: ToolCall[], { calls }: RolesPrompt): { name: string; text: string }[] {
+  return toolCalls.map((call) => ({
+    name: call.name,
+    text: calls.kind === "json" ? call.argumentsText : `\`\`\`python\n${pythonCall(call, calls)}\n\`\`\``,
+  }));
 }
 
 function pythonCall({ name, arguments: given }: ToolCall, { callee, code }: PythonCalls): string {

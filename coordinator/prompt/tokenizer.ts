@@ -13,7 +13,7 @@ import {
 } from "../../checkpoint/tokenizer-file.js";
 import { RelayError } from "../../common/errors.js";
 import type { ModelCard, PromptFormat } from "../../models/card.js";
-import { chatParts, checkMessages, withThoughtsApart } from "./chat-format.js";
+import { chatParts, checkMessages, inOrderOfCalls, withThoughtsApart } from "./chat-format.js";
 import type { ChatMessage, ChatOptions, PromptPart } from "./chat-message.js";
 import { ChatTemplate } from "./chat-template.js";
 import { decodeTokens } from "./detokenizer.js";
@@ -38,22 +38,19 @@ export async function openTokenizer(directory: string, card: ModelCard): Promise
 async function openTemplate(
   directory: string,
   file: TokenizerFile,
-  { prompt, ...card }: ModelCard,
+  card: ModelCard,
 ): Promise<ChatTemplate | null> {
-  if (prompt.kind === "rounds" || prompt.ownTemplate === undefined) return null;
-  const source = await readChatTemplate(directory);
-  if (source === null) return null;
-  const names = addedTokensOf(file, { prompt, ...card }).map(({ name }) => name);
+  const { prompt } = card;
+  const ownTemplate = prompt.kind === "rounds" ? undefined : prompt.ownTemplate;
+  const source = ownTemplate && (await readChatTemplate(directory));
+  if (!source) return null;
   const variables: Record<string, string> = {};
   for (const [key, value] of Object.entries((await readTokenizerConfig(directory)) ?? {})) {
     const token = (value as { content?: unknown } | null)?.content ?? value;
     if (/^\w+_token$/.test(key) && typeof token === "string") variables[key] = token;
   }
-  return new ChatTemplate(source, {
-    format: { ...prompt, ownTemplate: prompt.ownTemplate },
-    names,
-    variables,
-  });
+  const names = addedTokensOf(file, card).map(({ name }) => name);
+  return new ChatTemplate(source, { format: { ...prompt, ownTemplate }, names, variables });
 }
 
 export class Tokenizer extends TokenTable {
@@ -111,7 +108,7 @@ export class Tokenizer extends TokenTable {
    */
   encodeChat(messages: ChatMessage[], options: ChatOptions = {}): number[] {
     const { prompt } = this.#card;
-    const turns = withThoughtsApart(messages, prompt);
+    const turns = inOrderOfCalls(withThoughtsApart(messages, prompt, this.hasTemplate));
     if (this.#template) {
       checkMessages(turns, prompt, options);
       return this.#encodeParts(this.#template.parts(turns, options)).flat();

@@ -19,13 +19,16 @@ export function replyRules(
 ): ReplyRules | null {
   if (format.kind === "rounds") return null;
   const called = tools.length > 0;
+  const isOpen = ({ begin }: { begin: string }) => promptTail.trimEnd().endsWith(begin);
   if (format.kind === "roles") {
-    if (!called) return null;
-    return { thinking: null, calls: { ...format.calls, segment: format.generation, tools: [...tools] } };
+    const tags = format.ownTemplate?.thinking;
+    const thinking = tags && isOpen(tags) ? { ...tags, open: true } : null;
+    if (!called) return thinking && { thinking, calls: null };
+    return { thinking, calls: { ...format.calls, segment: format.generation, tools: [...tools] } };
   }
   const { begin, end } = format.thinking;
   return {
-    thinking: { begin, end, open: promptTail.trimEnd().endsWith(begin) },
+    thinking: { begin, end, open: isOpen(format.thinking) },
     calls: called ? { ...format.calls, tools: [...tools] } : null,
   };
 }

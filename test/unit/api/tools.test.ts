@@ -122,6 +122,12 @@ describe("a reply", () => {
     expect((await both("hello", {})).message).toEqual({ role: "assistant", content: "hello", refusal: null });
   });
 
+  it("keeps its thought to itself where the client asks for that", async () => {
+    use(glm45Prompt);
+    const { message } = await both("<think>a</think>b", { include_reasoning: false });
+    expect(message).toEqual({ role: "assistant", content: "b", refusal: null });
+  });
+
   it("gives out one call where the client takes no more", async () => {
     use(glm45Prompt);
     const reply = "<tool_call>f</tool_call><tool_call>f</tool_call>";
@@ -146,11 +152,10 @@ describe("a reply", () => {
   it("within a thought that the prompt opened is a thought until it ends", async () => {
     use(glm45Prompt, true);
     const encode = service.prompt.encodeChat.bind(service.prompt);
-    const short = { ...glm45Prompt, thinking: { ...glm45Prompt.thinking, begin: "k\n" } };
-    use(short, true);
-    service.prompt.encodeChat = async (given, options) => [...(await encode(given, options)), 107, 10];
-    // The tests' tokens are bytes, so the tag that ends the prompt has two of them.
-    short.thinking.begin = "k";
+    service.prompt.encodeChat = async (given, options) => [
+      ...(await encode(given, options)),
+      ...Buffer.from("<think>\n"),
+    ];
     expect((await both("I see.</think>Yes.", {})).message).toMatchObject({
       reasoning_content: "I see.",
       content: "Yes.",

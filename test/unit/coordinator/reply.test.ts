@@ -11,6 +11,7 @@ import {
 import { pythonLiteral } from "../../../coordinator/prompt/python-text.js";
 import { chatglm2 } from "../../../models/chatglm2.js";
 import { chatglm3 } from "../../../models/chatglm3.js";
+import { glm4 } from "../../../models/glm4.js";
 import { glm4_9b } from "../../../models/glm4-9b.js";
 import { glm45Prompt } from "../../../models/glm45-prompt.js";
 
@@ -22,6 +23,7 @@ const tools = [
 const python = replyRules(chatglm3.prompt, tools, "")!;
 const json = replyRules(glm4_9b.prompt, tools, "")!;
 const tags = replyRules(glm45Prompt, tools, "")!;
+const z1 = replyRules(glm4.prompt, tools, "<think>")!;
 const open = replyRules(glm45Prompt, tools, "<think>\n")!;
 
 /** Neighbouring texts of one kind are one. */
@@ -108,6 +110,7 @@ const cases: [string, ReplyRules, string, ReplyPart[]][] = [
     "I see.</think>Yes",
     [reasoning("I see."), content("Yes")],
   ],
+  ["a thought, then a call of JSON", z1, "hm\n</think>\nget\n{}", [reasoning("hm"), call("get", "{}")]],
   [
     "calls in tags",
     tags,
@@ -181,7 +184,7 @@ describe("a reply", () => {
     );
     const reply = fc.array(bits, { maxLength: 12 }).map((all) => all.join(""));
     const cuts = fc.array(fc.nat({ max: 60 }), { maxLength: 8 });
-    for (const rules of [python, json, tags, open, { ...tags, calls: null }]) {
+    for (const rules of [python, json, tags, open, z1, { ...tags, calls: null }]) {
       fc.assert(
         fc.property(reply, cuts, (text, at) => {
           const places = [0, ...at.sort((a, b) => a - b), text.length];
@@ -225,6 +228,10 @@ describe("a reply", () => {
     expect(replyRules(chatglm2.prompt, tools, "")).toBeNull();
     expect(replyRules(chatglm3.prompt, [], "")).toBeNull();
     expect(replyRules(glm4_9b.prompt, [], "")).toBeNull();
+    expect(replyRules(glm4.prompt, [], "hi<|assistant|>")).toBeNull();
+    const thinking = { begin: "<think>", end: "</think>", open: true };
+    expect(replyRules(glm4.prompt, [], "<|assistant|>\n<think>\n")).toEqual({ thinking, calls: null });
+    expect(replyRules(glm4.prompt, tools, "<think>")).toMatchObject({ thinking, calls: { kind: "json" } });
     expect(replyRules(glm45Prompt, [], "x")).toEqual({
       thinking: { begin: "<think>", end: "</think>", open: false },
       calls: null,

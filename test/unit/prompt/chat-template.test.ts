@@ -18,7 +18,14 @@ import { glm45Prompt, glm45Tokenizer } from "../../../models/glm45-prompt.js";
 import { temporaryDirectory } from "../checkpoint/model-fixture.js";
 import { rankLines, smallTokens } from "./ranks-fixture.js";
 import { seededRandom, variedTexts } from "./sentencepiece-fixture.js";
-import { conversations, glm4LikeTemplate, glm45LikeTemplate, weather } from "./templates-fixture.js";
+import {
+  asking,
+  conversations,
+  glm4LikeTemplate,
+  glm4PlainTemplate,
+  glm45LikeTemplate,
+  weather,
+} from "./templates-fixture.js";
 
 const glm45: ModelCard = { ...glm4, family: "glm45", prompt: glm45Prompt, tokenizer: glm45Tokenizer };
 const user = (content: string): ChatMessage => ({ role: "user", content });
@@ -60,6 +67,7 @@ const withPythonArguments = ({ toolCalls, ...message }: ChatMessage): ChatMessag
 
 const cards: [string, ModelCard, string][] = [
   ["GLM-4-0414", glm4, glm4LikeTemplate],
+  ["GLM-4-0414 without calls", glm4, glm4PlainTemplate],
   ["GLM-4.5", glm45, glm45LikeTemplate],
 ];
 
@@ -94,6 +102,25 @@ describe.each(cards)("a template like that of %s", async (_, card, text) => {
       }
     }
   });
+});
+
+it("a thought in an answer's content is taken apart, so that a template can leave it out", async () => {
+  const shows = "{% for m in messages %}{{ m.content }}|{{ m.reasoning_content }};{% endfor %}";
+  const messages = [
+    { role: "assistant", content: "\n<think>\nhm\n</think>\n\nyes" },
+    { role: "assistant", content: "<think>a</think>b", reasoning: "c" },
+    { role: "assistant", content: "x <think>a</think>" },
+    { role: "user", content: "<think>a</think>" },
+  ];
+  for (const card of [glm4, glm45]) {
+    const tokenizer = (await openTokenizer(modelDirectory({ "chat_template.jinja": shows }), card))!;
+    expect(tokenizer.decode(tokenizer.encodeChat(messages), { skipSpecialTokens: false })).toBe(
+      "yes|hm;b|c;x <think>a</think>|;<think>a</think>|;",
+    );
+  }
+  const built = (await openTokenizer(modelDirectory(), glm4))!;
+  const text = built.decode(built.encodeChat(messages.slice(0, 1)), { skipSpecialTokens: false });
+  expect(text).toContain("<think>\nhm\n</think>\n\nyes");
 });
 
 it("cards whose authors encode newline and content apart keep their own format", async () => {
@@ -164,6 +191,19 @@ describe("a template that is wrong", () => {
     // The library looks for a tag from each of the spaces anew.
     await expect(opened(" ".repeat(250_000))).rejects.toThrow("takes longer than 5000 ms to parse");
   }, 15_000);
+
+  it.each<[string, string, ChatMessage[], ChatOptions, string]>([
+    ["tools", "{{ messages }}", [user("a")], { tools: [weather] }, "tools"],
+    ["calls", "{{ messages }}", asking, {}, "messages[2].tool_calls"],
+  ])("leaves out %s: they are refused", (_, text, messages, options, param) => {
+    let error: unknown;
+    try {
+      template(text).parts(messages, options);
+    } catch (cause) {
+      error = cause;
+    }
+    expect(error).toMatchObject({ code: "unsupported_parameter", param });
+  });
 
   it("can refuse a conversation in its own words", () => {
     const strict = template(

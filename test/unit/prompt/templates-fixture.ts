@@ -26,6 +26,22 @@ export const glm4LikeTemplate = `[gMASK]<sop>
 {%- if add_generation_prompt %}<|assistant|>{% endif %}
 `;
 
+/** One that knows no calls and no role "tool": they come to it in the words of the format. */
+export const glm4PlainTemplate = `[gMASK]<sop>
+{%- if tools -%}
+    <|system|>{{ '\\n# 可用工具' }}
+    {%- for tool in tools -%}
+        {%- set described = tool.function if tool.get('function') else tool -%}
+        {{ '\\n\\n## ' + described.name + '\\n\\n' + described | tojson(indent=4, ensure_ascii=False) }}
+        {{- '\\n在调用上述函数时，请使用 Json 格式表示调用的参数。' }}
+    {%- endfor -%}
+{%- endif -%}
+{%- for message in messages if message.role in ['system', 'user', 'assistant', 'observation'] -%}
+    <|{{ message.role }}|>{{ message.get('metadata', '') + '\\n' + message.content }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}
+`;
+
 export const glm45LikeTemplate = `[gMASK]<sop>
 {%- if tools -%}
 <|system|>

@@ -142,6 +142,23 @@ describe("GLM-4", () => {
     ]);
   });
 
+  it("puts results into the order of the calls that they name", () => {
+    const toolCalls = [call("f", {}, "1"), call("g", {}, "2"), call("h", {}, "3")];
+    const result = (toolCallId: string | undefined) => ({
+      role: "tool",
+      content: `r${toolCallId}`,
+      ...(toolCallId && { toolCallId }),
+    });
+    const turns = (...ids: (string | undefined)[]) =>
+      textOf("glm4-9b", [{ role: "assistant", content: "", toolCalls }, ...ids.map(result), user("a")]).match(
+        /(?<=\n)r\w+/g,
+      );
+    expect(turns("3", "1", "2")).toEqual(["r1", "r2", "r3"]);
+    expect(turns("2", "2", "1")).toEqual(["r1", "r2", "r2"]);
+    expect(turns("2", undefined, "1")).toEqual(["r2", "rundefined", "r1"]);
+    expect(turns("9", "2", "1")).toEqual(["r9", "r2", "r1"]);
+  });
+
   it("puts text in front of calls, and each call into a turn", () => {
     const toolCalls = [call("f", {}), call("g", { a: 1 })];
     expect(textOf("glm4-9b", [user("a"), { role: "assistant", content: "So:", toolCalls }])).toBe(
