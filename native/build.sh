@@ -22,6 +22,11 @@ fi
 jobs=${GLM_RELAY_BUILD_JOBS:-$(nproc 2>/dev/null || echo 2)}
 log=$out/build.log
 mkdir -p "$out"
+# A cache that was copied with its checkout builds the checkout it came from.
+source=$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$out/CMakeCache.txt" 2>/dev/null || true)
+if [ -n "$source" ] && [ "$(cd "$source" 2>/dev/null && pwd -P)" != "$(cd native && pwd -P)" ]; then
+  rm -rf "$out/CMakeCache.txt" "$out/CMakeFiles"
+fi
 if [ ! -f "$out/CMakeCache.txt" ]; then
   cmake -S native -B "$out" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="${CXX:-g++}" $options >"$log" 2>&1 || {
     cat "$log" >&2

@@ -130,6 +130,7 @@ describe("the scheduler", () => {
         fc.array(
           fc.record({
             prompt: fc.integer({ min: 1, max: 90 }),
+            context: fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 89 })),
             tokens: fc.integer({ min: 0, max: 12 }),
             cancelAfter: fc.option(fc.integer({ min: 0, max: 8 }), { nil: null }),
           }),
@@ -137,15 +138,21 @@ describe("the scheduler", () => {
         ),
         fc.integer({ min: 1, max: 4 }),
         fc.constantFrom(1, 7, 16, 64),
-        (sequences, microBatches, prefillChunk) => {
-          const scheduler = new Scheduler({ ...limits, blockCount: 16, microBatches, prefillChunk });
+        fc.constantFrom(0, 5, 16),
+        (sequences, microBatches, prefillChunk, prefixLength) => {
+          const config = { ...limits, blockCount: 16, microBatches, prefillChunk, prefixLength };
+          const scheduler = new Scheduler(config);
+          const wholeOf = (sequence: SequenceId) => {
+            const { context, prompt: length } = sequences[sequence]!;
+            return Math.min(context, length - 1);
+          };
           const left = new Map<SequenceId, number>();
           const written = new Map<SequenceId, number>();
           const tables = new Map<SequenceId, number[]>();
           const open = new Set<SequenceId>();
           const flight: ScheduledStep[] = [];
           for (const [index, { prompt: length, tokens }] of sequences.entries()) {
-            scheduler.submit(id(index), prompt(length), tokens);
+            scheduler.submit(id(index), prompt(length), tokens, wholeOf(id(index)));
             left.set(id(index), tokens);
             open.add(id(index));
           }
@@ -157,19 +164,27 @@ describe("the scheduler", () => {
             expect(new Set(travelling).size).toBe(travelling.length);
             const step = flight.shift()!;
             for (const ended of step.ended) tables.delete(ended);
-            let rowCount = 0;
+            let usualRows = 0;
+            let contexts = 0;
             for (const rows of step.rows) {
-              rowCount += rows.tokens.length;
-              expect(rows.tokens.length).toBeLessThanOrEqual(Math.max(1, prefillChunk));
+              const whole = rows.start < wholeOf(rows.sequence) ? wholeOf(rows.sequence) : 0;
+              if (whole > 0) {
+                contexts++;
+                expect(rows.start).toBe(0);
+                expect(rows.tokens.length).toBeGreaterThan(whole);
+              }
+              usualRows += rows.tokens.length - whole;
+              expect(rows.tokens.length - whole).toBeLessThanOrEqual(prefillChunk);
               expect(rows.start).toBe(written.get(rows.sequence) ?? 0);
               written.set(rows.sequence, rows.start + rows.tokens.length);
               const table = [...(tables.get(rows.sequence) ?? []), ...rows.newBlocks];
               tables.set(rows.sequence, table);
-              expect(table.length).toBe(blocksFor(rows.start + rows.tokens.length));
+              expect(table.length).toBe(blocksFor(prefixLength + rows.start + rows.tokens.length));
             }
+            expect(contexts).toBeLessThanOrEqual(1);
             const named = [...tables.values()].flat();
             expect(new Set(named).size).toBe(named.length);
-            expect(rowCount).toBeLessThanOrEqual(limits.maxStepRows);
+            expect(usualRows).toBeLessThanOrEqual(limits.maxStepRows);
             scheduler.complete(step.step);
             for (const rows of step.rows) {
               const { prompt: length, cancelAfter } = sequences[rows.sequence]!;
