@@ -1,5 +1,5 @@
 /** What speed.ts asks of each engine that it compares, so that all of them do the same work in the same order. */
-import { uniform } from "./random-checkpoint.js";
+import { uniform } from "./random-values.js";
 import { decodeRate } from "./report.js";
 
 export interface SpeedTask {
