@@ -1,5 +1,6 @@
 /** What cards and loader say of every published model, against arithmetic that knows neither. */
 import { describe, expect, it } from "vitest";
+import { familyBytes, schemeNames } from "../../../bench/families-bytes.js";
 import { paperModel } from "../../../bench/paper-model.js";
 import { published, publishedNames } from "../../../bench/published.js";
 import { facts, layerCounts, modelCounts, table } from "../../../bench/reference.js";
@@ -7,6 +8,7 @@ import { facts, layerCounts, modelCounts, table } from "../../../bench/reference
 describe.each(publishedNames)("%s", (name) => {
   const model = paperModel(published[name]);
   const counts = modelCounts(facts[name]);
+  const bytes = familyBytes(name);
 
   it("has the published number of parameters, by its card and by the formula", () => {
     expect(model.parameterCount).toBe(table[name].parameters);
@@ -29,6 +31,14 @@ describe.each(publishedNames)("%s", (name) => {
       return 2 * (linear + router + vectors + scoreBias);
     });
     expect(model.layerBytes).toEqual(expected);
+  });
+
+  it.each(schemeNames)("differs from the formula in the head, scales and vectors alone: %s", (scheme) => {
+    const { ours, formula, head, scales, vectors } = bytes.schemes[scheme];
+    expect(ours - formula).toBe(head + scales + vectors);
+    // As stored, and with a scale per row, layers are those of the formula.
+    const sameScales = scheme === "stored" || (scheme === "int4 row" && facts[name].int4Group === undefined);
+    if (sameScales) expect(scales).toBe(0);
   });
 
   it("is found by its config.json", () => {
