@@ -34,7 +34,9 @@ export function addFamiliesCommand(program: Command): void {
     .option("--json", "print JSON")
     .action(async (more: string[], flags: Flags) => {
       const families = flags.only.map((name) => familyBytes(name));
-      const upFlags = [...quantizationFlags(flags.quantization), ...more];
+      // As many as speed.ts compares with, whatever the machine has.
+      const threads = ["--threads-per-worker", "2"];
+      const upFlags = [...quantizationFlags(flags.quantization), ...threads, ...more];
       const print = flags.markdown === true ? printMarkdown : printTable;
       if (flags.json !== true) for (const table of bytesTables(families)) print(table);
       const speeds =
