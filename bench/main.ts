@@ -5,6 +5,7 @@
 import { Command, CommanderError } from "commander";
 import { CommandError, exitStatus, formatFailure, statusOfFailure } from "../cli/errors.js";
 import { eventLoopBench } from "./event-loop.js";
+import { addFamiliesCommand } from "./families.js";
 import { hopBench } from "./hop.js";
 import { addMemoryCommand } from "./memory.js";
 import { printJson } from "./options.js";
@@ -45,6 +46,7 @@ const program = new Command("bench")
 addQualityCommand(program);
 addMemoryCommand(program);
 addSpeedCommand(program);
+addFamiliesCommand(program);
 
 endClustersOnSignal();
 try {

@@ -2,37 +2,60 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { integer } from "../cli/options.js";
 import { bytesProgress } from "./progress.js";
-import { type CheckpointShape, type ShapeName, shapes, writeRandomCheckpoint } from "./random-checkpoint.js";
+import { type PublishedName, published, publishedNames, resized } from "./published.js";
+import {
+  type CheckpointShape,
+  type RandomModel,
+  type ShapeName,
+  shapes,
+  writeRandomCheckpoint,
+} from "./random-checkpoint.js";
 import { makeScratch } from "./scratch.js";
 
-export interface RandomModelFlags {
-  like: ShapeName;
+export interface RandomModelFlags<Name extends string = ShapeName> {
+  like: Name;
   layers?: number;
   context?: number;
 }
 
-/** @param defaults What is not said otherwise; without `layers` or `context` it is the shape's own. */
-export function addRandomModelOptions(command: Command, defaults: Partial<RandomModelFlags>): Command {
-  const like = new Option("--like <shape>", "shape of the random model").choices(Object.keys(shapes));
+/** Of a shape, or of any published model. A name that is both is the shape's. */
+export type AnyName = ShapeName | PublishedName;
+export const anyNames = [...new Set<AnyName>([...(Object.keys(shapes) as ShapeName[]), ...publishedNames])];
+
+/**
+ * @param defaults What is not said otherwise; without `layers` or `context` it is the model's own.
+ * @param names What the command can do with: shapes, or more.
+ */
+export function addRandomModelOptions(
+  command: Command,
+  defaults: Partial<RandomModelFlags>,
+  names: readonly string[] = Object.keys(shapes),
+): Command {
+  const like = new Option("--like <shape>", "shape of the random model").choices(names);
   return command
     .addOption(defaults.like === undefined ? like.makeOptionMandatory() : like.default(defaults.like))
     .option("--layers <n>", "its layers, if not the shape's own", integer(1, 1_000), defaults.layers)
     .option("--context <tokens>", "its context length", integer(32, 2 ** 20), defaults.context);
 }
 
-export function shapeOf({ like, layers, context }: RandomModelFlags): CheckpointShape {
-  const own = shapes[like];
-  return { ...own, layerCount: layers ?? own.layerCount, contextLength: context ?? own.contextLength };
+/** What is to be written. */
+export function modelLike({ like, layers, context }: RandomModelFlags<AnyName>): RandomModel {
+  if (!isShape(like)) return resized(published[like], { layers, context });
+  const own: CheckpointShape = shapes[like];
+  const changed = { layerCount: layers ?? own.layerCount, contextLength: context ?? own.contextLength };
+  return { shape: { ...own, ...changed } };
 }
 
+const isShape = (name: AnyName): name is ShapeName => Object.hasOwn(shapes, name);
+
 /** Writes a random model with a progress line. */
-export async function writeModel(directory: string, flags: RandomModelFlags, seed?: number): Promise<void> {
-  await writeRandomCheckpoint({
-    directory,
-    shape: shapeOf(flags),
-    seed,
-    progress: bytesProgress("writing weights"),
-  });
+export async function writeModel(
+  directory: string,
+  flags: RandomModelFlags<AnyName>,
+  seed?: number,
+): Promise<void> {
+  const progress = bytesProgress("writing weights");
+  await writeRandomCheckpoint({ directory, ...modelLike(flags), seed, progress });
 }
 
 /** A random model that ends with this process. @returns Its directory. */

@@ -20,7 +20,7 @@ import {
   qualityTable,
   replaceBetween,
 } from "./quality-score.js";
-import { uniform } from "./random-checkpoint.js";
+import { uniform } from "./random-values.js";
 import { type BenchCluster, withCluster } from "./up.js";
 
 const modelDir = join(packageRoot, "models/demo");

@@ -1,6 +1,6 @@
 /**
- * Checkpoints of random float16 weights for ChatGLM2, ChatGLM3 and GLM-4-9B, which are one network: the
- * size and shape of a real model without a download. No tokenizer: prompts are token ids.
+ * Checkpoints of random weights: the size and shape of a real model without a download, for any family that
+ * has a card. No tokenizer: prompts are token ids.
  *
  * The weights are views of a pool of normal values, each tensor beginning at an offset of its own, so
  * that writing 12 GB costs 12 GB of disk and hardly any computing or memory. The pool's length is a
@@ -9,9 +9,15 @@
  */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { type Config, shapeFrom } from "../checkpoint/config.js";
 import { type TensorPieces, writeSafetensors } from "../checkpoint/safetensors-writer.js";
+import type { ModelCard } from "../models/card.js";
 import { chatglm3 } from "../models/chatglm3.js";
+import { type DType, dtypeBytes } from "../models/shape.js";
+import { type CardTensor, cardTensors, parametersOf, product, type TensorRole } from "./card-tensors.js";
+import { cycle, encode, normalValues, uniform } from "./random-values.js";
 
+/** Of ChatGLM2, ChatGLM3 and GLM-4-9B, which are one network; `config` decides which of them it is. */
 export interface CheckpointShape {
   layerCount: number;
   hiddenSize: number;
@@ -62,44 +68,45 @@ export const shapes = {
 
 export type ShapeName = keyof typeof shapes;
 
-/** The largest prime below 2^23: 16 MiB of float16 values. */
+/** The largest prime below 2^23. */
 const poolValues = 8_388_593;
-const valueBytes = 2;
+
+/** As safetensors names them. */
+const typeNames: Record<DType, string> = { float32: "F32", float16: "F16", bfloat16: "BF16" };
 
 /**
  * Standard deviation of a weight times the square root of the hidden size, as in trained models: 0.02
- * at 4096. The two matrices of each layer that write to the residual stream are smaller by the square
- * root of the number of their additions, so that it stays of one size through any number of layers.
+ * at 4096. What writes to the residual stream is smaller by the square root of the number of its
+ * additions, so that it stays of one size through any number of layers.
  */
 export const gain = 1.28;
 
-export interface RandomCheckpointOptions {
+/** A card and what its config.json says, or a shape of the chatglm layout in float16. */
+export type RandomModel = { card: ModelCard; config: Config } | { shape: CheckpointShape };
+
+export type RandomCheckpointOptions = RandomModel & {
   /** An existing directory; files of the same names are overwritten. */
   directory: string;
-  shape: CheckpointShape;
-  /** Equal seeds and shapes give equal files. */
+  /** Equal seeds and models give equal files. */
   seed?: number;
   /** Told after every piece how many bytes of how many are written. */
   progress?: (writtenBytes: number, totalBytes: number) => void;
-}
+};
 
 /** Writes config.json and model.safetensors. @returns Bytes of the weights. */
 export async function writeRandomCheckpoint(options: RandomCheckpointOptions): Promise<number> {
-  const { directory, shape, progress } = options;
+  const { directory, progress } = options;
+  const { card, config } = describe(options);
   const random = uniform(options.seed ?? 1);
-  const pool = normalValues(Math.min(poolValues, largestMatrix(shape)), random);
-  const std = gain / Math.sqrt(shape.hiddenSize);
-  const pools = {
-    weight: toFloat16(pool, std),
-    residual: toFloat16(pool, std / Math.sqrt(2 * shape.layerCount)),
-    ones: toFloat16(new Float32Array(shape.hiddenSize).fill(1), 1),
-  };
-  const tensors = tensorShapes(shape);
-  const total = parameterCount(shape) * valueBytes;
+  const tensors = cardTensors(card, config);
+  const pools = new Pools(card, config, tensors, random);
+  const total = checkpointBytes(tensors);
   let written = 0;
-  const data = tensors.map(({ name, sizes, kind }): TensorPieces => {
-    const source = pools[kind];
-    const offset = kind === "ones" ? 0 : Math.floor(random() * (source.length / valueBytes)) * valueBytes;
+  const data = tensors.map((tensor): TensorPieces => {
+    const { name, sizes, dtype, role } = tensor;
+    const source = pools.of(role, dtype);
+    const valueBytes = dtypeBytes(dtype);
+    const offset = role === "ones" ? 0 : Math.floor(random() * (source.length / valueBytes)) * valueBytes;
     function* pieces(): Generator<Uint8Array> {
       for (const piece of cycle(source, offset, product(sizes) * valueBytes)) {
         yield piece;
@@ -107,19 +114,27 @@ export async function writeRandomCheckpoint(options: RandomCheckpointOptions): P
         progress?.(written, total);
       }
     }
-    return { name, dtype: "F16", shape: sizes, data: pieces() };
+    return { name, dtype: typeNames[dtype], shape: sizes, data: pieces() };
   });
-  await writeFile(join(directory, "config.json"), `${JSON.stringify(config(shape), null, 2)}\n`);
+  await writeFile(join(directory, "config.json"), `${JSON.stringify(config, null, 2)}\n`);
   await writeSafetensors(join(directory, "model.safetensors"), data);
   return total;
 }
 
+export function checkpointBytes(tensors: readonly CardTensor[]): number {
+  return tensors.reduce((sum, { sizes, dtype }) => sum + product(sizes) * dtypeBytes(dtype), 0);
+}
+
 export function parameterCount(shape: CheckpointShape): number {
-  return tensorShapes(shape).reduce((sum, { sizes }) => sum + product(sizes), 0);
+  return parametersOf(cardTensors(chatglm3, chatglmConfig(shape)));
+}
+
+function describe(model: RandomModel): { card: ModelCard; config: Config } {
+  return "shape" in model ? { card: chatglm3, config: chatglmConfig(model.shape) } : model;
 }
 
 /** What transformers writes for this architecture, as far as a reader looks. */
-function config(shape: CheckpointShape): Record<string, unknown> {
+function chatglmConfig(shape: CheckpointShape): Config {
   return {
     architectures: ["ChatGLMModel"],
     model_type: "chatglm",
@@ -146,93 +161,30 @@ function config(shape: CheckpointShape): Record<string, unknown> {
   };
 }
 
-interface TensorShape {
-  name: string;
-  sizes: number[];
-  kind: "weight" | "residual" | "ones";
-}
+/** Values of every role and type, made when they are asked for. */
+class Pools {
+  readonly #values: Float32Array;
+  readonly #ones: Float32Array;
+  readonly #scales: Record<TensorRole, number>;
+  readonly #made = new Map<string, Uint8Array>();
 
-const named = (pattern: string, layer: number): string => pattern.replace("{i}", String(layer));
+  constructor(card: ModelCard, config: Config, tensors: readonly CardTensor[], random: () => number) {
+    const { hiddenSize, layerCount } = shapeFrom(config, card, null, "");
+    // A small model needs no more values than its largest matrix has; its pool need not be a prime.
+    const largest = tensors.reduce((most, { sizes }) => Math.max(most, product(sizes)), 0);
+    this.#values = normalValues(Math.min(poolValues, largest), random);
+    this.#ones = new Float32Array(hiddenSize).fill(1);
+    const std = gain / Math.sqrt(hiddenSize);
+    this.#scales = { weight: std, residual: std / Math.sqrt(2 * layerCount), ones: 1 };
+  }
 
-function tensorShapes(shape: CheckpointShape): TensorShape[] {
-  const { layerCount, hiddenSize, headCount, kvHeadCount, headDim, ffnSize, vocabSize } = shape;
-  const { embedding, finalNorm, head, layer: names } = chatglm3.tensors;
-  const qkv = (headCount + 2 * kvHeadCount) * headDim;
-  const layers = Array.from({ length: layerCount }, (_, layer): TensorShape[] => {
-    const at = (name: "attentionNorm" | "attentionOut" | "ffnNorm" | "ffnDown") => named(names[name], layer);
-    return [
-      { name: at("attentionNorm"), sizes: [hiddenSize], kind: "ones" },
-      { name: named(names.qkvWeight[0], layer), sizes: [qkv, hiddenSize], kind: "weight" },
-      { name: named(names.qkvBias![0], layer), sizes: [qkv], kind: "weight" },
-      { name: at("attentionOut"), sizes: [hiddenSize, headCount * headDim], kind: "residual" },
-      { name: at("ffnNorm"), sizes: [hiddenSize], kind: "ones" },
-      { name: named(names.ffnUp[0], layer), sizes: [2 * ffnSize, hiddenSize], kind: "weight" },
-      { name: at("ffnDown"), sizes: [hiddenSize, ffnSize], kind: "residual" },
-    ];
-  });
-  return [
-    { name: embedding, sizes: [vocabSize, hiddenSize], kind: "weight" },
-    ...layers.flat(),
-    { name: finalNorm, sizes: [hiddenSize], kind: "ones" },
-    { name: head, sizes: [vocabSize, hiddenSize], kind: "weight" },
-  ];
-}
-
-/** A small model needs no more values than its largest matrix has; its pool need not be a prime. */
-function largestMatrix({ hiddenSize, ffnSize, vocabSize }: CheckpointShape): number {
-  return hiddenSize * Math.max(2 * ffnSize, vocabSize);
-}
-
-/** `count` bytes of `source` from `offset` on, beginning again at its end. */
-export function* cycle(source: Uint8Array, offset: number, count: number): Generator<Uint8Array> {
-  let begin = offset;
-  let left = count;
-  while (left > 0) {
-    const piece = source.subarray(begin, begin + left);
-    yield piece;
-    left -= piece.length;
-    begin = 0;
+  of(role: TensorRole, dtype: DType): Uint8Array {
+    const key = `${role} ${dtype}`;
+    let pool = this.#made.get(key);
+    if (pool === undefined) {
+      pool = encode(role === "ones" ? this.#ones : this.#values, this.#scales[role], dtype);
+      this.#made.set(key, pool);
+    }
+    return pool;
   }
 }
-
-/** Standard normal values, by Box and Muller's method. */
-function normalValues(count: number, random: () => number): Float32Array {
-  const values = new Float32Array(count);
-  for (let index = 0; index < count; index += 2) {
-    const radius = Math.sqrt(-2 * Math.log(1 - random()));
-    const angle = 2 * Math.PI * random();
-    values[index] = radius * Math.cos(angle);
-    if (index + 1 < count) values[index + 1] = radius * Math.sin(angle);
-  }
-  return values;
-}
-
-/** Uniform in [0, 1). Mulberry32. */
-export function uniform(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
-/**
- * Values times `scale` as little-endian float16, rounded to nearest. Finite values below 65504 only.
- * Scaling by 2^-112 gives a float32 the exponent field of the float16, subnormal numbers included.
- */
-function toFloat16(values: Float32Array, scale: number): Uint8Array {
-  const shifted = values.map((value) => value * scale * 2 ** -112);
-  const bits = new Uint32Array(shifted.buffer);
-  const halves = new Uint8Array(values.length * valueBytes);
-  const view = new DataView(halves.buffer);
-  for (let index = 0; index < bits.length; index++) {
-    const word = bits[index]!;
-    const magnitude = ((word & 0x7fffffff) + 0xfff + ((word >>> 13) & 1)) >>> 13;
-    view.setUint16(index * valueBytes, ((word >>> 16) & 0x8000) | magnitude, true);
-  }
-  return halves;
-}
-
-const product = (sizes: readonly number[]): number => sizes.reduce((result, size) => result * size, 1);

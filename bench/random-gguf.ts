@@ -5,7 +5,8 @@
  * @see the gguf package's constants for keys and types, ggml-common.h for the blocks.
  */
 import { open } from "node:fs/promises";
-import { type CheckpointShape, cycle, gain, uniform } from "./random-checkpoint.js";
+import { type CheckpointShape, gain } from "./random-checkpoint.js";
+import { cycle, uniform } from "./random-values.js";
 
 const magic = Buffer.from("GGUF");
 const version = 3;

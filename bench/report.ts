@@ -33,6 +33,11 @@ export function printTable({ title, head, rows }: Table): void {
   process.stdout.write(`\n${title}\n${processors()}\n${table.toString()}\n`);
 }
 
+/** The same for a document. */
+export function printMarkdown({ title, head, rows }: Table): void {
+  process.stdout.write(`\n${title}\n${processors()}\n\n${markdownTable(head, rows)}\n`);
+}
+
 /** "2 x AMD EPYC 7B13": figures mean nothing without it. */
 export function processors(): string {
   const all = cpus();

@@ -1,10 +1,13 @@
 /** What speed.ts asks of each engine that it compares, so that all of them do the same work in the same order. */
-import { uniform } from "./random-checkpoint.js";
+import { uniform } from "./random-values.js";
 import { decodeRate } from "./report.js";
+import type { BenchCluster } from "./up.js";
 
 export interface SpeedTask {
   /** Prompts are drawn from ids below this. */
   tokenCount: number;
+  /** Tokens that end every prompt, of its length: a prefix-LM reads what is in front of them as a whole. */
+  promptEnd?: readonly number[];
   prefillLengths: readonly number[];
   /** Sequences that decode at once. */
   sequenceCounts: readonly number[];
@@ -28,7 +31,11 @@ export interface RoundSpeeds {
 /** @param round Gives every round prompts of its own, the same ones to every engine. */
 export async function runTask(generate: Generate, task: SpeedTask, round: number): Promise<RoundSpeeds> {
   const random = uniform(round);
-  const prompt = (length: number) => Array.from({ length }, () => Math.floor(random() * task.tokenCount));
+  const end = task.promptEnd ?? [];
+  const prompt = (length: number) => [
+    ...Array.from({ length: length - end.length }, () => Math.floor(random() * task.tokenCount)),
+    ...end,
+  ];
   // Pages of weights and workspace are touched for the first time.
   await generate(prompt(Math.max(...task.prefillLengths)), 1);
   const speeds: RoundSpeeds = { decode: {}, prefill: {} };
@@ -44,4 +51,17 @@ export async function runTask(generate: Generate, task: SpeedTask, round: number
     speeds.decode[sequences] = decodeRate(arrivals);
   }
   return speeds;
+}
+
+/** A cluster as an engine, through its HTTP API. */
+export function clusterEngine(cluster: BenchCluster): Generate {
+  return async (prompt, tokens) => {
+    const body = { prompt, max_tokens: tokens, ignore_eos: true, temperature: 0, return_token_ids: true };
+    const times: number[] = [];
+    for await (const { choices } of cluster.stream("/v1/completions", body)) {
+      for (const _ of choices[0]?.token_ids ?? []) times.push(performance.now());
+    }
+    if (times.length !== tokens) throw new Error(`${times.length} tokens came, expected ${tokens}`);
+    return times;
+  };
 }

@@ -20,8 +20,8 @@ import { bytesProgress, note } from "./progress.js";
 import { writeRandomGguf } from "./random-gguf.js";
 import { percentile, printTable, type Table } from "./report.js";
 import { makeScratch } from "./scratch.js";
-import { type RoundSpeeds, runTask, type SpeedTask } from "./speed-task.js";
-import { type BenchCluster, withCluster } from "./up.js";
+import { clusterEngine, type RoundSpeeds, runTask, type SpeedTask } from "./speed-task.js";
+import { withCluster } from "./up.js";
 
 /** Two threads in all, like the peer's. */
 const layouts = [
@@ -102,7 +102,7 @@ async function measure(
       run: (round) => {
         const flags = [...upFlags, "--threads-per-worker", String(threads)];
         return withCluster({ model, stages, flags }, (cluster) =>
-          runTask((prompt, count) => arrivals(cluster, prompt, count), task, round),
+          runTask(clusterEngine(cluster), task, round),
         );
       },
     }),
@@ -124,17 +124,6 @@ async function measure(
     }
   }
   return speeds;
-}
-
-/** When each token of one answer came, in ms. */
-async function arrivals(cluster: BenchCluster, prompt: number[], tokens: number): Promise<number[]> {
-  const body = { prompt, max_tokens: tokens, ignore_eos: true, temperature: 0, return_token_ids: true };
-  const times: number[] = [];
-  for await (const { choices } of cluster.stream("/v1/completions", body)) {
-    for (const _ of choices[0]?.token_ids ?? []) times.push(performance.now());
-  }
-  if (times.length !== tokens) throw new Error(`${times.length} tokens came, expected ${tokens}`);
-  return times;
 }
 
 function isQuotedShape({ model, like, layers }: Flags): boolean {

@@ -8,7 +8,7 @@ import {
   qualityTable,
   replaceBetween,
 } from "../../../bench/quality-score.js";
-import { uniform } from "../../../bench/random-checkpoint.js";
+import { uniform } from "../../../bench/random-values.js";
 
 const line = (task: string, answer: string): HeldOutLine => ({
   task,
