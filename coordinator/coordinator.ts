@@ -137,7 +137,6 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
           precision,
           maxRows: engineRows(model),
           placementModel: placementModel(model, precision, engineRows(model)),
-          minBlocks: 1,
           maxBlocks: maxFullSequences * blocksFor(model.prefixLength + model.contextLength),
           clusterAddress: () => clusterAddress,
           term,

@@ -4,15 +4,14 @@
  */
 import type { Clock } from "../common/clock.js";
 import { type ErrorCode, RelayError, toRelayError } from "../common/errors.js";
+import { type Epoch, pipelineId, type RequestId, type SequenceId, sequenceId } from "../common/ids.js";
 import {
-  type Epoch,
-  pipelineId,
-  type RequestId,
-  requestId,
-  type SequenceId,
-  sequenceId,
-} from "../common/ids.js";
-import { kvBlockSize, maxLoggedRequests, maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
+  kvBlockSize,
+  maxContextRows,
+  maxLoggedRequests,
+  maxMicroBatchesInFlight,
+  maxStepRows,
+} from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type {
@@ -22,26 +21,23 @@ import type {
   RequestEvent,
   TextParams,
   TokenIds,
-  TokenLogprob,
 } from "./inference.js";
 import { Membership, type MembershipConfig, type MembershipPorts } from "./membership/membership.js";
 import { ChoiceOutput } from "./output/choice-output.js";
+import { ChoicePrompt, mostTokens } from "./output/choice-prompt.js";
+import { PromptScores } from "./output/prompt-scores.js";
 import { Pipeline, type RowRequests, type SequenceOutcome } from "./pipeline/pipeline.js";
-import { nextBlank } from "./prompt/prefix-boundary.js";
 import type { Detokenizer } from "./prompt/service.js";
-import { type ScheduledRows, Scheduler } from "./scheduler/scheduler.js";
+import { blocksFor, type ScheduledRows, Scheduler } from "./scheduler/scheduler.js";
+import { warmUpId, warmUpLimitMs, warmUpRequest } from "./warm-up.js";
 
 /** Sequences admitted and not finished; above it new requests get queue_full. */
 export const queueLimit = 10_000;
-/** The first token through a new pipeline. */
-const warmUpLimitMs = 60_000;
 /** A step that is away this long while every worker reports idle was lost on the way. */
 const stepLostMs = 5_000;
 
-const warmUpId = requestId("warm-up");
-
 export interface CoreConfig {
-  membership: MembershipConfig;
+  membership: Omit<MembershipConfig, "minBlocks">;
   /** Micro-batches in flight; null: min(stages, sequences). */
   microBatches: number | null;
   prefillChunk: number;
@@ -69,19 +65,11 @@ interface ActiveChoice {
   index: number;
   sequence: SequenceId;
   output: ChoiceOutput;
-  promptTokens: TokenIds;
-  context: PromptContext | null;
-  /** Blanks filled so far, and the tokens of the one that is being filled. */
-  blanks: number;
-  filling: number[];
-  /** Tokens of the blanks filled so far. */
-  completionTokens: number;
+  prompt: ChoicePrompt;
   seed: bigint;
-  /** Logprobs of the prompt so far, when asked for; null once given out. */
-  scores: (TokenLogprob | null)[] | null;
+  /** Logprobs of the prompt, when asked for; null once given out. */
+  scores: PromptScores | null;
 }
-
-type FinishEvent = Extract<RequestEvent, { type: "finish" }>;
 
 interface ActiveRequest {
   request: GenerationRequest;
@@ -131,7 +119,8 @@ export class Core {
     this.#ports = ports;
     this.#clock = clock;
     this.membership = new Membership(
-      config.membership,
+      // What the first token needs.
+      { ...config.membership, minBlocks: blocksFor(config.prefixLength + 1) },
       {
         ...ports,
         formed: (epoch, blockCount) => this.#formed(epoch, blockCount),
@@ -284,17 +273,8 @@ export class Core {
         retryAfterS: 5,
       });
     }
-    for (const { promptTokens, context } of request.choices) {
-      const blanks = 1 + (context?.remainingMasks.length ?? 0);
-      if (!serving.scheduler.fits(promptTokens.length, blanks * request.sampling.maxTokens)) {
-        throw new RelayError(
-          "context_length_exceeded",
-          `${promptTokens.length} prompt tokens and up to ${request.sampling.maxTokens} new ones need more KV blocks ` +
-            `than the cluster has (${this.#blockCount})`,
-          { extra: { n_prompt_tokens: promptTokens.length } },
-        );
-      }
-    }
+    for (const { promptTokens, context } of request.choices)
+      this.#checkLength(request, promptTokens, context);
     const active: ActiveRequest = { request, open: new Map(), started: false };
     this.#requests.set(request.id, active);
     for (const [index, { promptTokens, context = null, seed }] of request.choices.entries()) {
@@ -304,16 +284,11 @@ export class Core {
         index,
         sequence,
         output: this.#newOutput(request, index),
-        promptTokens,
-        context,
-        blanks: 0,
-        filling: [],
-        completionTokens: 0,
+        prompt: new ChoicePrompt(index, promptTokens, context),
         seed: BigInt(seed),
-        scores: request.sampling.promptLogprobs ? unscored(context) : null,
+        scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
       };
-      active.open.set(sequence, choice);
-      this.#choices.set(sequence, choice);
+      this.#open(choice);
     }
     const [firstSequence = 0] = active.open.keys();
     this.#ports.log("debug", "request admitted", {
@@ -325,11 +300,33 @@ export class Core {
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
         this.#emit(choice, choice.output.finishEmpty());
-      else {
-        const { sequence, promptTokens, context } = choice;
-        serving.scheduler.submit(sequence, promptTokens, request.sampling.maxTokens, context?.length ?? 0);
-      }
+      else this.#submit(choice);
     }
+  }
+
+  /** @throws RelayError context_length_exceeded for what the pipeline could never run. */
+  #checkLength({ sampling }: GenerationRequest, prompt: TokenIds, context?: PromptContext): void {
+    const { maxTokens } = sampling;
+    const most = mostTokens(prompt, context ?? null, maxTokens);
+    const extra = { n_prompt_tokens: prompt.length };
+    if (!this.#serving!.scheduler.fits(prompt.length, most.reply)) {
+      const message =
+        `${prompt.length} prompt tokens and up to ${most.reply} new ones need more KV blocks ` +
+        `than the cluster has (${this.#blockCount})`;
+      throw new RelayError("context_length_exceeded", message, { extra });
+    }
+    if (most.context > maxContextRows) {
+      const message =
+        `a context of ${most.context} tokens, the blanks filled before included, is longer than ` +
+        `the ${maxContextRows} that one step reads`;
+      throw new RelayError("context_length_exceeded", message, { extra });
+    }
+  }
+
+  #submit({ sequence, prompt, request }: ActiveChoice): void {
+    const { tokens, context } = prompt;
+    const { maxTokens } = request.request.sampling;
+    this.#serving!.scheduler.submit(sequence, tokens, maxTokens, context?.length ?? 0);
   }
 
   #newOutput({ sampling, text }: GenerationRequest, index: number): ChoiceOutput {
@@ -362,11 +359,10 @@ export class Core {
   /** What the header says of a sequence's rows beside their tokens. */
   #rowRequests({ sequence, start, tokens }: ScheduledRows): RowRequests {
     const choice = this.#choices.get(sequence)!;
-    const { context } = choice;
     const { sampling, logId } = choice.request.request;
     return {
       requestId: start === 0 ? logId : "",
-      context,
+      context: choice.prompt.context,
       sampling: {
         temperature: sampling.temperature,
         topK: sampling.topK,
@@ -377,7 +373,7 @@ export class Core {
       },
       bannedTokens: choice.output.bannedTokens(),
       // The row of prompt token i scores token i + 1; rows of generated tokens score nothing.
-      scoreTargets: choice.scores === null ? [] : scoreTargets(choice, start, tokens.length),
+      scoreTargets: choice.scores?.targets(start, tokens.length) ?? [],
     };
   }
 
@@ -392,9 +388,9 @@ export class Core {
       return;
     }
     if (choice.scores !== null) {
-      choice.scores.push(...outcome.scores);
-      if (choice.scores.length === choice.promptTokens.length) {
-        this.#emit(choice, { type: "prompt", choice: choice.index, scores: choice.scores });
+      const scores = choice.scores.take(outcome.scores);
+      if (scores !== null) {
+        this.#emit(choice, { type: "prompt", choice: choice.index, scores });
         choice.scores = null;
         if (request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
       }
@@ -402,40 +398,18 @@ export class Core {
     if (outcome.sampled === null) return;
     this.#serving!.scheduler.append(choice.sequence, outcome.sampled.token);
     for (const event of choice.output.push(outcome.sampled)) {
-      if (event.type === "tokens") choice.filling.push(...event.tokens);
-      if (event.type === "finish" && choice.context !== null && choice.context.mask >= 0) {
-        this.#fillBlank(choice, choice.context, event);
-      } else {
-        this.#emit(choice, event);
-      }
+      for (const told of choice.prompt.events(event)) this.#emit(choice, told);
+      if (event.type === "finish" && choice.prompt.next()) this.#goOn(choice);
     }
   }
 
-  /** A blank is filled: the sequence ends, and the next blank's begins, or the choice is finished. */
-  #fillBlank(choice: ActiveChoice, context: PromptContext, end: FinishEvent): void {
-    const { request } = choice.request;
-    const { text, reason } = end;
-    const mask = choice.promptTokens[context.mask]!;
-    this.#emit(choice, { type: "blank", choice: choice.index, blank: choice.blanks, mask, text, reason });
-    choice.completionTokens += end.completionTokens;
-    if (context.remainingMasks.length === 0) {
-      this.#emit(choice, { ...end, text: "", completionTokens: choice.completionTokens });
-      return;
-    }
-    const { scheduler } = this.#serving!;
-    scheduler.remove(choice.sequence);
-    choice.request.open.delete(choice.sequence);
-    this.#choices.delete(choice.sequence);
-    Object.assign(choice, nextBlank(choice.promptTokens, context, choice.filling), {
-      sequence: sequenceId(this.#serving!.nextSequence++),
-      output: this.#newOutput(request, choice.index),
-      blanks: choice.blanks + 1,
-      filling: [],
-    } satisfies Partial<ActiveChoice>);
-    choice.request.open.set(choice.sequence, choice);
-    this.#choices.set(choice.sequence, choice);
-    const { sequence, promptTokens } = choice;
-    scheduler.submit(sequence, promptTokens, request.sampling.maxTokens, choice.context!.length);
+  /** The next blank is filled by a sequence of its own, under the same rules. */
+  #goOn(choice: ActiveChoice): void {
+    this.#drop(choice);
+    choice.sequence = sequenceId(this.#serving!.nextSequence++);
+    choice.output = this.#newOutput(choice.request.request, choice.index);
+    this.#open(choice);
+    this.#submit(choice);
   }
 
   #emit(choice: ActiveChoice, event: RequestEvent): void {
@@ -482,6 +456,11 @@ export class Core {
     this.#ports.ended(active.request.id);
   }
 
+  #open(choice: ActiveChoice): void {
+    choice.request.open.set(choice.sequence, choice);
+    this.#choices.set(choice.sequence, choice);
+  }
+
   #drop(choice: ActiveChoice): void {
     choice.request.open.delete(choice.sequence);
     this.#choices.delete(choice.sequence);
@@ -492,47 +471,4 @@ export class Core {
 /** Under which a request is found in the logs of all processes, and in the client's answer. */
 function namesOf({ id, logId }: GenerationRequest): { requestId: string; completionId: string } {
   return { requestId: logId, completionId: id };
-}
-
-/** Rows of a context see the tokens that they would score. */
-function scoreTargets(
-  { promptTokens, context }: Pick<ActiveChoice, "promptTokens" | "context">,
-  start: number,
-  count: number,
-): number[] {
-  const first = context?.length ?? 0;
-  return Array.from({ length: count }, (_, index) => {
-    const row = start + index;
-    return row < first ? -1 : (promptTokens[row + 1] ?? -1);
-  });
-}
-
-/** The tokens of a prompt that no row scores: the first one, of a context all and the one behind it. */
-function unscored(context: PromptContext | null): null[] {
-  return Array.from({ length: (context?.length ?? 0) + 1 }, () => null);
-}
-
-/** One greedy token after token 0: proves that every stage answers. */
-function warmUpRequest(): GenerationRequest {
-  return {
-    id: warmUpId,
-    logId: warmUpId,
-    endpoint: "completions",
-    choices: [{ promptTokens: [0], seed: "0" }],
-    sampling: {
-      temperature: 0,
-      topP: 1,
-      topK: 0,
-      minP: 0,
-      maxTokens: 1,
-      minTokens: 0,
-      ignoreEos: true,
-      stop: [],
-      stopTokenIds: [],
-      includeStopInOutput: false,
-      topLogprobs: -1,
-      promptLogprobs: false,
-    },
-    text: { skipSpecialTokens: true, chatReply: false },
-  };
 }

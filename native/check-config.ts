@@ -259,6 +259,9 @@ function checkTensor(role: string, source: TensorSource, shape: number[]): void 
   if (source.shape.length !== shape.length || source.shape.some((size, i) => size !== shape[i])) {
     throw new Error(`${tensor}: expected shape [${shape.join(", ")}], got [${source.shape.join(", ")}]`);
   }
+  if (shape.some((size) => size < 1)) {
+    throw new Error(`${tensor}: shape [${shape.join(", ")}], expected at least 1 everywhere`);
+  }
   const byteLength = shape.reduce((product, size) => product * size, dtypeBytes(source.dtype));
   if (source.byteLength !== byteLength) {
     throw new Error(`${tensor}: expected ${byteLength} bytes of ${source.dtype}, got ${source.byteLength}`);

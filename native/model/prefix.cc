@@ -24,10 +24,14 @@ TensorSource rowsOf(const TensorSource& source, int row, int rows) {
   return part;
 }
 
-std::vector<float> widened(const TensorSource& source, const KernelTable& kernels) {
-  const MappedTensor tensor(source);
-  std::vector<float> values(static_cast<size_t>(source.shape[0]) * source.shape[1]);
-  kernels.widen[static_cast<int>(source.dtype)](values.data(), tensor.data(), values.size());
+std::vector<float> widened(const TensorSource& source, const KernelTable& kernels, TensorLoader& load) {
+  const auto table = load.table(TensorParts{source});
+  const int columns = source.shape[1];
+  std::vector<float> values(static_cast<size_t>(source.shape[0]) * columns);
+  for (int row = 0; row < source.shape[0]; row++) {
+    float* to = values.data() + static_cast<size_t>(row) * columns;
+    kernels.widen[static_cast<int>(source.dtype)](to, table->row(row), columns);
+  }
   return values;
 }
 
@@ -59,7 +63,7 @@ void loadPrefix(const StageConfig& config, const KernelTable& kernels, Backend& 
   // What is read here is gone again when this is over, but for a buffer per layer.
   const std::function<void(uint64_t)> uncounted = [](uint64_t) {};
   TensorLoader passing(kernels, backend, uncounted);
-  const std::vector<float> embedding = widened(prefix.embedding, kernels);
+  const std::vector<float> embedding = widened(prefix.embedding, kernels, passing);
   if (!prefix.out) {
     const int columns = prefix.embedding.shape[1];
     for (int i = 0; i < layerCount; i++) {

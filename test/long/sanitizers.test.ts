@@ -1,6 +1,6 @@
 /**
  * The native engine under the address and undefined-behaviour sanitizers: every check of single kernels,
- * and the stage tests inside Node. The first mistake ends the program that makes it.
+ * and the tests of stages and of every family inside Node. The first mistake ends the program that makes it.
  */
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
@@ -44,11 +44,11 @@ for (const variant of engineInfo().available) {
   });
 }
 
-test("stages run clean inside Node, whatever they are asked", () => {
+test("stages of every family run clean inside Node, whatever they are asked", () => {
   const library = (name: string) => run("g++", [`-print-file-name=${name}`]).stdout.trim();
   const { status, stdout, stderr } = run(
     "node_modules/.bin/vitest",
-    ["run", "test/native", "--exclude", "**/kernels.test.ts"],
+    ["run", "test/native", "test/golden", "--exclude", "**/kernels.test.ts"],
     {
       GLM_RELAY_ADDON: join(build, "glm_relay.node"),
       LD_PRELOAD: `${library("libasan.so")} ${library("libubsan.so")}`,

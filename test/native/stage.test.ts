@@ -89,6 +89,31 @@ const badSteps: [string, Change, string][] = [
     "sequences[0]: ends at position 257, beyond maxPositions 256",
   ],
   [
+    "the first part of a context",
+    (s) => (s.sequences = [{ ...rows(0, 3, [1]), contextLength: 4 }]),
+    "sequences[0]: rows [0, 3) are a part of a context of 4, which must come as a whole",
+  ],
+  [
+    "the last part of a context",
+    (s) => (s.sequences = [{ ...rows(1, 3, [1]), contextLength: 3 }]),
+    "sequences[0]: rows [1, 4) are a part of a context of 3",
+  ],
+  [
+    "a context longer than any",
+    (s) => (s.sequences = [{ ...rows(0, 3, [1]), contextLength: 257 }]),
+    "sequences[0].contextLength 257: expected an integer from 0 to 256",
+  ],
+  [
+    "a mask behind its context",
+    (s) => (s.sequences = [{ ...rows(0, 3, [1]), contextLength: 2, maskPosition: 2 }]),
+    "sequences[0].maskPosition 2: expected an integer from -1 to 1",
+  ],
+  [
+    "a mask without a context",
+    (s) => (s.sequences = [{ ...rows(0, 3, [1]), maskPosition: 0 }]),
+    "sequences[0].maskPosition 0: expected an integer from -1 to -1",
+  ],
+  [
     "two writers of a block",
     (s) => (s.sequences = [rows(0, 2, [1]), rows(3, 1, [1])]),
     "sequences[1].blockTable[0]: block 1 is also written by sequences[0]",

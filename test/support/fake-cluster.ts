@@ -53,6 +53,7 @@ export interface FakeClusterOptions {
   stageCount?: number;
   maxBlocks?: number;
   prefillChunk?: number;
+  prefixLength?: number;
 }
 
 export class FakeCluster {
@@ -69,7 +70,12 @@ export class FakeCluster {
   private readonly contexts = new Map<number, number[]>();
   private readonly stageCount: number;
 
-  constructor({ stageCount = 2, maxBlocks = 64, prefillChunk = 256 }: FakeClusterOptions = {}) {
+  constructor({
+    stageCount = 2,
+    maxBlocks = 64,
+    prefillChunk = 256,
+    prefixLength = 0,
+  }: FakeClusterOptions = {}) {
     this.stageCount = stageCount;
     const ports: CorePorts = {
       send: (connection, message) => this.sent.push({ connection, message }),
@@ -95,7 +101,7 @@ export class FakeCluster {
     this.core = new Core(
       {
         microBatches: null,
-        prefixLength: 0,
+        prefixLength,
         prefillChunk,
         modelStopTokens: new Set([stopToken]),
         createDetokenizer: () => ({ push: (token) => `${token}`, flush: () => "" }),
@@ -115,7 +121,6 @@ export class FakeCluster {
             processBytes: 0,
           },
           maxRows: 512,
-          minBlocks: 1,
           maxBlocks,
           clusterAddress: () => "127.0.0.1:1",
           term: 5,

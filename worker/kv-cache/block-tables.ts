@@ -84,8 +84,9 @@ export class BlockTables {
         throw corrupt(`${name} has ${blocks} blocks: the stage has ${this.#blockCount}`);
       }
       if (this.#blocksFor(change) > blocks) {
+        const prefix = this.#prefixLength === 0 ? "" : `a prefix of ${this.#prefixLength}, `;
         throw corrupt(
-          `${name} needs slots for ${change.validLength} valid tokens and ${change.rowCount} rows: ` +
+          `${name} needs slots for ${prefix}${change.validLength} valid tokens and ${change.rowCount} rows: ` +
             `its table of ${blocks} blocks holds ${blocks * this.#blockSize}`,
         );
       }

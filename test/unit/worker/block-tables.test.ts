@@ -49,6 +49,15 @@ test("a sequence may begin with valid tokens: their blocks are shared", () => {
   expect(tables().apply([], [change(3, 8, 1, [6, 7, 0])])).toEqual([Int32Array.of(6, 7, 0)]);
 });
 
+test("slots of a prefix stand in front of every sequence's own", () => {
+  const subject = new BlockTables(8, 4, 6);
+  expect(subject.apply([], [change(1, 0, 2, [5, 6])])).toEqual([Int32Array.of(5, 6)]);
+  expect(() => subject.apply([], [change(1, 2, 1)])).toThrow(
+    "needs slots for a prefix of 6, 2 valid tokens and 1 rows: its table of 2 blocks holds 8",
+  );
+  expect(subject.apply([], [change(1, 2, 1, [0])])).toEqual([Int32Array.of(5, 6, 0)]);
+});
+
 test.each([
   ["rows beyond the table", change(1, 4, 5, [2]), "needs slots for 4 valid tokens and 5 rows"],
   ["an unknown block", change(1, 4, 1, [8]), "names block 8: the stage has 8 blocks"],

@@ -138,6 +138,46 @@ test.each([
   expect(blockTables.sequenceCount).toBe(0);
 });
 
+test("a context comes whole with its first row, and is told with every later one", () => {
+  const subject = tables();
+  const context = { length: 3, maskPosition: 1 };
+  const first = headerOf(1, [rowsOf(1, [1, 2, 3, 4], { context, newBlocks: bytesFromInt32([0]) })]);
+  const place = { contextLength: 3, maskPosition: 1 };
+  expect(decodeStep(first, none, subject, format).sequences).toMatchObject([{ ...place, startPosition: 0 }]);
+  const later = headerOf(2, [rowsOf(1, [5], { context, validLength: 4, newBlocks: bytesFromInt32([1]) })]);
+  expect(decodeStep(later, none, subject, format).sequences).toMatchObject([{ ...place, startPosition: 4 }]);
+});
+
+test.each([
+  [
+    "the first part",
+    [1, 2],
+    { length: 3, maskPosition: -1 },
+    0,
+    "sequence 1 has the rows [0, 2) of a context of 3",
+  ],
+  [
+    "the last part",
+    [1, 2],
+    { length: 3, maskPosition: -1 },
+    2,
+    "sequence 1 has the rows [2, 4) of a context of 3",
+  ],
+  ["a mask behind it", [1, 2], { length: 2, maskPosition: 2 }, 0, "mask at 2: expected -1 to 1"],
+  ["a mask in front of it", [1, 2], { length: 2, maskPosition: -2 }, 0, "mask at -2: expected -1 to 1"],
+  ["a mask in none", [1, 2], { length: 0, maskPosition: 0 }, 0, "mask at 0: expected -1 to -1"],
+] as const)(
+  "of a context %s is refused and the tables have not changed",
+  (_, ids, context, validLength, message) => {
+    const subject = tables();
+    const wrong = headerOf(1, [
+      rowsOf(1, [...ids], { context, validLength, newBlocks: bytesFromInt32([0, 1]) }),
+    ]);
+    expect(() => decodeStep(wrong, none, subject, format)).toThrow(message);
+    expect(subject.sequenceCount).toBe(0);
+  },
+);
+
 test("results go back in the header's order with the position of each drawn token", () => {
   const result = (token: number, finite = true): TokenResult => ({
     token,
