@@ -161,6 +161,9 @@ export class LocalCluster {
           ],
           ...modelArguments(options),
           ...precisionArguments(options),
+          ...(options.recoveryTimeout === undefined
+            ? []
+            : ["--recovery-timeout", String(options.recoveryTimeout)]),
           ...["--probe-port", "0"],
         ],
         logFile: data.logFile("coordinator"),

@@ -13,6 +13,17 @@ import { runService } from "./service.js";
 const stagesMax = 1_000;
 const microBatchesMax = 32;
 
+const recoveryTimeoutMax = 7 * 24 * 3600;
+
+export function addRecoveryOption(command: Command): Command {
+  return command.option(
+    "--recovery-timeout <seconds>",
+    "how long running requests wait when a worker was lost and none takes its place",
+    integer(1, recoveryTimeoutMax),
+    600,
+  );
+}
+
 interface Flags extends PrecisionFlags, ModelFlags {
   model: string;
   stages: number;
@@ -23,6 +34,7 @@ interface Flags extends PrecisionFlags, ModelFlags {
   name: string;
   microBatches?: number;
   prefillChunk?: number;
+  recoveryTimeout: number;
   probePort?: number;
 }
 
@@ -44,7 +56,7 @@ export function addCoordinatorCommand(program: Command): void {
     )
     .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
     .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay");
-  addPrecisionOptions(addModelOptions(command))
+  addRecoveryOption(addPrecisionOptions(addModelOptions(command)))
     .option(
       "--micro-batches <m>",
       "micro-batches in flight (default: the smaller of stages and sequences)",
@@ -83,6 +95,7 @@ async function run(flags: Flags): Promise<void> {
         ...flags,
         model: resolve(flags.model),
         ...openOptions(flags),
+        recoveryTimeoutS: flags.recoveryTimeout,
         kvType: flags.kv,
         quantization,
         log: createLogger("coordinator"),

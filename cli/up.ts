@@ -18,7 +18,7 @@ export function addUpCommand(program: Command): void {
     .description("Runs everything on this machine: Redis, a coordinator and one worker per stage.")
     .requiredOption("--model <dir>", "directory of the model")
     .requiredOption("--stages <n>", "workers that share the model's layers", stages);
-  addPrecisionOptions(addModelOptions(command))
+  addRecoveryOption(addPrecisionOptions(addModelOptions(command)))
     .option("--threads-per-worker <t>", "compute threads of each worker (default: cores / stages)", threads)
     .option(
       "--memory-per-worker <size>",

@@ -34,6 +34,7 @@ export const errorKinds = {
   cancelled: kind(499, GrpcStatus.CANCELLED, "cancelled_error"),
   internal: kind(500, GrpcStatus.INTERNAL, "server_error"),
   numeric_error: kind(500, GrpcStatus.INTERNAL, "server_error"),
+  request_poisoned: kind(500, GrpcStatus.INTERNAL, "server_error"),
   not_supported: kind(501, GrpcStatus.UNIMPLEMENTED, "not_supported_error"),
   model_loading: kind(503, GrpcStatus.UNAVAILABLE, "unavailable_error", true),
   draining: kind(503, GrpcStatus.UNAVAILABLE, "unavailable_error", true),

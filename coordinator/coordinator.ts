@@ -32,6 +32,7 @@ import { Service } from "./service.js";
 const maxFullSequences = 64;
 /** Prompt tokens of one sequence in one step: long prompts leave room for others' decodes in between. */
 const defaultPrefillChunk = 256;
+export const defaultRecoveryTimeoutS = 600;
 /** What runs at shutdown may finish within this; with closing it stays below 10 s. */
 const drainLimitMs = 7_000;
 const drainPollMs = 20;
@@ -58,6 +59,8 @@ export interface CoordinatorOptions extends OpenOptions {
   microBatches?: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk?: number;
+  /** Seconds that interrupted requests wait for the next pipeline. */
+  recoveryTimeoutS?: number;
   /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
   probePort?: number;
   log: Logger;
@@ -125,6 +128,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       {
         microBatches: options.microBatches ?? null,
         prefillChunk: options.prefillChunk ?? defaultPrefillChunk,
+        recoveryTimeoutMs: (options.recoveryTimeoutS ?? defaultRecoveryTimeoutS) * 1_000,
         prefixLength: model.prefixLength,
         modelStopTokens: new Set(model.stopTokens),
         createDetokenizer: (text) => prompt.createDetokenizer(text),

@@ -33,6 +33,8 @@ import { warmUpId, warmUpLimitMs, warmUpRequest } from "./warm-up.js";
 
 /** Sequences admitted and not finished; above it new requests get queue_full. */
 export const queueLimit = 10_000;
+/** A request with rows on their way in this many lost pipelines in a row is what kills them. */
+const poisonousDeaths = 3;
 /** A step that is away this long while every worker reports idle was lost on the way. */
 const stepLostMs = 5_000;
 
@@ -41,6 +43,8 @@ export interface CoreConfig {
   /** Micro-batches in flight; null: min(stages, sequences). */
   microBatches: number | null;
   prefillChunk: number;
+  /** How long interrupted requests wait for the next pipeline. */
+  recoveryTimeoutMs: number;
   /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
   prefixLength: number;
   modelStopTokens: ReadonlySet<number>;
@@ -66,6 +70,8 @@ interface ActiveChoice {
   sequence: SequenceId;
   output: ChoiceOutput;
   prompt: ChoicePrompt;
+  /** Decided since the prompt: with it all that a sequence is rebuilt from. At most maxTokens. */
+  generated: number[];
   seed: bigint;
   /** Logprobs of the prompt, when asked for; null once given out. */
   scores: PromptScores | null;
@@ -77,13 +83,14 @@ interface ActiveRequest {
   open: Map<SequenceId, ActiveChoice>;
   /** Rows of it have been sent. */
   started: boolean;
+  /** Pipelines in a row that were lost with rows of it on their way, and no token since. */
+  deaths: number;
 }
 
 /** What exists only while a pipeline is formed. */
 interface Serving {
   scheduler: Scheduler;
   pipeline: Pipeline;
-  nextSequence: number;
   warmUpUntilMs: number | null;
   /** Rows per step in flight, for the step_tokens metric. */
   rows: Map<number, number>;
@@ -111,6 +118,8 @@ export class Core {
   /** KV blocks of the pipeline that is or was formed last. */
   #blockCount = 0;
   #stepCount = 0;
+  /** Over all epochs: a sequence keeps its number when it is rebuilt. */
+  #nextSequence = 1;
   /** Since when and why a pipeline that was ready is gone; null while none is missed. */
   #loss: { reason: ErrorCode; sinceMs: number } | null = null;
 
@@ -195,6 +204,7 @@ export class Core {
   /** Call every tickMs (membership/leases.ts). */
   tick(): void {
     this.membership.tick();
+    this.#giveUpInterrupted();
     const serving = this.#serving;
     if (serving === null) return;
     const now = this.#clock.nowMs();
@@ -245,46 +255,95 @@ export class Core {
     this.#serving = {
       scheduler,
       pipeline,
-      nextSequence: 1,
       warmUpUntilMs: this.#clock.nowMs() + warmUpLimitMs,
       rows: new Map(),
     };
-    this.#start(warmUpRequest());
+    this.#begin(warmUpRequest());
     this.#pump();
   }
 
   #dissolved(error: RelayError): void {
     if (this.ready) this.#loss ??= { reason: error.code, sinceMs: this.#clock.nowMs() };
+    const travelling = this.#serving?.pipeline.sequencesInFlight() ?? new Set();
     this.#serving = null;
+    const warmUp = this.#requests.get(warmUpId);
+    if (warmUp !== undefined) this.#close(warmUp);
     this.#ports.readyChanged(false);
     this.#logInterrupted(error);
-    // Whatever broke it, for a client it is the same: the work so far is lost and a new try can succeed.
-    const lost = new RelayError("worker_lost", error.message, { cause: error, retryAfterS: 1 });
-    for (const active of [...this.#requests.values()]) this.#fail(active, lost);
+    for (const active of [...this.#requests.values()]) {
+      const wasTravelling = [...active.open.keys()].some((sequence) => travelling.has(sequence));
+      active.deaths = wasTravelling ? active.deaths + 1 : 0;
+      if (active.deaths < poisonousDeaths) continue;
+      const message =
+        `${active.deaths} pipelines in a row were lost while they computed this request, ` +
+        `the last one because of: ${error.message}`;
+      this.#fail(active, new RelayError("request_poisoned", message, { cause: error }));
+    }
+  }
+
+  /** Interrupted requests wait for the next pipeline, but not for ever. */
+  #giveUpInterrupted(): void {
+    if (this.#loss === null || this.#requests.size === 0) return;
+    const { recoveryTimeoutMs } = this.#config;
+    if (this.#clock.nowMs() - this.#loss.sinceMs <= recoveryTimeoutMs) return;
+    const message =
+      `a worker was lost (${this.#loss.reason}) and the model was not served again ` +
+      `within ${recoveryTimeoutMs / 1_000} s: ${this.membership.notFormedReason}`;
+    const lost = new RelayError("worker_lost", message, { retryAfterS: 1 });
+    for (const active of [...this.#requests.values()]) {
+      if (active.request.id !== warmUpId) this.#fail(active, lost);
+    }
+  }
+
+  /** A new pipeline holds nothing yet: what was interrupted is rebuilt from its tokens and goes on. */
+  #resume(): void {
+    for (const active of [...this.#requests.values()]) {
+      try {
+        for (const { prompt } of active.open.values()) {
+          this.#checkLength(active.request, prompt.tokens, prompt.context ?? undefined);
+        }
+      } catch (error) {
+        this.#fail(active, toRelayError(error));
+        continue;
+      }
+      for (const choice of active.open.values()) {
+        const { tokens, context } = choice.prompt;
+        if (choice.scores !== null) choice.scores = new PromptScores(tokens, context);
+        this.#submit(choice);
+      }
+    }
   }
 
   #start(request: GenerationRequest): void {
-    const serving = this.#serving;
-    const notReady = request.id === warmUpId ? null : this.notReady();
+    // What was accepted before a loss waits with those that it interrupted.
+    const notReady = this.#loss === null ? this.notReady() : null;
     if (notReady !== null) throw notReady;
-    if (serving === null) throw new Error("Core.start without a pipeline");
+    this.#begin(request);
+  }
+
+  #begin(request: GenerationRequest): void {
+    const travels = this.ready || request.id === warmUpId;
     if (this.#choices.size + request.choices.length > queueLimit) {
       throw new RelayError("queue_full", `${queueLimit} sequences are waiting or running`, {
         retryAfterS: 5,
       });
     }
-    for (const { promptTokens, context } of request.choices)
-      this.#checkLength(request, promptTokens, context);
-    const active: ActiveRequest = { request, open: new Map(), started: false };
+    if (travels) {
+      for (const { promptTokens, context } of request.choices) {
+        this.#checkLength(request, promptTokens, context);
+      }
+    }
+    const active: ActiveRequest = { request, open: new Map(), started: false, deaths: 0 };
     this.#requests.set(request.id, active);
     for (const [index, { promptTokens, context = null, seed }] of request.choices.entries()) {
-      const sequence = sequenceId(serving.nextSequence++);
+      const sequence = sequenceId(this.#nextSequence++);
       const choice: ActiveChoice = {
         request: active,
         index,
         sequence,
         output: this.#newOutput(request, index),
         prompt: new ChoicePrompt(index, promptTokens, context),
+        generated: [],
         seed: BigInt(seed),
         scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
       };
@@ -300,7 +359,7 @@ export class Core {
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
         this.#emit(choice, choice.output.finishEmpty());
-      else this.#submit(choice);
+      else if (travels) this.#submit(choice);
     }
   }
 
@@ -323,10 +382,12 @@ export class Core {
     }
   }
 
-  #submit({ sequence, prompt, request }: ActiveChoice): void {
+  /** From its beginning: the tokens decided so far are rows like those of the prompt. */
+  #submit({ sequence, prompt, generated, request }: ActiveChoice): void {
     const { tokens, context } = prompt;
-    const { maxTokens } = request.request.sampling;
-    this.#serving!.scheduler.submit(sequence, tokens, maxTokens, context?.length ?? 0);
+    const left = request.request.sampling.maxTokens - generated.length;
+    const all = generated.length === 0 ? tokens : Int32Array.from([...tokens, ...generated]);
+    this.#serving!.scheduler.submit(sequence, all, left, context?.length ?? 0);
   }
 
   #newOutput({ sampling, text }: GenerationRequest, index: number): ChoiceOutput {
@@ -397,6 +458,8 @@ export class Core {
     }
     if (outcome.sampled === null) return;
     this.#serving!.scheduler.append(choice.sequence, outcome.sampled.token);
+    choice.generated.push(outcome.sampled.token);
+    choice.request.deaths = 0;
     for (const event of choice.output.push(outcome.sampled)) {
       for (const told of choice.prompt.events(event)) this.#emit(choice, told);
       if (event.type === "finish" && choice.prompt.next()) this.#goOn(choice);
@@ -406,7 +469,8 @@ export class Core {
   /** The next blank is filled by a sequence of its own, under the same rules. */
   #goOn(choice: ActiveChoice): void {
     this.#drop(choice);
-    choice.sequence = sequenceId(this.#serving!.nextSequence++);
+    choice.sequence = sequenceId(this.#nextSequence++);
+    choice.generated = [];
     choice.output = this.#newOutput(choice.request.request, choice.index);
     this.#open(choice);
     this.#submit(choice);
@@ -430,7 +494,9 @@ export class Core {
     this.#ports.readyChanged(true);
     const loss = this.#loss;
     this.#loss = null;
-    if (loss !== null) this.#ports.recovered(loss.reason, this.#clock.nowMs() - loss.sinceMs);
+    if (loss === null) return;
+    this.#resume();
+    this.#ports.recovered(loss.reason, this.#clock.nowMs() - loss.sinceMs);
   }
 
   #fail(active: ActiveRequest, error: RelayError): void {

@@ -75,6 +75,11 @@ export class Pipeline {
     return null;
   }
 
+  /** Sequences with rows between the coordinator and the last stage. */
+  sequencesInFlight(): Set<SequenceId> {
+    return new Set([...this.#inFlight.values()].flatMap(({ sequences }) => sequences.map(({ id }) => id)));
+  }
+
   submit(scheduled: ScheduledStep, requests: (id: SequenceId) => RowRequests, nowMs: number): void {
     const sequences: StepInFlight["sequences"] = [];
     const header: StepHeader = {

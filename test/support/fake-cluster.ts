@@ -53,6 +53,7 @@ export interface FakeClusterOptions {
   stageCount?: number;
   maxBlocks?: number;
   prefillChunk?: number;
+  recoveryTimeoutMs?: number;
   prefixLength?: number;
 }
 
@@ -74,6 +75,7 @@ export class FakeCluster {
     stageCount = 2,
     maxBlocks = 64,
     prefillChunk = 256,
+    recoveryTimeoutMs = 600_000,
     prefixLength = 0,
   }: FakeClusterOptions = {}) {
     this.stageCount = stageCount;
@@ -103,6 +105,7 @@ export class FakeCluster {
         microBatches: null,
         prefixLength,
         prefillChunk,
+        recoveryTimeoutMs,
         modelStopTokens: new Set([stopToken]),
         createDetokenizer: () => ({ push: (token) => `${token}`, flush: () => "" }),
         membership: {
