@@ -6,6 +6,7 @@
 import { statfsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { type Model, openModel } from "../checkpoint/index.js";
+import { CommandError } from "../cli/errors.js";
 import { formatBytes } from "../cli/text.js";
 import { cardTensors } from "./card-tensors.js";
 import { bytesProgress, note } from "./progress.js";
@@ -103,6 +104,11 @@ async function measureFamily(whole: PublishedModel, options: SpeedOptions): Prom
     const progress = bytesProgress(`  writing ${layers} layers`);
     await writeRandomCheckpoint({ directory, card: model.card, config: model.config, progress });
     return { layers, file, rounds: await measureRounds(directory, options) };
+  } catch (error) {
+    // A model too large for this machine's memory is no reason to lose the others' figures.
+    if (!(error instanceof CommandError)) throw error;
+    note(`  left out: ${error.message}`);
+    return { layers, file, rounds: [], skipped: error.message };
   } finally {
     removeScratch(directory);
   }

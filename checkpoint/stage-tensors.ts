@@ -97,8 +97,12 @@ export function stageTensors(model: TensorOwner, range: StageRange): StageTensor
   const { hiddenSize, vocabSize, maxPositions } = model.shape;
   const names: TensorNames = model.card.tensors;
   const finder = new TensorFinder(model);
-  const first = (name: string | undefined, rows: number) =>
-    range.embed && name !== undefined ? finder.one(name, rows, hiddenSize) : null;
+  // One row more than positions: the block position of what follows the context begins at one. A table for
+  // more positions than are served is no harm.
+  const positions = (name: string | undefined) =>
+    range.embed && name !== undefined
+      ? finder.one(name, Math.max(maxPositions + 1, finder.rows(name)), hiddenSize)
+      : null;
   const last = (name: string | undefined, ...sizes: number[]) =>
     range.head && name !== undefined ? finder.one(name, ...sizes) : null;
   const head = finder.has(names.head) ? names.head : (names.headFallback ?? names.head);
@@ -109,9 +113,8 @@ export function stageTensors(model: TensorOwner, range: StageRange): StageTensor
   return {
     layers,
     embedding: range.embed ? finder.parts(names.embedding, vocabSize, hiddenSize) : null,
-    // One row more than positions: the block position of what follows the context begins at one.
-    positionEmbedding: first(names.positionEmbedding, maxPositions + 1),
-    blockPositionEmbedding: first(names.blockPositionEmbedding, maxPositions + 1),
+    positionEmbedding: positions(names.positionEmbedding),
+    blockPositionEmbedding: positions(names.blockPositionEmbedding),
     finalNorm: last(names.finalNorm, hiddenSize),
     finalNormBias: last(names.finalNormBias, hiddenSize),
     head: range.head ? finder.parts(head, vocabSize, hiddenSize) : null,
@@ -223,6 +226,11 @@ class TensorFinder {
 
   has(name: string): boolean {
     return this.model.merged.has(name);
+  }
+
+  /** 0 for one that is missing. */
+  rows(name: string): number {
+    return this.model.merged.get(name)?.shape[0] ?? 0;
   }
 
   /** A tensor of this shape, in as many pieces as it lies. */

@@ -462,7 +462,7 @@ export class Core {
     choice.request.deaths = 0;
     for (const event of choice.output.push(outcome.sampled)) {
       for (const told of choice.prompt.events(event)) this.#emit(choice, told);
-      if (event.type === "finish" && choice.prompt.next()) this.#goOn(choice);
+      if (event.type === "finish" && choice.prompt.next(choice.output.tokensBehindEnd)) this.#goOn(choice);
     }
   }
 

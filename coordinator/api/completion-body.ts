@@ -122,9 +122,8 @@ export async function readCompletion(
     return promptContext(tokens, model.prefixModel, values.prompt[i]!.path);
   });
   for (const [i, tokens] of prompts.entries()) {
-    // Each blank is filled within the limit.
-    const most = maxTokens * (1 + (contexts[i]?.remainingMasks.length ?? 0));
-    checkContext(tokens.length, most, model.contextLength, "max_tokens");
+    const blanks = 1 + (contexts[i]?.remainingMasks.length ?? 0);
+    checkContext(tokens.length, maxTokens, model.contextLength, "max_tokens", blanks);
   }
   const echoedTexts = values.echo ? await echoes(context.encoder, values, prompts) : undefined;
 

@@ -138,18 +138,23 @@ export function modelNotFound(id: string, model: ModelInfo): RelayError {
   });
 }
 
-/** @throws RelayError context_length_exceeded, with the figures that clients parse. */
+/**
+ * @param blanks That are filled one after the other, each within maxTokens.
+ * @throws RelayError context_length_exceeded, with the figures that clients parse.
+ */
 export function checkContext(
   promptTokens: number,
   maxTokens: number,
   contextLength: number,
   param: string,
+  blanks = 1,
 ): void {
-  if (promptTokens + maxTokens <= contextLength) return;
+  if (promptTokens + blanks * maxTokens <= contextLength) return;
+  const each = blanks === 1 ? "" : ` for each of ${blanks} blanks`;
   const message =
     promptTokens >= contextLength
       ? `the prompt has ${promptTokens} tokens, the context holds ${contextLength} with the answer`
-      : `the prompt has ${promptTokens} tokens and ${param} is ${maxTokens}, together more than the ` +
+      : `the prompt has ${promptTokens} tokens and ${param} is ${maxTokens}${each}, together more than the ` +
         `context of ${contextLength} tokens`;
   throw new RelayError("context_length_exceeded", message, {
     param,

@@ -21,11 +21,19 @@ export class ChoiceOutput {
   #completionTokens = 0;
   /** Text not yet given out because it may be the beginning of a stop string. */
   #held = "";
+  /** Tokens by where in it their text begins; tokens without text of their own share a place. */
+  #starts = new Map<number, number>();
+  #tokensBehindEnd = 0;
 
   constructor(choice: number, rules: OutputRules, detokenizer: Detokenizer) {
     this.#choice = choice;
     this.#rules = rules;
     this.#detokenizer = detokenizer;
+  }
+
+  /** Of a finished choice: its last tokens that are no part of its text, such as those of a stop string. */
+  get tokensBehindEnd(): number {
+    return this.#tokensBehindEnd;
   }
 
   /** Ids that may not be drawn next: stop tokens while the answer is shorter than min_tokens. */
@@ -47,6 +55,7 @@ export class ChoiceOutput {
       return [this.#finish("stop", result.token, this.#held + this.#detokenizer.flush())];
     }
     const last = this.#completionTokens >= sampling.maxTokens;
+    this.#starts.set(this.#held.length, (this.#starts.get(this.#held.length) ?? 0) + 1);
     let text = this.#held + this.#detokenizer.push(result.token);
     if (last) text += this.#detokenizer.flush();
     const stop = mayStop ? firstStop(text, sampling.stop) : null;
@@ -59,11 +68,13 @@ export class ChoiceOutput {
     };
     if (stop !== null) {
       const end = sampling.includeStopInOutput ? stop.index + stop.text.length : stop.index;
+      for (const [start, count] of this.#starts) if (start >= end) this.#tokensBehindEnd += count;
       return [tokens, this.#finish("stop", stop.text, text.slice(0, end))];
     }
     if (last) return [tokens, this.#finish("length", null, text)];
     const certain = text.length - heldLength(text, sampling.stop);
     this.#held = text.slice(certain);
+    if (certain > 0) this.#starts = shifted(this.#starts, certain);
     tokens.text = text.slice(0, certain);
     return [tokens];
   }
@@ -78,6 +89,12 @@ export class ChoiceOutput {
     const completionTokens = this.#completionTokens;
     return { type: "finish", choice, text, reason, stopReason, completionTokens };
   }
+}
+
+/** Places in a text whose beginning has been given out. */
+function shifted(starts: ReadonlyMap<number, number>, by: number): Map<number, number> {
+  const left = [...starts].filter(([start]) => start >= by);
+  return new Map(left.map(([start, count]) => [start - by, count]));
 }
 
 /** The stop string that ends first in the text; of two that end together the longer one. */

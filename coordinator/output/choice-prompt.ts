@@ -56,10 +56,15 @@ export class ChoicePrompt {
     return [filled, { ...event, text: "", completionTokens: this.#completionTokens }];
   }
 
-  /** After the end of a blank: turns to the next one. @returns false when there is none. */
-  next(): boolean {
+  /**
+   * After the end of a blank: turns to the next one.
+   * @param behindEnd Tokens at its end that are no part of its text.
+   * @returns false when there is none.
+   */
+  next(behindEnd: number): boolean {
     if (this.#context === null || this.#context.remainingMasks.length === 0) return false;
-    const { promptTokens, context } = nextBlank(this.#tokens, this.#context, this.#filling);
+    const filling = this.#filling.slice(0, this.#filling.length - behindEnd);
+    const { promptTokens, context } = nextBlank(this.#tokens, this.#context, filling);
     this.#tokens = promptTokens;
     this.#context = context;
     this.#blanks++;

@@ -62,7 +62,8 @@ export function promptContext(
 }
 
 /**
- * The prompt for the next blank: the context in which the first one is filled.
+ * The prompt for the next blank: the context in which the first one is filled. Masks that are filled in one
+ * prompt are alike in whether the reply takes their position: they are of one kind, or all kinds are alike.
  * @param reply Tokens behind the prompt's start token, without one that ended them.
  */
 export function nextBlank(

@@ -160,7 +160,7 @@ export class ScriptedService implements InferenceService {
     const { choices, ...rest } = fromRecord(JSON.parse(JSON.stringify(toRecord(structuredClone(request)))));
     this.submitted.push({
       ...rest,
-      choices: choices.map(({ promptTokens, seed }) => ({ promptTokens: Array.from(promptTokens), seed })),
+      choices: choices.map((choice) => ({ ...choice, promptTokens: Array.from(choice.promptTokens) })),
     });
     return { id: request.id, events: this.script(request), cancel: () => this.cancelled.push(request.id) };
   }

@@ -1,5 +1,6 @@
 /** Blanks of a prefix-LM's context through the coordinator's core, one after the other. */
 import { describe, expect, it } from "vitest";
+import { int32FromBytes } from "../../../common/bytes.js";
 import { requestId } from "../../../common/ids.js";
 import { maxContextRows } from "../../../common/limits.js";
 import type { GenerationRequest, PromptContext, SamplingParams } from "../../../coordinator/inference.js";
@@ -124,6 +125,30 @@ describe("blanks in a context", () => {
     expect(perBlank).toHaveLength(2);
     // Both stop tokens are banned twice at the beginning of either blank.
     for (const banned of perBlank) expect(banned.slice(0, 3)).toEqual([2, 2, 0].slice(0, banned.length));
+  });
+
+  it.each([
+    [false, 1],
+    [true, 3],
+  ])("ended by a stop string go on in a context with what was told of them (stop told: %s)", (told, kept) => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    const prompt = [1, mask, 2, mask, sop];
+    const reply = replyTo(prompt, 3).tokens;
+    const stop = reply.slice(1).join("");
+    const overrides = { maxTokens: 6, stop: [stop], includeStopInOutput: told };
+    cluster.core.admit(filling("t", prompt, overrides));
+    while (eventsOf(cluster, "t").every(({ type }) => type !== "blank")) cluster.answer();
+    const blank = eventsOf(cluster, "t").at(-1);
+    expect(blank).toMatchObject({ type: "blank", reason: "stop" });
+    const [next] = cluster.steps[0]!.sequences!;
+    expect([...int32FromBytes(next!.tokenIds as Uint8Array)]).toEqual([
+      1,
+      ...reply.slice(0, kept),
+      2,
+      mask,
+      sop,
+    ]);
   });
 
   it("can be cancelled between two of them and leave nothing behind", () => {

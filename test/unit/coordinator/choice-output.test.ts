@@ -23,6 +23,22 @@ const textOf = (events: RequestEvent[]): string =>
   events.map((event) => (event.type === "tokens" || event.type === "finish" ? event.text : "")).join("");
 
 describe("the output of a choice", () => {
+  it("knows the tokens behind the end of its text, also those whose text came late", () => {
+    // Token 1 and 2 are parts of the letter that token 3 ends.
+    const texts = ["", "", "", "x", "y", "yz"];
+    const rules = { sampling: sampling({ maxTokens: 99, stop: ["xy"] }), modelStopTokens: new Set<number>() };
+    const behind = (tokens: number[]) => {
+      const output = new ChoiceOutput(0, rules, { push: (token) => texts[token]!, flush: () => "" });
+      for (const token of tokens) output.push({ token, logprob: -1, top: [] });
+      return output.tokensBehindEnd;
+    };
+    expect(behind([4, 4, 1, 2, 3, 4])).toBe(4);
+    expect(behind([4, 1, 2, 3, 4])).toBe(4);
+    expect(behind([3, 3, 3, 4])).toBe(2);
+    expect(behind([4, 3, 5])).toBe(2);
+    expect(behind([4, 3])).toBe(0);
+  });
+
   it("gives each token's text at once when nothing can stop it", () => {
     const events = run("abc", {});
     expect(events.map((event) => event.type === "tokens" && event.text)).toEqual(["a", "b", "c"]);
