@@ -41,6 +41,8 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags {
   memoryPerWorker?: number;
   redis?: string;
   data?: string;
+  /** Seconds. */
+  recoveryTimeout?: number;
   /** Tell how far rounded weights are from the stored ones. */
   verbose?: boolean;
 }

@@ -1,7 +1,7 @@
 /** `glm-relay up`: everything on this machine, supervised until Ctrl-C. */
 import type { Command } from "commander";
 import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
-import { stages } from "./coordinator.js";
+import { addRecoveryOption, stages } from "./coordinator.js";
 import { addModelOptions } from "./model-options.js";
 import { port, redisUrl, size } from "./options.js";
 import { addPrecisionOptions, quantizationOf } from "./precision.js";

@@ -15,50 +15,59 @@ describe("a worker killed with SIGKILL in the middle of an answer", () => {
   });
   beforeEach(() => cluster.revive());
 
-  it.each([0, 1, 3])("stage %i: 503 within 3 s, a new epoch, and the next request works", async (index) => {
+  it.each([0, 1, 3])("stage %i: the answer is the same as without it, in a new epoch", async (index) => {
     const before = await cluster.view();
-    const reference = await cluster.post("/v1/completions", { ...long, max_tokens: 20 });
+    const expected = await cluster.post("/v1/completions", long);
     const running = cluster.post("/v1/completions", long);
     await cluster.until("the request to run", (view) => view.sequences.running > 0);
     await sleep(100);
-    const killed = performance.now();
     cluster.workers[index]!.kill("SIGKILL");
-    const { status, headers, body } = await running;
-    expect(performance.now() - killed).toBeLessThan(3_000);
-    expect(status).toBe(503);
-    expect(body.error).toMatchObject({ code: "worker_lost", type: "unavailable_error" });
-    expect(body.error.message).toMatch(/worker/);
-    expect(headers.get("retry-after")).toMatch(/^\d+$/);
-
+    await cluster.until("the loss", (view) => view.state !== "ready");
     const waiting = await cluster.post("/v1/completions", long);
     expect([waiting.status, waiting.body.error.code]).toEqual([503, "model_loading"]);
+    expect(waiting.headers.get("retry-after")).toMatch(/^\d+$/);
 
     cluster.startWorker(index);
-    const after = await cluster.until("the cluster to be ready again", (view) => view.state === "ready");
+    const { status, body } = await running;
+    expect(status).toBe(200);
+    expect(body.choices).toEqual(expected.body.choices);
+    const after = await cluster.view();
     expect(after.epoch!.term).toBe(before.epoch!.term);
     expect(after.epoch!.plan).toBeGreaterThan(before.epoch!.plan);
-    expect(after.blocks.used).toBe(0);
-    const again = await cluster.post("/v1/completions", { ...long, max_tokens: 20 });
-    expect(again.status).toBe(200);
-    expect(again.body.choices[0].text).toBe(reference.body.choices[0].text);
+    await cluster.until("all blocks to be back", (view) => view.blocks.used === 0);
   });
 
-  it("ends a stream that has begun with an error object, then [DONE]", async () => {
-    const response = await fetch(`${cluster.url}/v1/completions`, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ ...long, stream: true }),
-    });
-    expect(response.status).toBe(200);
-    const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
-    let text = (await reader.read()).value!;
+  it("a stream pauses and goes on, byte for byte", async () => {
+    const stream = async () => {
+      const response = await fetch(`${cluster.url}/v1/completions`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ ...long, temperature: 1, seed: 5, logprobs: 2, stream: true }),
+      });
+      expect(response.status).toBe(200);
+      return response.body!.pipeThrough(new TextDecoderStream()).getReader();
+    };
+    const choicesOf = (text: string) => {
+      const events = text.split("\n\n").filter((event) => event.startsWith("data: {"));
+      return events.map((event) => JSON.parse(event.slice("data: ".length)).choices[0]);
+    };
+    /** Steps of several choices may come in another order: each choice's own order counts. */
+    const byChoice = (text: string) =>
+      choicesOf(text).sort((a: { index: number }, b: { index: number }) => a.index - b.index);
+    const all = async (reader: Awaited<ReturnType<typeof stream>>, begin = "") => {
+      let text = begin;
+      for (let part = await reader.read(); !part.done; part = await reader.read()) text += part.value;
+      return text;
+    };
+    const expected = await all(await stream());
+    const reader = await stream();
+    const begin = (await reader.read()).value!;
     cluster.workers[2]!.kill("SIGKILL");
-    for (let part = await reader.read(); !part.done; part = await reader.read()) text += part.value;
-    const events = text.trim().split("\n\n");
-    expect(events.at(-1)).toBe("data: [DONE]");
-    expect(JSON.parse(events.at(-2)!.slice("data: ".length)).error).toMatchObject({ code: "worker_lost" });
-    // The stream can end before this process has heard that its child is gone.
     await cluster.workers[2]!.exited;
+    cluster.startWorker(2);
+    const text = await all(reader, begin);
+    expect(byChoice(text)).toEqual(byChoice(expected));
+    expect(text.trim().endsWith("data: [DONE]")).toBe(true);
   });
 
   it("a worker that stands still (SIGSTOP) loses its lease and its place", async () => {

@@ -165,10 +165,9 @@ describe("the coordinator's core", () => {
     cluster.core.admit(generation("v", [1, 2]));
     cluster.steps.length = 0;
     cluster.pass(6_000, [1, 2]);
-    expect(cluster.events.get(requestId("v"))).toMatchObject([
-      { type: "started" },
-      { type: "error", error: { code: "worker_lost" } },
-    ]);
+    expect(cluster.core.ready).toBe(false);
+    cluster.link();
+    expect(cluster.tokensOf("v")).toEqual(expectedTokens([1, 2], 8));
   });
 
   it("tells once that a request has started, before its first token", () => {
