@@ -29,12 +29,11 @@ import { PromptScores } from "./output/prompt-scores.js";
 import { Pipeline, type RowRequests, type SequenceOutcome } from "./pipeline/pipeline.js";
 import type { Detokenizer } from "./prompt/service.js";
 import { blocksFor, type ScheduledRows, Scheduler } from "./scheduler/scheduler.js";
+import { type Conduct, Suspects } from "./suspects.js";
 import { warmUpId, warmUpLimitMs, warmUpRequest } from "./warm-up.js";
 
 /** Sequences admitted and not finished; above it new requests get queue_full. */
 export const queueLimit = 10_000;
-/** A request with rows on their way in this many lost pipelines in a row is what kills them. */
-const poisonousDeaths = 3;
 /** A step that is away this long while every worker reports idle was lost on the way. */
 const stepLostMs = 5_000;
 
@@ -77,14 +76,12 @@ interface ActiveChoice {
   scores: PromptScores | null;
 }
 
-interface ActiveRequest {
+interface ActiveRequest extends Conduct {
   request: GenerationRequest;
   /** Choices not finished yet. */
   open: Map<SequenceId, ActiveChoice>;
   /** Rows of it have been sent. */
   started: boolean;
-  /** Pipelines in a row that were lost with rows of it on their way, and no token since. */
-  deaths: number;
 }
 
 /** What exists only while a pipeline is formed. */
@@ -120,6 +117,7 @@ export class Core {
   #stepCount = 0;
   /** Over all epochs: a sequence keeps its number when it is rebuilt. */
   #nextSequence = 1;
+  readonly #suspects = new Suspects<ActiveRequest>();
   /** Since when and why a pipeline that was ready is gone; null while none is missed. */
   #loss: { reason: ErrorCode; sinceMs: number } | null = null;
 
@@ -270,10 +268,10 @@ export class Core {
     if (warmUp !== undefined) this.#close(warmUp);
     this.#ports.readyChanged(false);
     this.#logInterrupted(error);
-    for (const active of [...this.#requests.values()]) {
-      const wasTravelling = [...active.open.keys()].some((sequence) => travelling.has(sequence));
-      active.deaths = wasTravelling ? active.deaths + 1 : 0;
-      if (active.deaths < poisonousDeaths) continue;
+    const poisonous = this.#suspects.pipelineLost([...this.#requests.values()], ({ open }) =>
+      [...open.keys()].some((sequence) => travelling.has(sequence)),
+    );
+    for (const active of poisonous) {
       const message =
         `${active.deaths} pipelines in a row were lost while they computed this request, ` +
         `the last one because of: ${error.message}`;
@@ -295,22 +293,25 @@ export class Core {
     }
   }
 
-  /** A new pipeline holds nothing yet: what was interrupted is rebuilt from its tokens and goes on. */
+  /** A new pipeline holds nothing yet: what waits for it is built from its tokens and goes on. */
   #resume(): void {
-    for (const active of [...this.#requests.values()]) {
-      try {
-        for (const { prompt } of active.open.values()) {
-          this.#checkLength(active.request, prompt.tokens, prompt.context ?? undefined);
-        }
-      } catch (error) {
-        this.#fail(active, toRelayError(error));
-        continue;
+    if (!this.ready) return;
+    for (const active of this.#suspects.depart([...this.#requests.values()])) this.#rebuild(active);
+  }
+
+  #rebuild(active: ActiveRequest): void {
+    try {
+      for (const { prompt } of active.open.values()) {
+        this.#checkLength(active.request, prompt.tokens, prompt.context ?? undefined);
       }
-      for (const choice of active.open.values()) {
-        const { tokens, context } = choice.prompt;
-        if (choice.scores !== null) choice.scores = new PromptScores(tokens, context);
-        this.#submit(choice);
-      }
+    } catch (error) {
+      this.#fail(active, toRelayError(error));
+      return;
+    }
+    for (const choice of active.open.values()) {
+      const { tokens, context } = choice.prompt;
+      if (choice.scores !== null) choice.scores = new PromptScores(tokens, context);
+      this.#submit(choice);
     }
   }
 
@@ -322,7 +323,7 @@ export class Core {
   }
 
   #begin(request: GenerationRequest): void {
-    const travels = this.ready || request.id === warmUpId;
+    const travels = (this.ready && !this.#suspects.trial) || request.id === warmUpId;
     if (this.#choices.size + request.choices.length > queueLimit) {
       throw new RelayError("queue_full", `${queueLimit} sequences are waiting or running`, {
         retryAfterS: 5,
@@ -333,7 +334,7 @@ export class Core {
         this.#checkLength(request, promptTokens, context);
       }
     }
-    const active: ActiveRequest = { request, open: new Map(), started: false, deaths: 0 };
+    const active: ActiveRequest = { request, open: new Map(), started: false, deaths: 0, travels };
     this.#requests.set(request.id, active);
     for (const [index, { promptTokens, context = null, seed }] of request.choices.entries()) {
       const sequence = sequenceId(this.#nextSequence++);
@@ -452,6 +453,7 @@ export class Core {
       const scores = choice.scores.take(outcome.scores);
       if (scores !== null) {
         this.#emit(choice, { type: "prompt", choice: choice.index, scores });
+        this.#gotOn(choice.request);
         choice.scores = null;
         if (request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
       }
@@ -459,7 +461,7 @@ export class Core {
     if (outcome.sampled === null) return;
     this.#serving!.scheduler.append(choice.sequence, outcome.sampled.token);
     choice.generated.push(outcome.sampled.token);
-    choice.request.deaths = 0;
+    this.#gotOn(choice.request);
     for (const event of choice.output.push(outcome.sampled)) {
       for (const told of choice.prompt.events(event)) this.#emit(choice, told);
       if (event.type === "finish" && choice.prompt.next(choice.output.tokensBehindEnd)) this.#goOn(choice);
@@ -520,6 +522,12 @@ export class Core {
     for (const choice of [...active.open.values()]) this.#drop(choice);
     this.#requests.delete(active.request.id);
     this.#ports.ended(active.request.id);
+    this.#gotOn(active);
+  }
+
+  /** Further than where pipelines were lost, or to its end. */
+  #gotOn(active: ActiveRequest): void {
+    if (this.#suspects.cleared(active)) this.#resume();
   }
 
   #open(choice: ActiveChoice): void {

@@ -131,4 +131,39 @@ describe("requests that a lost worker interrupts", () => {
     });
     expect(cluster.core.requestCount).toBe(0);
   });
+
+  it("do not drag down those that travelled with them", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    const good = ["a", "b", "c"];
+    for (const id of [...good, "poison", "d"]) cluster.core.admit(generation(id, [1, 2]));
+    /** Every worker that would compute the poisonous request dies of it. */
+    const answerUntilDeath = (): boolean => {
+      while (cluster.steps.length > 0) {
+        const names = cluster.steps[0]!.sequences!.map(({ requestId: name }) => name);
+        if (names.includes("log-poison")) return true;
+        cluster.answer();
+      }
+      return false;
+    };
+    let [lost, kept] = [1, 2];
+    let deaths = 0;
+    for (let fresh = 3; answerUntilDeath(); fresh++) {
+      deaths++;
+      cluster.core.membership.gone(lost, "its process crashed");
+      cluster.join(fresh, { worker: `worker-${lost}` });
+      cluster.pass(6_000, [kept, fresh]);
+      const epoch = cluster.core.membership.epoch!;
+      for (const connection of [kept, fresh]) cluster.report(connection, epoch, "LOADED");
+      for (const connection of [kept, fresh]) cluster.report(connection, epoch, "LINKED");
+      [lost, kept] = [kept, fresh];
+      if (deaths === 2) cluster.core.admit(generation("new", [1, 2]));
+    }
+    expect(deaths).toBe(3);
+    expect(eventsOf(cluster, "poison").at(-1)).toMatchObject({ error: { code: "request_poisoned" } });
+    for (const id of [...good, "d", "new"]) {
+      expect(cluster.tokensOf(id), id).toEqual(expectedTokens([1, 2], 8));
+    }
+    expect(cluster.core.requestCount).toBe(0);
+  });
 });
