@@ -5,6 +5,7 @@
  */
 import { statfsSync } from "node:fs";
 import { tmpdir } from "node:os";
+import { denseLayerCount } from "../checkpoint/config.js";
 import { type Model, openModel } from "../checkpoint/index.js";
 import { CommandError } from "../cli/errors.js";
 import { formatBytes } from "../cli/text.js";
@@ -29,12 +30,12 @@ interface Size {
   dense?: number;
 }
 
-/** The first that there is room for, without experts and with. */
-const plainSizes: Size[] = [{ layers: 4 }, { layers: 3 }, { layers: 2 }, { layers: 1 }];
-const expertSizes: Size[] = [
-  { layers: 4, dense: 3 },
-  { layers: 2, dense: 1 },
-];
+/** The first that there is room for is measured. Of layers with experts one: they are the large ones. */
+function sizesOf({ card, config }: PublishedModel): Size[] {
+  if (card.experts === undefined) return [4, 3, 2, 1].map((layers) => ({ layers }));
+  const ownDense = denseLayerCount(config, card, "");
+  return [ownDense, 1].map((dense) => ({ layers: dense + 1, dense }));
+}
 
 export interface FamilySpeed {
   names: PublishedName[];
@@ -87,21 +88,21 @@ type Measured = Omit<FamilySpeed, "names" | "title">;
 
 async function measureFamily(whole: PublishedModel, options: SpeedOptions): Promise<Measured> {
   const room = Math.min(options.room, freeBytes());
-  const candidates = (whole.card.experts ? expertSizes : plainSizes).map((size) => {
+  const candidates = sizesOf(whole).map((size) => {
     const model = resized(whole, { ...size, context: contextLength });
     return { model, layers: nameOf(size), file: checkpointBytes(cardTensors(model.card, model.config)) };
   });
   const smallest = candidates.at(-1)!;
   const chosen = candidates.find(({ file }) => file <= room);
   if (chosen === undefined) {
-    const skipped = `${smallest.layers} layers need a file of ${formatBytes(smallest.file)}, there is room for ${formatBytes(room)}`;
+    const skipped = `layers (${smallest.layers}) need a file of ${formatBytes(smallest.file)}, there is room for ${formatBytes(room)}`;
     note(`  left out: ${skipped}`);
     return { layers: smallest.layers, file: smallest.file, rounds: [], skipped };
   }
   const { model, layers, file } = chosen;
   const directory = makeScratch();
   try {
-    const progress = bytesProgress(`  writing ${layers} layers`);
+    const progress = bytesProgress(`  writing weights (layers: ${layers})`);
     await writeRandomCheckpoint({ directory, card: model.card, config: model.config, progress });
     return { layers, file, rounds: await measureRounds(directory, options) };
   } catch (error) {
