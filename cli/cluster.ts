@@ -7,6 +7,7 @@ import { join, resolve } from "node:path";
 import { packageRoot } from "../common/package.js";
 import { DataDir } from "./data-dir.js";
 import { CommandError, exitStatus } from "./errors.js";
+import { type LayerFlags, layersArguments } from "./layers.js";
 import { watchLoading } from "./loading.js";
 import { type ModelFlags, modelArguments } from "./model-options.js";
 import { coreCount, freeMemoryBytes, memoryShare, redisUrl } from "./options.js";
@@ -32,9 +33,8 @@ const redisStartMs = 60_000;
 const redisPortAttempts = 3;
 const logCheckMs = 30_000;
 
-export interface LocalClusterOptions extends PrecisionFlags, ModelFlags {
+export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFlags {
   model: string;
-  stages: number;
   /** 0 picks a free one. */
   port: number;
   threadsPerWorker?: number;
@@ -161,6 +161,7 @@ export class LocalCluster {
             "--name",
             name,
           ],
+          ...layersArguments(options),
           ...modelArguments(options),
           ...precisionArguments(options),
           ...(options.recoveryTimeout === undefined

@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import { maxStepRows } from "../common/limits.js";
 import { CommandError, exitStatus } from "./errors.js";
+import { addLayersOption, type LayerFlags, requireRangePerStage } from "./layers.js";
 import { addModelOptions, type ModelFlags, openOptions } from "./model-options.js";
 import { address, integer, name, port, redisUrl } from "./options.js";
 import { tellParent } from "./parent.js";
@@ -24,9 +25,8 @@ export function addRecoveryOption(command: Command): Command {
   );
 }
 
-interface Flags extends PrecisionFlags, ModelFlags {
+interface Flags extends PrecisionFlags, ModelFlags, LayerFlags {
   model: string;
-  stages: number;
   host: string;
   port: number;
   clusterListen: string;
@@ -56,7 +56,7 @@ export function addCoordinatorCommand(program: Command): void {
     )
     .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
     .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay");
-  addRecoveryOption(addPrecisionOptions(addModelOptions(command)))
+  addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command))))
     .option(
       "--micro-batches <m>",
       "micro-batches in flight (default: the smaller of stages and sequences)",
@@ -77,6 +77,7 @@ export function addCoordinatorCommand(program: Command): void {
 
 async function run(flags: Flags): Promise<void> {
   const quantization = quantizationOf(flags);
+  requireRangePerStage(flags);
   await runService(
     async () => {
       const [{ startCoordinator }, { createLogger }, { isLoopbackHost }] = await Promise.all([

@@ -1,4 +1,4 @@
-/** Tells while a cluster starts how much of the weights its workers have read. */
+/** Tells while a cluster starts how much of the weights its workers have read, or why it does not load. */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ClusterView } from "../coordinator/inference.js";
 import { fetchCluster } from "./api.js";
@@ -17,6 +17,7 @@ const barWidth = 30;
 export function watchLoading(url: string, teller: Teller): () => void {
   const stopped = new AbortController();
   const { signal } = stopped;
+  let told = "";
   const watch = async () => {
     for (let pauseMs = firstLookMs; ; pauseMs = lookMs) {
       await sleep(pauseMs, null, { signal, ref: false });
@@ -24,6 +25,12 @@ export function watchLoading(url: string, teller: Teller): () => void {
       const view = await fetchCluster(url).catch(() => null);
       if (signal.aborted) return;
       if (view?.state === "loading") show(view, teller);
+      // Everybody is there and still nothing loads: the layers do not fit.
+      const stuck = view?.state === "waiting" && view.workers.length >= view.stageCount;
+      if (stuck && view.reason !== told) {
+        told = view.reason;
+        teller.print(told);
+      }
     }
   };
   // The only way out is the abort.

@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
 import { addRecoveryOption, stages } from "./coordinator.js";
+import { addLayersOption, requireRangePerStage } from "./layers.js";
 import { addModelOptions } from "./model-options.js";
 import { port, redisUrl, size } from "./options.js";
 import { addPrecisionOptions, quantizationOf } from "./precision.js";
@@ -18,7 +19,7 @@ export function addUpCommand(program: Command): void {
     .description("Runs everything on this machine: Redis, a coordinator and one worker per stage.")
     .requiredOption("--model <dir>", "directory of the model")
     .requiredOption("--stages <n>", "workers that share the model's layers", stages);
-  addRecoveryOption(addPrecisionOptions(addModelOptions(command)))
+  addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command))))
     .option("--threads-per-worker <t>", "compute threads of each worker (default: cores / stages)", threads)
     .option(
       "--memory-per-worker <size>",
@@ -35,6 +36,7 @@ export function addUpCommand(program: Command): void {
 async function run(options: LocalClusterOptions): Promise<void> {
   // A mistake in the flags is told before anything starts.
   quantizationOf(options);
+  requireRangePerStage(options);
   const cluster = new LocalCluster(options, new StatusLine(process.stderr, statusLogMs));
   await serve(cluster, async (url) => {
     process.stdout.write(`ready ${url}\n`);

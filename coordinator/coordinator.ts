@@ -22,6 +22,7 @@ import { tickMs } from "./membership/leases.js";
 import { ControlServer } from "./membership/server.js";
 import { openModelInThread } from "./open-model.js";
 import { CoordinatorLinks } from "./pipeline/links.js";
+import type { LayerRange } from "./placement/cut.js";
 import { engineRows, placementModel } from "./placement/model.js";
 import { createPromptService } from "./prompt/service.js";
 import { BullmqQueue } from "./queue/bullmq-queue.js";
@@ -43,6 +44,8 @@ export interface CoordinatorOptions extends OpenOptions {
   /** Model directory. */
   model: string;
   stages: number;
+  /** Layers of each stage, one range per stage without gaps from 0 on; absent: placement decides. */
+  layers?: readonly LayerRange[];
   host: string;
   /** 0 picks a free one. */
   port: number;
@@ -98,6 +101,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     });
     for (const warning of model.warnings) log.warn(warning);
     requireStageCount(options.stages, model.shape.layerCount);
+    requireAllLayers(options.layers, model.shape.layerCount);
     const dtype = options.dtype ?? model.dtype;
     const precision: Precision = { ...options.quantization, dtype, kvType: options.kvType ?? dtype };
     const queue = await BullmqQueue.open(options.redis, options.name, log, registry);
@@ -134,6 +138,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         createDetokenizer: (text) => prompt.createDetokenizer(text),
         membership: {
           stageCount: options.stages,
+          cut: options.layers,
           modelDirectory: model.directory,
           configOverrides: overridesText(options.overrides),
           prefixEncoder: options.prefixEncoder ?? "",
@@ -259,6 +264,16 @@ function requireStageCount(stages: number, layerCount: number): void {
   throw new RelayError(
     "invalid_configuration",
     `--stages ${stages}: the model has ${layerCount} layers, expected 1 to ${layerCount} stages`,
+  );
+}
+
+/** A cut by hand must end where the model ends, which nobody knew before it was opened. */
+function requireAllLayers(cut: readonly LayerRange[] | undefined, layerCount: number): void {
+  const layerEnd = cut?.at(-1)?.layerEnd ?? layerCount;
+  if (layerEnd === layerCount) return;
+  throw new RelayError(
+    "invalid_configuration",
+    `--layers ends with layer ${layerEnd - 1}: the model has ${layerCount} layers, expected the last range to end with ${layerCount - 1}`,
   );
 }
 

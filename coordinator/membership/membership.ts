@@ -14,6 +14,7 @@ import type { Register__Output } from "../../proto/generated/glm/relay/internal/
 import type { StageState__Output } from "../../proto/generated/glm/relay/internal/v1/StageState.js";
 import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
 import type { StageView, WorkerLossReason, WorkerView } from "../inference.js";
+import type { LayerRange } from "../placement/cut.js";
 import { type Placement, type PlacementModel, place } from "../placement/placement.js";
 import { Leases } from "./leases.js";
 import { type ConnectionId, loadedRatio, type Member, stageView, workerView } from "./member.js";
@@ -29,6 +30,8 @@ const maxWorkers = 1_024;
 
 export interface MembershipConfig {
   stageCount: number;
+  /** Layers of each stage, made by hand; absent: placement decides. */
+  cut?: readonly LayerRange[];
   modelDirectory: string;
   /** As overridesText writes them (checkpoint/overrides.ts). */
   configOverrides: string;
@@ -371,6 +374,7 @@ export class Membership {
         this.#config.placementModel,
         chosen.map(({ register: { worker: id, memoryBytes, threads } }) => ({ id, memoryBytes, threads })),
         { blockSize: kvBlockSize, minBlocks: this.#config.minBlocks, maxBlocks: this.#config.maxBlocks },
+        this.#config.cut,
       );
     } catch (error) {
       if (!(error instanceof RelayError)) throw error;

@@ -47,8 +47,10 @@ export function placementModel(model: Model, precision: Precision, maxRows: numb
   const tables = [embedding, positionEmbedding, blockPositionEmbedding].flat();
   const prefixBytes = (prefix?.length ?? 0) * 2 * shape.kvHeadCount * shape.headDim * float32Bytes;
   const headRows = shape.tokenCount;
+  const sizes = layers.map((layer) => layerBytes(layer, shape, precision.weights));
   return {
-    layerBytes: layers.map((layer) => layerBytes(layer, shape, precision.weights) + prefixBytes),
+    layerBytes: sizes.map(({ all }) => all + prefixBytes),
+    layerReadBytes: sizes.map(({ read }) => read + prefixBytes),
     embeddingBytes: tables.reduce((sum, table) => sum + (table?.byteLength ?? 0), 0),
     headBytes:
       partBytes([finalNorm, finalNormBias].flatMap((norm) => norm ?? [])) +
@@ -59,7 +61,12 @@ export function placementModel(model: Model, precision: Precision, maxRows: numb
   };
 }
 
-function layerBytes(layer: LayerTensors, shape: ModelShape, format: WeightFormat | null): number {
+/** All of a layer, and what one token reads of it: of the experts only those that it is sent to. */
+function layerBytes(
+  layer: LayerTensors,
+  shape: ModelShape,
+  format: WeightFormat | null,
+): { all: number; read: number } {
   const { router, experts, qkvWeight, attentionOut, ffnUp, ffnDown, ...vectors } = layer;
   const { hiddenSize, headCount, headDim } = shape;
   const down = (parts: TensorSource[]) =>
@@ -75,7 +82,10 @@ function layerBytes(layer: LayerTensors, shape: ModelShape, format: WeightFormat
   );
   const routing =
     router === null ? 0 : matrixOf([router.weight], hiddenSize, null) + partBytes([router.bias]);
-  return matrices + routed + routing + partBytes(Object.values(vectors).flatMap((vector) => vector ?? []));
+  const shared = matrices + routing + partBytes(Object.values(vectors).flatMap((vector) => vector ?? []));
+  // Experts are of one size.
+  const chosen = experts.length === 0 ? 0 : (routed * shape.experts!.perToken) / experts.length;
+  return { all: shared + routed, read: shared + chosen };
 }
 
 /** A matrix of tensors that lie one below the other, or, where they have fewer columns, side by side. */

@@ -1,8 +1,11 @@
 /**
- * Cuts a model's layers into contiguous stages, one per worker, in proportion to the memory each
- * offers. Pure. All sizes in bytes.
+ * Cuts a model's layers into contiguous stages, one per worker, such that the slowest stage is as fast as
+ * it can be within the memory of each. Pure. All sizes in bytes.
  */
 import { RelayError } from "../../common/errors.js";
+import { StageCosts } from "./costs.js";
+import { bestCut, type LayerRange } from "./cut.js";
+import { doesNotFit, stageDoesNotFit } from "./refusal.js";
 
 /** What a stage's passes need beside weights and KV cache. */
 export interface WorkspaceBytes {
@@ -18,6 +21,8 @@ export interface WorkspaceBytes {
 export interface PlacementModel {
   /** Bytes of each layer in the engine's memory. */
   layerBytes: readonly number[];
+  /** Of these, what a decode step of one sequence reads: not every expert. Absent: all. */
+  layerReadBytes?: readonly number[];
   embeddingBytes: number;
   /** Final norm and head. */
   headBytes: number;
@@ -32,15 +37,12 @@ export interface PlacementWorker {
   id: string;
   /** For everything: weights, KV cache, workspace and the process. */
   memoryBytes: number;
-  /** Compute threads. */
+  /** Compute threads, 1 or more. */
   threads: number;
 }
 
-export interface StagePlacement {
+export interface StagePlacement extends LayerRange {
   worker: string;
-  layerBegin: number;
-  /** Exclusive. */
-  layerEnd: number;
   weightBytes: number;
   workspaceBytes: number;
   kvBytes: number;
@@ -62,14 +64,20 @@ export interface PlacementLimits {
 }
 
 /**
+ * A pipeline is as fast as its slowest stage: lambda = max over i of (n_i * tau_i + e_i) is made as small as
+ * the memory of the workers allows. Of the cuts with this lambda the one is taken whose stages hold KV
+ * cache for the most tokens: a surplus layer is given back by the stage with the fewest.
  * @param workers In stage order.
+ * @param cut Layers of each stage, made by hand: one range per worker, which together are all layers.
  * @throws RelayError invalid_configuration when there are more workers than layers or a stage does
- *   not fit; the message names the worker and the missing bytes.
+ *   not fit; the message names the worker, what it offers and the missing bytes.
+ * @see reference/pipeline-theory.md, 2.2.
  */
 export function place(
   model: PlacementModel,
   workers: readonly PlacementWorker[],
   limits: PlacementLimits,
+  cut?: readonly LayerRange[],
 ): Placement {
   const layerCount = model.layerBytes.length;
   if (workers.length > layerCount) {
@@ -78,107 +86,62 @@ export function place(
       `${workers.length} stages asked for, but the model has ${layerCount} layers: expected 1 to ${layerCount} stages`,
     );
   }
-  const fixed = workers.map((worker, stage) => fixedBytes(model, worker, stage, workers.length));
-  const minKvBytes = limits.minBlocks * limits.blockSize * model.layerKvBytesPerToken;
-  // Layers of one model are of one size but for rounding; the largest one makes the bound safe.
-  const perLayer = Math.max(...model.layerBytes) + minKvBytes;
-  const room = workers.map((worker, stage) => Math.max(0, worker.memoryBytes - fixed[stage]!));
-  const caps = room.map((bytes) => Math.floor(bytes / perLayer));
-  const short = caps.findIndex((cap) => cap < 1);
-  if (short >= 0 || sum(caps) < layerCount) {
-    throw doesNotFit(model, workers, fixed, perLayer, short);
+  const costs = new StageCosts(model, workers, limits);
+  const ranges = cut ?? roomiestCut(costs, workers.length, layerCount);
+  if (ranges === null) throw doesNotFit(costs, workers, layerCount);
+  for (const [stage, layers] of ranges.entries()) {
+    if (!fits(costs, stage, layers)) throw stageDoesNotFit(costs, stage, layers, workers[stage]!);
   }
-  const counts = proportionalCounts(layerCount, room, caps);
 
-  const blockBytes = counts.map((count) => limits.blockSize * count * model.layerKvBytesPerToken);
-  const stages: StagePlacement[] = [];
-  let blockCount = limits.maxBlocks;
-  let layerBegin = 0;
-  for (const [stage, worker] of workers.entries()) {
-    const layerEnd = layerBegin + counts[stage]!;
-    const layers = sum(model.layerBytes.slice(layerBegin, layerEnd));
-    blockCount = Math.min(blockCount, Math.floor((room[stage]! - layers) / blockBytes[stage]!));
-    stages.push({
-      worker: worker.id,
-      layerBegin,
-      layerEnd,
-      weightBytes: layers + endBytes(model, stage, workers.length),
-      workspaceBytes: workspaceOf(model, worker, stage, workers.length),
-      kvBytes: 0,
-      processBytes: model.processBytes,
-    });
-    layerBegin = layerEnd;
-  }
-  for (const [stage, placed] of stages.entries()) placed.kvBytes = blockCount * blockBytes[stage]!;
+  const blockBytes = ranges.map(
+    ({ layerBegin, layerEnd }) => limits.blockSize * (layerEnd - layerBegin) * model.layerKvBytesPerToken,
+  );
+  const blocks = ranges.map((layers, stage) => Math.floor(costs.kvRoom(stage, layers) / blockBytes[stage]!));
+  const blockCount = Math.min(limits.maxBlocks, ...blocks);
+  const stages = ranges.map(({ layerBegin, layerEnd }, stage) => ({
+    worker: workers[stage]!.id,
+    layerBegin,
+    layerEnd,
+    weightBytes: costs.weightBytes(stage, { layerBegin, layerEnd }),
+    workspaceBytes: costs.workspaceBytes(stage),
+    kvBytes: blockCount * blockBytes[stage]!,
+    processBytes: model.processBytes,
+  }));
   return { stages, blockCount };
 }
 
-function workspaceOf(
-  { workspace }: PlacementModel,
-  { threads }: PlacementWorker,
-  stage: number,
-  stageCount: number,
-): number {
-  return (
-    workspace.stage +
-    threads * workspace.perThread +
-    (stage === 0 ? workspace.first : 0) +
-    (stage === stageCount - 1 ? workspace.last + threads * workspace.lastPerThread : 0)
-  );
+/** Of the fastest cuts the one with room for the most KV tokens; null when none fits. */
+function roomiestCut(costs: StageCosts, stageCount: number, layerCount: number): LayerRange[] | null {
+  const fastest = bestCut<number>(stageCount, layerCount, {
+    none: 0,
+    extend: (lambda, stage, layers) =>
+      fits(costs, stage, layers) ? Math.max(lambda, costs.time(stage, layers)) : null,
+    isBetter: (lambda, than) => lambda < than,
+  });
+  if (fastest === null) return null;
+  // Scores are the stages' KV bytes per layer, which is tokens but for a factor, fewest first. The fewest
+  // decide how many blocks there are; beyond that the next fewest count, so that no stage is left full
+  // while a layer of it would have room elsewhere.
+  const roomiest = bestCut<readonly number[]>(stageCount, layerCount, {
+    none: [],
+    extend: (rooms, stage, layers) =>
+      fits(costs, stage, layers) && costs.time(stage, layers) <= fastest.score
+        ? inserted(rooms, costs.kvRoom(stage, layers) / (layers.layerEnd - layers.layerBegin))
+        : null,
+    isBetter: (rooms, than) => {
+      const first = rooms.findIndex((room, index) => room !== than[index]);
+      return first >= 0 && rooms[first]! > than[first]!;
+    },
+  });
+  return roomiest!.ranges;
 }
 
-/** Embedding on the first stage, final norm and head on the last. */
-function endBytes(model: PlacementModel, stage: number, stageCount: number): number {
-  return (stage === 0 ? model.embeddingBytes : 0) + (stage === stageCount - 1 ? model.headBytes : 0);
+function fits(costs: StageCosts, stage: number, layers: LayerRange): boolean {
+  return costs.missingBytes(stage, layers) === 0;
 }
 
-/** What a stage needs beside its layers and KV cache. */
-function fixedBytes(
-  model: PlacementModel,
-  worker: PlacementWorker,
-  stage: number,
-  stageCount: number,
-): number {
-  return (
-    endBytes(model, stage, stageCount) + workspaceOf(model, worker, stage, stageCount) + model.processBytes
-  );
-}
-
-/** Largest remainders, each count within [1, cap]. The caps' sum is at least the total. */
-function proportionalCounts(total: number, room: readonly number[], caps: readonly number[]): number[] {
-  const all = sum(room);
-  const ideal = room.map((bytes) => (total * bytes) / all);
-  const counts = ideal.map((share, stage) => Math.min(caps[stage]!, Math.max(1, Math.floor(share))));
-  // Each round moves one layer, and at most `total` are out of place.
-  while (sum(counts) !== total) {
-    const grow = sum(counts) < total;
-    let best = -1;
-    for (const stage of counts.keys()) {
-      if (grow ? counts[stage]! >= caps[stage]! : counts[stage]! <= 1) continue;
-      const lack = (grow ? 1 : -1) * (ideal[stage]! - counts[stage]!);
-      if (best < 0 || lack > (grow ? 1 : -1) * (ideal[best]! - counts[best]!)) best = stage;
-    }
-    counts[best]! += grow ? 1 : -1;
-  }
-  return counts;
-}
-
-function doesNotFit(
-  model: PlacementModel,
-  workers: readonly PlacementWorker[],
-  fixed: readonly number[],
-  perLayer: number,
-  short: number,
-): RelayError {
-  const needed = sum(fixed) + perLayer * model.layerBytes.length;
-  const offered = sum(workers.map((worker) => worker.memoryBytes));
-  const where =
-    short >= 0
-      ? `worker "${workers[short]!.id}" offers ${workers[short]!.memoryBytes} bytes, one layer on it needs ${fixed[short]! + perLayer}`
-      : `${workers.length} workers offer ${offered} bytes, the model with its KV cache needs ${needed}: ${Math.max(0, needed - offered)} more`;
-  return new RelayError("invalid_configuration", `the model does not fit: ${where}`);
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((total, value) => total + value, 0);
+/** A copy of ascending values with one more. */
+function inserted(values: readonly number[], value: number): number[] {
+  const before = values.filter((other) => other <= value);
+  return [...before, value, ...values.slice(before.length)];
 }

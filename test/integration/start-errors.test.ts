@@ -119,6 +119,17 @@ describe("a start that cannot work ends with status 1 and says why", () => {
     expect([code, /64.*layers/.test(output)]).toEqual([1, true]);
   });
 
+  it("a cut by hand that ends before or behind the last layer, or has a stage too few", async () => {
+    const beyond = await start(usual({ "--layers": "0-99" }));
+    expect(beyond.code).toBe(1);
+    expect(beyond.output).toMatch(
+      /--layers ends with layer 99: the model has \d+ layers, expected .* end with/,
+    );
+    const few = await start(usual({ "--layers": "0-0", "--stages": "2" }));
+    expect(few.code).toBe(2);
+    expect(few.output).toMatch(/'0-0' has 1 range: expected 2/);
+  });
+
   it("a busy port", async () => {
     const server = createServer();
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));

@@ -31,6 +31,7 @@ describe("glm-relay up", () => {
   beforeAll(async () => {
     data = mkdtempSync(join(tmpdir(), "glm-relay-up-"));
     const args = [main, "up", "--model", tinyModel, "--stages", "2", "--port", "0", "--data", data];
+    args.push("--layers", "0-0,1-3");
     up = new TestProcess("up", process.execPath, args);
     url = (await up.line(/^ready (http:\/\/127\.0\.0\.1:\d+)$/m))[1]!;
   });
@@ -62,6 +63,13 @@ describe("glm-relay up", () => {
       const answers = ["livez", "readyz", "metrics"].map((path) => fetch(`http://${address}/${path}`));
       expect((await Promise.all(answers)).map(({ status }) => status)).toEqual([200, 200, 200]);
     }
+  });
+
+  it("gives every worker the layers that --layers names", async () => {
+    expect((await view()).stages).toMatchObject([
+      { worker: "worker-0", layerBegin: 0, layerEnd: 1 },
+      { worker: "worker-1", layerBegin: 1, layerEnd: 4 },
+    ]);
   });
 
   it("restarts a dead worker, a dead coordinator and a dead Redis, and the answer stays the same", async () => {

@@ -8,6 +8,7 @@ import { requestId } from "../../common/ids.js";
 import { protocolVersion } from "../../common/package.js";
 import { Core, type CorePorts } from "../../coordinator/core.js";
 import type { GenerationRequest, RequestEvent, SamplingParams } from "../../coordinator/inference.js";
+import type { LayerRange } from "../../coordinator/placement/cut.js";
 import type { CoordinatorMessage } from "../../proto/generated/glm/relay/internal/v1/CoordinatorMessage.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
@@ -51,6 +52,7 @@ export const generation = (
 
 export interface FakeClusterOptions {
   stageCount?: number;
+  cut?: readonly LayerRange[];
   maxBlocks?: number;
   prefillChunk?: number;
   recoveryTimeoutMs?: number;
@@ -73,6 +75,7 @@ export class FakeCluster {
 
   constructor({
     stageCount = 2,
+    cut,
     maxBlocks = 64,
     prefillChunk = 256,
     recoveryTimeoutMs = 600_000,
@@ -110,6 +113,7 @@ export class FakeCluster {
         createDetokenizer: () => ({ push: (token) => `${token}`, flush: () => "" }),
         membership: {
           stageCount,
+          cut,
           modelDirectory: "/model",
           configOverrides: '{"seq_length":64}',
           prefixEncoder: "/prefix",

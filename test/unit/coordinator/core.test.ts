@@ -258,6 +258,23 @@ describe("the coordinator's core", () => {
     }
   });
 
+  it("assigns the layers of a cut by hand, and says which stage of it does not fit", () => {
+    const cut = [
+      { layerBegin: 0, layerEnd: 3 },
+      { layerBegin: 3, layerEnd: 4 },
+    ];
+    const cluster = new FakeCluster({ cut });
+    cluster.join(1, { memoryBytes: 1_000_000 });
+    cluster.join(2);
+    expect(cluster.core.membership.notFormedReason).toMatch(
+      /^the model does not fit: stage 0 with layers 0-2 needs \d+ bytes, worker "worker-1" offers 1000000: \d+ more$/,
+    );
+    cluster.join(3, { worker: "worker-1" });
+    cluster.pass(500, [2, 3]);
+    const assigned = cluster.sent.flatMap(({ message }) => message.assign ?? []);
+    expect(assigned).toMatchObject(cut);
+  });
+
   it("takes a term above the highest that any worker reports", () => {
     const cluster = new FakeCluster();
     cluster.join(1, { highestTerm: 41 });

@@ -23,8 +23,26 @@ describe("placement", () => {
     expect(counts(place(model(8), workers(100, 100, 100, 100), limits).stages)).toEqual([2, 2, 2, 2]);
   });
 
-  it("gives layers in proportion to the memory offered", () => {
-    expect(counts(place(model(12), workers(220, 112, 113), limits).stages)).toEqual([6, 3, 3]);
+  it("cuts by time: memory beyond what a stage needs draws no layers to it", () => {
+    expect(counts(place(model(12), workers(220, 112, 113), limits).stages)).toEqual([4, 4, 4]);
+  });
+
+  it("gives a worker with twice the threads twice the layers", () => {
+    const offered = workers(200, 200, 200).map((worker, index) => ({
+      ...worker,
+      threads: index === 1 ? 2 : 1,
+    }));
+    expect(counts(place({ ...model(12), headBytes: 0 }, offered, limits).stages)).toEqual([3, 6, 3]);
+  });
+
+  it("counts the head as the layers that could be read in its time", () => {
+    const heavy = { ...model(12), headBytes: 20 * MB };
+    expect(counts(place(heavy, workers(200, 200), limits).stages)).toEqual([7, 5]);
+  });
+
+  it("moves layers to other stages when the memory of one is full", () => {
+    // Worker 1 has 29 MB but for its workspace and room for 2 layers, worker 2 has 6 MB of ends.
+    expect(counts(place(model(12), workers(200, 30, 200), limits).stages)).toEqual([5, 2, 5]);
   });
 
   it("counts embedding, head, workspace and the KV blocks that fit everywhere", () => {
@@ -56,9 +74,35 @@ describe("placement", () => {
   });
 
   it("names the worker or the missing bytes when the model does not fit", () => {
-    expect(() => place(model(4), workers(100, 5), limits)).toThrow(/worker "w1" offers 5000000 bytes/);
+    // Head 5, workspace 2, a layer 10 MB and its 64 KV tokens.
+    expect(() => place(model(4), workers(100, 5), limits)).toThrow(
+      'worker "w1" offers 5000000 bytes, one layer on it needs 17064000: 12064000 more',
+    );
     expect(() => place(model(40), workers(100, 100), limits)).toThrow(
-      /2 workers offer 200000000 bytes.* more/,
+      /2 workers offer 200000000 bytes, the model with its KV cache needs 415560000; .* lacks 215560000 more: /,
+    );
+  });
+
+  it("names the worker that lacks least when only the cut at whole layers does not fit", () => {
+    // 5 layers of 10.064 MB, the ends 13 MB: 63.32 of 65 MB, but neither 3 + 2 nor 2 + 3 layers fit.
+    expect(() => place(model(5), workers(35, 30), limits)).toThrow(
+      /: stage 0 with layers 0-2 needs 36192000 bytes, worker "w0" offers 35000000: 1192000 more$/,
+    );
+  });
+
+  it("keeps a cut made by hand, and names the stage that does not fit", () => {
+    const cut = (...ends: number[]) =>
+      ends.map((layerEnd, stage) => ({ layerBegin: ends[stage - 1] ?? 0, layerEnd }));
+    const { stages } = place(model(8), workers(100, 100, 100), limits, cut(1, 7, 8));
+    expect(counts(stages)).toEqual([1, 6, 1]);
+    expect(stages.map((stage) => stage.weightBytes)).toEqual([15 * MB, 60 * MB, 15 * MB]);
+    // 7 layers of 10.064 MB and 1 MB of workspace.
+    expect(() => place(model(9), workers(100, 70, 100), limits, cut(1, 8, 9))).toThrow(
+      "the model does not fit: stage 1 with layers 1-7 needs 71448000 bytes, " +
+        'worker "w1" offers 70000000: 1448000 more',
+    );
+    expect(() => place(model(2), workers(100, 10), limits, cut(1, 2))).toThrow(
+      /: stage 1 with layer 1 needs/,
     );
   });
 
