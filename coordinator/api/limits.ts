@@ -1,4 +1,4 @@
-/** Bounds of the HTTP API. Each one closes a way in which a single client could take more than its share. */
+/** Bounds of the API, HTTP and gRPC. Each one closes a way in which a single client could take more than its share. */
 
 /**
  * A body up to this size is read on the main thread, a larger one in a thread: 16 KiB of the worst kind
@@ -11,6 +11,9 @@ export const maxDiscardedBytes = 64 * 1024 * 1024;
 export const requestTimeoutMs = 60_000;
 /** Open sockets; the kernel's own limit is met at a worse moment. */
 export const maxConnections = 16_384;
+
+/** Calls that one gRPC connection may have open; a client that wants more opens another. */
+export const maxStreamsPerConnection = 1_024;
 
 export const maxPrompts = 256;
 export const maxChoicesPerPrompt = 128;
