@@ -12,7 +12,7 @@ import type { InferenceService } from "../inference.js";
 import type { ApiContext } from "./context.js";
 import { bodyTooLarge } from "./errors.js";
 import { invalid } from "./fields.js";
-import { maxDiscardedBytes, maxInlineBodyBytes } from "./limits.js";
+import { maxDiscardedBytes, maxInlineBodyBytes, maxInlineMessageBytes } from "./limits.js";
 import { type BodyTask, type Endpoint, type ReadAs, readBody } from "./read-body.js";
 
 export function installBodyParser(server: FastifyInstance): void {
@@ -53,8 +53,9 @@ export async function bytesAs<E extends Endpoint>(
   const { prompt, contextLength } = service;
   const model = { ...service.model, contextLength };
   const task: BodyTask = { endpoint, bytes, model, strict };
+  const inlineBytes = endpoint === "generate" ? maxInlineMessageBytes : maxInlineBodyBytes;
   // What only counts or shows tokens writes its answer where it has made them: a token takes many bytes.
-  const inThread = bytes.length > maxInlineBodyBytes || endpoint === "tokenize" || endpoint === "detokenize";
+  const inThread = bytes.length > inlineBytes || endpoint === "tokenize" || endpoint === "detokenize";
   return (inThread ? prompt.readBody(task) : readBody(task, prompt)) as Promise<ReadAs<E>>;
 }
 

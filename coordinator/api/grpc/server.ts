@@ -13,6 +13,7 @@ import { serverCredentials } from "../../../common/tls.js";
 import { inferenceDefinition, inferenceName, publicPackage } from "../../../proto/public.js";
 import type { ApiContext } from "../context.js";
 import { maxStreamsPerConnection } from "../limits.js";
+import { arrivalLimit } from "./arrival.js";
 import { type GenerateCall, generate } from "./generate.js";
 import { cancelHandler, listModelsHandler } from "./unary.js";
 
@@ -44,7 +45,7 @@ export interface GrpcApi {
 
 /** @throws RelayError invalid_configuration when the address cannot be bound. */
 export async function createGrpcApi(context: ApiContext, host: string, port: number): Promise<GrpcApi> {
-  const server = new Server(options);
+  const server = new Server({ ...options, interceptors: [arrivalLimit(context.timing.arrivalMs)] });
   const running = new Set<Promise<void>>();
   server.addService(definition, {
     Generate: (call: GenerateCall) => {

@@ -7,7 +7,7 @@ import type { ListModelsResponse } from "../../../proto/generated/glm/relay/v1/L
 import { inferenceDefinition } from "../../../proto/public.js";
 import type { ApiContext } from "../context.js";
 import { show } from "../fields.js";
-import { maxInlineBodyBytes } from "../limits.js";
+import { maxInlineMessageBytes } from "../limits.js";
 import { CallRecord, type Method } from "./record.js";
 import { decode } from "./request.js";
 import { toStatus } from "./status.js";
@@ -47,8 +47,8 @@ function unary<T>(context: ApiContext, method: Method, answer: (request: Uint8Ar
     const record = new CallRecord(context, method, call);
     try {
       const { length } = call.request;
-      if (length > maxInlineBodyBytes) {
-        const problem = `the request has ${length} bytes, expected at most ${maxInlineBodyBytes}`;
+      if (length > maxInlineMessageBytes) {
+        const problem = `the request has ${length} bytes, expected at most ${maxInlineMessageBytes}`;
         throw new RelayError("request_too_large", problem);
       }
       const response = answer(call.request);

@@ -1,5 +1,5 @@
 /** The public gRPC service in front of a scripted one, with a plain grpc-js client. */
-import { status } from "@grpc/grpc-js";
+import { type StatusObject, status } from "@grpc/grpc-js";
 import { Registry } from "prom-client";
 import { expect, onTestFinished, test } from "vitest";
 import { RelayError } from "../../../common/errors.js";
@@ -305,6 +305,22 @@ test("Cancel ends a request by its id, over HTTP too, and says when there is non
   expect(await overHttp).toMatchObject({ status: 499, body: { error: { code: "cancelled" } } });
   expect(service.cancelled).toEqual(service.submitted.map(({ id }) => id));
   expect(await client.cancel(service.last.id)).toMatchObject({ code: status.NOT_FOUND });
+});
+
+test("a call whose request does not arrive is ended", async () => {
+  const { client } = await start({ arrivalMs: 100 });
+  const path = "/glm.relay.v1.Inference/Generate";
+  const call = client.inference.makeBidiStreamRequest(
+    path,
+    (bytes: Buffer) => bytes,
+    () => ({}),
+  );
+  call.on("error", () => undefined);
+  const ended = await new Promise<StatusObject>((resolve) => call.on("status", resolve));
+  expect(ended).toMatchObject({
+    code: status.DEADLINE_EXCEEDED,
+    details: "the request took longer than 0.1 s to arrive",
+  });
 });
 
 test("a client that reads nothing holds its request back, and is given up in the end", async () => {
