@@ -61,11 +61,11 @@ export class Responses {
       yield* this.#echo(event);
     }
     if (event.type === "prompt") return;
-    const delta = this.#delta(choice, event);
     if (event.type === "finish") choice.finish = event;
-    const { text, reasoning_content, tool_calls } = delta;
-    const isEmpty = text === "" && reasoning_content === "" && tool_calls.length === 0;
-    if (event.type !== "finish" || !isEmpty) yield { delta };
+    const delta = this.#delta(choice, event);
+    const { text, reasoning_content, tool_calls, blank } = delta;
+    const says = text !== "" || reasoning_content !== "" || tool_calls.length > 0;
+    if (event.type === "tokens" || says || blank !== undefined) yield { delta };
   }
 
   finished(usage: UsageCounter): GenerateResponse {
@@ -86,7 +86,7 @@ export class Responses {
   #delta(choice: ChoiceState, event: Exclude<AnswerEvent, { type: "prompt" }>) {
     let calls = choice.reply?.calls ?? 0;
     const parts = choice.reply?.of(event) ?? [{ kind: "content" as const, text: event.text }];
-    const delta = {
+    const delta: Delta & Required<Pick<Delta, "text" | "reasoning_content" | "tool_calls">> = {
       choice: event.choice,
       text: textOf(parts, "content"),
       reasoning_content: textOf(parts, "reasoning"),
@@ -99,7 +99,7 @@ export class Responses {
     if (event.type === "tokens") {
       choice.text += event.text;
       const logprobs = event.logprobs.map((score) => this.#scored(score));
-      return { ...delta, token_ids: event.tokens, logprobs } satisfies Delta;
+      return { ...delta, token_ids: event.tokens, logprobs };
     }
     // A conversation's reply that fills the context's mask is just the reply.
     if (event.type !== "blank" || choice.reply !== null) return delta;
@@ -107,7 +107,7 @@ export class Responses {
     const blank = { index: event.blank, mask, finish_reason: event.reason };
     choice.blanks.push({ ...blank, text: choice.text + event.text });
     choice.text = "";
-    return { ...delta, blank } satisfies Delta;
+    return { ...delta, blank };
   }
 
   /** The prompt in front of a choice; its text goes with the first scores. */

@@ -254,8 +254,10 @@ test("errors carry our code, and when a new try is worth it", async () => {
   service.refusal = new RelayError("draining", "the server is shutting down");
   expect((await client.generate({ prompt: "a" })).status.code).toBe(status.UNAVAILABLE);
   service.refusal = null;
-  const other = (await client.generate({ prompt: "a", model: "😀".repeat(60) })).status;
+  const other = (await client.generate({ prompt: "a", model: `a${"😀".repeat(60)}` })).status;
+  // The name is cut in the middle of a character, which a header cannot hold.
   expect(other.code).toBe(status.NOT_FOUND);
+  expect(other.details).toMatch(/😀\uFFFD\.\.\." is not served here/);
   service.script = async function* (request) {
     yield tokensEvent(request, 0, "a");
     yield { type: "error", error: new RelayError("worker_lost", "gone") };
@@ -287,7 +289,9 @@ test("a client that leaves, by cancelling or by its deadline, cancels its reques
   const late = await client.generate({ prompt: "a" }, {}, { deadline: Date.now() + 100 });
   expect(late.status.code).toBe(status.DEADLINE_EXCEEDED);
   await eventually(() => service.cancelled.length === 2, "the request is cancelled");
-  expect((await responses(2))[1]!["code"]).toMatch(/deadline_exceeded|cancelled/);
+  expect((await responses(2))[1]).toMatchObject({
+    ...{ grpcStatus: "DEADLINE_EXCEEDED", code: "deadline_exceeded" },
+  });
 });
 
 test("Cancel ends a request by its id, over HTTP too, and says when there is none", async () => {
