@@ -37,6 +37,8 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   model: string;
   /** 0 picks a free one. */
   port: number;
+  /** Of the gRPC API; 0 picks a free one, absent: none. */
+  grpcPort?: number;
   threadsPerWorker?: number;
   memoryPerWorker?: number;
   redis?: string;
@@ -70,7 +72,7 @@ export class LocalCluster {
    */
   async start(): Promise<string> {
     const { options } = this;
-    if (options.port !== 0) await requireFreePort(options.port);
+    for (const port of [options.port, options.grpcPort ?? 0]) if (port !== 0) await requireFreePort(port);
     const external = externalRedis(options.redis);
     const data = new DataDir(options.data);
     this.data = data;
@@ -153,6 +155,7 @@ export class LocalCluster {
           ],
           // A restart takes the ports of the first life: clients and workers know them.
           ...["--port", listening ? new URL(listening.url).port : String(options.port)],
+          ...grpcArguments(listening?.grpcAddress ?? null, options.grpcPort),
           ...[
             "--cluster-listen",
             listening?.clusterAddress ?? "127.0.0.1:0",
@@ -173,6 +176,10 @@ export class LocalCluster {
         ready: { by: "line", prefix: "ready " },
         onMessage: (message) => {
           if (!isListeningMessage(message)) return;
+          // Once: a restart takes the same port.
+          if (listening === null && message.grpcAddress !== null) {
+            this.teller.print(`gRPC at ${message.grpcAddress}`);
+          }
           listening = message;
           this.apiUrl = message.url;
           resolveAddress(message.clusterAddress);
@@ -231,6 +238,12 @@ export class LocalCluster {
 }
 
 const mainScript = join(packageRoot, "dist/cli/main.js");
+
+/** @param bound Where the first life of the coordinator served it. */
+function grpcArguments(bound: string | null, port: number | undefined): string[] {
+  if (port === undefined) return [];
+  return ["--grpc-port", bound === null ? String(port) : bound.slice(bound.lastIndexOf(":") + 1)];
+}
 
 /** --redis, else REDIS_URL, else null: then we bring our own. */
 function externalRedis(option: string | undefined): string | null {

@@ -29,6 +29,7 @@ interface Flags extends PrecisionFlags, ModelFlags, LayerFlags {
   model: string;
   host: string;
   port: number;
+  grpcPort?: number;
   clusterListen: string;
   redis: string;
   name: string;
@@ -37,6 +38,9 @@ interface Flags extends PrecisionFlags, ModelFlags, LayerFlags {
   recoveryTimeout: number;
   probePort?: number;
 }
+
+export const grpcPortHelp =
+  "port of the gRPC API on the same host, 0 picks a free one (default: no gRPC API)";
 
 export const stages = integer(1, stagesMax);
 
@@ -48,6 +52,7 @@ export function addCoordinatorCommand(program: Command): void {
     .requiredOption("--stages <n>", "workers that share the model's layers", stages)
     .option("--host <host>", "address of the HTTP API", "127.0.0.1")
     .option("--port <port>", "port of the HTTP API, 0 picks a free one", port, 8000)
+    .option("--grpc-port <port>", grpcPortHelp, port)
     .option(
       "--cluster-listen <host:port>",
       "where workers connect, port 0 picks a free one",
@@ -103,7 +108,8 @@ async function run(flags: Flags): Promise<void> {
       });
     },
     (coordinator) => {
-      tellParent({ type: "listening", url: coordinator.url, clusterAddress: coordinator.clusterAddress });
+      const { url, grpcAddress, clusterAddress } = coordinator;
+      tellParent({ type: "listening", url, grpcAddress, clusterAddress });
       coordinator.ready.then(
         () => process.stdout.write(`ready ${coordinator.url}\n`),
         // The reason reaches the user through `closed`.

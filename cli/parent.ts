@@ -6,6 +6,8 @@
 export interface ListeningMessage {
   type: "listening";
   url: string;
+  /** host:port; null without the gRPC API. */
+  grpcAddress: string | null;
   clusterAddress: string;
 }
 

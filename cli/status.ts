@@ -31,6 +31,7 @@ export async function formatStatus(view: ClusterView): Promise<string> {
     `KV blocks  ${view.blocks.used} of ${view.blocks.total} used, ${view.blocks.size} tokens each`,
     `redis      ${view.redisUp ? "up" : "down"}`,
     `numerics   ${view.numericsId ?? "not known yet"}`,
+    `gRPC       ${view.grpcAddress ?? "off"}`,
     `probes     ${view.probeAddress ?? "none"}`,
   ];
   const tables = [await formatStages(view.stages), await formatWorkers(view.workers)];

@@ -1,7 +1,7 @@
 /** `glm-relay up`: everything on this machine, supervised until Ctrl-C. */
 import type { Command } from "commander";
 import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
-import { addRecoveryOption, stages } from "./coordinator.js";
+import { addRecoveryOption, grpcPortHelp, stages } from "./coordinator.js";
 import { addLayersOption, requireRangePerStage } from "./layers.js";
 import { addModelOptions } from "./model-options.js";
 import { port, redisUrl, size } from "./options.js";
@@ -27,6 +27,7 @@ export function addUpCommand(program: Command): void {
       size,
     )
     .option("--port <port>", "port of the HTTP API on loopback, 0 picks a free one", port, 8000)
+    .option("--grpc-port <port>", grpcPortHelp, port)
     .option("--redis <url>", "Redis to use (default: REDIS_URL, else one of its own)", redisUrl)
     .option("--data <dir>", "keeps Redis data and logs (default: a fresh directory, removed at a clean end)")
     .option("--verbose", verboseHelp)

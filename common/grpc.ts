@@ -23,6 +23,13 @@ export const serverOptions: ChannelOptions = {
   "grpc.max_connection_idle_ms": connectionIdleMs,
 };
 
+/** For clients that are not ours: a machine that lost its power must not hold its requests for ever. */
+export const publicServerOptions: ChannelOptions = {
+  "grpc.max_connection_idle_ms": connectionIdleMs,
+  "grpc.keepalive_time_ms": keepaliveTimeMs,
+  "grpc.keepalive_timeout_ms": keepaliveTimeoutMs,
+};
+
 /**
  * For streams that carry small messages. Each client has a connection of its own, so its attempts do
  * not inherit the waiting time that grpc-js keeps per shared connection (1 s to 120 s).
@@ -86,11 +93,16 @@ const codeKey = "glm-relay-code";
 export function toServiceError(error: RelayError): ServiceError {
   const metadata = new Metadata();
   metadata.set(codeKey, error.code);
-  return Object.assign(new Error(error.message), {
-    code: error.grpcStatus,
-    details: error.message,
-    metadata,
-  });
+  const details = headerText(error.message);
+  return Object.assign(new Error(details), { code: error.grpcStatus, details, metadata });
+}
+
+/** Percent-encoded it must fit into a header beside others: peers take 8 KiB or more of them. */
+const maxDetailsCharacters = 500;
+
+/** grpc-js throws, outside any call, for half a surrogate pair; cutting a text can leave one. */
+function headerText(message: string): string {
+  return message.slice(0, maxDetailsCharacters).replace(/\p{Surrogate}/gu, "\uFFFD");
 }
 
 /** An answer without one of our codes: the caller is early and may come again (see invitesRetry). */

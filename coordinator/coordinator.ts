@@ -49,6 +49,8 @@ export interface CoordinatorOptions extends OpenOptions {
   host: string;
   /** 0 picks a free one. */
   port: number;
+  /** Of the gRPC API on the same host; 0 picks a free one, absent: none. */
+  grpcPort?: number;
   /** host:port for workers. */
   clusterListen: string;
   redis: string;
@@ -71,6 +73,8 @@ export interface CoordinatorOptions extends OpenOptions {
 
 export interface RunningCoordinator {
   url: string;
+  /** host:port of the gRPC API; null without it. */
+  grpcAddress: string | null;
   clusterAddress: string;
   /** host:port of the probes; null without them. */
   probeAddress: string | null;
@@ -163,6 +167,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         ended: (id) => service.ended(id),
         stepFinished: (rows) => service.stepFinished(rows),
         readyChanged: (isReady) => {
+          service.readinessChanged();
           if (isReady) becameReady();
         },
         recovered: (reason, afterMs) => {
@@ -179,6 +184,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         precision,
         numericsId: () => numericsId(core, model, precision),
         probeAddress,
+        grpcAddress: () => api?.grpcAddress ?? null,
       },
       prompt,
       queue,
@@ -196,13 +202,15 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     const ticker = setInterval(() => core.tick(), tickMs);
     undo.push(async () => clearInterval(ticker));
     await queue.start((request) => service.admit(request));
-    const { host, port } = options;
-    const served = await createApi(service, { host, port, log, registry }).catch((error: unknown) => {
+    const { host, port, grpcPort } = options;
+    const served = await createApi(service, { host, port, grpcPort, log, registry }).catch((error) => {
+      if (error instanceof RelayError) throw error;
       throw new RelayError("invalid_configuration", `cannot serve on ${host}:${port}: ${reasonOf(error)}`, {
         cause: error,
       });
     });
     api = served;
+    log.info({ url: served.address, grpc: served.grpcAddress }, "serving the API");
     undo.push(() => served.close());
 
     let resolveClosed: (end: { code: number; reason: string }) => void = () => {};
@@ -230,6 +238,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     };
     return {
       url: served.address,
+      grpcAddress: served.grpcAddress,
       clusterAddress,
       probeAddress,
       ready,

@@ -102,7 +102,8 @@ type ServiceFacts =
   | "kvType"
   | "quantization"
   | "oldestWaitMs"
-  | "probeAddress";
+  | "probeAddress"
+  | "grpcAddress";
 
 export class Core {
   readonly membership: Membership;

@@ -198,6 +198,8 @@ export interface ClusterView {
   redisUp: boolean;
   /** host:port of the coordinator's own probes; null when it serves none. */
   probeAddress: string | null;
+  /** host:port of the gRPC API; null when it is off. */
+  grpcAddress: string | null;
   counters: {
     placements: number;
     /** The same by what ended the plan before: "start" for the first, else a code of common/errors.ts. */
@@ -222,6 +224,8 @@ export interface InferenceService {
   submit(request: GenerationRequest): Promise<RequestHandle>;
   /** From state already held; null when ready, else the error a new request would get. */
   notReady(): RelayError | null;
+  /** Called when what notReady says may have changed. */
+  onReadiness(listener: () => void): void;
   cluster(): ClusterView;
   /** Called for every finished step: rows in it. */
   onStep(listener: (rows: number) => void): void;

@@ -38,6 +38,8 @@ export interface ServiceFacts {
   numericsId: () => string | null;
   /** host:port of the coordinator's probes; null without them. */
   probeAddress: string | null;
+  /** host:port of the gRPC API; null without it. */
+  grpcAddress: () => string | null;
 }
 
 export class Service implements InferenceService {
@@ -54,6 +56,7 @@ export class Service implements InferenceService {
   readonly #wakeUps = new WakeUps();
   readonly #stepListeners: ((rows: number) => void)[] = [];
   readonly #recoveryListeners: ((reason: string, seconds: number) => void)[] = [];
+  readonly #readinessListeners: (() => void)[] = [];
   readonly #sweep: NodeJS.Timeout;
   #draining = false;
 
@@ -72,6 +75,7 @@ export class Service implements InferenceService {
     this.#log = log;
     this.#sweep = setInterval(() => this.#giveUpOverdue(), sweepMs).unref();
     queue.onUpChange((up) => {
+      this.readinessChanged();
       if (up) void this.#resubmit();
     });
   }
@@ -153,6 +157,15 @@ export class Service implements InferenceService {
     this.#recoveryListeners.push(listener);
   }
 
+  /** The core's side, and the queue's. */
+  readinessChanged(): void {
+    for (const listener of this.#readinessListeners) listener();
+  }
+
+  onReadiness(listener: () => void): void {
+    this.#readinessListeners.push(listener);
+  }
+
   cluster(): ClusterView {
     const view = this.#core().view();
     const { precision } = this.#facts;
@@ -168,12 +181,14 @@ export class Service implements InferenceService {
       redisUp: this.#queue.up,
       oldestWaitMs: this.#oldestWaitMs(),
       probeAddress: this.#facts.probeAddress,
+      grpcAddress: this.#facts.grpcAddress(),
     };
   }
 
   /** From now on new requests are refused; what was accepted goes on. */
   drain(): void {
     this.#draining = true;
+    this.readinessChanged();
   }
 
   /** Ends what is left with an error. */

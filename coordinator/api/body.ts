@@ -8,10 +8,11 @@ import type { IncomingMessage } from "node:http";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { RelayError } from "../../common/errors.js";
 import { maxBodyBytes } from "../../common/limits.js";
+import type { InferenceService } from "../inference.js";
 import type { ApiContext } from "./context.js";
 import { bodyTooLarge } from "./errors.js";
 import { invalid } from "./fields.js";
-import { maxDiscardedBytes, maxInlineBodyBytes } from "./limits.js";
+import { maxDiscardedBytes, maxInlineBodyBytes, maxInlineMessageBytes } from "./limits.js";
 import { type BodyTask, type Endpoint, type ReadAs, readBody } from "./read-body.js";
 
 export function installBodyParser(server: FastifyInstance): void {
@@ -36,11 +37,25 @@ export async function bodyAs<E extends Endpoint>(
 ): Promise<ReadAs<E>> {
   const bytes = request.body as Uint8Array<ArrayBuffer> | undefined;
   if (bytes === undefined) throw invalid("body", undefined, "a JSON object");
+  return bytesAs(service, bytes, endpoint, request.headers["x-glm-strict"] === "1");
+}
+
+/**
+ * The same of its bytes alone.
+ * @param strict Unknown fields are errors.
+ */
+export async function bytesAs<E extends Endpoint>(
+  service: InferenceService,
+  bytes: Uint8Array<ArrayBuffer>,
+  endpoint: E,
+  strict: boolean,
+): Promise<ReadAs<E>> {
   const { prompt, contextLength } = service;
   const model = { ...service.model, contextLength };
-  const task: BodyTask = { endpoint, bytes, model, strict: request.headers["x-glm-strict"] === "1" };
+  const task: BodyTask = { endpoint, bytes, model, strict };
+  const inlineBytes = endpoint === "generate" ? maxInlineMessageBytes : maxInlineBodyBytes;
   // What only counts or shows tokens writes its answer where it has made them: a token takes many bytes.
-  const inThread = bytes.length > maxInlineBodyBytes || endpoint === "tokenize" || endpoint === "detokenize";
+  const inThread = bytes.length > inlineBytes || endpoint === "tokenize" || endpoint === "detokenize";
   return (inThread ? prompt.readBody(task) : readBody(task, prompt)) as Promise<ReadAs<E>>;
 }
 

@@ -1,22 +1,23 @@
 /** How a chat answer is written: one object, or chunks with deltas; thoughts and calls apart from content. */
 import { randomBytes } from "node:crypto";
 import type { GenerationRequest, InferenceService } from "../inference.js";
-import { type ReplyPart, type ReplyReader, type ReplyRules, replyReader } from "../output/reply/reply.js";
 import { type Answer, type AnswerEvent, type Envelope, envelope, wholeChoice } from "./answer.js";
 import { Later, Slices } from "./json-text.js";
 import { chatLogprobs, type TokenNames } from "./logprobs.js";
+import {
+  type CallPart,
+  finishReason,
+  type ReplyOptions,
+  ReplyParts,
+  type TextPart,
+  textOf,
+} from "./reply-parts.js";
 import type { Usage } from "./usage.js";
 
-export interface ChatAnswerOptions {
+export interface ChatAnswerOptions extends ReplyOptions {
   logprobs: boolean;
   /** Give the ids of prompt and answer beside the text. */
   tokenIds: boolean;
-  /** null: a reply is content alone. */
-  reply: ReplyRules | null;
-  /** False: only the first call of a reply is given out. */
-  parallelCalls: boolean;
-  /** False: thoughts are not given out. */
-  reasoning: boolean;
   names: TokenNames;
 }
 
@@ -46,7 +47,7 @@ export class ChatAnswer implements Answer {
   readonly #choices: GenerationRequest["choices"];
   readonly #options: ChatAnswerOptions;
   /** Of choices that have begun. */
-  readonly #begun = new Map<number, { reader: ReplyReader | null; calls: number }>();
+  readonly #begun = new Map<number, ReplyParts>();
   #envelope: Envelope | undefined;
 
   constructor(
@@ -67,19 +68,16 @@ export class ChatAnswer implements Answer {
     const { choice } = event;
     let begun = this.#begun.get(choice);
     if (begun === undefined) {
-      begun = { reader: this.#newReader(), calls: 0 };
+      begun = new ReplyParts(this.#options);
       this.#begun.set(choice, begun);
       const first = this.#chunk(choice, { delta: { role: "assistant", content: "" } });
       if (tokenIds) first.prompt_token_ids = Array.from(this.#choices[choice]!.promptTokens);
       yield first;
     }
-    const { reader } = begun;
-    const deltas: Delta[] = [];
-    for (const part of partsOf(event, reader)) {
-      if (part.kind === "reasoning" && !this.#options.reasoning) continue;
-      if (part.kind !== "call") deltas.push(textDelta(part));
-      else if (this.#takesCall(begun.calls)) deltas.push(...callDeltas(part, begun.calls++));
-    }
+    let { calls } = begun;
+    const deltas = begun
+      .of(event)
+      .flatMap((part) => (part.kind === "call" ? callDeltas(part, calls++) : [textDelta(part)]));
     if (event.type === "tokens") {
       // Text may lag behind its tokens; a chunk without any is worth sending only for their sake.
       const [first = logprobs || tokenIds ? { content: "" } : null, ...others] = deltas;
@@ -118,11 +116,10 @@ export class ChatAnswer implements Answer {
   #choice(events: AnswerEvent[], index: number): Record<string, unknown> {
     const { logprobs, tokenIds, names } = this.#options;
     const { text, tokens, finish } = wholeChoice(events);
-    const reader = this.#newReader();
-    const parts = reader === null ? plainParts(text) : [...reader.push(text), ...reader.finish()];
-    const calls = parts.filter((part) => part.kind === "call").filter((_, i) => this.#takesCall(i));
+    const parts = new ReplyParts(this.#options).whole(text);
+    const calls = parts.filter((part) => part.kind === "call");
     const said = textOf(parts, "content");
-    const reasoning = this.#options.reasoning ? textOf(parts, "reasoning") : "";
+    const reasoning = textOf(parts, "reasoning");
     return {
       index,
       message: {
@@ -139,16 +136,6 @@ export class ChatAnswer implements Answer {
     };
   }
 
-  /** @param before Calls that were given out already. */
-  #takesCall(before: number): boolean {
-    return before === 0 || this.#options.parallelCalls;
-  }
-
-  #newReader(): ReplyReader | null {
-    const { reply } = this.#options;
-    return reply && replyReader(reply);
-  }
-
   #chunk(index: number, content: ChunkChoice): Record<string, unknown> {
     return {
       ...this.#common("chat.completion.chunk"),
@@ -161,19 +148,6 @@ export class ChatAnswer implements Answer {
     this.#envelope ??= envelope(this.#service, this.#id, object);
     return this.#envelope;
   }
-}
-
-type CallPart = Extract<ReplyPart, { kind: "call" }>;
-type TextPart = Exclude<ReplyPart, CallPart>;
-
-function partsOf(event: Exclude<AnswerEvent, { type: "prompt" }>, reader: ReplyReader | null): ReplyPart[] {
-  if (reader === null) return plainParts(event.text);
-  const parts = event.text === "" ? [] : reader.push(event.text);
-  return event.type === "finish" ? [...parts, ...reader.finish()] : parts;
-}
-
-function plainParts(text: string): ReplyPart[] {
-  return text === "" ? [] : [{ kind: "content", text }];
 }
 
 function textDelta({ kind, text }: TextPart): Delta {
@@ -189,18 +163,9 @@ function callDeltas(part: CallPart, index: number): Delta[] {
   ];
 }
 
-function wholeCall({ name, arguments: given }: CallPart) {
+export function wholeCall({ name, arguments: given }: CallPart) {
   const id = `call_${randomBytes(12).toString("hex")}`;
   return { id, type: "function" as const, function: { name, arguments: given } };
-}
-
-function textOf(parts: ReplyPart[], kind: TextPart["kind"]): string {
-  return parts.map((part) => (part.kind === kind ? part.text : "")).join("");
-}
-
-/** A reply that was cut off is not complete, whatever it called before. */
-function finishReason(reason: "stop" | "length", calls: number): string {
-  return reason === "stop" && calls > 0 ? "tool_calls" : reason;
 }
 
 function* scores(events: AnswerEvent[], names: TokenNames): Generator<readonly unknown[]> {

@@ -3,15 +3,17 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import type { ErrorCode } from "../../common/errors.js";
 import type { Logger } from "../../common/log.js";
 import type { InferenceService } from "../inference.js";
+import type { RunningCalls } from "./follow.js";
 import type { Timing } from "./limits.js";
 import type { Metrics } from "./metrics.js";
-import type { UsageCounter } from "./usage.js";
+import type { Answered } from "./request-log.js";
 
 export interface ApiContext {
   service: InferenceService;
   metrics: Metrics;
   log: Logger;
   timing: Timing;
+  running: RunningCalls;
 }
 
 export type Handler = (request: FastifyRequest, reply: FastifyReply) => unknown;
@@ -31,7 +33,7 @@ declare module "fastify" {
     /** Monotonic time at which the head of the request had arrived. */
     arrivedMs: number;
     /** Of a generation request, from its submission on. */
-    answered: { completionId: string; usage: UsageCounter } | null;
+    answered: Answered | null;
     /** Set when the response is, or ends with, an error. */
     errorCode: ErrorCode | null;
   }

@@ -1,16 +1,15 @@
 /**
- * The life of one generation request between its validated form and its response, the same for chat and
- * completions: submit, follow the events, count them, tell the service when the client has left.
+ * The life of one generation request over HTTP, the same for chat and completions: read its body, submit
+ * it, follow its events and write the answer.
  */
 import { Readable } from "node:stream";
 import type { FastifyReply, FastifyRequest } from "fastify";
-import { RelayError, toRelayError } from "../../common/errors.js";
-import type { GenerationRequest, RequestEvent, RequestHandle } from "../inference.js";
+import type { GenerationRequest } from "../inference.js";
 import type { Answer, AnswerEvent, Call } from "./answer.js";
 import { bodyAs } from "./body.js";
-import type { CallMetrics } from "./call-metrics.js";
 import type { ApiContext } from "./context.js";
 import { errorBody, logFault, toClientError } from "./errors.js";
+import { clientLeft, follow, Presence } from "./follow.js";
 import { jsonText } from "./json-text.js";
 import { type TokenNames, tokenNames } from "./logprobs.js";
 import type { GenerationEndpoint, ReadAs } from "./read-body.js";
@@ -35,25 +34,30 @@ export async function answerCall<E extends GenerationEndpoint>(
   endpoint: E,
   answerTo: AnswerTo<E>,
 ): Promise<unknown> {
-  const client = new ClientPresence(reply);
+  const client = clientOf(reply);
   const call = await readCall(context, request, endpoint, answerTo);
   client.check();
   const times = { arrivedMs: request.arrivedMs, submittedMs: performance.now() };
   const usage = new UsageCounter(call.generation.choices, call.n);
   request.answered = { completionId: call.generation.id, usage };
-  const handle = await context.service.submit(call.generation);
-  const metrics = context.metrics.startCall(call.generation, call.n, times);
-  const events = follow(handle, call.generation.choices.length, client, metrics);
-  if (call.stream) {
-    await streamAnswer(context, request, reply, call, events, usage);
-    return reply;
+  const forget = context.running.add(call.generation.id, client);
+  try {
+    const handle = await context.service.submit(call.generation);
+    const metrics = context.metrics.startCall(call.generation, call.n, times);
+    const events = follow(handle, call.generation.choices.length, client, metrics);
+    if (call.stream) {
+      await streamAnswer(context, request, reply, call, events, usage);
+      return reply;
+    }
+    const all: AnswerEvent[][] = call.generation.choices.map(() => []);
+    for await (const event of events) {
+      usage.note(event);
+      all[event.choice]?.push(event);
+    }
+    return sendJson(reply, call.answer.response(all, usage.usage));
+  } finally {
+    forget();
   }
-  const all: AnswerEvent[][] = call.generation.choices.map(() => []);
-  for await (const event of events) {
-    usage.note(event);
-    all[event.choice]?.push(event);
-  }
-  return sendJson(reply, call.answer.response(all, usage.usage));
 }
 
 async function readCall<E extends GenerationEndpoint>(
@@ -134,97 +138,10 @@ async function streamAnswer(
   await stream.end();
 }
 
-/** Knows whether the client is still there; at most one listener, the event being waited for. */
-class ClientPresence {
-  #left = false;
-  #onLeave: (() => void) | undefined;
-
-  constructor(reply: FastifyReply) {
-    reply.raw.once("close", () => {
-      if (reply.raw.writableFinished) return;
-      this.#left = true;
-      this.#onLeave?.();
-    });
-  }
-
-  get left(): boolean {
-    return this.#left;
-  }
-
-  set onLeave(listener: (() => void) | undefined) {
-    this.#onLeave = listener;
-  }
-
-  check(): void {
-    if (this.#left) throw clientLeft();
-  }
-}
-
-const clientLeft = () => new RelayError("cancelled", "the client left before its answer was complete");
-
-/**
- * The request's events until every choice is finished.
- * @throws RelayError the request's own error, or `cancelled` as soon as the client has left.
- */
-async function* follow(
-  handle: RequestHandle,
-  choiceCount: number,
-  client: ClientPresence,
-  metrics: CallMetrics,
-): AsyncGenerator<AnswerEvent, void> {
-  const events = handle.events[Symbol.asyncIterator]();
-  let unfinished = choiceCount;
-  let ended = false;
-  const cancel = () => {
-    if (ended) return;
-    ended = true;
-    handle.cancel();
-  };
-  try {
-    while (unfinished > 0) {
-      const { done, value: event } = await nextOrLeave(events, client, cancel);
-      if (done) throw new RelayError("internal", "the request ended without an answer");
-      if (event.type === "error") {
-        ended = true;
-        throw event.error;
-      }
-      metrics.note(event);
-      if (event.type === "started") continue;
-      if (event.type === "finish") unfinished--;
-      yield event;
-    }
-    metrics.end();
-  } catch (cause) {
-    const error = toRelayError(cause);
-    metrics.end(error.code === "cancelled" ? "abort" : "error");
-    throw cause;
-  } finally {
-    client.onLeave = undefined;
-    // Reached early when writing the answer failed: nothing may go on computing what nobody will read.
-    if (unfinished > 0) cancel();
-    metrics.end("error");
-  }
-}
-
-/**
- * The next event, or a rejection the moment the client leaves. Not Promise.race against one long promise:
- * every race would leave a reaction behind on it for as long as the request lives.
- */
-function nextOrLeave(
-  events: AsyncIterator<RequestEvent>,
-  client: ClientPresence,
-  cancel: () => void,
-): Promise<IteratorResult<RequestEvent, undefined>> {
-  return new Promise((resolve, reject) => {
-    const leave = () => {
-      cancel();
-      reject(clientLeft());
-    };
-    if (client.left) {
-      leave();
-      return;
-    }
-    client.onLeave = leave;
-    events.next().then(resolve, reject);
+function clientOf(reply: FastifyReply): Presence {
+  const client = new Presence();
+  reply.raw.once("close", () => {
+    if (!reply.raw.writableFinished) client.leave(clientLeft());
   });
+  return client;
 }

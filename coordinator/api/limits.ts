@@ -1,16 +1,21 @@
-/** Bounds of the HTTP API. Each one closes a way in which a single client could take more than its share. */
+/** Bounds of the API, HTTP and gRPC. Each one closes a way in which a single client could take more than its share. */
 
 /**
  * A body up to this size is read on the main thread, a larger one in a thread: 16 KiB of the worst kind
  * (brackets alone) took 0.5 ms, and going to an idle thread and back 0.05 ms.
  */
 export const maxInlineBodyBytes = 16 * 1024;
+/** The same for a message over gRPC: 4 KiB of the worst kind (empty messages) took 1 ms, 16 KiB up to 13. */
+export const maxInlineMessageBytes = 4 * 1024;
 /** What is read and thrown away of a body that is too large, so that the client gets to see the 413. */
 export const maxDiscardedBytes = 64 * 1024 * 1024;
 /** A client that takes longer than this to send its request gets 408. */
 export const requestTimeoutMs = 60_000;
 /** Open sockets; the kernel's own limit is met at a worse moment. */
 export const maxConnections = 16_384;
+
+/** Calls that one gRPC connection may have open; a client that wants more opens another. */
+export const maxStreamsPerConnection = 1_024;
 
 export const maxPrompts = 256;
 export const maxChoicesPerPrompt = 128;
@@ -45,6 +50,8 @@ export interface Timing {
   headDelayMs: number;
   /** A client that reads nothing for this long while data waits for it is given up. */
   stalledClientMs: number;
+  /** For the request of a gRPC call to arrive. */
+  arrivalMs: number;
   /** At close, how long running responses may go on. */
   closeGraceMs: number;
 }
@@ -53,5 +60,6 @@ export const defaultTiming: Timing = {
   pingMs: 15_000,
   headDelayMs: 1_000,
   stalledClientMs: 120_000,
+  arrivalMs: requestTimeoutMs,
   closeGraceMs: 5_000,
 };

@@ -6,7 +6,7 @@ import { Slices, sliced } from "./json-text.js";
 /** JSON has no -Infinity; this is what OpenAI's and vLLM's servers write for an impossible token. */
 const lowestLogprob = -9_999;
 
-const written = (logprob: number): number => Math.max(logprob, lowestLogprob);
+export const written = (logprob: number): number => Math.max(logprob, lowestLogprob);
 
 export interface TokenNames {
   strings(tokens: TokenIds): string[];

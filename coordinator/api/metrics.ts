@@ -18,6 +18,8 @@ export interface Metrics {
   readonly contentType: string;
   /** @param status As sent; 499 when the client left before the end. */
   observeHttp(route: string, method: string, status: number, seconds: number): void;
+  /** @param status The name of the gRPC status; CANCELLED when the client left before the end. */
+  observeGrpc(method: string, status: string, seconds: number): void;
   startCall(
     generation: GenerationRequest,
     n: number,
@@ -41,6 +43,15 @@ export function createMetrics(service: InferenceService, registry: Registry): Me
     "http_request_duration_seconds",
     "From the head of a request to the end of its response.",
     httpLabels,
+    requestBuckets,
+  );
+
+  const grpcLabels = ["method", "status"];
+  const grpcRequests = counter("grpc_requests_total", "Calls of the public gRPC service.", grpcLabels);
+  const grpcDuration = histogram(
+    "grpc_request_duration_seconds",
+    "From the arrival of a gRPC call to its end.",
+    grpcLabels,
     requestBuckets,
   );
 
@@ -142,6 +153,10 @@ export function createMetrics(service: InferenceService, registry: Registry): Me
     observeHttp(route, method, status, seconds) {
       httpRequests.inc({ route, method, status });
       httpDuration.observe({ route, method, status }, seconds);
+    },
+    observeGrpc(method, status, seconds) {
+      grpcRequests.inc({ method, status });
+      grpcDuration.observe({ method, status }, seconds);
     },
     startCall: (generation, n, times) => new CallMetrics(calls, model, generation, n, times),
   };

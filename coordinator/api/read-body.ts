@@ -9,10 +9,12 @@ import type { Encoder } from "../prompt/encoder.js";
 import { readChat } from "./chat-body.js";
 import { readCompletion } from "./completion-body.js";
 import { asObject, type Body } from "./fields.js";
+import { readGenerate } from "./grpc/request.js";
 import { detokenize, tokenize } from "./tokenize-body.js";
 
 export interface BodyTask {
   endpoint: Endpoint;
+  /** JSON, or for "generate" a GenerateRequest as it came over gRPC. */
   bytes: Uint8Array<ArrayBuffer>;
   model: ModelInfo;
   /** Unknown fields are errors. */
@@ -26,10 +28,13 @@ export interface ReadContext {
   strict: boolean;
 }
 
-const readers = { chat: readChat, completions: readCompletion, tokenize, detokenize } satisfies Record<
-  string,
-  (body: Body, context: ReadContext) => Promise<unknown>
->;
+const readers = {
+  chat: fromJson(readChat),
+  completions: fromJson(readCompletion),
+  tokenize: fromJson(tokenize),
+  detokenize: fromJson(detokenize),
+  generate: readGenerate,
+} satisfies Record<string, (bytes: Uint8Array, context: ReadContext) => Promise<unknown>>;
 
 export type Endpoint = keyof typeof readers;
 export type GenerationEndpoint = "chat" | "completions";
@@ -41,7 +46,12 @@ export async function readBody(
   { endpoint, bytes, model, strict }: BodyTask,
   encoder: Encoder,
 ): Promise<Read> {
-  return readers[endpoint](asObject(parseJson(bytes), "body"), { model, encoder, strict });
+  return readers[endpoint](bytes, { model, encoder, strict });
+}
+
+function fromJson<T>(read: (body: Body, context: ReadContext) => Promise<T>) {
+  return async (bytes: Uint8Array, context: ReadContext): Promise<T> =>
+    read(asObject(parseJson(bytes), "body"), context);
 }
 
 /** The memory of a result's long parts, each once. */

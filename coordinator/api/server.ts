@@ -1,14 +1,13 @@
 /**
- * The HTTP server: routes, request ids, and the life of a connection. Knows nothing of queues, steps and
+ * The HTTP server, and on request the gRPC one beside it: routes, request ids, and the life of a connection. Knows nothing of queues, steps and
  * workers; all it asks for stands in inference.ts.
  */
-import { randomBytes } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
 import { Registry } from "prom-client";
 import { RelayError } from "../../common/errors.js";
-import { maxBodyBytes, maxLoggedIdLength } from "../../common/limits.js";
+import { maxBodyBytes } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
 import type { InferenceService } from "../inference.js";
 import { installBodyParser } from "./body.js";
@@ -16,6 +15,8 @@ import { chatRoute } from "./chat.js";
 import { completionsRoute } from "./completions.js";
 import type { ApiContext, Route } from "./context.js";
 import { answerBrokenConnection, errorHandler } from "./errors.js";
+import { RunningCalls } from "./follow.js";
+import { createGrpcApi } from "./grpc/server.js";
 import { healthRoutes } from "./health.js";
 import {
   defaultTiming,
@@ -27,6 +28,7 @@ import {
 import { createMetrics } from "./metrics.js";
 import { modelRoutes } from "./models.js";
 import { openApiDocument } from "./openapi.js";
+import { acceptRequestId, outcomeFields } from "./request-log.js";
 import { tokenizeRoutes } from "./tokenize.js";
 
 /** While it closes, how often it looks for connections whose answer has ended. */
@@ -36,6 +38,8 @@ export interface ApiOptions {
   host: string;
   /** 0 picks a free one. */
   port: number;
+  /** Of the gRPC API on the same host; 0 picks a free one, absent: none. */
+  grpcPort?: number | undefined;
   log: Logger;
   /** Holds figures of other parts; /metrics shows them beside those of the API. */
   registry?: Registry;
@@ -46,17 +50,19 @@ export interface Api {
   server: FastifyInstance;
   /** http://host:port, with the port that was bound. */
   address: string;
+  /** host:port of the gRPC API; null without it. */
+  grpcAddress: string | null;
   /** The page of /metrics, for the probe port. */
   metrics(): Promise<string>;
   /** Takes no more connections, lets running responses end within a grace time, then cuts them. */
   close(): Promise<void>;
 }
 
-/** Serves once it resolves. @throws what the operating system says when the address cannot be bound. */
+/** Serves once it resolves. @throws what the operating system says when an address cannot be bound. */
 export async function createApi(service: InferenceService, options: ApiOptions): Promise<Api> {
   const metrics = createMetrics(service, options.registry ?? new Registry());
   const timing = { ...defaultTiming, ...options.timing };
-  const context: ApiContext = { service, metrics, log: options.log, timing };
+  const context: ApiContext = { service, metrics, log: options.log, timing, running: new RunningCalls() };
 
   const server = fastify({
     logger: false,
@@ -112,11 +118,21 @@ export async function createApi(service: InferenceService, options: ApiOptions):
   const host = options.host === "localhost" ? "127.0.0.1" : options.host;
   await server.listen({ host, port: options.port });
   const { port } = server.server.address() as AddressInfo;
+  const grpc =
+    options.grpcPort === undefined
+      ? null
+      : await createGrpcApi(context, host, options.grpcPort).catch(async (error: unknown) => {
+          await server.close();
+          throw error;
+        });
   return {
     server,
     address: `http://${host.includes(":") ? `[${host}]` : host}:${port}`,
+    grpcAddress: grpc?.address ?? null,
     metrics: () => metrics.scrape(),
-    close: () => closeServer(server, timing.closeGraceMs),
+    close: async () => {
+      await Promise.all([closeServer(server, timing.closeGraceMs), grpc?.close(timing.closeGraceMs)]);
+    },
   };
 }
 
@@ -170,7 +186,10 @@ function observeRequests(server: FastifyInstance, { metrics, log }: ApiContext):
       metrics.observeHttp(route, method, status, ms / 1_000);
       const { quiet } = request.routeOptions.config as { quiet?: boolean };
       log[quiet ? "debug" : "info"](
-        { requestId: request.id, method, route, status, ms: Math.round(ms), ...outcomeOf(request, status) },
+        {
+          ...{ requestId: request.id, method, route, status, ms: Math.round(ms) },
+          ...outcomeFields(request.answered, status === 499 ? "cancelled" : request.errorCode),
+        },
         "response",
       );
     });
@@ -179,27 +198,6 @@ function observeRequests(server: FastifyInstance, { metrics, log }: ApiContext):
     reply.header("openai-processing-ms", String(Math.round(performance.now() - request.arrivedMs)));
     return payload;
   });
-}
-
-/** What a log line says about an answer beside its status: how much, never what. */
-function outcomeOf({ answered, errorCode }: FastifyRequest, status: number): object {
-  const code = status === 499 ? "cancelled" : errorCode;
-  if (answered === null) return code === null ? {} : { code };
-  const { prompt_tokens, completion_tokens } = answered.usage.usage;
-  return {
-    ...(code === null ? {} : { code }),
-    completionId: answered.completionId,
-    promptTokens: prompt_tokens,
-    completionTokens: completion_tokens,
-  };
-}
-
-/** A client's own id if it can stand in headers and logs as it is, else a new one. */
-function acceptRequestId(given: string | string[] | undefined): string {
-  if (typeof given === "string" && given.length <= maxLoggedIdLength && /^[\w.:/+=-]+$/.test(given)) {
-    return given;
-  }
-  return `req-${randomBytes(12).toString("hex")}`;
 }
 
 /** Without the query, which may hold anything. */

@@ -10,6 +10,7 @@ import { openTokenizer, type Tokenizer } from "../../coordinator/prompt/tokenize
 import { chatglm6b } from "../../models/chatglm-6b.js";
 import { fixtureFolder } from "../golden/support.js";
 import { TestCluster } from "../support/cluster.js";
+import { GrpcClient } from "../support/grpc-client.js";
 import {
   controlPieces,
   type FixturePiece,
@@ -48,7 +49,7 @@ describe("blanks in a text", () => {
       sentencePieceBytes(pieces, { modelType: unigram, byteFallback: false }),
     );
     tokenizer = (await openTokenizer(directory, chatglm6b))!;
-    cluster = await TestCluster.start({ model: directory, stages: 2, dtype: "float32" });
+    cluster = await TestCluster.start({ model: directory, stages: 2, dtype: "float32", grpc: true });
   });
   afterAll(async () => {
     await cluster?.stop();
@@ -103,6 +104,20 @@ describe("blanks in a text", () => {
     }
     expect(texts).toEqual(whole.choices[0].blanks.map((filled: { text: string }) => filled.text));
     expect(choices.at(-1).finish_reason).toBe("length");
+  });
+
+  it("come over gRPC with the same text", async () => {
+    const prompt = "ab [MASK] cd [MASK].";
+    const whole = await complete({ prompt });
+    const client = new GrpcClient(await cluster.grpcAddress());
+    try {
+      const { text, deltas, finished } = await client.generate({ ...sampling, prompt });
+      expect(text).toBe(whole.choices[0].text);
+      expect(finished!.choices[0]!.blanks).toEqual(whole.choices[0].blanks);
+      expect(deltas.flatMap(({ blank }) => (blank ? [blank.index] : []))).toEqual([0, 1]);
+    } finally {
+      client.close();
+    }
   });
 
   it("are one at the end where the text names none, as in a chat", async () => {

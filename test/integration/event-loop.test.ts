@@ -12,7 +12,9 @@ import { type LoopStall, threadCpuClock } from "../../bench/loop-watch.js";
 import { packageRoot } from "../../common/package.js";
 import { openTokenizer, type Tokenizer } from "../../coordinator/prompt/tokenizer.js";
 import { chatglm3 } from "../../models/chatglm3.js";
+import { inferenceDefinition } from "../../proto/public.js";
 import { demoModel, TestCluster } from "../support/cluster.js";
+import { GrpcClient, trailers } from "../support/grpc-client.js";
 
 /** What DESIGN.md promises of this machine; a slower one may take longer, and its control does too. */
 const sectionLimitMs = 20;
@@ -20,6 +22,7 @@ const cpuMs = threadCpuClock();
 
 let directory: string;
 let cluster: TestCluster;
+let client: GrpcClient;
 let tokenizer: Tokenizer;
 
 beforeAll(async () => {
@@ -29,7 +32,8 @@ beforeAll(async () => {
   process.env.NODE_OPTIONS = `--import=${join(packageRoot, "dist/bench/event-loop-probe.js")}`;
   process.env.EVENT_LOOP_PROBE = join(directory, "probe");
   try {
-    cluster = await TestCluster.start({ model: demoModel, stages: 1 });
+    cluster = await TestCluster.start({ model: demoModel, stages: 1, grpc: true });
+    client = new GrpcClient(await cluster.grpcAddress());
   } finally {
     if (outer === undefined) delete process.env.NODE_OPTIONS;
     else process.env.NODE_OPTIONS = outer;
@@ -37,9 +41,12 @@ beforeAll(async () => {
   // Code that runs for the first time is slow, and not what is looked for.
   await cluster.post("/v1/completions", { prompt: "hello", max_tokens: 8, logprobs: 1, echo: true });
   await cluster.post("/v1/completions", { prompt: "hello ".repeat(4_000) });
+  await client.generate({ prompt: "hello", max_tokens: 8, logprobs: 1, echo: true });
+  await client.generate({ prompt: "hello ".repeat(4_000) });
 });
 afterAll(async () => {
   delete process.env.EVENT_LOOP_PROBE;
+  client?.close();
   await cluster?.stop();
   rmSync(directory, { recursive: true, force: true });
 });
@@ -65,13 +72,17 @@ function controlMs(work: () => unknown): number {
 }
 
 /** Posts the body and holds the longest stall meanwhile against the control. */
-async function expectNoStall(
+function expectNoStall(
   path: string,
   body: string,
   control: (answer: { status: number; body: any }) => unknown,
 ): Promise<{ status: number; body: any }> {
+  return expectNoStallIn(() => cluster.post(path, body), control);
+}
+
+async function expectNoStallIn<T>(ask: () => Promise<T>, control: (answer: T) => unknown): Promise<T> {
   await stall();
-  const answer = await cluster.post(path, body);
+  const answer = await ask();
   const { cpuMs: stalledMs, ticks } = await stall();
   const wholeMs = controlMs(() => control(answer));
   expect(ticks).toBeGreaterThan(1);
@@ -153,5 +164,40 @@ describe("the coordinator's event loop keeps turning while", () => {
     );
     expect(body.choices).toHaveLength(64);
     for (const { logprobs } of body.choices) expect(logprobs.content).toHaveLength(150);
+  });
+
+  it("a prompt of 1 MB comes over gRPC", async () => {
+    const prompt = text(1_000_000);
+    const { status } = await expectNoStallIn(
+      () => client.generate({ prompt }),
+      () => encode(prompt),
+    );
+    expect(trailers(status)).toMatchObject({
+      "glm-relay-code": "context_length_exceeded",
+      "glm-relay-n-prompt-tokens": String(encode(prompt).length + 2),
+    });
+  });
+
+  it("4 MB of empty messages come over gRPC", async () => {
+    const messages = Array.from({ length: 2_000_000 }, () => ({}));
+    const { requestSerialize, requestDeserialize } = inferenceDefinition.Generate;
+    const bytes = requestSerialize({ messages });
+    const { status } = await expectNoStallIn(
+      () => client.generate({ messages }),
+      () => requestDeserialize(bytes),
+    );
+    expect(status.details).toBe("messages: a list of 2000000, expected a list of 1 to 4096 messages");
+  });
+
+  it("prompts are scored over gRPC with 20 alternatives per token", async () => {
+    const prompt_token_ids = Array.from({ length: 900 }, (_, j) => 300 + j);
+    const request = { prompt_token_ids, n: 24, seed: 1, max_tokens: 1, echo: true, logprobs: 20 };
+    const { responseSerialize } = inferenceDefinition.Generate;
+    const { messages } = await expectNoStallIn(
+      () => client.generate({ ...request, ignore_eos: true }),
+      (answer) => answer.messages.map((message) => responseSerialize(message)),
+    );
+    const scored = messages.flatMap(({ prompt }) => prompt?.logprobs ?? []);
+    expect(scored).toHaveLength(24 * 900);
   });
 });

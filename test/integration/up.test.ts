@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { packageRoot } from "../../common/package.js";
 import type { ClusterView } from "../../coordinator/inference.js";
 import { TestProcess, tinyModel, until } from "../support/cluster.js";
+import { GrpcClient } from "../support/grpc-client.js";
 
 const main = join(packageRoot, "dist/cli/main.js");
 const body = JSON.stringify({
@@ -31,7 +32,7 @@ describe("glm-relay up", () => {
   beforeAll(async () => {
     data = mkdtempSync(join(tmpdir(), "glm-relay-up-"));
     const args = [main, "up", "--model", tinyModel, "--stages", "2", "--port", "0", "--data", data];
-    args.push("--layers", "0-0,1-3");
+    args.push("--layers", "0-0,1-3", "--grpc-port", "0");
     up = new TestProcess("up", process.execPath, args);
     url = (await up.line(/^ready (http:\/\/127\.0\.0\.1:\d+)$/m))[1]!;
   });
@@ -72,6 +73,14 @@ describe("glm-relay up", () => {
     ]);
   });
 
+  it("serves gRPC where it says", async () => {
+    const { grpcAddress } = await view();
+    expect(up.output).toContain(`gRPC at ${grpcAddress}\n`);
+    const client = new GrpcClient(grpcAddress!);
+    expect(await client.health()).toBe("SERVING");
+    client.close();
+  });
+
   it("restarts a dead worker, a dead coordinator and a dead Redis, and the answer stays the same", async () => {
     const first = await answer();
     expect(first).not.toBeNull();
@@ -86,6 +95,7 @@ describe("glm-relay up", () => {
     process.kill(pidOf("coordinator"), "SIGKILL");
     expect(await answerAgain()).toEqual(first);
     expect((await view()).epoch!.term).toBeGreaterThan(before.epoch!.term);
+    expect((await view()).grpcAddress).toBe(before.grpcAddress);
 
     const terms = (await view()).epoch!.term;
     process.kill(pidOf("redis-server"), "SIGKILL");

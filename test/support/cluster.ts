@@ -29,10 +29,14 @@ export interface ClusterOptions {
   microBatches?: number;
   memory?: string;
   threads?: number;
+  /** The coordinator serves the gRPC API as well, on a free port. */
+  grpc?: boolean;
   /** Every process serves its probe port, a free one. */
   probes?: boolean;
   /** Level of the logs; default info. */
   logLevel?: string;
+  /** False: none is started, and none is waited for. */
+  workers?: boolean;
   /** A Redis that is there already; it is not stopped with the cluster. */
   redis?: TestRedis;
 }
@@ -171,6 +175,10 @@ export class TestCluster {
     try {
       cluster.clusterPort = await freePort();
       cluster.startCoordinator(await freePort());
+      if (options.workers === false) {
+        await cluster.until("the coordinator to listen", () => true);
+        return cluster;
+      }
       for (let index = 0; index < options.stages; index++) cluster.startWorker(index);
       await cluster.ready();
       return cluster;
@@ -178,6 +186,11 @@ export class TestCluster {
       await cluster.stop();
       throw error;
     }
+  }
+
+  /** host:port of the gRPC API. */
+  async grpcAddress(): Promise<string> {
+    return (await this.view()).grpcAddress!;
   }
 
   startCoordinator(port: number): void {
@@ -204,6 +217,7 @@ export class TestCluster {
     if (options.prefillChunk !== undefined) args.push("--prefill-chunk", `${options.prefillChunk}`);
     if (options.microBatches !== undefined) args.push("--micro-batches", `${options.microBatches}`);
     if (options.probes) args.push("--probe-port", "0");
+    if (options.grpc) args.push("--grpc-port", "0");
     this.url = `http://127.0.0.1:${port}`;
     this.coordinator = new TestProcess("coordinator", process.execPath, args, this.environment());
   }

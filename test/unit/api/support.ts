@@ -147,6 +147,7 @@ export class ScriptedService implements InferenceService {
   /** What submit rejects with. */
   refusal: RelayError | null = null;
   notReadyError: RelayError | null = null;
+  readinessListeners: (() => void)[] = [];
   stepListeners: ((rows: number) => void)[] = [];
   recoveryListeners: ((reason: string, seconds: number) => void)[] = [];
 
@@ -167,6 +168,10 @@ export class ScriptedService implements InferenceService {
 
   notReady(): RelayError | null {
     return this.notReadyError;
+  }
+
+  onReadiness(listener: () => void): void {
+    this.readinessListeners.push(listener);
   }
 
   onStep(listener: (rows: number) => void): void {
@@ -225,6 +230,7 @@ export class ScriptedService implements InferenceService {
       microBatchesInFlight: 2,
       oldestWaitMs: 1_250,
       probeAddress: null,
+      grpcAddress: null,
       redisUp: true,
       counters: {
         placements: 1,
@@ -249,8 +255,9 @@ export async function startApi(
   timing: Partial<Timing> = {},
   registry = new Registry(),
   log: Logger = pino({ level: "silent" }),
+  grpcPort?: number,
 ): Promise<Api> {
-  const options = { host: "127.0.0.1", port: 0, log, registry };
+  const options = { host: "127.0.0.1", port: 0, grpcPort, log, registry };
   return createApi(service, { ...options, timing: { closeGraceMs: 200, ...timing } });
 }
 

@@ -1,4 +1,4 @@
-/** Tools, calls and thoughts over HTTP: what reaches the prompt, and how replies are written. */
+/** Tools, calls and thoughts over HTTP and gRPC: what reaches the prompt, and how replies are written. */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { Api } from "../../../coordinator/api/server.js";
 import { toolSignature } from "../../../coordinator/api/tools.js";
@@ -6,6 +6,7 @@ import { chatglm2 } from "../../../models/chatglm2.js";
 import { chatglm3 } from "../../../models/chatglm3.js";
 import { glm4_9b } from "../../../models/glm4-9b.js";
 import { glm45Prompt } from "../../../models/glm45-prompt.js";
+import { GrpcClient } from "../../support/grpc-client.js";
 import {
   finishEvent,
   get,
@@ -20,10 +21,15 @@ import {
 
 const service = new ScriptedService();
 let api: Api;
+let client: GrpcClient;
 beforeAll(async () => {
-  api = await startApi(service);
+  api = await startApi(service, {}, undefined, undefined, 0);
+  client = new GrpcClient(api.grpcAddress!);
 });
-afterAll(() => api.close());
+afterAll(async () => {
+  client.close();
+  await api.close();
+});
 beforeEach(() => {
   service.script = saying("hello");
   service.prompt.chatFormat = { prompt: glm4_9b.prompt, hasTemplate: false };
@@ -44,8 +50,14 @@ const use = (prompt: typeof service.prompt.chatFormat.prompt, hasTemplate = fals
   service.prompt.chatFormat = { prompt, hasTemplate };
 };
 
-/** The whole reply, and what a stream's deltas come to. */
-async function both(reply: string, fields: object = { tools }) {
+interface ChatFields {
+  tools?: typeof tools;
+  include_reasoning?: boolean;
+  parallel_tool_calls?: boolean;
+}
+
+/** The whole reply, and what the deltas of a stream come to, over HTTP and over gRPC. */
+async function everyWay(reply: string, fields: ChatFields = { tools }) {
   service.script = saying(reply);
   const whole = (await post(api, path, { messages, ...fields })).body.choices[0];
   const chunks = (await stream(api, path, { messages, ...fields })).slice(0, -1);
@@ -66,6 +78,18 @@ async function both(reply: string, fields: object = { tools }) {
   expect(put.reasoning).toBe(whole.message.reasoning_content ?? "");
   expect(put.finish).toBe(whole.finish_reason);
   expect(anyId(put.calls)).toEqual(anyId(whole.message.tool_calls ?? []));
+
+  const { tools: given = [], ...rest } = fields;
+  const described = given.map(({ function: { name, parameters } }) => ({
+    function: { name, parameters: JSON.stringify(parameters) },
+  }));
+  const { deltas, finished } = await client.generate({ ...rest, messages, tools: described });
+  expect(deltas.map(({ text }) => text).join("")).toBe(put.content);
+  expect(deltas.map(({ reasoning_content }) => reasoning_content).join("")).toBe(put.reasoning);
+  expect(finished!.choices[0]!.finish_reason).toBe(put.finish);
+  const calls = deltas.flatMap(({ tool_calls }) => tool_calls);
+  expect(calls.map(({ index }) => index)).toEqual(put.calls.map((_, i) => i));
+  expect(calls.map((call) => call.function)).toEqual(put.calls.map((call) => call.function));
   return whole;
 }
 const called = (name: string, given: string) => ({ type: "function", function: { name, arguments: given } });
@@ -74,7 +98,7 @@ describe("a reply", () => {
   it("of ChatGLM3 calls in Python, and keeps its parts apart until they are read", async () => {
     use(chatglm3.prompt);
     const call = "f\n ```python\ntool_call(text='a', n=3)\n```";
-    const whole = await both(`Let me see.<|assistant|>${call}`);
+    const whole = await everyWay(`Let me see.<|assistant|>${call}`);
     expect(whole).toMatchObject({
       finish_reason: "tool_calls",
       message: { content: "Let me see.", tool_calls: [called("f", '{"text":"a","n":3}')] },
@@ -84,18 +108,18 @@ describe("a reply", () => {
       chatReply: true,
       keepTokens: ["<|assistant|>"],
     });
-    expect((await both(call, {})).message).toEqual({ role: "assistant", content: call, refusal: null });
+    expect((await everyWay(call, {})).message).toEqual({ role: "assistant", content: call, refusal: null });
     expect(service.last.text).toEqual({ skipSpecialTokens: true, chatReply: true });
   });
 
   it("of GLM-4 calls in JSON", async () => {
-    const whole = await both('f\n{"text": "a"}');
+    const whole = await everyWay('f\n{"text": "a"}');
     expect(whole).toMatchObject({
       finish_reason: "tool_calls",
       message: { role: "assistant", content: null, tool_calls: [called("f", '{"text": "a"}')] },
     });
-    expect((await both('g\n{"text": "a"}')).message.content).toBe('g\n{"text": "a"}');
-    expect(await both('f\n{"text": "a"')).toMatchObject({
+    expect((await everyWay('g\n{"text": "a"}')).message.content).toBe('g\n{"text": "a"}');
+    expect(await everyWay('f\n{"text": "a"')).toMatchObject({
       finish_reason: "stop",
       message: { content: 'f\n{"text": "a"' },
     });
@@ -106,7 +130,7 @@ describe("a reply", () => {
     const reply =
       "<think>Two calls.</think>\nLet me see.\n<tool_call>f\n<arg_key>text</arg_key>\n<arg_value>5</arg_value>\n" +
       "<arg_key>n</arg_key>\n<arg_value>5</arg_value>\n</tool_call>\n<tool_call>f\n</tool_call>";
-    expect(await both(reply)).toMatchObject({
+    expect(await everyWay(reply)).toMatchObject({
       finish_reason: "tool_calls",
       message: {
         reasoning_content: "Two calls.",
@@ -115,25 +139,29 @@ describe("a reply", () => {
       },
     });
     // Without tools a thought is a thought, and everything else content.
-    const { message, finish_reason } = await both(reply, {});
+    const { message, finish_reason } = await everyWay(reply, {});
     expect(finish_reason).toBe("stop");
     expect(message.reasoning_content).toBe("Two calls.");
     expect(message.content).toBe(reply.slice(reply.indexOf("Let")));
-    expect((await both("hello", {})).message).toEqual({ role: "assistant", content: "hello", refusal: null });
+    expect((await everyWay("hello", {})).message).toEqual({
+      role: "assistant",
+      content: "hello",
+      refusal: null,
+    });
   });
 
   it("keeps its thought to itself where the client asks for that", async () => {
     use(glm45Prompt);
-    const { message } = await both("<think>a</think>b", { include_reasoning: false });
+    const { message } = await everyWay("<think>a</think>b", { include_reasoning: false });
     expect(message).toEqual({ role: "assistant", content: "b", refusal: null });
   });
 
   it("gives out one call where the client takes no more", async () => {
     use(glm45Prompt);
     const reply = "<tool_call>f</tool_call><tool_call>f</tool_call>";
-    const { message } = await both(reply, { tools, parallel_tool_calls: false });
+    const { message } = await everyWay(reply, { tools, parallel_tool_calls: false });
     expect(message.tool_calls).toHaveLength(1);
-    expect((await both(reply)).message.tool_calls).toHaveLength(2);
+    expect((await everyWay(reply)).message.tool_calls).toHaveLength(2);
   });
 
   it("that was cut off did not end with a call", async () => {
@@ -156,7 +184,7 @@ describe("a reply", () => {
       ...(await encode(given, options)),
       ...Buffer.from("<think>\n"),
     ];
-    expect((await both("I see.</think>Yes.", {})).message).toMatchObject({
+    expect((await everyWay("I see.</think>Yes.", {})).message).toMatchObject({
       reasoning_content: "I see.",
       content: "Yes.",
     });

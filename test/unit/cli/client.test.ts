@@ -152,6 +152,7 @@ describe("status", () => {
     microBatchesInFlight: 1,
     oldestWaitMs: 0,
     probeAddress: "127.0.0.1:9100",
+    grpcAddress: "127.0.0.1:9200",
     redisUp: true,
     counters: {
       placements: 1,
@@ -177,6 +178,7 @@ describe("status", () => {
       "1 running, 2 waiting",
       "3 of 100",
       "127.0.0.1:9100",
+      "127.0.0.1:9200",
       "127.0.0.1:9101",
     ]) {
       expect(result.stdout).toContain(text);

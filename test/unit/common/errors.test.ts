@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { status } from "@grpc/grpc-js";
 import { describe, expect, it } from "vitest";
 import { type ErrorCode, errorKinds, RelayError, toRelayError } from "../../../common/errors.js";
 import { packageRoot } from "../../../common/package.js";
@@ -7,12 +8,14 @@ import { packageRoot } from "../../../common/package.js";
 describe("the catalogue of errors", () => {
   it("is what docs/errors.md says, in both directions", () => {
     const text = readFileSync(join(packageRoot, "docs/errors.md"), "utf8");
-    const documented = [...text.matchAll(/^\| `(\w+)` +\| (\d+) +\| (\w+) +\| (yes|no) +\|/gm)].map(
-      ([, code, http, type, again]) => [code, { http: Number(http), type, retryable: again === "yes" }],
-    );
-    const actual = Object.entries(errorKinds).map(([code, { http, type, retryable }]) => [
+    const row = /^\| `(\w+)` +\| (\d+) +\| (\w+) +\| (\w+) +\| (yes|no) +\|/gm;
+    const documented = [...text.matchAll(row)].map(([, code, http, grpc, type, again]) => [
       code,
-      { http, type, retryable },
+      { http: Number(http), grpc, type, retryable: again === "yes" },
+    ]);
+    const actual = Object.entries(errorKinds).map(([code, { http, grpc, type, retryable }]) => [
+      code,
+      { http, grpc: status[grpc], type, retryable },
     ]);
     expect(Object.fromEntries(documented)).toEqual(Object.fromEntries(actual));
     expect(documented).toHaveLength(actual.length);

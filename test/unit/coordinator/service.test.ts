@@ -31,6 +31,7 @@ function service(): Service {
     precision: { dtype: "float32", kvType: "float32", weights: null, head: null },
     numericsId: () => null,
     probeAddress: null,
+    grpcAddress: () => null,
   };
   const made = new Service(facts, {} as PromptService, queue, () => core, pino({ level: "silent" }));
   services.push(made);

@@ -2,6 +2,7 @@
 import { Registry } from "prom-client";
 import { expect, test } from "vitest";
 import { QueueMetrics } from "../../../coordinator/queue/metrics.js";
+import { GrpcClient } from "../../support/grpc-client.js";
 import { type MetricFacts, readDocumented, readPage } from "../../support/metrics-page.js";
 import { contextLength, finishEvent, post, ScriptedService, startApi, tokensEvent } from "../api/support.js";
 import { LinkClient } from "../worker/support/link-client.js";
@@ -30,13 +31,16 @@ test("the coordinator serves what docs/metrics.md says, and nothing else", async
   const registry = new Registry();
   const queue = new QueueMetrics(registry, "requests", async () => ({ waiting: 1 }));
   await queue.timed(async () => undefined);
-  const api = await startApi(service, {}, registry);
+  const api = await startApi(service, {}, registry, undefined, 0);
+  const grpc = new GrpcClient(api.grpcAddress!);
   try {
     expect((await post(api, "/v1/completions", { prompt: [1, 2] })).status).toBe(200);
+    await grpc.listModels();
     for (const listener of service.stepListeners) listener(8);
     for (const listener of service.recoveryListeners) listener("worker_lost", 1.5);
     expectDocumented(await api.metrics(), ["Coordinator", "Aliases"]);
   } finally {
+    grpc.close();
     await api.close();
   }
 });
