@@ -71,6 +71,8 @@ interface ActiveChoice {
   prompt: ChoicePrompt;
   /** Decided since the prompt: with it all that a sequence is rebuilt from. At most maxTokens. */
   generated: number[];
+  /** Tokens of the prompt that were not computed for it, because others had. */
+  reused: number;
   seed: bigint;
   /** Logprobs of the prompt, when asked for; null once given out. */
   scores: PromptScores | null;
@@ -116,6 +118,8 @@ export class Core {
   /** KV blocks of the pipeline that is or was formed last. */
   #blockCount = 0;
   #stepCount = 0;
+  /** Of prompts: those whose rows were due, and those of them that were computed before. */
+  readonly #promptTokens = { looked: 0, reused: 0 };
   /** Over all epochs: a sequence keeps its number when it is rebuilt. */
   #nextSequence = 1;
   readonly #suspects = new Suspects<ActiveRequest>();
@@ -228,13 +232,20 @@ export class Core {
       stageCount: this.#config.membership.stageCount,
       stages: this.membership.stageViews(),
       workers: this.membership.workerViews(),
-      blocks: { size: kvBlockSize, total, used: scheduler?.blocksUsed ?? 0 },
+      blocks: {
+        size: kvBlockSize,
+        total,
+        used: scheduler?.blocksUsed ?? 0,
+        kept: scheduler?.blocksKept ?? 0,
+      },
       sequences: { running: scheduler?.runningCount ?? 0, waiting: scheduler?.waitingCount ?? 0 },
       microBatchesInFlight: scheduler?.stepsInFlight ?? 0,
       counters: {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
         steps: this.#stepCount,
+        prefixCacheQueries: this.#promptTokens.looked,
+        prefixCacheHits: this.#promptTokens.reused,
       },
     };
   }
@@ -346,6 +357,7 @@ export class Core {
         output: this.#newOutput(request, index),
         prompt: new ChoicePrompt(index, promptTokens, context),
         generated: [],
+        reused: 0,
         seed: BigInt(seed),
         scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
       };
@@ -385,11 +397,13 @@ export class Core {
   }
 
   /** From its beginning: the tokens decided so far are rows like those of the prompt. */
-  #submit({ sequence, prompt, generated, request }: ActiveChoice): void {
+  #submit({ sequence, prompt, generated, scores, request }: ActiveChoice): void {
     const { tokens, context } = prompt;
     const left = request.request.sampling.maxTokens - generated.length;
     const all = generated.length === 0 ? tokens : Int32Array.from([...tokens, ...generated]);
-    this.#serving!.scheduler.submit(sequence, all, left, context?.length ?? 0);
+    const { cacheSalt: salt = "" } = request.request;
+    const options = { whole: context?.length ?? 0, salt, everyRow: scores !== null };
+    this.#serving!.scheduler.submit(sequence, all, left, options);
   }
 
   #newOutput({ sampling, text }: GenerationRequest, index: number): ChoiceOutput {
@@ -407,24 +421,31 @@ export class Core {
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
       );
       const rowsOf = new Map(step.rows.map((rows) => [rows.sequence, rows]));
-      for (const [sequence, { start }] of rowsOf) if (start === 0) this.#noteStart(sequence);
+      for (const rows of step.rows) this.#noteRows(rows);
       serving.pipeline.submit(step, (id) => this.#rowRequests(rowsOf.get(id)!), this.#clock.nowMs());
     }
   }
 
-  #noteStart(sequence: SequenceId): void {
-    const active = this.#choices.get(sequence)!.request;
-    if (active.started) return;
+  #noteRows({ sequence, first, reused, tokens }: ScheduledRows): void {
+    const choice = this.#choices.get(sequence)!;
+    const active = choice.request;
+    // What is rebuilt after a loss was counted before it.
+    if (choice.generated.length === 0) {
+      choice.reused += reused;
+      this.#promptTokens.looked += reused + tokens.length;
+      this.#promptTokens.reused += reused;
+    }
+    if (!first || active.started) return;
     active.started = true;
     this.#ports.emit(active.request.id, { type: "started" });
   }
 
   /** What the header says of a sequence's rows beside their tokens. */
-  #rowRequests({ sequence, start, tokens }: ScheduledRows): RowRequests {
+  #rowRequests({ sequence, first, start, tokens }: ScheduledRows): RowRequests {
     const choice = this.#choices.get(sequence)!;
     const { sampling, logId } = choice.request.request;
     return {
-      requestId: start === 0 ? logId : "",
+      requestId: first ? logId : "",
       context: choice.prompt.context,
       sampling: {
         temperature: sampling.temperature,
@@ -481,8 +502,11 @@ export class Core {
 
   #emit(choice: ActiveChoice, event: RequestEvent): void {
     const { request } = choice.request;
-    this.#ports.emit(request.id, event);
-    if (event.type !== "finish") return;
+    if (event.type !== "finish") {
+      this.#ports.emit(request.id, event);
+      return;
+    }
+    this.#ports.emit(request.id, { ...event, cachedTokens: choice.reused });
     this.#drop(choice);
     if (choice.request.open.size > 0) return;
     this.#requests.delete(request.id);

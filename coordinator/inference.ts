@@ -75,6 +75,8 @@ export interface GenerationRequest {
   }[];
   sampling: SamplingParams;
   text: TextParams;
+  /** Requests with another one never share what was computed for their prompts. */
+  cacheSalt?: string;
 }
 
 export interface TokenLogprob {
@@ -112,6 +114,8 @@ export type RequestEvent =
       /** The stop string or the id of the extra stop token that ended it; null for the model's own. */
       stopReason: string | number | null;
       completionTokens: number;
+      /** Tokens of the prompt whose keys and values were there already. */
+      cachedTokens?: number;
     }
   /** Ends the whole request; no further event follows. */
   | { type: "error"; error: RelayError };
@@ -190,7 +194,8 @@ export interface ClusterView {
   stageCount: number;
   stages: StageView[];
   workers: WorkerView[];
-  blocks: { size: number; total: number; used: number };
+  /** `kept`: held by no sequence, and shared with the next one that begins alike. */
+  blocks: { size: number; total: number; used: number; kept: number };
   sequences: { running: number; waiting: number };
   microBatchesInFlight: number;
   /** How long the oldest request without a first step has waited; 0 when none waits. */
@@ -208,6 +213,9 @@ export interface ClusterView {
     workersLostByReason: Record<WorkerLossReason, number>;
     staleMessages: number;
     steps: number;
+    /** Prompt tokens whose rows were due, and those of them that were computed before. */
+    prefixCacheQueries: number;
+    prefixCacheHits: number;
   };
 }
 

@@ -71,6 +71,7 @@ export async function readChat(
       endpoint: "chat",
       choices: expandChoices([promptTokens], n, values.seed, contexts),
       sampling: samplingParams(values, model, { maxTokens, topLogprobs, promptLogprobs: false }),
+      ...(values.cache_salt === undefined ? {} : { cacheSalt: values.cache_salt }),
       text: {
         skipSpecialTokens: values.skip_special_tokens,
         chatReply: true,

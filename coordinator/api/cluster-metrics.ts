@@ -11,6 +11,8 @@ export interface ClusterMetrics {
   requestsWaiting: Metric;
   kvUsageRatio: Metric;
   kvCacheInfo: Metric;
+  prefixCacheQueries: Metric;
+  prefixCacheHits: Metric;
   /** All figures from the same view, so that they agree with each other. */
   update(view: ClusterView): void;
 }
@@ -51,6 +53,14 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
   ]);
   const workersLost = counter("workers_lost_total", "Workers declared lost.", ["model", "reason"]);
   const staleMessages = counter("stale_messages_total", "Messages of an older epoch, dropped.", ["model"]);
+  const prefixCacheQueries = counter("prefix_cache_queries_total", "Prompt tokens whose rows were due.", [
+    "model",
+  ]);
+  const prefixCacheHits = counter(
+    "prefix_cache_hits_total",
+    "Those of them whose keys and values were there already.",
+    ["model"],
+  );
   const stageBusy = counter("stage_busy_seconds_total", "Time a stage has spent computing.", [
     "model",
     "stage",
@@ -72,9 +82,11 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     requestsWaiting,
     kvUsageRatio,
     kvCacheInfo,
+    prefixCacheQueries,
+    prefixCacheHits,
     update(view) {
       const { model } = view;
-      const { total, used, size } = view.blocks;
+      const { total, used, kept, size } = view.blocks;
       buildInfo.reset();
       const kernels = [...new Set(view.workers.map((worker) => worker.kernels))].sort().join(",");
       buildInfo.set({ version: softwareVersion, kernels }, 1);
@@ -82,7 +94,8 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
       requestsWaiting.set({ model }, view.sequences.waiting);
       oldestWait.set({ model }, view.oldestWaitMs / 1_000);
       kvBlocks.set({ model, state: "used" }, used);
-      kvBlocks.set({ model, state: "free" }, total - used);
+      kvBlocks.set({ model, state: "cached" }, kept);
+      kvBlocks.set({ model, state: "free" }, total - used - kept);
       kvUsageRatio.set({ model }, total === 0 ? 0 : used / total);
       kvCacheInfo.reset();
       kvCacheInfo.set({ model, block_size: size, num_blocks: total }, 1);
@@ -106,6 +119,8 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
         show(workersLost, { model, reason }, count);
       }
       show(staleMessages, { model }, view.counters.staleMessages);
+      show(prefixCacheQueries, { model }, view.counters.prefixCacheQueries);
+      show(prefixCacheHits, { model }, view.counters.prefixCacheHits);
       stageBusy.reset();
       stageIdle.reset();
       for (const { stage, busySeconds, idleSeconds } of view.stages) {

@@ -138,6 +138,7 @@ export async function readCompletion(
         topLogprobs: logprobs ?? -1,
         promptLogprobs: values.echo && logprobs !== undefined,
       }),
+      ...(values.cache_salt === undefined ? {} : { cacheSalt: values.cache_salt }),
       text: { skipSpecialTokens: values.skip_special_tokens, chatReply: false },
     },
     n,

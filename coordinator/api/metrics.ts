@@ -130,6 +130,8 @@ export function createMetrics(service: InferenceService, registry: Registry): Me
     ["request_decode_time_seconds", calls.decode],
     ["prompt_tokens_total", calls.promptTokens],
     ["generation_tokens_total", calls.generationTokens],
+    ["prefix_cache_queries_total", cluster.prefixCacheQueries],
+    ["prefix_cache_hits_total", cluster.prefixCacheHits],
   ] as const) {
     registerAlias(registry, { name: `vllm:${name}`, source, labels: plain });
   }

@@ -103,6 +103,7 @@ export const samplingFields = {
   top_k: topKField,
   min_p: numberField({ min: 0, max: 1 }),
   seed: seedField,
+  cache_salt: textField,
   n: integerField({ min: 1, max: maxChoicesPerPrompt }),
   stop: stopField,
   stop_token_ids: stopTokenIdsField,

@@ -87,7 +87,6 @@ export const harmlessFields = [
   "metadata",
   "store",
   "priority",
-  "cache_salt",
   "request_id",
   "service_tier",
   "safety_identifier",

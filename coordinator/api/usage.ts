@@ -12,6 +12,8 @@ export interface Usage {
 export class UsageCounter {
   readonly promptTokens: number;
   readonly #completionTokens: number[];
+  readonly #choicesPerPrompt: number;
+  #cachedTokens = 0;
 
   /** @param n Choices per prompt: a prompt counts once, however often it is answered. */
   constructor(choices: GenerationRequest["choices"], n: number) {
@@ -20,6 +22,7 @@ export class UsageCounter {
       0,
     );
     this.#completionTokens = choices.map(() => 0);
+    this.#choicesPerPrompt = n;
   }
 
   note(event: AnswerEvent): void {
@@ -28,6 +31,8 @@ export class UsageCounter {
         (this.#completionTokens[event.choice] ?? 0) + event.tokens.length;
     } else if (event.type === "finish") {
       this.#completionTokens[event.choice] = event.completionTokens;
+      // A prompt counts once: its other choices share the blocks of the first one.
+      if (event.choice % this.#choicesPerPrompt === 0) this.#cachedTokens += event.cachedTokens ?? 0;
     }
   }
 
@@ -37,7 +42,7 @@ export class UsageCounter {
       prompt_tokens: this.promptTokens,
       completion_tokens: completionTokens,
       total_tokens: this.promptTokens + completionTokens,
-      prompt_tokens_details: { cached_tokens: 0 },
+      prompt_tokens_details: { cached_tokens: this.#cachedTokens },
     };
   }
 }

@@ -7,7 +7,7 @@
 import type { SequenceId } from "../../common/ids.js";
 import { kvBlockSize } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
-import { BlockPool } from "./block-pool.js";
+import { BlockPool, type PrefixNode } from "./block-pool.js";
 
 export interface SchedulerLimits {
   /** KV blocks that every stage has. */
@@ -28,6 +28,10 @@ export interface ScheduledRows {
   sequence: SequenceId;
   start: number;
   tokens: number[];
+  /** The first rows of the sequence. */
+  first: boolean;
+  /** Tokens before `start` that were found computed since its last rows, and are not computed again. */
+  reused: number;
   /** Block ids to append to the sequence's block table before these rows. */
   newBlocks: number[];
   /** The last row is the sequence's newest token: draw the next one after it. */
@@ -49,6 +53,14 @@ interface SequenceState {
   blocks: number[];
   /** Tokens at the beginning that must travel in one step (a prefix-LM's context). */
   whole: number;
+  /** The last full block that is known by its tokens; null for a sequence that shares nothing. */
+  node: PrefixNode | null;
+  /** Blocks up to that one. */
+  known: number;
+  /** May take over blocks that others have computed. */
+  reuses: boolean;
+  /** Rows of it have travelled. */
+  begun: boolean;
   /** Blocks it may still draw. */
   reservation: number;
   /** False when only its prompt is scored: nothing is drawn at the end. */
@@ -59,13 +71,31 @@ interface SequenceState {
   ending: boolean;
 }
 
+/** How a sequence is run; what is not said is the plain causal way. */
+export interface SequenceOptions {
+  /**
+   * Tokens at the beginning that must travel in one step, which may then have as many rows beside its usual
+   * ones; 0 for causal attention.
+   */
+  whole?: number;
+  /** Sequences with another one never share blocks. */
+  salt?: string;
+  /** Every row is wanted: nothing that others have computed is taken over. */
+  everyRow?: boolean;
+}
+
+interface Waiting extends Required<SequenceOptions> {
+  promptTokens: TokenIds;
+  maxTokens: number;
+}
+
 export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
 
 export class Scheduler {
   readonly #limits: SchedulerLimits;
   readonly #pool: BlockPool;
   /** Arrival order. Bounded by the queue limit of the coordinator's core. */
-  readonly #waiting = new Map<SequenceId, { promptTokens: TokenIds; maxTokens: number; whole: number }>();
+  readonly #waiting = new Map<SequenceId, Waiting>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
   readonly #steps = new Map<number, SequenceId[]>();
@@ -89,6 +119,11 @@ export class Scheduler {
     return this.#steps.size;
   }
 
+  /** Blocks that no sequence holds, kept for those that begin alike. */
+  get blocksKept(): number {
+    return this.#pool.kept;
+  }
+
   get blocksUsed(): number {
     return this.#pool.used;
   }
@@ -98,15 +133,12 @@ export class Scheduler {
     return this.#blocksFor(promptLength + Math.max(0, maxTokens - 1)) <= this.#limits.blockCount;
   }
 
-  /**
-   * @param maxTokens Tokens to generate at most; 0 runs the prompt only.
-   * @param whole Tokens at the beginning that must travel in one step, which may then have as many rows
-   *   beside its usual ones; 0 for causal attention.
-   */
-  submit(id: SequenceId, promptTokens: TokenIds, maxTokens: number, whole = 0): void {
+  /** @param maxTokens Tokens to generate at most; 0 runs the prompt only. */
+  submit(id: SequenceId, promptTokens: TokenIds, maxTokens: number, options: SequenceOptions = {}): void {
     if (promptTokens.length === 0) throw new Error("Scheduler.submit: empty prompt");
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
-    this.#waiting.set(id, { promptTokens, maxTokens, whole });
+    const { whole = 0, salt = "", everyRow = false } = options;
+    this.#waiting.set(id, { promptTokens, maxTokens, whole, salt, everyRow });
   }
 
   /** Ends a sequence wherever it is. Unknown ids are those that ended before: nothing happens. */
@@ -169,7 +201,7 @@ export class Scheduler {
 
   /** Waiting sequences start in arrival order while the pool holds all they can grow to. */
   #admit(): void {
-    for (const [id, { promptTokens, maxTokens, whole }] of this.#waiting) {
+    for (const [id, { promptTokens, maxTokens, whole, salt, everyRow }] of this.#waiting) {
       const reservation = this.#blocksFor(promptTokens.length + Math.max(0, maxTokens - 1));
       if (!this.#pool.reserve(reservation)) return;
       this.#waiting.delete(id);
@@ -179,6 +211,10 @@ export class Scheduler {
         computed: 0,
         blocks: [],
         whole,
+        node: this.#sharesBlocks(whole) ? this.#pool.root(salt) : null,
+        known: 0,
+        reuses: !everyRow,
+        begun: false,
         reservation,
         generates: maxTokens > 0,
         inStep: null,
@@ -210,22 +246,71 @@ export class Scheduler {
   }
 
   #schedule(sequence: SequenceState, budget: number): ScheduledRows {
+    const reused = this.#takeOver(sequence);
     const start = sequence.computed;
     const left = sequence.tokens.length - start;
     const whole = start < sequence.whole ? sequence.whole : 0;
     const count = whole + Math.min(left - whole, this.#limits.prefillChunk, budget);
     const missing = this.#blocksFor(start + count) - sequence.blocks.length;
-    const newBlocks = missing > 0 ? this.#pool.take(missing) : [];
-    sequence.reservation -= newBlocks.length;
-    sequence.blocks.push(...newBlocks);
+    const taken = missing > 0 ? this.#pool.take(missing) : [];
+    sequence.reservation -= taken.length;
+    sequence.blocks.push(...taken);
+    const newBlocks = sequence.blocks.slice(sequence.blocks.length - reused.blocks - taken.length);
     sequence.computed += count;
+    this.#makeKnown(sequence);
+    const first = !sequence.begun;
+    sequence.begun = true;
     return {
       sequence: sequence.id,
+      first,
+      reused: reused.tokens,
       start,
       tokens: sequence.tokens.slice(start, start + count),
       newBlocks,
       sample: sequence.generates && count === left,
     };
+  }
+
+  /**
+   * Takes over the full blocks that others have computed from the same tokens, up to the last token, which is
+   * computed in any case: what follows it is drawn from its row. Steps reach every stage in order, so rows that
+   * are still on their way are there before these.
+   */
+  #takeOver(sequence: SequenceState): { blocks: number; tokens: number } {
+    const before = sequence.computed;
+    let blocks = 0;
+    while (sequence.reuses && sequence.node !== null && sequence.known === sequence.blocks.length) {
+      const begin = sequence.known * kvBlockSize;
+      const end = begin + kvBlockSize;
+      if (end >= sequence.tokens.length) break;
+      const shared = this.#pool.share(sequence.node, sequence.tokens.slice(begin, end));
+      if (shared === null) break;
+      sequence.blocks.push(shared.block);
+      sequence.reservation--;
+      sequence.node = shared.node;
+      sequence.known++;
+      sequence.computed = end;
+      blocks++;
+    }
+    return { blocks, tokens: sequence.computed - before };
+  }
+
+  /** Blocks that its rows have filled may serve others from now on. */
+  #makeKnown(sequence: SequenceState): void {
+    while (sequence.node !== null && (sequence.known + 1) * kvBlockSize <= sequence.computed) {
+      const begin = sequence.known * kvBlockSize;
+      const tokens = sequence.tokens.slice(begin, begin + kvBlockSize);
+      sequence.node = this.#pool.know(sequence.node, tokens, sequence.blocks[sequence.known]!);
+      sequence.known++;
+    }
+  }
+
+  /**
+   * A context's keys and values depend on what comes after them. Behind a prefix encoder's slots tokens do not
+   * begin with a block, and each sequence writes those slots itself.
+   */
+  #sharesBlocks(whole: number): boolean {
+    return whole === 0 && this.#limits.prefixLength === 0;
   }
 
   /** Marks a sequence as travelling and puts it behind the others, so that none is passed over for ever. */

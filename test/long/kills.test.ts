@@ -78,7 +78,8 @@ describe.each(loads)("$name, $kills kills", ({ model, stages, flags, kills, bodi
         continue;
       }
       expect(answer.status, JSON.stringify(answer.body)).toBe(200);
-      return { choices: answer.body.choices, usage: answer.body.usage };
+      const { prompt_tokens, completion_tokens } = answer.body.usage;
+      return { choices: answer.body.choices, prompt_tokens, completion_tokens };
     }
   }
 

@@ -5,6 +5,7 @@
 import { bytesFromInt32, int32FromBytes } from "../../common/bytes.js";
 import type { Epoch, RequestId } from "../../common/ids.js";
 import { requestId } from "../../common/ids.js";
+import { kvBlockSize } from "../../common/limits.js";
 import { protocolVersion } from "../../common/package.js";
 import { Core, type CorePorts } from "../../coordinator/core.js";
 import type { GenerationRequest, RequestEvent, SamplingParams } from "../../coordinator/inference.js";
@@ -69,8 +70,10 @@ export class FakeCluster {
   readonly ended = new Set<RequestId>();
   readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
   readonly recoveries: { reason: string; afterMs: number }[] = [];
-  /** Tokens per sequence as the last stage has seen them. */
-  private readonly contexts = new Map<number, number[]>();
+  /** Blocks per sequence, and the token in each of their slots, as every stage has them. */
+  private readonly tables = new Map<number, number[]>();
+  private readonly blocks = new Map<number, number>();
+  private readonly prefixLength: number;
   private readonly stageCount: number;
 
   constructor({
@@ -82,12 +85,14 @@ export class FakeCluster {
     prefixLength = 0,
   }: FakeClusterOptions = {}) {
     this.stageCount = stageCount;
+    this.prefixLength = prefixLength;
     const ports: CorePorts = {
       send: (connection, message) => this.sent.push({ connection, message }),
       disconnect: () => {},
       planMade: () => {
         this.steps.length = 0;
-        this.contexts.clear();
+        this.tables.clear();
+        this.blocks.clear();
       },
       openResultLink: (epoch) => this.core.membership.resultLinkOpened(epoch),
       planOver: () => {},
@@ -225,18 +230,30 @@ export class FakeCluster {
     }
   }
 
-  /** Answers the oldest step as the last stage would. */
+  /** Answers the oldest step as the last stage would, from what stands in the blocks that it names. */
   answer(): void {
     const header = this.steps.shift()!;
-    for (const ended of header.ended ?? []) this.contexts.delete(ended);
+    for (const ended of header.ended ?? []) this.tables.delete(ended);
+    const sequences = header.sequences!;
+    // All rows of a step are stored before any is read.
+    for (const rows of sequences) {
+      const table = [
+        ...(this.tables.get(rows.sequence!) ?? []),
+        ...int32FromBytes(rows.newBlocks as Uint8Array),
+      ];
+      this.tables.set(rows.sequence!, table);
+      for (const [i, token] of int32FromBytes(rows.tokenIds as Uint8Array).entries()) {
+        this.blocks.set(this.slot(table, rows.validLength! + i), token);
+      }
+    }
     const result: StepResult__Output = {
       epoch: { term: Number(header.epoch!.term), plan: header.epoch!.plan! },
       pipeline: 0,
       step: Number(header.step),
-      sequences: header.sequences!.map((rows) => {
-        const context = (this.contexts.get(rows.sequence!) ?? []).slice(0, rows.validLength);
-        context.push(...int32FromBytes(rows.tokenIds as Uint8Array));
-        this.contexts.set(rows.sequence!, context);
+      sequences: sequences.map((rows) => {
+        const length = rows.validLength! + rows.rowCount!;
+        const table = this.tables.get(rows.sequence!)!;
+        const context = Array.from({ length }, (_, at) => this.blocks.get(this.slot(table, at))!);
         const targets = [...int32FromBytes(rows.scoreTargets as Uint8Array)].filter((target) => target >= 0);
         return {
           sequence: rows.sequence!,
@@ -247,6 +264,11 @@ export class FakeCluster {
       }),
     };
     this.core.stepResult(result);
+  }
+
+  private slot(table: readonly number[], position: number): number {
+    const at = this.prefixLength + position;
+    return table[Math.floor(at / kvBlockSize)]! * kvBlockSize + (at % kvBlockSize);
   }
 
   answerAll(): void {

@@ -225,7 +225,7 @@ export class ScriptedService implements InferenceService {
           kernels: "scalar",
         },
       ],
-      blocks: { size: 16, total: 100, used: 25 },
+      blocks: { size: 16, total: 100, used: 25, kept: 0 },
       sequences: { running: 4, waiting: 6 },
       microBatchesInFlight: 2,
       oldestWaitMs: 1_250,
@@ -238,6 +238,8 @@ export class ScriptedService implements InferenceService {
         workersLost: 2,
         workersLostByReason: { left: 0, disconnected: 1, lease_over: 1, replaced: 0 },
         staleMessages: 3,
+        prefixCacheQueries: 0,
+        prefixCacheHits: 0,
         steps: 4,
       },
     };

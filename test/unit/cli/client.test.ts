@@ -147,7 +147,7 @@ describe("status", () => {
         kernels: "avx2",
       },
     ],
-    blocks: { size: 16, total: 100, used: 3 },
+    blocks: { size: 16, total: 100, used: 3, kept: 0 },
     sequences: { running: 1, waiting: 2 },
     microBatchesInFlight: 1,
     oldestWaitMs: 0,
@@ -160,6 +160,8 @@ describe("status", () => {
       workersLost: 0,
       workersLostByReason: { left: 0, disconnected: 0, lease_over: 0, replaced: 0 },
       staleMessages: 0,
+      prefixCacheQueries: 0,
+      prefixCacheHits: 0,
       steps: 17,
     },
   };

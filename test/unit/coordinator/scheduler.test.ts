@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { type SequenceId, sequenceId } from "../../../common/ids.js";
+import { kvBlockSize } from "../../../common/limits.js";
 import { BlockPool } from "../../../coordinator/scheduler/block-pool.js";
 import {
   blocksFor,
@@ -149,11 +150,14 @@ describe("the scheduler", () => {
           const left = new Map<SequenceId, number>();
           const written = new Map<SequenceId, number>();
           const tables = new Map<SequenceId, number[]>();
+          const slots = new Map<number, number>();
+          const tokensOf = new Map<SequenceId, number[]>();
           const open = new Set<SequenceId>();
           const flight: ScheduledStep[] = [];
           for (const [index, { prompt: length, tokens }] of sequences.entries()) {
-            scheduler.submit(id(index), prompt(length), tokens, wholeOf(id(index)));
+            scheduler.submit(id(index), prompt(length), tokens, { whole: wholeOf(id(index)) });
             left.set(id(index), tokens);
+            tokensOf.set(id(index), [...prompt(length)]);
             open.add(id(index));
           }
           for (let round = 0; open.size > 0; round++) {
@@ -175,15 +179,31 @@ describe("the scheduler", () => {
               }
               usualRows += rows.tokens.length - whole;
               expect(rows.tokens.length - whole).toBeLessThanOrEqual(prefillChunk);
-              expect(rows.start).toBe(written.get(rows.sequence) ?? 0);
+              expect(rows.start).toBe((written.get(rows.sequence) ?? 0) + rows.reused);
+              expect(rows.first).toBe(!written.has(rows.sequence));
               written.set(rows.sequence, rows.start + rows.tokens.length);
               const table = [...(tables.get(rows.sequence) ?? []), ...rows.newBlocks];
               tables.set(rows.sequence, table);
               expect(table.length).toBe(blocksFor(prefixLength + rows.start + rows.tokens.length));
+              const slotOf = (position: number) => {
+                const at = prefixLength + position;
+                return table[Math.floor(at / kvBlockSize)]! * kvBlockSize + (at % kvBlockSize);
+              };
+              const known = tokensOf.get(rows.sequence)!;
+              // What it did not compute stands in the blocks all the same.
+              for (let at = 0; at < rows.start; at++) expect(slots.get(slotOf(at))).toBe(known[at]);
+              for (const [i, token] of rows.tokens.entries()) {
+                const slot = slotOf(rows.start + i);
+                const sharers = [...tables].filter(
+                  ([other, blocks]) =>
+                    other !== rows.sequence && blocks.includes(Math.floor(slot / kvBlockSize)),
+                );
+                // Nobody writes into a block that another sequence reads.
+                expect(sharers).toEqual([]);
+                slots.set(slot, token);
+              }
             }
             expect(contexts).toBeLessThanOrEqual(1);
-            const named = [...tables.values()].flat();
-            expect(new Set(named).size).toBe(named.length);
             expect(usualRows).toBeLessThanOrEqual(limits.maxStepRows);
             scheduler.complete(step.step);
             for (const rows of step.rows) {
@@ -191,6 +211,7 @@ describe("the scheduler", () => {
               const done = written.get(rows.sequence)! >= length && !rows.sample;
               if (rows.sample) {
                 scheduler.append(rows.sequence, 1);
+                tokensOf.get(rows.sequence)!.push(1);
                 left.set(rows.sequence, left.get(rows.sequence)! - 1);
               }
               if (done || left.get(rows.sequence) === 0 || (cancelAfter !== null && round >= cancelAfter)) {
