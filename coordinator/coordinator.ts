@@ -159,7 +159,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         send: (connection, message) => control.send(connection, message),
         disconnect: (connection) => control.disconnect(connection),
         planMade: (epoch) => links.begin(epoch),
-        openResultLink: (epoch, address) => links.dialLast(epoch, address, options.stages),
+        openResultLink: (epoch, address, stageCount) => links.dialLast(epoch, address, stageCount),
         planOver: () => links.end(),
         termRaised: (raised) => queue.raiseTerm(raised),
         sendStep: (header) => links.send(header),

@@ -135,7 +135,7 @@ export class Core {
       { ...config.membership, minBlocks: blocksFor(config.prefixLength + 1) },
       {
         ...ports,
-        formed: (epoch, blockCount) => this.#formed(epoch, blockCount),
+        formed: (epoch, blockCount, stageCount) => this.#formed(epoch, blockCount, stageCount),
         dissolved: (error) => this.#dissolved(error),
       },
       clock,
@@ -208,6 +208,7 @@ export class Core {
   tick(): void {
     this.membership.tick();
     this.#giveUpInterrupted();
+    if (this.membership.canGrow && this.#requests.size === 0) this.membership.grow();
     const serving = this.#serving;
     if (serving === null) return;
     const now = this.#clock.nowMs();
@@ -250,13 +251,13 @@ export class Core {
     };
   }
 
-  #formed(epoch: Epoch, blockCount: number): void {
+  #formed(epoch: Epoch, blockCount: number, stageCount: number): void {
     this.#blockCount = blockCount;
     const pipeline = new Pipeline(epoch, pipelineId(0), (header) => this.#ports.sendStep(header));
-    const { membership, microBatches, prefillChunk, prefixLength } = this.#config;
+    const { microBatches, prefillChunk, prefixLength } = this.#config;
     const scheduler = new Scheduler({
       blockCount,
-      stageCount: membership.stageCount,
+      stageCount,
       microBatches: microBatches === null ? null : Math.min(microBatches, maxMicroBatchesInFlight),
       maxStepRows,
       prefixLength,

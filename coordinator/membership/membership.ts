@@ -23,6 +23,8 @@ import { type ConnectionId, loadedRatio, type Member, stageView, workerView } fr
 const loadLimitMs = 30 * 60_000;
 /** From the last stage loaded to all streams open. */
 const linkLimitMs = 15_000;
+/** A lost worker is waited for this long; then the others take its layers, if they have room. */
+const regroupAfterMs = 10_000;
 /** Waits between attempts to form a plan after one failed. */
 const formBackoffMs = { first: 100, most: 5_000 };
 /** Members beyond the stages are spares; more than this are turned away. */
@@ -57,11 +59,11 @@ export interface MembershipPorts {
   /** A plan was made: stage 0 will dial for its steps. */
   planMade(epoch: Epoch): void;
   /** All stages are loaded: dial the last one for its results. */
-  openResultLink(epoch: Epoch, address: string): void;
+  openResultLink(epoch: Epoch, address: string, stageCount: number): void;
   /** The plan's links are closed quietly. */
   planOver(): void;
   /** All stages are linked: the pipeline of this epoch takes steps. */
-  formed(epoch: Epoch, blockCount: number): void;
+  formed(epoch: Epoch, blockCount: number, stageCount: number): void;
   /** The formed pipeline is gone. */
   dissolved(error: RelayError): void;
   /** A worker reported a term above ours: ours must be written down again. */
@@ -104,6 +106,8 @@ export class Membership {
   #term: number;
   #planNumber = 0;
   #failuresInARow = 0;
+  /** Since when a formed plan is gone; null before the first, and again when there is one. */
+  #lostAtMs: number | null = null;
   /** What ended the plan before the next one. */
   #replanReason = "start";
   readonly counters = {
@@ -202,6 +206,21 @@ export class Membership {
       }
     }
     this.#formIfPossible();
+  }
+
+  /** Fewer stages than wanted hold the model, and there are workers for all of them again. */
+  get canGrow(): boolean {
+    const { stageCount } = this.#config;
+    return (
+      this.#state.kind === "formed" &&
+      this.#state.plan.stages.length < stageCount &&
+      this.#members.size >= stageCount
+    );
+  }
+
+  /** Gives the layers out again, to all stages. */
+  grow(): void {
+    this.#dissolve(new RelayError("worker_lost", "a worker has come back; the cluster re-forms with it"));
   }
 
   /** The formed pipeline answered its first token: later failures count from zero again. */
@@ -347,13 +366,23 @@ export class Membership {
     if (plan.loadedAtMs === null) {
       if (!plan.stages.every((connection) => this.#hasLoaded(connection))) return;
       plan.loadedAtMs = this.#clock.nowMs();
-      this.#ports.openResultLink(plan.epoch, this.#members.get(plan.stages.at(-1)!)!.register.dataAddress);
+      const { dataAddress } = this.#members.get(plan.stages.at(-1)!)!.register;
+      this.#ports.openResultLink(plan.epoch, dataAddress, plan.stages.length);
     }
     const linked = plan.stages.every((connection) => this.#members.get(connection)?.state === "linked");
     if (!linked || !plan.resultLinkOpen) return;
     this.#state = { kind: "formed", plan };
     this.#ports.log("info", `epoch ${formatEpoch(plan.epoch)}: ${plan.stages.length} stages linked`);
-    this.#ports.formed(plan.epoch, plan.placement.blockCount);
+    this.#lostAtMs = null;
+    this.#ports.formed(plan.epoch, plan.placement.blockCount, plan.stages.length);
+  }
+
+  /** As many as are wanted; fewer when a lost worker stays away and nobody has cut the layers by hand. */
+  #possibleStages(): number {
+    const { stageCount, cut } = this.#config;
+    if (this.#members.size >= stageCount) return stageCount;
+    const isLong = this.#lostAtMs !== null && this.#clock.nowMs() - this.#lostAtMs >= regroupAfterMs;
+    return isLong && cut === undefined ? this.#members.size : 0;
   }
 
   #hasLoaded(connection: ConnectionId): boolean {
@@ -363,11 +392,12 @@ export class Membership {
 
   #formIfPossible(): void {
     if (this.#state.kind !== "waiting" || this.#clock.nowMs() < this.#state.notBeforeMs) return;
-    if (this.#members.size < this.#config.stageCount) {
+    const stageCount = this.#possibleStages();
+    if (stageCount === 0) {
       this.#state.reason = this.#missingWorkers();
       return;
     }
-    const chosen = [...this.#members.values()].sort(byName).slice(0, this.#config.stageCount);
+    const chosen = [...this.#members.values()].sort(byName).slice(0, stageCount);
     let placement: Placement;
     try {
       placement = place(
@@ -452,7 +482,9 @@ export class Membership {
     this.#ports.log("warn", `epoch ${formatEpoch(plan.epoch)} ended: ${error.message}`);
     this.#wait(error.message);
     this.#release(plan, error.message);
-    if (kind === "formed") this.#ports.dissolved(error);
+    if (kind !== "formed") return;
+    this.#lostAtMs ??= this.#clock.nowMs();
+    this.#ports.dissolved(error);
   }
 
   #release(plan: Plan, reason: string): void {

@@ -115,3 +115,27 @@ describe.each(loads)("$name, $kills kills", ({ model, stages, flags, kills, bodi
     expect([view.sequences.running, view.sequences.waiting]).toEqual([0, 0]);
   });
 });
+
+describe("a worker that stays away", () => {
+  it("leaves its layers to the others, and takes them again when it is back and nothing runs", async () => {
+    const cluster = await TestCluster.start({ model: demoModel, stages: 3 });
+    try {
+      const body = { ...demoBodies[0]!, max_tokens: 900 };
+      const expected = await cluster.post("/v1/completions", body);
+      const running = cluster.post("/v1/completions", body);
+      await cluster.until("the request to run", (view) => view.sequences.running > 0);
+      cluster.workers[1]!.kill("SIGKILL");
+      const { status, body: answer } = await running;
+      expect(status).toBe(200);
+      expect(answer.choices).toEqual(expected.body.choices);
+      expect((await cluster.view()).stages).toHaveLength(2);
+      cluster.startWorker(1);
+      const all = (view: { state: string; stages: unknown[] }) =>
+        view.state === "ready" && view.stages.length === 3;
+      await cluster.until("all stages to be back", all);
+      expect((await cluster.post("/v1/completions", body)).body.choices).toEqual(expected.body.choices);
+    } finally {
+      await cluster.stop();
+    }
+  });
+});

@@ -57,6 +57,7 @@ export interface FakeClusterOptions {
   maxBlocks?: number;
   prefillChunk?: number;
   recoveryTimeoutMs?: number;
+  workerMemoryMB?: number;
   prefixLength?: number;
 }
 
@@ -74,6 +75,7 @@ export class FakeCluster {
   private readonly tables = new Map<number, number[]>();
   private readonly blocks = new Map<number, number>();
   private readonly prefixLength: number;
+  private readonly workerMemoryMB: number;
   private readonly stageCount: number;
 
   constructor({
@@ -83,9 +85,11 @@ export class FakeCluster {
     prefillChunk = 256,
     recoveryTimeoutMs = 600_000,
     prefixLength = 0,
+    workerMemoryMB = 100,
   }: FakeClusterOptions = {}) {
     this.stageCount = stageCount;
     this.prefixLength = prefixLength;
+    this.workerMemoryMB = workerMemoryMB;
     const ports: CorePorts = {
       send: (connection, message) => this.sent.push({ connection, message }),
       disconnect: () => {},
@@ -152,7 +156,7 @@ export class FakeCluster {
         worker: `worker-${connection}`,
         incarnation: "i",
         dataAddress: `127.0.0.1:${1000 + connection}`,
-        memoryBytes: 100 * MB,
+        memoryBytes: this.workerMemoryMB * MB,
         threads: 1,
         kernels: "scalar",
         backend: "cpu",

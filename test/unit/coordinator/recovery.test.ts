@@ -167,3 +167,42 @@ describe("requests that a lost worker interrupts", () => {
     expect(cluster.core.requestCount).toBe(0);
   });
 });
+
+describe("a worker that stays away", () => {
+  const serving = (cluster: FakeCluster) => cluster.core.membership.stageViews().map(({ worker }) => worker);
+
+  it("is replaced by the others after a while, and takes its place again when nothing runs", () => {
+    const cluster = new FakeCluster({ stageCount: 3 });
+    cluster.start();
+    cluster.core.admit(generation("x", [1, 2]));
+    cluster.answer();
+    cluster.core.membership.gone(2, "its machine is gone");
+    cluster.pass(9_000, [1, 3]);
+    expect(cluster.core.membership.epoch).toBeNull();
+    cluster.pass(6_000, [1, 3]);
+    cluster.link();
+    expect(serving(cluster)).toEqual(["worker-1", "worker-3"]);
+    expect(cluster.tokensOf("x")).toEqual(expectedTokens([1, 2], 8));
+
+    cluster.core.admit(generation("y", [3]));
+    cluster.join(4, { worker: "worker-2" });
+    cluster.pass(500, [1, 3, 4]);
+    expect(serving(cluster)).toEqual(["worker-1", "worker-3"]);
+    cluster.answerAll();
+    cluster.pass(6_000, [1, 3, 4]);
+    cluster.link();
+    expect(serving(cluster)).toEqual(["worker-1", "worker-2", "worker-3"]);
+    cluster.core.admit(generation("z", [4]));
+    cluster.answerAll();
+    expect(cluster.tokensOf("z")).toEqual(expectedTokens([4], 8));
+  });
+
+  it("is waited for where the others have no room, with the reason told", () => {
+    const cluster = new FakeCluster({ stageCount: 3, workerMemoryMB: 4.5 });
+    cluster.start();
+    cluster.core.membership.gone(2, "its machine is gone");
+    cluster.pass(15_000, [1, 3]);
+    expect(cluster.core.membership.epoch).toBeNull();
+    expect(cluster.core.notReady()!.message).toContain("does not fit");
+  });
+});
