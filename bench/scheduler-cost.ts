@@ -95,7 +95,7 @@ class TestBed {
   readonly #request: RowRequests = {
     requestId: "",
     context: null,
-    sampling: { temperature: 0.8, topK: 0, topP: 0.95, minP: 0, seed: 1n, topLogprobs: -1 },
+    sampling: { temperature: 0.8, topK: 0, topP: 0.95, minP: 0, seedLow: 1, seedHigh: 0, topLogprobs: -1 },
     bannedTokens: [],
     scoreTargets: [],
   };
@@ -130,6 +130,7 @@ class TestBed {
       maxStepRows,
       prefixLength: 0,
       prefillChunk,
+      firstExpectedReply: mostTokens,
     });
     this.#pipeline = new Pipeline(epoch, pipelineId(0), (header) => {
       this.#sent = header;

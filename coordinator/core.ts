@@ -26,7 +26,13 @@ import { Membership, type MembershipConfig, type MembershipPorts } from "./membe
 import { ChoiceOutput } from "./output/choice-output.js";
 import { ChoicePrompt, mostTokens } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
-import { Pipeline, type RowRequests, type SequenceOutcome } from "./pipeline/pipeline.js";
+import {
+  Pipeline,
+  type RowRequests,
+  type SequenceOutcome,
+  type SequenceSampling,
+  sequenceSampling,
+} from "./pipeline/pipeline.js";
 import type { Detokenizer } from "./prompt/service.js";
 import { blocksFor, type ScheduledRows, Scheduler } from "./scheduler/scheduler.js";
 import { type Conduct, Suspects } from "./suspects.js";
@@ -77,7 +83,7 @@ interface ActiveChoice {
   reused: number;
   /** Computed once more: its prompt was counted before. */
   again: boolean;
-  seed: bigint;
+  sampling: SequenceSampling;
   /** Logprobs of the prompt, when asked for; null once given out. */
   scores: PromptScores | null;
 }
@@ -366,7 +372,7 @@ export class Core {
         generated: [],
         reused: 0,
         again: false,
-        seed: BigInt(seed),
+        sampling: sequenceSampling(request.sampling, BigInt(seed)),
         scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
       };
       this.#open(choice);
@@ -428,10 +434,9 @@ export class Core {
         step.step,
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
       );
-      const rowsOf = new Map(step.rows.map((rows) => [rows.sequence, rows]));
       for (const sequence of step.preempted) this.#notePreempted(sequence);
       for (const rows of step.rows) this.#noteRows(rows);
-      serving.pipeline.submit(step, (id) => this.#rowRequests(rowsOf.get(id)!), this.#clock.nowMs());
+      serving.pipeline.submit(step, (rows) => this.#rowRequests(rows), this.#clock.nowMs());
     }
   }
 
@@ -466,18 +471,10 @@ export class Core {
   /** What the header says of a sequence's rows beside their tokens. */
   #rowRequests({ sequence, first, start, tokens }: ScheduledRows): RowRequests {
     const choice = this.#choices.get(sequence)!;
-    const { sampling, logId } = choice.request.request;
     return {
-      requestId: first ? logId : "",
+      requestId: first ? choice.request.request.logId : "",
       context: choice.prompt.context,
-      sampling: {
-        temperature: sampling.temperature,
-        topK: sampling.topK,
-        topP: sampling.topP,
-        minP: sampling.minP,
-        seed: choice.seed,
-        topLogprobs: sampling.topLogprobs,
-      },
+      sampling: choice.sampling,
       bannedTokens: choice.output.bannedTokens(),
       // The row of prompt token i scores token i + 1; rows of generated tokens score nothing.
       scoreTargets: choice.scores?.targets(start, tokens.length) ?? [],
