@@ -35,7 +35,7 @@ export interface ScheduledRows {
   /** Tokens before `start` that were found computed since its last rows, and are not computed again. */
   reused: number;
   /** Block ids to append to the sequence's block table before these rows. */
-  newBlocks: number[];
+  newBlocks: readonly number[];
   /** The last row is the sequence's newest token: draw the next one after it. */
   sample: boolean;
 }
@@ -98,6 +98,8 @@ interface SequenceState extends Waiting {
 
 /** How much the newest ended reply counts in what the next ones are taken to need. */
 const replyWeight = 1 / 32;
+
+const noBlocks: readonly number[] = [];
 
 export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
 
@@ -264,15 +266,24 @@ export class Scheduler {
   #start(id: SequenceId, waiting: Waiting, reservation: number): void {
     this.#waiting.delete(id);
     this.#preempted.delete(id);
+    const { tokens, promptLength, longest, generates, order, whole, salt, everyRow } = waiting;
+    // Field by field: an object that begins as a copy of another one keeps its other fields apart from itself,
+    // and every step reads those of every sequence.
     this.#running.set(id, {
-      ...waiting,
       id,
-      tokens: Array.from(waiting.tokens),
+      promptLength,
+      longest,
+      generates,
+      order,
+      whole,
+      salt,
+      everyRow,
+      tokens: Array.from(tokens),
       computed: 0,
       sent: 0,
       blocks: [],
       announced: 0,
-      node: this.#sharesBlocks(waiting.whole) ? this.#pool.root(waiting.salt) : null,
+      node: this.#sharesBlocks(whole) ? this.#pool.root(salt) : null,
       known: 0,
       reservation,
       inStep: null,
@@ -316,19 +327,20 @@ export class Scheduler {
     const left = sequence.tokens.length - start;
     const whole = start < sequence.whole ? sequence.whole : 0;
     const count = whole + Math.min(left - whole, this.#limits.prefillChunk, budget);
-    if (!this.#draw(sequence, this.#blocksFor(start + count) - sequence.blocks.length)) return null;
+    const { blocks, announced } = sequence;
+    if (!this.#draw(sequence, this.#blocksFor(start + count) - blocks.length)) return null;
     const rows = {
       sequence: sequence.id,
-      first: sequence.announced === 0,
+      first: announced === 0,
       reused: start - sequence.sent,
       start,
-      tokens: sequence.tokens.slice(start, start + count),
-      newBlocks: sequence.blocks.slice(sequence.announced),
+      tokens: count === 1 ? [sequence.tokens[start]!] : sequence.tokens.slice(start, start + count),
+      newBlocks: announced === blocks.length ? noBlocks : blocks.slice(announced),
       sample: sequence.generates && count === left,
     };
     sequence.computed = start + count;
     sequence.sent = sequence.computed;
-    sequence.announced = sequence.blocks.length;
+    sequence.announced = blocks.length;
     this.#makeKnown(sequence);
     return rows;
   }
@@ -338,7 +350,8 @@ export class Scheduler {
    * @returns false when it must wait for them.
    */
   #draw(sequence: SequenceState, count: number): boolean {
-    const reserved = Math.max(0, Math.min(count, sequence.reservation));
+    if (count <= 0) return true;
+    const reserved = Math.min(count, sequence.reservation);
     while (count - reserved > this.#pool.available) {
       if (!this.#preemptBehind(sequence)) return false;
     }
