@@ -6,7 +6,7 @@
 import type { Command } from "commander";
 import { pipelineId, type SequenceId, sequenceId } from "../common/ids.js";
 import { maxStepRows } from "../common/limits.js";
-import { Pipeline, type RowRequests } from "../coordinator/pipeline/pipeline.js";
+import { Pipeline, type RowRequests, sequenceSampling } from "../coordinator/pipeline/pipeline.js";
 import { blocksFor, Scheduler } from "../coordinator/scheduler/scheduler.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
@@ -95,7 +95,14 @@ class TestBed {
   readonly #request: RowRequests = {
     requestId: "",
     context: null,
-    sampling: { temperature: 0.8, topK: 0, topP: 0.95, minP: 0, seedLow: 1, seedHigh: 0, topLogprobs: -1 },
+    sampling: sequenceSampling(
+      {
+        ...{ temperature: 0.8, topP: 0.95, topK: 0, minP: 0, topLogprobs: -1, promptLogprobs: false },
+        ...{ maxTokens: mostTokens, minTokens: 0, ignoreEos: true },
+        ...{ stop: [], stopTokenIds: [], includeStopInOutput: false },
+      },
+      1n,
+    ),
     bannedTokens: [],
     scoreTargets: [],
   };

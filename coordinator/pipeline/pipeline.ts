@@ -24,6 +24,8 @@ export interface SequenceSampling
   extends Readonly<Pick<SamplingParams, "temperature" | "topK" | "topP" | "minP" | "topLogprobs">> {
   readonly seedLow: number;
   readonly seedHigh: number;
+  /** None: those of a step take its place. */
+  readonly bannedTokens: Uint8Array;
 }
 
 /** @param seed Its lowest 64 bits count. */
@@ -38,6 +40,7 @@ export function sequenceSampling(params: SamplingParams, seed: bigint): Sequence
     seedLow: Number(bits & 0xffff_ffffn),
     seedHigh: Number(bits >> 32n),
     topLogprobs,
+    bannedTokens: bytesFromInt32([]),
   };
 }
 
