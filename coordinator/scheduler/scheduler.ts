@@ -7,6 +7,7 @@
 import type { SequenceId } from "../../common/ids.js";
 import { kvBlockSize } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
+import { defaultTenant, type RequestClass } from "../request-class.js";
 import { BlockPool, type PrefixNode } from "./block-pool.js";
 
 export interface SchedulerLimits {
@@ -47,6 +48,8 @@ export interface ScheduledStep {
 
 interface SequenceState {
   id: SequenceId;
+  tenant: string;
+  class: RequestClass;
   tokens: number[];
   /** Tokens whose KV entries are written once the steps in flight are done. */
   computed: number;
@@ -73,12 +76,15 @@ interface SequenceState {
 
 /** How a sequence is run; what is not said is the plain causal way. */
 export interface SequenceOptions {
+  /** Sequences of another one never share blocks. */
+  tenant?: string;
+  class?: RequestClass;
   /**
    * Tokens at the beginning that must travel in one step, which may then have as many rows beside its usual
    * ones; 0 for causal attention.
    */
   whole?: number;
-  /** Sequences with another one never share blocks. */
+  /** Sequences of a tenant with another one never share blocks. */
   salt?: string;
   /** Every row is wanted: nothing that others have computed is taken over. */
   everyRow?: boolean;
@@ -137,8 +143,9 @@ export class Scheduler {
   submit(id: SequenceId, promptTokens: TokenIds, maxTokens: number, options: SequenceOptions = {}): void {
     if (promptTokens.length === 0) throw new Error("Scheduler.submit: empty prompt");
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
+    const { tenant = defaultTenant, class: ofClass = "interactive" } = options;
     const { whole = 0, salt = "", everyRow = false } = options;
-    this.#waiting.set(id, { promptTokens, maxTokens, whole, salt, everyRow });
+    this.#waiting.set(id, { promptTokens, maxTokens, tenant, class: ofClass, whole, salt, everyRow });
   }
 
   /** Ends a sequence wherever it is. Unknown ids are those that ended before: nothing happens. */
@@ -201,17 +208,20 @@ export class Scheduler {
 
   /** Waiting sequences start in arrival order while the pool holds all they can grow to. */
   #admit(): void {
-    for (const [id, { promptTokens, maxTokens, whole, salt, everyRow }] of this.#waiting) {
+    for (const [id, waiting] of this.#waiting) {
+      const { promptTokens, maxTokens, tenant, whole, salt, everyRow } = waiting;
       const reservation = this.#blocksFor(promptTokens.length + Math.max(0, maxTokens - 1));
       if (!this.#pool.reserve(reservation)) return;
       this.#waiting.delete(id);
       this.#running.set(id, {
         id,
+        tenant,
+        class: waiting.class,
         tokens: Array.from(promptTokens),
         computed: 0,
         blocks: [],
         whole,
-        node: this.#sharesBlocks(whole) ? this.#pool.root(salt) : null,
+        node: this.#sharesBlocks(whole) ? this.#pool.root(tenant, salt) : null,
         known: 0,
         reuses: !everyRow,
         begun: false,

@@ -1,0 +1,8 @@
+/** What a request says of its place among others: who goes first, and whose turn it is. */
+
+/** In order: a later class gets what those before it leave over. */
+export const requestClasses = ["interactive", "batch"] as const;
+export type RequestClass = (typeof requestClasses)[number];
+
+/** Of requests that name none. */
+export const defaultTenant = "default";
