@@ -9,6 +9,7 @@ import { kvBlockSize } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
 import { defaultTenant, type RequestClass } from "../request-class.js";
 import { BlockPool, type PrefixNode } from "./block-pool.js";
+import { type Tab, WaitingSet } from "./waiting-set.js";
 
 export interface SchedulerLimits {
   /** KV blocks that every stage has. */
@@ -50,6 +51,10 @@ interface SequenceState {
   id: SequenceId;
   tenant: string;
   class: RequestClass;
+  /** Where its work is charged. */
+  tab: Tab;
+  /** Tokens that were charged when it was admitted and are not computed yet. */
+  prepaid: number;
   tokens: number[];
   /** Tokens whose KV entries are written once the steps in flight are done. */
   computed: number;
@@ -90,9 +95,15 @@ export interface SequenceOptions {
   everyRow?: boolean;
 }
 
-interface Waiting extends Required<SequenceOptions> {
+interface Submitted extends Required<SequenceOptions> {
   promptTokens: TokenIds;
   maxTokens: number;
+}
+
+/** Of one class, sequences whose next rows can be computed now. */
+interface ReadySequences {
+  decodes: SequenceState[];
+  prefills: SequenceState[];
 }
 
 export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
@@ -100,11 +111,12 @@ export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockS
 export class Scheduler {
   readonly #limits: SchedulerLimits;
   readonly #pool: BlockPool;
-  /** Arrival order. Bounded by the queue limit of the coordinator's core. */
-  readonly #waiting = new Map<SequenceId, Waiting>();
+  /** Bounded by the queue limit of the coordinator's core. */
+  readonly #waiting = new WaitingSet<Submitted>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
   readonly #steps = new Map<number, SequenceId[]>();
+  readonly #runningOf: Record<RequestClass, number> = { interactive: 0, batch: 0 };
   #ended: SequenceId[] = [];
   #lastStep = 0;
 
@@ -119,6 +131,11 @@ export class Scheduler {
 
   get waitingCount(): number {
     return this.#waiting.size;
+  }
+
+  /** Sequences of one class. */
+  countsOf(of: RequestClass): { running: number; waiting: number } {
+    return { running: this.#runningOf[of], waiting: this.#waiting.sizeOf(of) };
   }
 
   get stepsInFlight(): number {
@@ -145,12 +162,13 @@ export class Scheduler {
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
     const { tenant = defaultTenant, class: ofClass = "interactive" } = options;
     const { whole = 0, salt = "", everyRow = false } = options;
-    this.#waiting.set(id, { promptTokens, maxTokens, tenant, class: ofClass, whole, salt, everyRow });
+    const submitted = { promptTokens, maxTokens, tenant, class: ofClass, whole, salt, everyRow };
+    this.#waiting.add(id, tenant, ofClass, submitted);
   }
 
   /** Ends a sequence wherever it is. Unknown ids are those that ended before: nothing happens. */
   remove(id: SequenceId): void {
-    if (this.#waiting.delete(id)) return;
+    if (this.#waiting.remove(id) !== null) return;
     const sequence = this.#running.get(id);
     if (sequence === undefined || sequence.ending) return;
     if (sequence.inStep === null) this.#free(sequence);
@@ -160,7 +178,9 @@ export class Scheduler {
   /** A token was decided for a sequence: it becomes a row of one of the next steps. */
   append(id: SequenceId, token: number): void {
     const sequence = this.#running.get(id);
-    if (sequence !== undefined && !sequence.ending) sequence.tokens.push(token);
+    if (sequence === undefined || sequence.ending) return;
+    sequence.tokens.push(token);
+    this.#waiting.chargeGenerated(sequence.tab, 1);
   }
 
   /** A step has left the last stage: its sequences may be scheduled again, ended ones give back their blocks. */
@@ -206,17 +226,25 @@ export class Scheduler {
     return { step, rows, ended };
   }
 
-  /** Waiting sequences start in arrival order while the pool holds all they can grow to. */
+  /**
+   * Waiting sequences start, each in its turn, while the pool holds all they can grow to. Their prompts are
+   * charged at once, or a tenant could take many places before the first row of it is counted.
+   */
   #admit(): void {
-    for (const [id, waiting] of this.#waiting) {
-      const { promptTokens, maxTokens, tenant, whole, salt, everyRow } = waiting;
+    for (let next = this.#waiting.first(); next !== null; next = this.#waiting.first()) {
+      const { promptTokens, maxTokens, tenant, whole, salt, everyRow } = next.what;
       const reservation = this.#blocksFor(promptTokens.length + Math.max(0, maxTokens - 1));
       if (!this.#pool.reserve(reservation)) return;
-      this.#waiting.delete(id);
+      const { id } = next;
+      const tab = this.#waiting.remove(id)!;
+      this.#waiting.chargePrompt(tab, promptTokens.length);
+      this.#runningOf[next.class]++;
       this.#running.set(id, {
         id,
         tenant,
-        class: waiting.class,
+        class: next.class,
+        tab,
+        prepaid: promptTokens.length,
         tokens: Array.from(promptTokens),
         computed: 0,
         blocks: [],
@@ -243,16 +271,20 @@ export class Scheduler {
     return Math.max(1, Math.min(wanted, this.#running.size));
   }
 
-  /** Decodes first: each is one row and someone waits for it; then prefill, longest in the system first. */
+  /**
+   * Interactive sequences first, batch gets what they leave of the step. Within a class decodes first: each is
+   * one row and someone waits for it; then prefill, longest in the system first.
+   */
   #ready(): SequenceState[] {
-    const decodes: SequenceState[] = [];
-    const prefills: SequenceState[] = [];
+    const interactive: ReadySequences = { decodes: [], prefills: [] };
+    const batch: ReadySequences = { decodes: [], prefills: [] };
     for (const sequence of this.#running.values()) {
       const left = sequence.tokens.length - sequence.computed;
       if (sequence.inStep !== null || left === 0) continue;
-      (left === 1 ? decodes : prefills).push(sequence);
+      const ready = sequence.class === "batch" ? batch : interactive;
+      (left === 1 ? ready.decodes : ready.prefills).push(sequence);
     }
-    return decodes.concat(prefills);
+    return interactive.decodes.concat(interactive.prefills, batch.decodes, batch.prefills);
   }
 
   #schedule(sequence: SequenceState, budget: number): ScheduledRows {
@@ -267,6 +299,7 @@ export class Scheduler {
     sequence.blocks.push(...taken);
     const newBlocks = sequence.blocks.slice(sequence.blocks.length - reused.blocks - taken.length);
     sequence.computed += count;
+    this.#settle(sequence, count, reused.tokens);
     this.#makeKnown(sequence);
     const first = !sequence.begun;
     sequence.begun = true;
@@ -305,6 +338,13 @@ export class Scheduler {
     return { blocks, tokens: sequence.computed - before };
   }
 
+  /** Rows that are computed now were charged before; those that others had computed cost nothing. */
+  #settle(sequence: SequenceState, computed: number, reused: number): void {
+    const free = Math.min(sequence.prepaid, reused);
+    this.#waiting.chargePrompt(sequence.tab, -free);
+    sequence.prepaid = Math.max(0, sequence.prepaid - free - computed);
+  }
+
   /** Blocks that its rows have filled may serve others from now on. */
   #makeKnown(sequence: SequenceState): void {
     while (sequence.node !== null && (sequence.known + 1) * kvBlockSize <= sequence.computed) {
@@ -333,6 +373,8 @@ export class Scheduler {
 
   #free(sequence: SequenceState): void {
     this.#running.delete(sequence.id);
+    this.#runningOf[sequence.class]--;
+    this.#waiting.chargePrompt(sequence.tab, -sequence.prepaid);
     this.#pool.release(sequence.blocks, sequence.reservation);
     this.#ended.push(sequence.id);
   }
