@@ -6,3 +6,7 @@ export type RequestClass = (typeof requestClasses)[number];
 
 /** Of requests that name none. */
 export const defaultTenant = "default";
+
+/** Whether one class has precedence over another. */
+export const goesBefore = (one: RequestClass, other: RequestClass): boolean =>
+  requestClasses.indexOf(one) < requestClasses.indexOf(other);

@@ -7,7 +7,7 @@
 import type { SequenceId } from "../../common/ids.js";
 import { kvBlockSize } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
-import { defaultTenant, type RequestClass } from "../request-class.js";
+import { defaultTenant, goesBefore, type RequestClass } from "../request-class.js";
 import { BlockPool, type PrefixNode } from "./block-pool.js";
 import { type Tab, WaitingSet } from "./waiting-set.js";
 
@@ -23,6 +23,8 @@ export interface SchedulerLimits {
   prefixLength: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk: number;
+  /** What a reply is taken to need before any has ended, in tokens. */
+  firstExpectedReply: number;
 }
 
 /** Rows [start, start + tokens.length) of a sequence, part of one step. */
@@ -43,40 +45,10 @@ export interface ScheduledRows {
 export interface ScheduledStep {
   step: number;
   rows: ScheduledRows[];
-  /** Sequences that ended since the last step; the stages drop their block tables. */
+  /** Sequences that ended or were preempted since the last step; the stages drop their block tables. */
   ended: SequenceId[];
-}
-
-interface SequenceState {
-  id: SequenceId;
-  tenant: string;
-  class: RequestClass;
-  /** Where its work is charged. */
-  tab: Tab;
-  /** Tokens that were charged when it was admitted and are not computed yet. */
-  prepaid: number;
-  tokens: number[];
-  /** Tokens whose KV entries are written once the steps in flight are done. */
-  computed: number;
-  blocks: number[];
-  /** Tokens at the beginning that must travel in one step (a prefix-LM's context). */
-  whole: number;
-  /** The last full block that is known by its tokens; null for a sequence that shares nothing. */
-  node: PrefixNode | null;
-  /** Blocks up to that one. */
-  known: number;
-  /** May take over blocks that others have computed. */
-  reuses: boolean;
-  /** Rows of it have travelled. */
-  begun: boolean;
-  /** Blocks it may still draw. */
-  reservation: number;
-  /** False when only its prompt is scored: nothing is drawn at the end. */
-  generates: boolean;
-  /** The step it travels in, or null. A sequence is in one step at a time. */
-  inStep: number | null;
-  /** Removed while in flight: its blocks return when that step has come back. */
-  ending: boolean;
+  /** Those of them that were preempted: they wait again, and are computed from their beginning. */
+  preempted: SequenceId[];
 }
 
 /** How a sequence is run; what is not said is the plain causal way. */
@@ -96,8 +68,43 @@ export interface SequenceOptions {
 }
 
 interface Submitted extends Required<SequenceOptions> {
-  promptTokens: TokenIds;
-  maxTokens: number;
+  /** The prompt, and behind it what was generated before it was preempted. */
+  tokens: TokenIds;
+  promptLength: number;
+  /** Tokens that it may have at most. */
+  longest: number;
+  /** False when only its prompt is scored: nothing is drawn at the end. */
+  generates: boolean;
+  /** Arrival order, kept when it is preempted. */
+  order: number;
+  /** Tokens at its beginning that its tenant was charged for, because they were computed or drawn. */
+  paid: number;
+}
+
+interface SequenceState extends Submitted {
+  id: SequenceId;
+  /** Where its work is charged. */
+  tab: Tab;
+  /** Tokens behind `paid` that were charged in advance. */
+  prepaid: number;
+  tokens: number[];
+  /** Tokens whose KV entries are written once the steps in flight are done. */
+  computed: number;
+  /** The same after its last rows; what was added since was taken over. */
+  sent: number;
+  blocks: number[];
+  /** Blocks that the stages know of. */
+  announced: number;
+  /** The last full block that is known by its tokens; null for a sequence that shares nothing. */
+  node: PrefixNode | null;
+  /** Blocks up to that one. */
+  known: number;
+  /** Blocks it may still draw. */
+  reservation: number;
+  /** The step it travels in, or null. A sequence is in one step at a time. */
+  inStep: number | null;
+  /** What happens to it when the step that it travels in has come back. */
+  afterStep: "go on" | "end" | "wait";
 }
 
 /** Of one class, sequences whose next rows can be computed now. */
@@ -105,6 +112,12 @@ interface ReadySequences {
   decodes: SequenceState[];
   prefills: SequenceState[];
 }
+
+/** How much the newest ended reply counts in what the next ones are taken to need. */
+const replyWeight = 1 / 32;
+
+const isBehind = (one: SequenceState, other: SequenceState): boolean =>
+  one.class === other.class ? one.order > other.order : goesBefore(other.class, one.class);
 
 export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
 
@@ -118,10 +131,15 @@ export class Scheduler {
   readonly #steps = new Map<number, SequenceId[]>();
   readonly #runningOf: Record<RequestClass, number> = { interactive: 0, batch: 0 };
   #ended: SequenceId[] = [];
+  #preemptedSinceStep: SequenceId[] = [];
   #lastStep = 0;
+  #submitted = 0;
+  /** Mean tokens of the replies that ended lately. */
+  #expectedReply: number;
 
   constructor(limits: SchedulerLimits) {
     this.#limits = limits;
+    this.#expectedReply = limits.firstExpectedReply;
     this.#pool = new BlockPool(limits.blockCount);
   }
 
@@ -162,25 +180,45 @@ export class Scheduler {
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
     const { tenant = defaultTenant, class: ofClass = "interactive" } = options;
     const { whole = 0, salt = "", everyRow = false } = options;
-    const submitted = { promptTokens, maxTokens, tenant, class: ofClass, whole, salt, everyRow };
-    this.#waiting.add(id, tenant, ofClass, submitted);
+    this.#waiting.add(id, tenant, ofClass, {
+      tokens: promptTokens,
+      promptLength: promptTokens.length,
+      longest: promptTokens.length + Math.max(0, maxTokens - 1),
+      generates: maxTokens > 0,
+      order: this.#submitted++,
+      paid: 0,
+      tenant,
+      class: ofClass,
+      whole,
+      salt,
+      everyRow,
+    });
   }
 
   /** Ends a sequence wherever it is. Unknown ids are those that ended before: nothing happens. */
   remove(id: SequenceId): void {
     if (this.#waiting.remove(id) !== null) return;
     const sequence = this.#running.get(id);
-    if (sequence === undefined || sequence.ending) return;
-    if (sequence.inStep === null) this.#free(sequence);
-    else sequence.ending = true;
+    if (sequence === undefined) return;
+    if (sequence.inStep === null) this.#end(sequence);
+    else sequence.afterStep = "end";
   }
 
   /** A token was decided for a sequence: it becomes a row of one of the next steps. */
   append(id: SequenceId, token: number): void {
-    const sequence = this.#running.get(id);
-    if (sequence === undefined || sequence.ending) return;
-    sequence.tokens.push(token);
-    this.#waiting.chargeGenerated(sequence.tab, 1);
+    const running = this.#running.get(id);
+    if (running?.afterStep === "end") return;
+    if (running !== undefined) {
+      running.tokens.push(token);
+      running.paid = running.tokens.length;
+      this.#waiting.chargeGenerated(running.tab, 1);
+      return;
+    }
+    const preempted = this.#waiting.preempted(id);
+    if (preempted === undefined) return;
+    preempted.what.tokens = [...preempted.what.tokens, token];
+    preempted.what.paid = preempted.what.tokens.length;
+    this.#waiting.chargeGenerated(preempted.tab, 1);
   }
 
   /** A step has left the last stage: its sequences may be scheduled again, ended ones give back their blocks. */
@@ -191,7 +229,8 @@ export class Scheduler {
     for (const id of ids) {
       const sequence = this.#running.get(id)!;
       sequence.inStep = null;
-      if (sequence.ending) this.#free(sequence);
+      if (sequence.afterStep === "end") this.#end(sequence);
+      else if (sequence.afterStep === "wait") this.#preempt(sequence);
     }
   }
 
@@ -201,64 +240,111 @@ export class Scheduler {
     const target = this.#microBatchTarget();
     if (this.#steps.size >= target) return null;
     const share = Math.ceil(this.#running.size / target);
+    const step = this.#lastStep + 1;
     const rows: ScheduledRows[] = [];
     let budget = this.#limits.maxStepRows;
     let hasContext = false;
     for (const sequence of this.#ready()) {
       if (rows.length >= share || budget === 0) break;
+      // Preempted for one before it.
+      if (!this.#running.has(sequence.id)) continue;
       const isContext = sequence.computed < sequence.whole;
       // One context per step: the stages have room for the longest one beside a usual step.
       if (isContext && hasContext) continue;
       const scheduled = this.#schedule(sequence, budget);
+      if (scheduled === null) continue;
+      this.#depart(sequence, step);
       hasContext ||= isContext;
       budget -= scheduled.tokens.length - (isContext ? sequence.whole : 0);
       rows.push(scheduled);
     }
     if (rows.length === 0) return null;
-    const step = ++this.#lastStep;
+    this.#lastStep = step;
     this.#steps.set(
       step,
       rows.map((entry) => entry.sequence),
     );
-    for (const entry of rows) this.#depart(entry.sequence, step);
-    const ended = this.#ended;
+    const [ended, preempted] = [this.#ended, this.#preemptedSinceStep];
     this.#ended = [];
-    return { step, rows, ended };
+    this.#preemptedSinceStep = [];
+    return { step, rows, ended, preempted };
   }
 
   /**
-   * Waiting sequences start, each in its turn, while the pool holds all they can grow to. Their prompts are
-   * charged at once, or a tenant could take many places before the first row of it is counted.
+   * Waiting sequences start, each in its turn, while the pool has the blocks of their tokens, and of what they and
+   * the running ones are taken to need for their replies. That is less than they may need: when blocks run out, the
+   * youngest sequence of the lowest class gives its own to those before it.
    */
   #admit(): void {
     for (let next = this.#waiting.first(); next !== null; next = this.#waiting.first()) {
-      const { promptTokens, maxTokens, tenant, whole, salt, everyRow } = next.what;
-      const reservation = this.#blocksFor(promptTokens.length + Math.max(0, maxTokens - 1));
+      const { id, what } = next;
+      const reservation = this.#blocksFor(what.tokens.length);
+      const growth = this.#growthOf({ ...what, blocks: [], reservation });
+      if (!this.#makeRoom(what, reservation + growth)) return;
       if (!this.#pool.reserve(reservation)) return;
-      const { id } = next;
-      const tab = this.#waiting.remove(id)!;
-      this.#waiting.chargePrompt(tab, promptTokens.length);
-      this.#runningOf[next.class]++;
-      this.#running.set(id, {
-        id,
-        tenant,
-        class: next.class,
-        tab,
-        prepaid: promptTokens.length,
-        tokens: Array.from(promptTokens),
-        computed: 0,
-        blocks: [],
-        whole,
-        node: this.#sharesBlocks(whole) ? this.#pool.root(tenant, salt) : null,
-        known: 0,
-        reuses: !everyRow,
-        begun: false,
-        reservation,
-        generates: maxTokens > 0,
-        inStep: null,
-        ending: false,
-      });
+      this.#start(id, what, reservation);
     }
+  }
+
+  /**
+   * Whether a sequence may have so many blocks beside what the running ones are taken to need. Sequences of later
+   * classes give theirs to it, at once or when the step they are in has come back.
+   */
+  #makeRoom({ class: of }: Submitted, blocks: number): boolean {
+    for (;;) {
+      // With nobody beside it, it needs no more than there is.
+      if (this.#running.size === 0) return true;
+      let missing = blocks - this.#pool.available;
+      let givable = 0;
+      let last: SequenceState | null = null;
+      let leaving = 0;
+      for (const sequence of this.#running.values()) {
+        const held = sequence.blocks.length + sequence.reservation;
+        if (sequence.afterStep !== "go on") {
+          leaving += held;
+          continue;
+        }
+        const growth = this.#growthOf(sequence);
+        missing += growth;
+        if (sequence.class === of || goesBefore(sequence.class, of)) continue;
+        givable += held + growth;
+        if (last === null || isBehind(sequence, last)) last = sequence;
+      }
+      if (missing <= 0) return true;
+      if (missing <= leaving || last === null || missing > leaving + givable) return false;
+      this.#giveUp(last);
+    }
+  }
+
+  /** The whole prompt is charged at once, or a tenant could take many places before a row of them is counted. */
+  #start(id: SequenceId, submitted: Submitted, reservation: number): void {
+    const tab = this.#waiting.remove(id)!;
+    const prepaid = submitted.tokens.length - submitted.paid;
+    this.#waiting.chargePrompt(tab, prepaid);
+    this.#runningOf[submitted.class]++;
+    this.#running.set(id, {
+      ...submitted,
+      id,
+      tab,
+      prepaid,
+      tokens: Array.from(submitted.tokens),
+      computed: 0,
+      sent: 0,
+      blocks: [],
+      announced: 0,
+      node: this.#sharesBlocks(submitted.whole) ? this.#pool.root(submitted.tenant, submitted.salt) : null,
+      known: 0,
+      reservation,
+      inStep: null,
+      afterStep: "go on",
+    });
+  }
+
+  /** Blocks that a sequence is taken to need beyond those it has. */
+  #growthOf(sequence: Pick<SequenceState, "promptLength" | "longest" | "blocks" | "reservation">): number {
+    const { promptLength, longest, blocks, reservation } = sequence;
+    const length = Math.min(longest, promptLength + Math.ceil(this.#expectedReply));
+    return Math.max(0, this.#blocksFor(length) - blocks.length - reservation);
   }
 
   /** Of a sequence with so many tokens. */
@@ -287,31 +373,82 @@ export class Scheduler {
     return interactive.decodes.concat(interactive.prefills, batch.decodes, batch.prefills);
   }
 
-  #schedule(sequence: SequenceState, budget: number): ScheduledRows {
-    const reused = this.#takeOver(sequence);
+  /** @returns null when it has to wait for blocks. */
+  #schedule(sequence: SequenceState, budget: number): ScheduledRows | null {
+    this.#takeOver(sequence);
     const start = sequence.computed;
     const left = sequence.tokens.length - start;
     const whole = start < sequence.whole ? sequence.whole : 0;
     const count = whole + Math.min(left - whole, this.#limits.prefillChunk, budget);
-    const missing = this.#blocksFor(start + count) - sequence.blocks.length;
-    const taken = missing > 0 ? this.#pool.take(missing) : [];
-    sequence.reservation -= taken.length;
-    sequence.blocks.push(...taken);
-    const newBlocks = sequence.blocks.slice(sequence.blocks.length - reused.blocks - taken.length);
-    sequence.computed += count;
-    this.#settle(sequence, count, reused.tokens);
-    this.#makeKnown(sequence);
-    const first = !sequence.begun;
-    sequence.begun = true;
-    return {
+    if (!this.#draw(sequence, this.#blocksFor(start + count) - sequence.blocks.length)) return null;
+    const rows = {
       sequence: sequence.id,
-      first,
-      reused: reused.tokens,
+      first: sequence.announced === 0,
+      reused: start - sequence.sent,
       start,
       tokens: sequence.tokens.slice(start, start + count),
-      newBlocks,
+      newBlocks: sequence.blocks.slice(sequence.announced),
       sample: sequence.generates && count === left,
     };
+    this.#settle(sequence, start, start + count);
+    sequence.computed = start + count;
+    sequence.sent = sequence.computed;
+    sequence.announced = sequence.blocks.length;
+    this.#makeKnown(sequence);
+    return rows;
+  }
+
+  /**
+   * More blocks: from its reservation, then from what is free, then from sequences behind it.
+   * @returns false when it must wait for them.
+   */
+  #draw(sequence: SequenceState, count: number): boolean {
+    const reserved = Math.max(0, Math.min(count, sequence.reservation));
+    while (count - reserved > this.#pool.available) {
+      if (!this.#preemptBehind(sequence)) return false;
+    }
+    sequence.reservation -= reserved;
+    sequence.blocks.push(...this.#pool.take(reserved));
+    if (count > reserved) sequence.blocks.push(...(this.#pool.grow(count - reserved) ?? []));
+    return true;
+  }
+
+  /** @returns false when nobody behind the sequence has blocks to give now. */
+  #preemptBehind(sequence: SequenceState): boolean {
+    let last = sequence;
+    for (const other of this.#running.values()) {
+      if (other.afterStep !== "go on") return false; // its blocks come back soon
+      if (isBehind(other, last)) last = other;
+    }
+    return last !== sequence && this.#giveUp(last);
+  }
+
+  /** @returns false when its blocks come back only after the step that it travels in. */
+  #giveUp(sequence: SequenceState): boolean {
+    if (sequence.inStep === null) {
+      this.#preempt(sequence);
+      return true;
+    }
+    sequence.afterStep = "wait";
+    return false;
+  }
+
+  /** Its blocks go to others; it waits and is computed again, from the tokens that it has. */
+  #preempt(sequence: SequenceState): void {
+    this.#free(sequence);
+    this.#preemptedSinceStep.push(sequence.id);
+    const { id, tab, tokens, promptLength, longest, generates, order, paid } = sequence;
+    const { tenant, class: ofClass, whole, salt, everyRow } = sequence;
+    const options = { tenant, class: ofClass, whole, salt, everyRow };
+    this.#waiting.putBack(id, tab, order, {
+      tokens,
+      promptLength,
+      longest,
+      generates,
+      order,
+      paid,
+      ...options,
+    });
   }
 
   /**
@@ -319,30 +456,32 @@ export class Scheduler {
    * computed in any case: what follows it is drawn from its row. Steps reach every stage in order, so rows that
    * are still on their way are there before these.
    */
-  #takeOver(sequence: SequenceState): { blocks: number; tokens: number } {
-    const before = sequence.computed;
-    let blocks = 0;
-    while (sequence.reuses && sequence.node !== null && sequence.known === sequence.blocks.length) {
+  #takeOver(sequence: SequenceState): void {
+    while (!sequence.everyRow && sequence.node !== null && sequence.known === sequence.blocks.length) {
       const begin = sequence.known * kvBlockSize;
       const end = begin + kvBlockSize;
-      if (end >= sequence.tokens.length) break;
+      if (end >= sequence.tokens.length || sequence.reservation === 0) return;
       const shared = this.#pool.share(sequence.node, sequence.tokens.slice(begin, end));
-      if (shared === null) break;
+      if (shared === null) return;
       sequence.blocks.push(shared.block);
       sequence.reservation--;
       sequence.node = shared.node;
       sequence.known++;
       sequence.computed = end;
-      blocks++;
     }
-    return { blocks, tokens: sequence.computed - before };
   }
 
-  /** Rows that are computed now were charged before; those that others had computed cost nothing. */
-  #settle(sequence: SequenceState, computed: number, reused: number): void {
-    const free = Math.min(sequence.prepaid, reused);
+  /**
+   * Its rows [start, end) are computed now. Of what was charged in advance, those that others had computed cost
+   * nothing, and so do rows that are computed again.
+   */
+  #settle(sequence: SequenceState, start: number, end: number): void {
+    const { paid, prepaid, sent } = sequence;
+    const charged = paid + prepaid;
+    const free = Math.max(0, Math.min(start, charged) - Math.max(sent, paid));
     this.#waiting.chargePrompt(sequence.tab, -free);
-    sequence.prepaid = Math.max(0, sequence.prepaid - free - computed);
+    sequence.paid = Math.max(paid, Math.min(end, charged));
+    sequence.prepaid = charged - sequence.paid;
   }
 
   /** Blocks that its rows have filled may serve others from now on. */
@@ -364,11 +503,16 @@ export class Scheduler {
   }
 
   /** Marks a sequence as travelling and puts it behind the others, so that none is passed over for ever. */
-  #depart(id: SequenceId, step: number): void {
-    const sequence = this.#running.get(id)!;
+  #depart(sequence: SequenceState, step: number): void {
     sequence.inStep = step;
-    this.#running.delete(id);
-    this.#running.set(id, sequence);
+    this.#running.delete(sequence.id);
+    this.#running.set(sequence.id, sequence);
+  }
+
+  #end(sequence: SequenceState): void {
+    const reply = sequence.tokens.length - sequence.promptLength;
+    if (sequence.generates) this.#expectedReply += replyWeight * (reply - this.#expectedReply);
+    this.#free(sequence);
   }
 
   #free(sequence: SequenceState): void {
