@@ -26,6 +26,8 @@ export interface ActiveChoice {
   generated: number[];
   /** Tokens of the prompt that were not computed for it, because others had. */
   reused: number;
+  /** Computed once more: its prompt was counted before. */
+  again: boolean;
   seed: bigint;
   /** Logprobs of the prompt, when asked for; null once given out. */
   scores: PromptScores | null;

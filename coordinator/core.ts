@@ -37,6 +37,9 @@ import { warmUpId, warmUpRequest } from "./warm-up.js";
 
 /** Sequences admitted and not finished; above it new requests get queue_full. */
 export const queueLimit = 10_000;
+/** What a reply is taken to need before any has ended, in tokens. */
+const firstExpectedReply = 256;
+
 export interface CoreConfig {
   membership: Omit<MembershipConfig, "minBlocks">;
   /** Micro-batches in flight; null: min(stages, sequences). */
@@ -86,6 +89,7 @@ export class Core {
   /** KV blocks of the pipeline that is or was formed last. */
   #blockCount = 0;
   #stepCount = 0;
+  #preemptions = 0;
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
   /** Over all epochs: a sequence keeps its number when it is rebuilt. */
@@ -205,6 +209,7 @@ export class Core {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
         steps: this.#stepCount,
+        preemptions: this.#preemptions,
         prefixCacheQueries: this.#promptTokens.looked,
         prefixCacheHits: this.#promptTokens.reused,
       },
@@ -221,6 +226,7 @@ export class Core {
       maxStepRows,
       prefixLength,
       prefillChunk,
+      firstExpectedReply,
     };
     const ports = {
       sendStep: (header: StepHeader) => this.#ports.sendStep(header),
@@ -229,6 +235,7 @@ export class Core {
         this.#ports.stepFinished(rows);
       },
       choiceOf: (sequence: SequenceId) => this.#choices.get(sequence)!,
+      preempted: (sequence: SequenceId) => this.#notePreempted(sequence),
       rowsDue: (choice: ActiveChoice, rows: ScheduledRows) => this.#rowsDue(choice, rows),
     };
     this.#serving = new Serving(pipeline, epoch, limits, ports, this.#clock.nowMs());
@@ -285,8 +292,7 @@ export class Core {
       return;
     }
     for (const choice of active.open.values()) {
-      const { tokens, context } = choice.prompt;
-      if (choice.scores !== null) choice.scores = new PromptScores(tokens, context);
+      this.#startOver(choice);
       this.#serving!.submit(choice);
     }
   }
@@ -322,6 +328,7 @@ export class Core {
         prompt: new ChoicePrompt(index, promptTokens, context),
         generated: [],
         reused: 0,
+        again: false,
         seed: BigInt(seed),
         scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
       };
@@ -369,10 +376,24 @@ export class Core {
     this.#serving?.pump(this.#clock.nowMs());
   }
 
+  /** It is computed again from its beginning, so all scores of its prompt come again. */
+  #notePreempted(sequence: SequenceId): void {
+    this.#preemptions++;
+    const choice = this.#choices.get(sequence);
+    // It may have ended since.
+    if (choice !== undefined) this.#startOver(choice);
+  }
+
+  #startOver(choice: ActiveChoice): void {
+    const { tokens, context } = choice.prompt;
+    if (choice.scores !== null) choice.scores = new PromptScores(tokens, context);
+    choice.again = true;
+  }
+
   #rowsDue(choice: ActiveChoice, { first, reused, tokens }: ScheduledRows): void {
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.
-    if (choice.generated.length === 0) {
+    if (choice.generated.length === 0 && !choice.again) {
       choice.reused += reused;
       this.#promptTokens.looked += reused + tokens.length;
       this.#promptTokens.reused += reused;

@@ -17,7 +17,10 @@ export interface ServingPorts {
   sendStep(header: StepHeader): void;
   /** Rows of a finished step. */
   stepFinished(rows: number): void;
+  /** Of a sequence with rows to be sent. */
   choiceOf(sequence: SequenceId): ActiveChoice;
+  /** It gave its blocks to others; it may have ended since. */
+  preempted(sequence: SequenceId): void;
   /** These rows of a choice are about to be sent. */
   rowsDue(choice: ActiveChoice, rows: ScheduledRows): void;
 }
@@ -78,6 +81,7 @@ export class Serving {
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
       );
       const rowsOf = new Map(step.rows.map((rows) => [rows.sequence, rows]));
+      for (const sequence of step.preempted) this.#ports.preempted(sequence);
       for (const rows of step.rows) this.#ports.rowsDue(this.#ports.choiceOf(rows.sequence), rows);
       const requestsOf = (id: SequenceId) => rowRequests(this.#ports.choiceOf(id), rowsOf.get(id)!);
       this.#pipeline.submit(step, requestsOf, nowMs);
