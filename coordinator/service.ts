@@ -245,8 +245,11 @@ export class Service implements InferenceService {
   }
 }
 
-/** The events of one request: at most one per token and choice, read by one consumer. */
-class EventStream implements AsyncIterable<RequestEvent> {
+/**
+ * The events of one request: at most one per token and choice, read by one consumer. Written out instead of as
+ * a generator, which takes twice the time for each event.
+ */
+class EventStream implements AsyncIterableIterator<RequestEvent, undefined> {
   readonly #wakeUps: WakeUps;
   readonly #events: RequestEvent[] = [];
   #done = false;
@@ -266,14 +269,23 @@ class EventStream implements AsyncIterable<RequestEvent> {
     this.#notify();
   }
 
-  async *[Symbol.asyncIterator](): AsyncGenerator<RequestEvent> {
-    for (;;) {
-      while (this.#events.length > 0) yield this.#events.shift()!;
-      if (this.#done) return;
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-      });
-    }
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  next(): Promise<IteratorResult<RequestEvent, undefined>> {
+    const now = this.#take();
+    if (now !== null) return Promise.resolve(now);
+    return new Promise((resolve) => {
+      this.#wake = () => resolve(this.#take()!);
+    });
+  }
+
+  /** Null while there is nothing to take. */
+  #take(): IteratorResult<RequestEvent, undefined> | null {
+    const value = this.#events.shift();
+    if (value !== undefined) return { done: false, value };
+    return this.#done ? { done: true, value: undefined } : null;
   }
 
   #notify(): void {
