@@ -9,7 +9,7 @@ async function crowd(count: number, workMs: number): Promise<{ woken: number[]; 
   const wakeUps = new WakeUps(() => nowMs);
   const woken: number[] = [];
   for (let i = 0; i < count; i++) {
-    new Promise<void>((resolve) => wakeUps.wake(resolve)).then(() => {
+    void new Promise<void>((resolve) => wakeUps.wake(resolve)).then(() => {
       woken.push(i);
       nowMs += workMs;
     });
