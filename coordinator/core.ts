@@ -253,7 +253,7 @@ export class Core {
 
   #formed(epoch: Epoch, blockCount: number, stageCount: number): void {
     this.#blockCount = blockCount;
-    const pipeline = new Pipeline(epoch, pipelineId(0), (header) => this.#ports.sendStep(header));
+    const pipeline = new Pipeline(epoch, pipelineId(0), (header) => this.#ports.sendStep(header), stageCount);
     const { microBatches, prefillChunk, prefixLength } = this.#config;
     const scheduler = new Scheduler({
       blockCount,

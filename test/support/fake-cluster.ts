@@ -11,6 +11,7 @@ import { Core, type CorePorts } from "../../coordinator/core.js";
 import type { GenerationRequest, RequestEvent, SamplingParams } from "../../coordinator/inference.js";
 import type { LayerRange } from "../../coordinator/placement/cut.js";
 import type { CoordinatorMessage } from "../../proto/generated/glm/relay/internal/v1/CoordinatorMessage.js";
+import type { SequenceRows } from "../../proto/generated/glm/relay/internal/v1/SequenceRows.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
@@ -254,6 +255,7 @@ export class FakeCluster {
       epoch: { term: Number(header.epoch!.term), plan: header.epoch!.plan! },
       pipeline: 0,
       step: Number(header.step),
+      stageUs: this.stageTimes(sequences),
       sequences: sequences.map((rows) => {
         const length = rows.validLength! + rows.rowCount!;
         const table = this.tables.get(rows.sequence!)!;
@@ -274,6 +276,9 @@ export class FakeCluster {
     const at = this.prefixLength + position;
     return table[Math.floor(at / kvBlockSize)]! * kvBlockSize + (at % kvBlockSize);
   }
+
+  /** Nothing takes any time unless a test says what does. */
+  stageTimes: (sequences: SequenceRows[]) => number[] = () => this.core.view().stages.map(() => 0);
 
   answerAll(): void {
     for (let round = 0; this.steps.length > 0; round++) {
