@@ -21,6 +21,7 @@ import type {
   RequestEvent,
   TextParams,
   TokenIds,
+  TokenLogprob,
 } from "./inference.js";
 import { Membership, type MembershipConfig, type MembershipPorts } from "./membership/membership.js";
 import { ChoiceOutput } from "./output/choice-output.js";
@@ -78,8 +79,10 @@ interface ActiveChoice {
   /** Computed once more: its prompt was counted before. */
   again: boolean;
   seed: bigint;
-  /** Logprobs of the prompt, when asked for; null once given out. */
+  /** Logprobs of the prompt, when asked for; null once all are there. */
   scores: PromptScores | null;
+  /** All of them, until they are given out. */
+  scored: (TokenLogprob | null)[] | null;
 }
 
 interface ActiveRequest extends Conduct {
@@ -201,6 +204,9 @@ export class Core {
       this.#stepCount++;
       this.#ports.stepFinished(serving.rows.get(result.step) ?? 0);
       serving.rows.delete(result.step);
+      for (const outcome of outcomes) this.#decide(outcome);
+      // The next step leaves first: its tokens are known, and the stages work while text is made of them.
+      this.#pump();
       for (const outcome of outcomes) this.#deliver(outcome);
     } catch (error) {
       this.membership.linkBroken(serving.pipeline.epoch, toRelayError(error), -1);
@@ -368,6 +374,7 @@ export class Core {
         again: false,
         seed: BigInt(seed),
         scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
+        scored: null,
       };
       this.#open(choice);
     }
@@ -423,7 +430,10 @@ export class Core {
   #pump(): void {
     const serving = this.#serving;
     if (serving === null) return;
-    for (let step = serving.scheduler.next(); step !== null; step = serving.scheduler.next()) {
+    // Sending may find that the link broke, and then nothing is served any more.
+    while (this.#serving === serving) {
+      const step = serving.scheduler.next();
+      if (step === null) return;
       serving.rows.set(
         step.step,
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
@@ -478,12 +488,33 @@ export class Core {
         seed: choice.seed,
         topLogprobs: sampling.topLogprobs,
       },
-      bannedTokens: choice.output.bannedTokens(),
+      bannedTokens: choice.output.bannedTokens(choice.generated.length),
       // The row of prompt token i scores token i + 1; rows of generated tokens score nothing.
-      scoreTargets: choice.scores?.targets(start, tokens.length) ?? [],
+      scoreTargets: choice.generated.length > 0 ? [] : (choice.scores?.targets(start, tokens.length) ?? []),
     };
   }
 
+  /**
+   * What the ids alone decide: whether the sequence goes on, and with which token. A stop string shows only in
+   * the text; then one more row has been sent, whose outcome finds no choice.
+   */
+  #decide({ sequence, sampled, scores, finite }: SequenceOutcome): void {
+    const choice = this.#choices.get(sequence);
+    if (choice === undefined || !finite) return;
+    const scored = choice.scores?.take(scores) ?? null;
+    if (scored !== null) {
+      choice.scores = null;
+      choice.scored = scored;
+    }
+    if (sampled !== null || scored !== null) this.#gotOn(choice.request);
+    if (sampled === null) return;
+    choice.generated.push(sampled.token);
+    const { scheduler } = this.#serving!;
+    if (choice.output.endsWith(sampled.token, choice.generated.length)) scheduler.remove(sequence);
+    else scheduler.append(sequence, sampled.token);
+  }
+
+  /** Text and events of what was decided. */
   #deliver(outcome: SequenceOutcome): void {
     const choice = this.#choices.get(outcome.sequence);
     if (choice === undefined) return;
@@ -494,19 +525,12 @@ export class Core {
       this.#fail(choice.request, new RelayError("numeric_error", message));
       return;
     }
-    if (choice.scores !== null) {
-      const scores = choice.scores.take(outcome.scores);
-      if (scores !== null) {
-        this.#emit(choice, { type: "prompt", choice: choice.index, scores });
-        this.#gotOn(choice.request);
-        choice.scores = null;
-        if (request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
-      }
+    if (choice.scored !== null) {
+      this.#emit(choice, { type: "prompt", choice: choice.index, scores: choice.scored });
+      choice.scored = null;
+      if (request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
     }
     if (outcome.sampled === null) return;
-    this.#serving!.scheduler.append(choice.sequence, outcome.sampled.token);
-    choice.generated.push(outcome.sampled.token);
-    this.#gotOn(choice.request);
     for (const event of choice.output.push(outcome.sampled)) {
       for (const told of choice.prompt.events(event)) this.#emit(choice, told);
       if (event.type === "finish" && choice.prompt.next(choice.output.tokensBehindEnd)) this.#goOn(choice);
@@ -520,7 +544,8 @@ export class Core {
     choice.generated = [];
     choice.output = this.#newOutput(choice.request.request, choice.index);
     this.#open(choice);
-    this.#submit(choice);
+    // When the pipeline was lost meanwhile, the next one builds it.
+    if (choice.request.travels) this.#submit(choice);
   }
 
   #emit(choice: ActiveChoice, event: RequestEvent): void {

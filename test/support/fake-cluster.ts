@@ -3,6 +3,7 @@
  * to move, and a "model" whose next token is a fixed function of the tokens before it.
  */
 import { bytesFromInt32, int32FromBytes } from "../../common/bytes.js";
+import { RelayError } from "../../common/errors.js";
 import type { Epoch, RequestId } from "../../common/ids.js";
 import { requestId } from "../../common/ids.js";
 import { kvBlockSize } from "../../common/limits.js";
@@ -70,6 +71,10 @@ export class FakeCluster {
   readonly steps: StepHeader[] = [];
   readonly events = new Map<RequestId, RequestEvent[]>();
   readonly ended = new Set<RequestId>();
+  /** What left the core, in order: steps, and the types of events. */
+  readonly order: string[] = [];
+  /** The link to the first stage is found broken when a step is sent. */
+  breakLink = false;
   readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
   readonly recoveries: { reason: string; afterMs: number }[] = [];
   /** Blocks per sequence, and the token in each of their slots, as every stage has them. */
@@ -102,8 +107,15 @@ export class FakeCluster {
       openResultLink: (epoch) => this.core.membership.resultLinkOpened(epoch),
       planOver: () => {},
       termRaised: () => {},
-      sendStep: (header) => this.steps.push(header),
+      sendStep: (header) => {
+        this.order.push("step");
+        if (this.breakLink) {
+          const broken = new RelayError("worker_lost", "stage 0 left");
+          this.core.membership.linkBroken(this.core.membership.epoch!, broken, 0);
+        } else this.steps.push(header);
+      },
       emit: (id, event) => {
+        this.order.push(event.type);
         const list = this.events.get(id) ?? [];
         this.events.set(id, [...list, event]);
       },
