@@ -24,6 +24,9 @@ export interface Load {
 /** Late chunks come that much of the way from the first chunk's rows to those of equal time. */
 const damping = 0.75;
 
+/** Of two cycles; less is rounding. */
+const leastDifference = 1e-9;
+
 const stageUs = ({ baseUs, rowUs, keyUs }: StageTime, { rows, keys }: StepSize): number =>
   baseUs + rowUs * rows + keyUs * keys;
 
@@ -57,7 +60,7 @@ export function bestMicroBatches(times: PipelineTimes, load: Load, most: number)
   while (below < limit && !saturates(times, load, below + 1)) below++;
   const above = Math.min(below + 1, limit);
   const cycleOf = (count: number) => cycleUs(times, count, decodeSize(load, count));
-  return cycleOf(above) < cycleOf(below) ? above : below;
+  return cycleOf(above) < (1 - leastDifference) * cycleOf(below) ? above : below;
 }
 
 /** More micro-batches than that only wait. */
