@@ -45,6 +45,7 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   data?: string;
   /** Seconds. */
   recoveryTimeout?: number;
+  itlTargetMs?: number;
   /** Tell how far rounded weights are from the stored ones. */
   verbose?: boolean;
 }
@@ -170,6 +171,7 @@ export class LocalCluster {
           ...(options.recoveryTimeout === undefined
             ? []
             : ["--recovery-timeout", String(options.recoveryTimeout)]),
+          ...(options.itlTargetMs === undefined ? [] : ["--itl-target-ms", String(options.itlTargetMs)]),
           ...["--probe-port", "0"],
         ],
         logFile: data.logFile("coordinator"),

@@ -25,6 +25,18 @@ export function addRecoveryOption(command: Command): Command {
   );
 }
 
+/** Slower than any reader, and than any pipeline that is of use. */
+const itlTargetMax = 60_000;
+
+export function addItlTargetOption(command: Command): Command {
+  return command.option(
+    "--itl-target-ms <ms>",
+    "time between a reply's tokens that the prompts of others should leave; prompts go in smaller parts for it",
+    integer(1, itlTargetMax),
+    200,
+  );
+}
+
 interface Flags extends PrecisionFlags, ModelFlags, LayerFlags {
   model: string;
   host: string;
@@ -34,6 +46,7 @@ interface Flags extends PrecisionFlags, ModelFlags, LayerFlags {
   redis: string;
   name: string;
   microBatches?: number;
+  itlTargetMs: number;
   prefillChunk?: number;
   recoveryTimeout: number;
   probePort?: number;
@@ -61,15 +74,15 @@ export function addCoordinatorCommand(program: Command): void {
     )
     .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
     .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay");
-  addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command))))
+  addItlTargetOption(addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command)))))
     .option(
       "--micro-batches <m>",
-      "micro-batches in flight (default: the smaller of stages and sequences)",
+      "micro-batches in flight (default: by measured times; before that as many as stages)",
       integer(1, microBatchesMax),
     )
     .option(
       "--prefill-chunk <tokens>",
-      "prompt tokens of one sequence in one step (default: 256)",
+      "prompt tokens of one sequence in one step at most (default: 256)",
       integer(1, maxStepRows),
     )
     .option(

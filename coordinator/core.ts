@@ -21,6 +21,7 @@ import type {
   PromptContext,
   RequestEvent,
   TextParams,
+  TimingView,
   TokenIds,
 } from "./inference.js";
 import { Membership } from "./membership/membership.js";
@@ -42,9 +43,11 @@ const firstExpectedReply = 256;
 
 export interface CoreConfig {
   membership: Omit<MembershipConfig, "minBlocks">;
-  /** Micro-batches in flight; null: min(stages, sequences). */
+  /** Micro-batches in flight; null: by what is measured. */
   microBatches: number | null;
   prefillChunk: number;
+  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
+  itlTargetMs: number;
   /** How long interrupted requests wait for the next pipeline. */
   recoveryTimeoutMs: number;
   /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
@@ -163,7 +166,7 @@ export class Core {
     const serving = this.#serving;
     if (serving === null) return;
     try {
-      const outcomes = serving.complete(result);
+      const outcomes = serving.complete(result, this.#clock.nowMs());
       if (outcomes === null) return;
       for (const outcome of outcomes) this.#decide(outcome);
       // The next step leaves first: its tokens are known, and the stages work while text is made of them.
@@ -208,6 +211,7 @@ export class Core {
       },
       sequences: { running: scheduler?.runningCount ?? 0, waiting: scheduler?.waitingCount ?? 0 },
       microBatchesInFlight: scheduler?.stepsInFlight ?? 0,
+      timing: this.#serving?.timingView() ?? notServing(this.#config.itlTargetMs),
       counters: {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
@@ -221,7 +225,7 @@ export class Core {
 
   #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stageCount: number): void {
     this.#blockCount = blockCount;
-    const { microBatches, prefillChunk, prefixLength } = this.#config;
+    const { microBatches, prefillChunk, prefixLength, itlTargetMs } = this.#config;
     const limits = {
       blockCount,
       stageCount,
@@ -230,6 +234,7 @@ export class Core {
       prefixLength,
       prefillChunk,
       firstExpectedReply,
+      itlTargetMs,
     };
     const ports = {
       sendStep: (header: StepHeader) => this.#ports.sendStep(header),
@@ -529,3 +534,12 @@ export class Core {
     this.#serving?.scheduler.remove(choice.sequence);
   }
 }
+
+/** What is known of times while no pipeline is formed. */
+const notServing = (itlTargetMs: number): TimingView => ({
+  itlTargetMs,
+  microBatchTarget: 0,
+  rowBudget: null,
+  hopMs: null,
+  stages: [],
+});

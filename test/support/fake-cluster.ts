@@ -62,6 +62,8 @@ export interface FakeClusterOptions {
   maxBlocks?: number;
   prefillChunk?: number;
   recoveryTimeoutMs?: number;
+  microBatches?: number;
+  itlTargetMs?: number;
   workerMemoryMB?: number;
   prefixLength?: number;
 }
@@ -93,6 +95,8 @@ export class FakeCluster {
     maxBlocks = 64,
     prefillChunk = 256,
     recoveryTimeoutMs = 600_000,
+    microBatches,
+    itlTargetMs = 200,
     prefixLength = 0,
     workerMemoryMB = 100,
   }: FakeClusterOptions = {}) {
@@ -130,7 +134,8 @@ export class FakeCluster {
     };
     this.core = new Core(
       {
-        microBatches: null,
+        microBatches: microBatches ?? null,
+        itlTargetMs,
         prefixLength,
         prefillChunk,
         recoveryTimeoutMs,
