@@ -21,6 +21,7 @@ import type {
   RequestEvent,
   TextParams,
   TokenIds,
+  TokenLogprob,
 } from "./inference.js";
 import { Membership, type MembershipConfig, type MembershipPorts } from "./membership/membership.js";
 import { ChoiceOutput } from "./output/choice-output.js";
@@ -29,6 +30,7 @@ import { PromptScores } from "./output/prompt-scores.js";
 import { Pipeline, type RowRequests, type SequenceOutcome } from "./pipeline/pipeline.js";
 import type { Detokenizer } from "./prompt/service.js";
 import { blocksFor, type ScheduledRows, Scheduler } from "./scheduler/scheduler.js";
+import { defaultKneeRows } from "./scheduler/speculation.js";
 import { type Conduct, Suspects } from "./suspects.js";
 import { warmUpId, warmUpLimitMs, warmUpRequest } from "./warm-up.js";
 
@@ -42,6 +44,8 @@ export interface CoreConfig {
   /** Micro-batches in flight; null: min(stages, sequences). */
   microBatches: number | null;
   prefillChunk: number;
+  /** Decodes may carry drafts where they pay. */
+  speculation: boolean;
   /** How long interrupted requests wait for the next pipeline. */
   recoveryTimeoutMs: number;
   /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
@@ -120,6 +124,8 @@ export class Core {
   #stepCount = 0;
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
+  /** Tokens guessed at, and those of them that were drawn. */
+  readonly #draftTokens = { drafted: 0, accepted: 0 };
   /** Over all epochs: a sequence keeps its number when it is rebuilt. */
   #nextSequence = 1;
   readonly #suspects = new Suspects<ActiveRequest>();
@@ -247,6 +253,8 @@ export class Core {
         steps: this.#stepCount,
         prefixCacheQueries: this.#promptTokens.looked,
         prefixCacheHits: this.#promptTokens.reused,
+        draftedTokens: this.#draftTokens.drafted,
+        acceptedTokens: this.#draftTokens.accepted,
       },
     };
   }
@@ -254,7 +262,7 @@ export class Core {
   #formed(epoch: Epoch, blockCount: number, stageCount: number): void {
     this.#blockCount = blockCount;
     const pipeline = new Pipeline(epoch, pipelineId(0), (header) => this.#ports.sendStep(header));
-    const { microBatches, prefillChunk, prefixLength } = this.#config;
+    const { microBatches, prefillChunk, prefixLength, speculation } = this.#config;
     const scheduler = new Scheduler({
       blockCount,
       stageCount,
@@ -262,6 +270,7 @@ export class Core {
       maxStepRows,
       prefixLength,
       prefillChunk,
+      speculation: speculation ? { kneeRows: defaultKneeRows } : undefined,
     });
     this.#serving = {
       scheduler,
@@ -403,7 +412,12 @@ export class Core {
     const left = request.request.sampling.maxTokens - generated.length;
     const all = generated.length === 0 ? tokens : Int32Array.from([...tokens, ...generated]);
     const { cacheSalt: salt = "" } = request.request;
-    const options = { whole: context?.length ?? 0, salt, everyRow: scores !== null };
+    const options = {
+      whole: context?.length ?? 0,
+      salt,
+      everyRow: scores !== null,
+      rulesChangeAt: tokens.length + request.request.sampling.minTokens,
+    };
     this.#serving!.scheduler.submit(sequence, all, left, options);
   }
 
@@ -427,7 +441,8 @@ export class Core {
     }
   }
 
-  #noteRows({ sequence, first, reused, tokens }: ScheduledRows): void {
+  #noteRows({ sequence, first, reused, tokens, draftRows }: ScheduledRows): void {
+    this.#draftTokens.drafted += draftRows;
     const choice = this.#choices.get(sequence)!;
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.
@@ -462,30 +477,38 @@ export class Core {
     };
   }
 
-  #deliver(outcome: SequenceOutcome): void {
-    const choice = this.#choices.get(outcome.sequence);
+  #deliver({ sequence, drawn, scores: scored, finite }: SequenceOutcome): void {
+    this.#draftTokens.accepted += Math.max(0, drawn.length - 1);
+    const choice = this.#choices.get(sequence);
     if (choice === undefined) return;
-    const { request } = choice.request;
-    if (!outcome.finite) {
-      const message = "the model computed a value that is not finite (NaN or infinity) for this request";
-      this.#ports.log("warn", message, { ...namesOf(request), sequence: choice.sequence });
-      this.#fail(choice.request, new RelayError("numeric_error", message));
-      return;
-    }
-    if (choice.scores !== null) {
-      const scores = choice.scores.take(outcome.scores);
-      if (scores !== null) {
-        this.#emit(choice, { type: "prompt", choice: choice.index, scores });
-        this.#gotOn(choice.request);
-        choice.scores = null;
-        if (request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
-      }
-    }
-    if (outcome.sampled === null) return;
-    this.#serving!.scheduler.append(choice.sequence, outcome.sampled.token);
-    choice.generated.push(outcome.sampled.token);
+    if (finite || drawn.length > 0) this.#takeScores(choice, scored);
+    // What a draft brought behind the end of the choice was never drawn: its sequence is gone by then.
+    for (const token of drawn) if (this.#choices.get(sequence) === choice) this.#take(choice, token);
+    if (!finite && this.#choices.get(sequence) === choice) this.#failNonFinite(choice);
+  }
+
+  #failNonFinite({ sequence, request: active }: ActiveChoice): void {
+    const message = "the model computed a value that is not finite (NaN or infinity) for this request";
+    this.#ports.log("warn", message, { ...namesOf(active.request), sequence });
+    this.#fail(active, new RelayError("numeric_error", message));
+  }
+
+  #takeScores(choice: ActiveChoice, scored: readonly TokenLogprob[]): void {
+    if (choice.scores === null) return;
+    const scores = choice.scores.take(scored);
+    if (scores === null) return;
+    this.#emit(choice, { type: "prompt", choice: choice.index, scores });
     this.#gotOn(choice.request);
-    for (const event of choice.output.push(outcome.sampled)) {
+    choice.scores = null;
+    if (choice.request.request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
+  }
+
+  /** The choice's next token. */
+  #take(choice: ActiveChoice, token: TokenLogprob): void {
+    this.#serving!.scheduler.append(choice.sequence, token.token);
+    choice.generated.push(token.token);
+    this.#gotOn(choice.request);
+    for (const event of choice.output.push(token)) {
       for (const told of choice.prompt.events(event)) this.#emit(choice, told);
       if (event.type === "finish" && choice.prompt.next(choice.output.tokensBehindEnd)) this.#goOn(choice);
     }

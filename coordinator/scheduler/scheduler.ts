@@ -8,6 +8,7 @@ import type { SequenceId } from "../../common/ids.js";
 import { kvBlockSize } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
 import { BlockPool, type PrefixNode } from "./block-pool.js";
+import { type DraftCandidate, type Drafter, Speculation, type SpeculationLimits } from "./speculation.js";
 
 export interface SchedulerLimits {
   /** KV blocks that every stage has. */
@@ -21,9 +22,11 @@ export interface SchedulerLimits {
   prefixLength: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk: number;
+  /** Decodes may carry drafts; absent: none does. */
+  speculation?: SpeculationLimits | undefined;
 }
 
-/** Rows [start, start + tokens.length) of a sequence, part of one step. */
+/** Rows [start, start + tokens.length) of a sequence, part of one step; the last draftRows of them are guesses. */
 export interface ScheduledRows {
   sequence: SequenceId;
   start: number;
@@ -34,8 +37,10 @@ export interface ScheduledRows {
   reused: number;
   /** Block ids to append to the sequence's block table before these rows. */
   newBlocks: number[];
-  /** The last row is the sequence's newest token: draw the next one after it. */
+  /** The last row, drafts aside, is the sequence's newest token: draw the next one after it. */
   sample: boolean;
+  /** Rows behind the decided ones; how many of them hold is told by `append`. */
+  draftRows: number;
 }
 
 export interface ScheduledStep {
@@ -65,6 +70,14 @@ interface SequenceState {
   reservation: number;
   /** False when only its prompt is scored: nothing is drawn at the end. */
   generates: boolean;
+  /** Tokens that it can have in all. */
+  mostTokens: number;
+  /** As in SequenceOptions. */
+  rulesChangeAt: number;
+  /** Guesses at its next tokens; null without speculation, and before its first token is drawn. */
+  drafter: Drafter | null;
+  /** Draft rows of its newest step that no decided token has confirmed or refuted yet. */
+  draft: number[];
   /** The step it travels in, or null. A sequence is in one step at a time. */
   inStep: number | null;
   /** Removed while in flight: its blocks return when that step has come back. */
@@ -82,6 +95,8 @@ export interface SequenceOptions {
   salt?: string;
   /** Every row is wanted: nothing that others have computed is taken over. */
   everyRow?: boolean;
+  /** From so many tokens on others may be drawn than before: a draft is drawn from by the rules of one side. */
+  rulesChangeAt?: number;
 }
 
 interface Waiting extends Required<SequenceOptions> {
@@ -91,6 +106,12 @@ interface Waiting extends Required<SequenceOptions> {
 
 export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
 
+/** The last token needs no row, and all that are drawn in one step are drawn by the same rules. */
+function draftLimit({ tokens, mostTokens, rulesChangeAt }: SequenceState): number {
+  const most = mostTokens - tokens.length - 1;
+  return tokens.length < rulesChangeAt ? Math.min(most, rulesChangeAt - tokens.length - 1) : most;
+}
+
 export class Scheduler {
   readonly #limits: SchedulerLimits;
   readonly #pool: BlockPool;
@@ -98,6 +119,7 @@ export class Scheduler {
   readonly #waiting = new Map<SequenceId, Waiting>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
+  readonly #speculation: Speculation | null;
   readonly #steps = new Map<number, SequenceId[]>();
   #ended: SequenceId[] = [];
   #lastStep = 0;
@@ -105,6 +127,7 @@ export class Scheduler {
   constructor(limits: SchedulerLimits) {
     this.#limits = limits;
     this.#pool = new BlockPool(limits.blockCount);
+    this.#speculation = limits.speculation === undefined ? null : new Speculation(limits.speculation);
   }
 
   get runningCount(): number {
@@ -137,8 +160,8 @@ export class Scheduler {
   submit(id: SequenceId, promptTokens: TokenIds, maxTokens: number, options: SequenceOptions = {}): void {
     if (promptTokens.length === 0) throw new Error("Scheduler.submit: empty prompt");
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
-    const { whole = 0, salt = "", everyRow = false } = options;
-    this.#waiting.set(id, { promptTokens, maxTokens, whole, salt, everyRow });
+    const { whole = 0, salt = "", everyRow = false, rulesChangeAt = 0 } = options;
+    this.#waiting.set(id, { promptTokens, maxTokens, whole, salt, everyRow, rulesChangeAt });
   }
 
   /** Ends a sequence wherever it is. Unknown ids are those that ended before: nothing happens. */
@@ -150,10 +173,15 @@ export class Scheduler {
     else sequence.ending = true;
   }
 
-  /** A token was decided for a sequence: it becomes a row of one of the next steps. */
+  /**
+   * A token was decided for a sequence: it becomes a row of one of the next steps, unless it was one already, as
+   * the next one of a draft. To be called for every token drawn, in order, before the next step is formed.
+   */
   append(id: SequenceId, token: number): void {
     const sequence = this.#running.get(id);
-    if (sequence !== undefined && !sequence.ending) sequence.tokens.push(token);
+    if (sequence === undefined || sequence.ending) return;
+    sequence.tokens.push(token);
+    this.#verifyDraft(sequence, token);
   }
 
   /** A step has left the last stage: its sequences may be scheduled again, ended ones give back their blocks. */
@@ -188,6 +216,7 @@ export class Scheduler {
       rows.push(scheduled);
     }
     if (rows.length === 0) return null;
+    this.#addDrafts(rows, budget);
     const step = ++this.#lastStep;
     this.#steps.set(
       step,
@@ -201,7 +230,7 @@ export class Scheduler {
 
   /** Waiting sequences start in arrival order while the pool holds all they can grow to. */
   #admit(): void {
-    for (const [id, { promptTokens, maxTokens, whole, salt, everyRow }] of this.#waiting) {
+    for (const [id, { promptTokens, maxTokens, whole, salt, everyRow, rulesChangeAt }] of this.#waiting) {
       const reservation = this.#blocksFor(promptTokens.length + Math.max(0, maxTokens - 1));
       if (!this.#pool.reserve(reservation)) return;
       this.#waiting.delete(id);
@@ -217,6 +246,10 @@ export class Scheduler {
         begun: false,
         reservation,
         generates: maxTokens > 0,
+        mostTokens: promptTokens.length + maxTokens,
+        rulesChangeAt,
+        drafter: null,
+        draft: [],
         inStep: null,
         ending: false,
       });
@@ -251,10 +284,7 @@ export class Scheduler {
     const left = sequence.tokens.length - start;
     const whole = start < sequence.whole ? sequence.whole : 0;
     const count = whole + Math.min(left - whole, this.#limits.prefillChunk, budget);
-    const missing = this.#blocksFor(start + count) - sequence.blocks.length;
-    const taken = missing > 0 ? this.#pool.take(missing) : [];
-    sequence.reservation -= taken.length;
-    sequence.blocks.push(...taken);
+    const taken = this.#takeBlocks(sequence, start + count);
     const newBlocks = sequence.blocks.slice(sequence.blocks.length - reused.blocks - taken.length);
     sequence.computed += count;
     this.#makeKnown(sequence);
@@ -268,7 +298,64 @@ export class Scheduler {
       tokens: sequence.tokens.slice(start, start + count),
       newBlocks,
       sample: sequence.generates && count === left,
+      draftRows: 0,
     };
+  }
+
+  /** Blocks for its first `tokens` tokens, from its reservation. @returns those that it did not have yet. */
+  #takeBlocks(sequence: SequenceState, tokens: number): number[] {
+    const missing = this.#blocksFor(tokens) - sequence.blocks.length;
+    const taken = missing > 0 ? this.#pool.take(missing) : [];
+    sequence.reservation -= taken.length;
+    sequence.blocks.push(...taken);
+    return taken;
+  }
+
+  /** Guesses travel behind the decodes of a step, as far as they pay and its budget reaches. */
+  #addDrafts(rows: readonly ScheduledRows[], budget: number): void {
+    if (this.#speculation === null) return;
+    const entries: { entry: ScheduledRows; sequence: SequenceState }[] = [];
+    const candidates: DraftCandidate[] = [];
+    for (const entry of rows) {
+      const sequence = this.#running.get(entry.sequence)!;
+      const { drafter } = sequence;
+      if (drafter === null || !entry.sample || entry.tokens.length > 1) continue;
+      entries.push({ entry, sequence });
+      candidates.push({ drafter, limit: draftLimit(sequence) });
+    }
+    if (candidates.length === 0) return;
+    const usual = rows.reduce((total, { tokens }) => total + tokens.length, 0);
+    const lengths = this.#speculation.plan(candidates, usual, budget);
+    for (const [index, { entry, sequence }] of entries.entries()) {
+      if (lengths[index]! > 0) this.#addDraft(entry, sequence, sequence.drafter!.draft(lengths[index]!));
+    }
+  }
+
+  /**
+   * Its rows are not counted as computed: the next rows begin behind those that held, and overwrite the others.
+   * Blocks of rows that did not hold stay with the sequence for its next ones.
+   */
+  #addDraft(entry: ScheduledRows, sequence: SequenceState, draft: number[]): void {
+    entry.newBlocks.push(...this.#takeBlocks(sequence, sequence.computed + draft.length));
+    entry.tokens.push(...draft);
+    entry.draftRows = draft.length;
+    sequence.draft = draft;
+  }
+
+  /** The newest token of a sequence confirms the next row of its draft, or shows that the rest is wrong. */
+  #verifyDraft(sequence: SequenceState, token: number): void {
+    if (sequence.draft.length > 0) {
+      if (sequence.draft.shift() === token) {
+        sequence.computed++;
+        this.#makeKnown(sequence);
+      } else {
+        sequence.draft = [];
+      }
+    }
+    if (sequence.drafter !== null) sequence.drafter.advance();
+    else if (this.#speculation !== null) {
+      sequence.drafter = this.#speculation.drafter(sequence.tokens, sequence.mostTokens);
+    }
   }
 
   /**

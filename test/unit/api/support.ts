@@ -240,6 +240,8 @@ export class ScriptedService implements InferenceService {
         staleMessages: 3,
         prefixCacheQueries: 0,
         prefixCacheHits: 0,
+        draftedTokens: 0,
+        acceptedTokens: 0,
         steps: 4,
       },
     };

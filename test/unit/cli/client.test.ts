@@ -162,6 +162,8 @@ describe("status", () => {
       staleMessages: 0,
       prefixCacheQueries: 0,
       prefixCacheHits: 0,
+      draftedTokens: 0,
+      acceptedTokens: 0,
       steps: 17,
     },
   };
