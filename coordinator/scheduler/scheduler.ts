@@ -22,6 +22,8 @@ export interface SchedulerLimits {
   prefixLength: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk: number;
+  /** What a reply is taken to need before any has ended, in tokens. */
+  firstExpectedReply: number;
   /** Decodes may carry drafts; absent: none does. */
   speculation?: SpeculationLimits | undefined;
 }
@@ -46,42 +48,10 @@ export interface ScheduledRows {
 export interface ScheduledStep {
   step: number;
   rows: ScheduledRows[];
-  /** Sequences that ended since the last step; the stages drop their block tables. */
+  /** Sequences that ended or were preempted since the last step; the stages drop their block tables. */
   ended: SequenceId[];
-}
-
-interface SequenceState {
-  id: SequenceId;
-  tokens: number[];
-  /** Tokens whose KV entries are written once the steps in flight are done. */
-  computed: number;
-  blocks: number[];
-  /** Tokens at the beginning that must travel in one step (a prefix-LM's context). */
-  whole: number;
-  /** The last full block that is known by its tokens; null for a sequence that shares nothing. */
-  node: PrefixNode | null;
-  /** Blocks up to that one. */
-  known: number;
-  /** May take over blocks that others have computed. */
-  reuses: boolean;
-  /** Rows of it have travelled. */
-  begun: boolean;
-  /** Blocks it may still draw. */
-  reservation: number;
-  /** False when only its prompt is scored: nothing is drawn at the end. */
-  generates: boolean;
-  /** Tokens that it can have in all. */
-  mostTokens: number;
-  /** As in SequenceOptions. */
-  rulesChangeAt: number;
-  /** Guesses at its next tokens; null without speculation, and before its first token is drawn. */
-  drafter: Drafter | null;
-  /** Draft rows of its newest step that no decided token has confirmed or refuted yet. */
-  draft: number[];
-  /** The step it travels in, or null. A sequence is in one step at a time. */
-  inStep: number | null;
-  /** Removed while in flight: its blocks return when that step has come back. */
-  ending: boolean;
+  /** Those of them that were preempted: they wait again, and are computed from their beginning. */
+  preempted: SequenceId[];
 }
 
 /** How a sequence is run; what is not said is the plain causal way. */
@@ -100,17 +70,45 @@ export interface SequenceOptions {
 }
 
 interface Waiting extends Required<SequenceOptions> {
-  promptTokens: TokenIds;
-  maxTokens: number;
+  /** The prompt, and behind it what was generated before it was preempted. */
+  tokens: TokenIds;
+  promptLength: number;
+  /** Tokens that it may have at most. */
+  longest: number;
+  /** False when only its prompt is scored: nothing is drawn at the end. */
+  generates: boolean;
+  /** Arrival order, kept when it is preempted. */
+  order: number;
 }
+
+interface SequenceState extends Waiting {
+  id: SequenceId;
+  tokens: number[];
+  /** Tokens whose KV entries are written once the steps in flight are done. */
+  computed: number;
+  /** The same after its last rows; what was added since was taken over. */
+  sent: number;
+  blocks: number[];
+  /** Blocks that the stages know of. */
+  announced: number;
+  /** The last full block that is known by its tokens; null for a sequence that shares nothing. */
+  node: PrefixNode | null;
+  /** Blocks up to that one. */
+  known: number;
+  /** Blocks it may still draw. */
+  reservation: number;
+  /** Guesses at its next tokens; null without speculation, and before a token is drawn for it. */
+  drafter: Drafter | null;
+  /** The step it travels in, or null. A sequence is in one step at a time. */
+  inStep: number | null;
+  /** What happens to it when the step that it travels in has come back. */
+  afterStep: "go on" | "end" | "wait";
+}
+
+/** How much the newest ended reply counts in what the next ones are taken to need. */
+const replyWeight = 1 / 32;
 
 export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
-
-/** The last token needs no row, and all that are drawn in one step are drawn by the same rules. */
-function draftLimit({ tokens, mostTokens, rulesChangeAt }: SequenceState): number {
-  const most = mostTokens - tokens.length - 1;
-  return tokens.length < rulesChangeAt ? Math.min(most, rulesChangeAt - tokens.length - 1) : most;
-}
 
 export class Scheduler {
   readonly #limits: SchedulerLimits;
@@ -120,12 +118,19 @@ export class Scheduler {
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
   readonly #speculation: Speculation | null;
+  /** They gave their blocks to others, and run again before any that never ran. */
+  readonly #preempted = new Map<SequenceId, Waiting & { tokens: number[] }>();
   readonly #steps = new Map<number, SequenceId[]>();
   #ended: SequenceId[] = [];
+  #preemptedSinceStep: SequenceId[] = [];
   #lastStep = 0;
+  #submitted = 0;
+  /** Mean tokens of the replies that ended lately. */
+  #expectedReply: number;
 
   constructor(limits: SchedulerLimits) {
     this.#limits = limits;
+    this.#expectedReply = limits.firstExpectedReply;
     this.#pool = new BlockPool(limits.blockCount);
     this.#speculation = limits.speculation === undefined ? null : new Speculation(limits.speculation);
   }
@@ -135,7 +140,7 @@ export class Scheduler {
   }
 
   get waitingCount(): number {
-    return this.#waiting.size;
+    return this.#waiting.size + this.#preempted.size;
   }
 
   get stepsInFlight(): number {
@@ -161,16 +166,26 @@ export class Scheduler {
     if (promptTokens.length === 0) throw new Error("Scheduler.submit: empty prompt");
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
     const { whole = 0, salt = "", everyRow = false, rulesChangeAt = 0 } = options;
-    this.#waiting.set(id, { promptTokens, maxTokens, whole, salt, everyRow, rulesChangeAt });
+    this.#waiting.set(id, {
+      tokens: promptTokens,
+      promptLength: promptTokens.length,
+      longest: promptTokens.length + Math.max(0, maxTokens - 1),
+      generates: maxTokens > 0,
+      order: this.#submitted++,
+      whole,
+      salt,
+      everyRow,
+      rulesChangeAt,
+    });
   }
 
   /** Ends a sequence wherever it is. Unknown ids are those that ended before: nothing happens. */
   remove(id: SequenceId): void {
-    if (this.#waiting.delete(id)) return;
+    if (this.#waiting.delete(id) || this.#preempted.delete(id)) return;
     const sequence = this.#running.get(id);
-    if (sequence === undefined || sequence.ending) return;
-    if (sequence.inStep === null) this.#free(sequence);
-    else sequence.ending = true;
+    if (sequence === undefined) return;
+    if (sequence.inStep === null) this.#end(sequence);
+    else sequence.afterStep = "end";
   }
 
   /**
@@ -179,9 +194,12 @@ export class Scheduler {
    */
   append(id: SequenceId, token: number): void {
     const sequence = this.#running.get(id);
-    if (sequence === undefined || sequence.ending) return;
+    if (sequence === undefined) {
+      this.#preempted.get(id)?.tokens.push(token);
+      return;
+    }
     sequence.tokens.push(token);
-    this.#verifyDraft(sequence, token);
+    this.#settleDraft(sequence, token);
   }
 
   /** A step has left the last stage: its sequences may be scheduled again, ended ones give back their blocks. */
@@ -192,7 +210,8 @@ export class Scheduler {
     for (const id of ids) {
       const sequence = this.#running.get(id)!;
       sequence.inStep = null;
-      if (sequence.ending) this.#free(sequence);
+      if (sequence.afterStep === "end") this.#end(sequence);
+      else if (sequence.afterStep === "wait") this.#preempt(sequence);
     }
   }
 
@@ -202,58 +221,92 @@ export class Scheduler {
     const target = this.#microBatchTarget();
     if (this.#steps.size >= target) return null;
     const share = Math.ceil(this.#running.size / target);
+    const step = this.#lastStep + 1;
     const rows: ScheduledRows[] = [];
     let budget = this.#limits.maxStepRows;
     let hasContext = false;
     for (const sequence of this.#ready()) {
       if (rows.length >= share || budget === 0) break;
+      // Preempted for one before it.
+      if (!this.#running.has(sequence.id)) continue;
       const isContext = sequence.computed < sequence.whole;
       // One context per step: the stages have room for the longest one beside a usual step.
       if (isContext && hasContext) continue;
       const scheduled = this.#schedule(sequence, budget);
+      if (scheduled === null) continue;
+      this.#depart(sequence, step);
       hasContext ||= isContext;
       budget -= scheduled.tokens.length - (isContext ? sequence.whole : 0);
       rows.push(scheduled);
     }
     if (rows.length === 0) return null;
     this.#addDrafts(rows, budget);
-    const step = ++this.#lastStep;
+    this.#lastStep = step;
     this.#steps.set(
       step,
       rows.map((entry) => entry.sequence),
     );
-    for (const entry of rows) this.#depart(entry.sequence, step);
-    const ended = this.#ended;
+    const [ended, preempted] = [this.#ended, this.#preemptedSinceStep];
     this.#ended = [];
-    return { step, rows, ended };
+    this.#preemptedSinceStep = [];
+    return { step, rows, ended, preempted };
   }
 
-  /** Waiting sequences start in arrival order while the pool holds all they can grow to. */
+  /**
+   * Waiting sequences start while the pool has the blocks of their tokens, and of what they and the running ones
+   * are taken to need for their replies. That is less than they may need: when blocks run out, the youngest
+   * sequence of the lowest class gives its own to those before it.
+   */
   #admit(): void {
-    for (const [id, { promptTokens, maxTokens, whole, salt, everyRow, rulesChangeAt }] of this.#waiting) {
-      const reservation = this.#blocksFor(promptTokens.length + Math.max(0, maxTokens - 1));
+    let growth: number | null = null;
+    for (let next = this.#firstWaiting(); next !== null; next = this.#firstWaiting()) {
+      growth ??= [...this.#running.values()].reduce((sum, running) => sum + this.#growthOf(running), 0);
+      const [id, waiting] = next;
+      const reservation = this.#blocksFor(waiting.tokens.length);
+      const own = this.#growthOf({ ...waiting, blocks: [], reservation });
+      // With nobody beside it, it needs no more than there is.
+      if (this.#running.size > 0 && reservation + own + growth > this.#pool.available) return;
       if (!this.#pool.reserve(reservation)) return;
-      this.#waiting.delete(id);
-      this.#running.set(id, {
-        id,
-        tokens: Array.from(promptTokens),
-        computed: 0,
-        blocks: [],
-        whole,
-        node: this.#sharesBlocks(whole) ? this.#pool.root(salt) : null,
-        known: 0,
-        reuses: !everyRow,
-        begun: false,
-        reservation,
-        generates: maxTokens > 0,
-        mostTokens: promptTokens.length + maxTokens,
-        rulesChangeAt,
-        drafter: null,
-        draft: [],
-        inStep: null,
-        ending: false,
-      });
+      growth += own;
+      this.#start(id, waiting, reservation);
     }
+  }
+
+  #firstWaiting(): [SequenceId, Waiting] | null {
+    let first: [SequenceId, Waiting] | null = null;
+    for (const entry of this.#preempted) {
+      if (first === null || entry[1].order < first[1].order) first = entry;
+    }
+    if (first !== null) return first;
+    for (const entry of this.#waiting) return entry;
+    return null;
+  }
+
+  #start(id: SequenceId, waiting: Waiting, reservation: number): void {
+    this.#waiting.delete(id);
+    this.#preempted.delete(id);
+    this.#running.set(id, {
+      ...waiting,
+      id,
+      tokens: Array.from(waiting.tokens),
+      computed: 0,
+      sent: 0,
+      blocks: [],
+      announced: 0,
+      node: this.#sharesBlocks(waiting.whole) ? this.#pool.root(waiting.salt) : null,
+      known: 0,
+      reservation,
+      drafter: null,
+      inStep: null,
+      afterStep: "go on",
+    });
+  }
+
+  /** Blocks that a sequence is taken to need beyond those it has. */
+  #growthOf(sequence: Pick<SequenceState, "promptLength" | "longest" | "blocks" | "reservation">): number {
+    const { promptLength, longest, blocks, reservation } = sequence;
+    const length = Math.min(longest, promptLength + Math.ceil(this.#expectedReply));
+    return Math.max(0, this.#blocksFor(length) - blocks.length - reservation);
   }
 
   /** Of a sequence with so many tokens. */
@@ -278,83 +331,127 @@ export class Scheduler {
     return decodes.concat(prefills);
   }
 
-  #schedule(sequence: SequenceState, budget: number): ScheduledRows {
-    const reused = this.#takeOver(sequence);
+  /** @returns null when it has to wait for blocks. */
+  #schedule(sequence: SequenceState, budget: number): ScheduledRows | null {
+    this.#takeOver(sequence);
     const start = sequence.computed;
     const left = sequence.tokens.length - start;
     const whole = start < sequence.whole ? sequence.whole : 0;
     const count = whole + Math.min(left - whole, this.#limits.prefillChunk, budget);
-    const taken = this.#takeBlocks(sequence, start + count);
-    const newBlocks = sequence.blocks.slice(sequence.blocks.length - reused.blocks - taken.length);
-    sequence.computed += count;
-    this.#makeKnown(sequence);
-    const first = !sequence.begun;
-    sequence.begun = true;
-    return {
+    if (!this.#draw(sequence, this.#blocksFor(start + count) - sequence.blocks.length)) return null;
+    const rows = {
       sequence: sequence.id,
-      first,
-      reused: reused.tokens,
+      first: sequence.announced === 0,
+      reused: start - sequence.sent,
       start,
       tokens: sequence.tokens.slice(start, start + count),
-      newBlocks,
+      newBlocks: sequence.blocks.slice(sequence.announced),
       sample: sequence.generates && count === left,
       draftRows: 0,
     };
+    sequence.computed = start + count;
+    sequence.sent = sequence.computed;
+    sequence.announced = sequence.blocks.length;
+    this.#makeKnown(sequence);
+    return rows;
   }
 
-  /** Blocks for its first `tokens` tokens, from its reservation. @returns those that it did not have yet. */
-  #takeBlocks(sequence: SequenceState, tokens: number): number[] {
-    const missing = this.#blocksFor(tokens) - sequence.blocks.length;
-    const taken = missing > 0 ? this.#pool.take(missing) : [];
-    sequence.reservation -= taken.length;
-    sequence.blocks.push(...taken);
-    return taken;
+  /**
+   * More blocks: from its reservation, then from what is free, then from sequences behind it.
+   * @returns false when it must wait for them.
+   */
+  #draw(sequence: SequenceState, count: number): boolean {
+    const reserved = Math.max(0, Math.min(count, sequence.reservation));
+    while (count - reserved > this.#pool.available) {
+      if (!this.#preemptBehind(sequence)) return false;
+    }
+    sequence.reservation -= reserved;
+    sequence.blocks.push(...this.#pool.take(reserved));
+    if (count > reserved) sequence.blocks.push(...(this.#pool.grow(count - reserved) ?? []));
+    return true;
+  }
+
+  /** @returns false when nobody behind the sequence has blocks to give now. */
+  #preemptBehind(sequence: SequenceState): boolean {
+    let last = sequence;
+    for (const other of this.#running.values()) {
+      if (other.afterStep !== "go on") return false; // its blocks come back soon
+      if (other.order > last.order) last = other;
+    }
+    if (last === sequence) return false;
+    if (last.inStep === null) {
+      this.#preempt(last);
+      return true;
+    }
+    last.afterStep = "wait";
+    return false;
+  }
+
+  /** Its blocks go to others; it waits and is computed again, from the tokens that it has. */
+  #preempt(sequence: SequenceState): void {
+    this.#free(sequence);
+    this.#preemptedSinceStep.push(sequence.id);
+    const { id, tokens, promptLength, longest, generates, order } = sequence;
+    const { whole, salt, everyRow, rulesChangeAt } = sequence;
+    const waiting = { tokens, promptLength, longest, generates, order, whole, salt, everyRow, rulesChangeAt };
+    this.#preempted.set(id, waiting);
   }
 
   /** Guesses travel behind the decodes of a step, as far as they pay and its budget reaches. */
   #addDrafts(rows: readonly ScheduledRows[], budget: number): void {
     if (this.#speculation === null) return;
-    const entries: { entry: ScheduledRows; sequence: SequenceState }[] = [];
+    const entries: { entry: ScheduledRows; sequence: SequenceState; drafter: Drafter }[] = [];
     const candidates: DraftCandidate[] = [];
     for (const entry of rows) {
       const sequence = this.#running.get(entry.sequence)!;
       const { drafter } = sequence;
-      if (drafter === null || !entry.sample || entry.tokens.length > 1) continue;
-      entries.push({ entry, sequence });
-      candidates.push({ drafter, limit: draftLimit(sequence) });
+      if (drafter === null || entry.tokens.length > 1 || sequence.afterStep !== "go on") continue;
+      entries.push({ entry, sequence, drafter });
+      candidates.push({ drafter, limit: this.#draftLimit(sequence) });
     }
     if (candidates.length === 0) return;
     const usual = rows.reduce((total, { tokens }) => total + tokens.length, 0);
-    const lengths = this.#speculation.plan(candidates, usual, budget);
-    for (const [index, { entry, sequence }] of entries.entries()) {
-      if (lengths[index]! > 0) this.#addDraft(entry, sequence, sequence.drafter!.draft(lengths[index]!));
+    for (const [index, length] of this.#speculation.plan(candidates, usual, budget).entries()) {
+      if (length === 0) continue;
+      const { entry, sequence, drafter } = entries[index]!;
+      this.#addDraft(entry, sequence, drafter.draft(length));
     }
   }
 
   /**
-   * Its rows are not counted as computed: the next rows begin behind those that held, and overwrite the others.
-   * Blocks of rows that did not hold stay with the sequence for its next ones.
+   * The last token needs no row, all tokens of a step are drawn by the same rules, and a guess takes a block only
+   * while there is one for every running sequence: nobody is preempted for it.
    */
-  #addDraft(entry: ScheduledRows, sequence: SequenceState, draft: number[]): void {
-    entry.newBlocks.push(...this.#takeBlocks(sequence, sequence.computed + draft.length));
-    entry.tokens.push(...draft);
-    entry.draftRows = draft.length;
-    sequence.draft = draft;
+  #draftLimit({ tokens, longest, rulesChangeAt, blocks, reservation }: SequenceState): number {
+    const blocksLeft = reservation > 0 || this.#pool.available >= this.#running.size;
+    const slots = blocksLeft ? longest : blocks.length * kvBlockSize - this.#limits.prefixLength;
+    const end = tokens.length < rulesChangeAt ? rulesChangeAt - 1 : longest;
+    return Math.min(longest, slots, end) - tokens.length;
   }
 
-  /** The newest token of a sequence confirms the next row of its draft, or shows that the rest is wrong. */
-  #verifyDraft(sequence: SequenceState, token: number): void {
-    if (sequence.draft.length > 0) {
-      if (sequence.draft.shift() === token) {
-        sequence.computed++;
-        this.#makeKnown(sequence);
-      } else {
-        sequence.draft = [];
-      }
-    }
-    if (sequence.drafter !== null) sequence.drafter.advance();
-    else if (this.#speculation !== null) {
-      sequence.drafter = this.#speculation.drafter(sequence.tokens, sequence.mostTokens);
+  /**
+   * Its rows are not counted as computed: the next rows begin behind those that held, and overwrite the others.
+   * A block of rows that did not hold stays with the sequence for its next ones.
+   */
+  #addDraft(entry: ScheduledRows, sequence: SequenceState, draft: readonly number[]): void {
+    const missing = this.#blocksFor(sequence.computed + draft.length) - sequence.blocks.length;
+    if (!this.#draw(sequence, Math.max(0, missing))) throw new Error("Scheduler: no block for a draft");
+    entry.newBlocks.push(...sequence.blocks.slice(sequence.announced));
+    sequence.announced = sequence.blocks.length;
+    entry.tokens.push(...draft);
+    entry.draftRows = draft.length;
+  }
+
+  /** The newest token of a sequence may have had a row already, as the next one of its draft. */
+  #settleDraft(sequence: SequenceState, token: number): void {
+    if (this.#speculation === null) return;
+    const { tokens, longest } = sequence;
+    if (sequence.drafter === null) {
+      sequence.drafter = this.#speculation.drafter(tokens, longest + 1);
+    } else if (sequence.drafter.settle(token)) {
+      sequence.computed++;
+      sequence.sent = sequence.computed;
+      this.#makeKnown(sequence);
     }
   }
 
@@ -363,23 +460,19 @@ export class Scheduler {
    * computed in any case: what follows it is drawn from its row. Steps reach every stage in order, so rows that
    * are still on their way are there before these.
    */
-  #takeOver(sequence: SequenceState): { blocks: number; tokens: number } {
-    const before = sequence.computed;
-    let blocks = 0;
-    while (sequence.reuses && sequence.node !== null && sequence.known === sequence.blocks.length) {
+  #takeOver(sequence: SequenceState): void {
+    while (!sequence.everyRow && sequence.node !== null && sequence.known === sequence.blocks.length) {
       const begin = sequence.known * kvBlockSize;
       const end = begin + kvBlockSize;
-      if (end >= sequence.tokens.length) break;
+      if (end >= sequence.tokens.length || sequence.reservation === 0) return;
       const shared = this.#pool.share(sequence.node, sequence.tokens.slice(begin, end));
-      if (shared === null) break;
+      if (shared === null) return;
       sequence.blocks.push(shared.block);
       sequence.reservation--;
       sequence.node = shared.node;
       sequence.known++;
       sequence.computed = end;
-      blocks++;
     }
-    return { blocks, tokens: sequence.computed - before };
   }
 
   /** Blocks that its rows have filled may serve others from now on. */
@@ -401,11 +494,16 @@ export class Scheduler {
   }
 
   /** Marks a sequence as travelling and puts it behind the others, so that none is passed over for ever. */
-  #depart(id: SequenceId, step: number): void {
-    const sequence = this.#running.get(id)!;
+  #depart(sequence: SequenceState, step: number): void {
     sequence.inStep = step;
-    this.#running.delete(id);
-    this.#running.set(id, sequence);
+    this.#running.delete(sequence.id);
+    this.#running.set(sequence.id, sequence);
+  }
+
+  #end(sequence: SequenceState): void {
+    const reply = sequence.tokens.length - sequence.promptLength;
+    if (sequence.generates) this.#expectedReply += replyWeight * (reply - this.#expectedReply);
+    this.#free(sequence);
   }
 
   #free(sequence: SequenceState): void {

@@ -31,6 +31,8 @@ export class Drafter {
   readonly #own: Acceptance;
   readonly #overall: Acceptance;
   readonly #chances: number[] = [];
+  /** Of the newest draft: what no token has confirmed yet; empty once one was not as guessed. */
+  #pending: readonly number[] = [];
 
   /**
    * @param tokens The sequence's own tokens: the caller's array, which only grows.
@@ -42,13 +44,20 @@ export class Drafter {
     this.#overall = overall;
   }
 
-  /** To be called for every token that the sequence has grown by. */
-  advance(): void {
+  /**
+   * To be called for every token that the sequence has grown by, in order.
+   * @returns whether it was the next one of the newest draft, so that its row has travelled.
+   */
+  settle(token: number): boolean {
     const { matchLength } = this.#lookup;
     const held = this.#lookup.advance();
-    if (matchLength === 0) return;
-    this.#own.observe(matchLength, held);
-    this.#overall.observe(matchLength, held);
+    if (matchLength > 0) {
+      this.#own.observe(matchLength, held);
+      this.#overall.observe(matchLength, held);
+    }
+    const drafted = this.#pending.length > 0 && this.#pending[0] === token;
+    this.#pending = drafted ? this.#pending.slice(1) : [];
+    return drafted;
   }
 
   /**
@@ -67,8 +76,10 @@ export class Drafter {
     return this.#chances;
   }
 
-  draft(count: number): number[] {
-    return this.#lookup.draft(count);
+  /** @returns the `count` tokens that are guessed to come next. */
+  draft(count: number): readonly number[] {
+    this.#pending = this.#lookup.draft(count);
+    return this.#pending;
   }
 }
 
