@@ -69,7 +69,14 @@ export class Serving {
     const left = request.request.sampling.maxTokens - generated.length;
     const all = generated.length === 0 ? tokens : Int32Array.from([...tokens, ...generated]);
     const { tenant, class: ofClass, cacheSalt: salt = "" } = request.request;
-    const options = { tenant, class: ofClass, whole: context?.length ?? 0, salt, everyRow: scores !== null };
+    const options = {
+      tenant,
+      class: ofClass,
+      whole: context?.length ?? 0,
+      salt,
+      everyRow: scores !== null,
+      rulesChangeAt: tokens.length + request.request.sampling.minTokens,
+    };
     this.scheduler.submit(sequence, all, left, options);
   }
 
