@@ -29,7 +29,7 @@ import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { ChoicePrompt, mostTokens } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
-import type { SequenceOutcome } from "./pipeline/pipeline.js";
+import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import type { Detokenizer } from "./prompt/service.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
 import { defaultKneeRows } from "./scheduler/speculation.js";
@@ -338,7 +338,7 @@ export class Core {
         generated: [],
         reused: 0,
         again: false,
-        seed: BigInt(seed),
+        sampling: sequenceSampling(request.sampling, BigInt(seed)),
         scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
       };
       this.#open(choice);

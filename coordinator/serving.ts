@@ -87,10 +87,9 @@ export class Serving {
         step.step,
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
       );
-      const rowsOf = new Map(step.rows.map((rows) => [rows.sequence, rows]));
       for (const sequence of step.preempted) this.#ports.preempted(sequence);
       for (const rows of step.rows) this.#ports.rowsDue(this.#ports.choiceOf(rows.sequence), rows);
-      const requestsOf = (id: SequenceId) => rowRequests(this.#ports.choiceOf(id), rowsOf.get(id)!);
+      const requestsOf = (rows: ScheduledRows) => rowRequests(this.#ports.choiceOf(rows.sequence), rows);
       this.#pipeline.submit(step, requestsOf, nowMs);
     }
   }

@@ -40,7 +40,7 @@ export interface ScheduledRows {
   /** Tokens before `start` that were found computed since its last rows, and are not computed again. */
   reused: number;
   /** Block ids to append to the sequence's block table before these rows. */
-  newBlocks: number[];
+  newBlocks: readonly number[];
   /** The last row, drafts aside, is the sequence's newest token: draw the next one after it. */
   sample: boolean;
   /** Rows behind the decided ones; how many of them hold is told by `append`. */
@@ -124,6 +124,8 @@ interface ReadySequences {
 
 /** How much the newest ended reply counts in what the next ones are taken to need. */
 const replyWeight = 1 / 32;
+
+const noBlocks: readonly number[] = [];
 
 const isBehind = (one: SequenceState, other: SequenceState): boolean =>
   one.class === other.class ? one.order > other.order : goesBefore(other.class, one.class);
@@ -339,9 +341,23 @@ export class Scheduler {
     const prepaid = submitted.tokens.length - submitted.paid;
     this.#waiting.chargePrompt(tab, prepaid);
     this.#runningOf[submitted.class]++;
+    const { tenant, class: ofClass, promptLength, longest, generates, order, paid } = submitted;
+    const { whole, salt, everyRow, rulesChangeAt } = submitted;
+    // Field by field: an object that begins as a copy of another one keeps its other fields apart from itself,
+    // and every step reads those of every sequence.
     this.#running.set(id, {
-      ...submitted,
       id,
+      tenant,
+      class: ofClass,
+      promptLength,
+      longest,
+      generates,
+      order,
+      paid,
+      whole,
+      salt,
+      everyRow,
+      rulesChangeAt,
       tab,
       prepaid,
       tokens: Array.from(submitted.tokens),
@@ -349,7 +365,7 @@ export class Scheduler {
       sent: 0,
       blocks: [],
       announced: 0,
-      node: this.#sharesBlocks(submitted.whole) ? this.#pool.root(submitted.tenant, submitted.salt) : null,
+      node: this.#sharesBlocks(whole) ? this.#pool.root(tenant, salt) : null,
       known: 0,
       reservation,
       drafter: null,
@@ -398,21 +414,22 @@ export class Scheduler {
     const left = sequence.tokens.length - start;
     const whole = start < sequence.whole ? sequence.whole : 0;
     const count = whole + Math.min(left - whole, this.#limits.prefillChunk, budget);
-    if (!this.#draw(sequence, this.#blocksFor(start + count) - sequence.blocks.length)) return null;
+    const { blocks, announced } = sequence;
+    if (!this.#draw(sequence, this.#blocksFor(start + count) - blocks.length)) return null;
     const rows = {
       sequence: sequence.id,
-      first: sequence.announced === 0,
+      first: announced === 0,
       reused: start - sequence.sent,
       start,
-      tokens: sequence.tokens.slice(start, start + count),
-      newBlocks: sequence.blocks.slice(sequence.announced),
+      tokens: count === 1 ? [sequence.tokens[start]!] : sequence.tokens.slice(start, start + count),
+      newBlocks: announced === blocks.length ? noBlocks : blocks.slice(announced),
       sample: sequence.generates && count === left,
       draftRows: 0,
     };
     this.#settle(sequence, start, start + count);
     sequence.computed = start + count;
     sequence.sent = sequence.computed;
-    sequence.announced = sequence.blocks.length;
+    sequence.announced = blocks.length;
     this.#makeKnown(sequence);
     return rows;
   }
@@ -422,7 +439,8 @@ export class Scheduler {
    * @returns false when it must wait for them.
    */
   #draw(sequence: SequenceState, count: number): boolean {
-    const reserved = Math.max(0, Math.min(count, sequence.reservation));
+    if (count <= 0) return true;
+    const reserved = Math.min(count, sequence.reservation);
     while (count - reserved > this.#pool.available) {
       if (!this.#preemptBehind(sequence)) return false;
     }
@@ -509,7 +527,7 @@ export class Scheduler {
   #addDraft(entry: ScheduledRows, sequence: SequenceState, draft: readonly number[]): void {
     const missing = this.#blocksFor(sequence.computed + draft.length) - sequence.blocks.length;
     if (!this.#draw(sequence, Math.max(0, missing))) throw new Error("Scheduler: no block for a draft");
-    entry.newBlocks.push(...sequence.blocks.slice(sequence.announced));
+    entry.newBlocks = [...entry.newBlocks, ...sequence.blocks.slice(sequence.announced)];
     sequence.announced = sequence.blocks.length;
     entry.tokens.push(...draft);
     entry.draftRows = draft.length;
