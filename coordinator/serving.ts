@@ -37,6 +37,7 @@ export class Serving {
   #warmUpUntilMs: number | null;
   /** Rows per step in flight. */
   readonly #rows = new Map<number, number>();
+  #ended = false;
 
   constructor(id: PipelineId, epoch: Epoch, limits: SchedulerLimits, ports: ServingPorts, nowMs: number) {
     this.id = id;
@@ -44,7 +45,7 @@ export class Serving {
     this.blockCount = limits.blockCount;
     this.scheduler = new Scheduler(limits);
     this.#ports = ports;
-    this.#pipeline = new Pipeline(epoch, id, (header) => ports.sendStep(header));
+    this.#pipeline = new Pipeline(epoch, id, (header) => ports.sendStep(header), limits.stageCount);
     this.#warmUpUntilMs = nowMs + warmUpLimitMs;
   }
 
@@ -80,9 +81,17 @@ export class Serving {
     this.scheduler.submit(sequence, all, left, options);
   }
 
+  /** The pipeline is gone: nothing is sent any more. */
+  end(): void {
+    this.#ended = true;
+  }
+
   /** Sends steps until the scheduler has none to send now. */
   pump(nowMs: number): void {
-    for (let step = this.scheduler.next(); step !== null; step = this.scheduler.next()) {
+    // Sending may find that the link broke, and then this is over.
+    while (!this.#ended) {
+      const step = this.scheduler.next();
+      if (step === null) return;
       this.#rows.set(
         step.step,
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
