@@ -21,6 +21,7 @@ import type {
   PromptContext,
   RequestEvent,
   TextParams,
+  TimingView,
   TokenIds,
   TokenLogprob,
 } from "./inference.js";
@@ -44,11 +45,13 @@ const firstExpectedReply = 256;
 
 export interface CoreConfig {
   membership: Omit<MembershipConfig, "minBlocks">;
-  /** Micro-batches in flight; null: min(stages, sequences). */
+  /** Micro-batches in flight; null: by what is measured. */
   microBatches: number | null;
   prefillChunk: number;
   /** Decodes may carry drafts where they pay. */
   speculation: boolean;
+  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
+  itlTargetMs: number;
   /** How long interrupted requests wait for the next pipeline. */
   recoveryTimeoutMs: number;
   /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
@@ -169,7 +172,7 @@ export class Core {
     const serving = this.#serving;
     if (serving === null) return;
     try {
-      const outcomes = serving.complete(result);
+      const outcomes = serving.complete(result, this.#clock.nowMs());
       if (outcomes === null) return;
       for (const outcome of outcomes) this.#decide(outcome);
       // The next step leaves first: its tokens are known, and the stages work while text is made of them.
@@ -214,6 +217,7 @@ export class Core {
       },
       sequences: { running: scheduler?.runningCount ?? 0, waiting: scheduler?.waitingCount ?? 0 },
       microBatchesInFlight: scheduler?.stepsInFlight ?? 0,
+      timing: this.#serving?.timingView() ?? notServing(this.#config.itlTargetMs),
       counters: {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
@@ -229,7 +233,7 @@ export class Core {
 
   #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stageCount: number): void {
     this.#blockCount = blockCount;
-    const { microBatches, prefillChunk, prefixLength, speculation } = this.#config;
+    const { microBatches, prefillChunk, prefixLength, speculation, itlTargetMs } = this.#config;
     const limits = {
       blockCount,
       stageCount,
@@ -239,6 +243,7 @@ export class Core {
       prefillChunk,
       firstExpectedReply,
       speculation: speculation ? { kneeRows: defaultKneeRows } : undefined,
+      itlTargetMs,
     };
     const ports = {
       sendStep: (header: StepHeader) => this.#ports.sendStep(header),
@@ -550,3 +555,12 @@ export class Core {
     this.#serving?.scheduler.remove(choice.sequence);
   }
 }
+
+/** What is known of times while no pipeline is formed. */
+const notServing = (itlTargetMs: number): TimingView => ({
+  itlTargetMs,
+  microBatchTarget: 0,
+  rowBudget: null,
+  hopMs: null,
+  stages: [],
+});

@@ -153,8 +153,9 @@ export class Scheduler {
   #submitted = 0;
   /** Mean tokens of the replies that ended lately. */
   #expectedReply: number;
-  /** Mean tokens that were computed of a sequence when it was last looked. */
+  /** Mean tokens that were computed of a sequence when a step was last formed. */
   #context = 0;
+  #target = 0;
 
   /** @param timing Is told of steps, and asked how many and how large they should be. */
   constructor(limits: SchedulerLimits, timing: StepTiming = unmeasured) {
@@ -184,11 +185,7 @@ export class Scheduler {
 
   /** Steps that are kept on their way, one per sequence at most. */
   get microBatchTarget(): number {
-    const running = this.#running.size;
-    const { microBatches, stageCount } = this.#limits;
-    const timed = () => this.#timing.microBatches({ running, context: this.#context }) ?? stageCount;
-    const wanted = microBatches ?? (running === 0 ? stageCount : timed());
-    return Math.max(1, Math.min(wanted, running, maxMicroBatchesInFlight));
+    return this.#target;
   }
 
   /** Blocks that no sequence holds, kept for those that begin alike. */
@@ -277,13 +274,13 @@ export class Scheduler {
   /** Forms the next step, or null when nothing can be sent now. */
   next(): ScheduledStep | null {
     this.#admit();
-    const target = this.microBatchTarget;
-    if (this.#steps.size >= target) return null;
+    this.#target = this.#chooseMicroBatches();
+    if (this.#steps.size >= this.#target) return null;
     const survey = surveyOf(this.#running.values());
     this.#context = survey.context;
     const step = this.#lastStep + 1;
     const rows: ScheduledRows[] = [];
-    const batch = this.#newBatch(survey, target);
+    const batch = this.#newBatch(survey);
     for (const sequence of survey.ready) {
       if (batch.full) break;
       // Preempted for one before it.
@@ -307,8 +304,18 @@ export class Scheduler {
     return { step, rows, ended, preempted };
   }
 
+  #chooseMicroBatches(): number {
+    const running = this.#running.size;
+    if (running === 0) return 1;
+    const { microBatches, stageCount } = this.#limits;
+    const wanted =
+      microBatches ?? this.#timing.microBatches({ running, context: this.#context }) ?? stageCount;
+    return Math.max(1, Math.min(wanted, running, maxMicroBatchesInFlight));
+  }
+
   /** Sequences and decodes are divided evenly: each micro-batch reads the weights, however few rows it has. */
-  #newBatch({ decoding, interactiveDecoding }: Survey<SequenceState>, microBatches: number): StepBatch {
+  #newBatch({ decoding, interactiveDecoding }: Survey<SequenceState>): StepBatch {
+    const microBatches = this.#target;
     const inFlight = [...this.#steps.values()];
     const sequences = inFlight.map((step) => step.sequences.length);
     const decodes = inFlight.map((step) => step.decodes);

@@ -65,6 +65,8 @@ export interface FakeClusterOptions {
   maxBlocks?: number;
   prefillChunk?: number;
   recoveryTimeoutMs?: number;
+  microBatches?: number;
+  itlTargetMs?: number;
   workerMemoryMB?: number;
   prefixLength?: number;
   speculation?: boolean;
@@ -99,6 +101,8 @@ export class FakeCluster {
     maxBlocks = 64,
     prefillChunk = 256,
     recoveryTimeoutMs = 600_000,
+    microBatches,
+    itlTargetMs = 200,
     prefixLength = 0,
     workerMemoryMB = 100,
     speculation = false,
@@ -139,7 +143,8 @@ export class FakeCluster {
     };
     this.core = new Core(
       {
-        microBatches: null,
+        microBatches: microBatches ?? null,
+        itlTargetMs,
         speculation,
         prefixLength,
         prefillChunk,
