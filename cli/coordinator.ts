@@ -1,6 +1,6 @@
 /** `glm-relay coordinator`: the API, the queue and the schedule of one cluster. */
 import { resolve } from "node:path";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { maxStepRows } from "../common/limits.js";
 import { CommandError, exitStatus } from "./errors.js";
 import { addLayersOption, type LayerFlags, requireRangePerStage } from "./layers.js";
@@ -28,16 +28,26 @@ export function addRecoveryOption(command: Command): Command {
 /** Slower than any reader, and than any pipeline that is of use. */
 const itlTargetMax = 60_000;
 
-export function addItlTargetOption(command: Command): Command {
-  return command.option(
-    "--itl-target-ms <ms>",
-    "time between a reply's tokens that the prompts of others should leave; prompts go in smaller parts for it",
-    integer(1, itlTargetMax),
-    200,
-  );
+export interface SchedulingFlags {
+  itlTargetMs: number;
+  speculation: "auto" | "off";
 }
 
-interface Flags extends PrecisionFlags, ModelFlags, LayerFlags {
+export function addSchedulingOptions(command: Command): Command {
+  const speculation =
+    "auto: steps carry guesses at next tokens, looked up in each text, where the measured hits pay for them; " +
+    "answers are the same";
+  return command
+    .option(
+      "--itl-target-ms <ms>",
+      "time between a reply's tokens that the prompts of others should leave; prompts go in smaller parts for it",
+      integer(1, itlTargetMax),
+      200,
+    )
+    .addOption(new Option("--speculation <mode>", speculation).choices(["auto", "off"]).default("auto"));
+}
+
+interface Flags extends SchedulingFlags, PrecisionFlags, ModelFlags, LayerFlags {
   model: string;
   host: string;
   port: number;
@@ -46,7 +56,6 @@ interface Flags extends PrecisionFlags, ModelFlags, LayerFlags {
   redis: string;
   name: string;
   microBatches?: number;
-  itlTargetMs: number;
   prefillChunk?: number;
   recoveryTimeout: number;
   probePort?: number;
@@ -74,7 +83,7 @@ export function addCoordinatorCommand(program: Command): void {
     )
     .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
     .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay");
-  addItlTargetOption(addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command)))))
+  addSchedulingOptions(addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command)))))
     .option(
       "--micro-batches <m>",
       "micro-batches in flight (default: by measured times; before that as many as stages)",

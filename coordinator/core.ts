@@ -23,15 +23,17 @@ import type {
   TextParams,
   TimingView,
   TokenIds,
+  TokenLogprob,
 } from "./inference.js";
 import { Membership } from "./membership/membership.js";
 import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { ChoicePrompt, mostTokens } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
-import type { SequenceOutcome } from "./pipeline/pipeline.js";
+import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import type { Detokenizer } from "./prompt/service.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
+import { defaultKneeRows } from "./scheduler/speculation.js";
 import { Serving } from "./serving.js";
 import { Suspects } from "./suspects.js";
 import { warmUpId, warmUpRequest } from "./warm-up.js";
@@ -46,6 +48,8 @@ export interface CoreConfig {
   /** Micro-batches in flight; null: by what is measured. */
   microBatches: number | null;
   prefillChunk: number;
+  /** Decodes may carry drafts where they pay. */
+  speculation: boolean;
   /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
   itlTargetMs: number;
   /** How long interrupted requests wait for the next pipeline. */
@@ -95,6 +99,8 @@ export class Core {
   #preemptions = 0;
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
+  /** Tokens guessed at, and those of them that were drawn. */
+  readonly #draftTokens = { drafted: 0, accepted: 0 };
   /** Over all epochs: a sequence keeps its number when it is rebuilt. */
   #nextSequence = 1;
   readonly #suspects = new Suspects<ActiveRequest>();
@@ -219,13 +225,15 @@ export class Core {
         preemptions: this.#preemptions,
         prefixCacheQueries: this.#promptTokens.looked,
         prefixCacheHits: this.#promptTokens.reused,
+        draftedTokens: this.#draftTokens.drafted,
+        acceptedTokens: this.#draftTokens.accepted,
       },
     };
   }
 
   #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stageCount: number): void {
     this.#blockCount = blockCount;
-    const { microBatches, prefillChunk, prefixLength, itlTargetMs } = this.#config;
+    const { microBatches, prefillChunk, prefixLength, speculation, itlTargetMs } = this.#config;
     const limits = {
       blockCount,
       stageCount,
@@ -234,6 +242,7 @@ export class Core {
       prefixLength,
       prefillChunk,
       firstExpectedReply,
+      speculation: speculation ? { kneeRows: defaultKneeRows } : undefined,
       itlTargetMs,
     };
     const ports = {
@@ -338,7 +347,7 @@ export class Core {
         generated: [],
         reused: 0,
         again: false,
-        seed: BigInt(seed),
+        sampling: sequenceSampling(request.sampling, BigInt(seed)),
         scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
         scored: null,
       };
@@ -400,7 +409,8 @@ export class Core {
     choice.again = true;
   }
 
-  #rowsDue(choice: ActiveChoice, { first, reused, tokens }: ScheduledRows): void {
+  #rowsDue(choice: ActiveChoice, { first, reused, tokens, draftRows }: ScheduledRows): void {
+    this.#draftTokens.drafted += draftRows;
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.
     if (choice.generated.length === 0 && !choice.again) {
@@ -414,43 +424,54 @@ export class Core {
   }
 
   /**
-   * What the ids alone decide: whether the sequence goes on, and with which token. A stop string shows only in
+   * What the ids alone decide: whether the sequence goes on, and with which tokens. A stop string shows only in
    * the text; then one more row has been sent, whose outcome finds no choice.
    */
-  #decide({ sequence, sampled, scores, finite }: SequenceOutcome): void {
+  #decide({ sequence, drawn, scores, finite }: SequenceOutcome): void {
+    this.#draftTokens.accepted += Math.max(0, drawn.length - 1);
     const choice = this.#choices.get(sequence);
-    if (choice === undefined || !finite) return;
+    if (choice === undefined || (!finite && drawn.length === 0)) return;
     const scored = choice.scores?.take(scores) ?? null;
     if (scored !== null) {
       choice.scores = null;
       choice.scored = scored;
     }
-    if (sampled !== null || scored !== null) this.#gotOn(choice.request);
-    if (sampled === null) return;
-    choice.generated.push(sampled.token);
+    if (drawn.length > 0 || scored !== null) this.#gotOn(choice.request);
     const { scheduler } = this.#serving!;
-    if (choice.output.endsWith(sampled.token, choice.generated.length)) scheduler.remove(sequence);
-    else scheduler.append(sequence, sampled.token);
+    for (const { token } of drawn) {
+      choice.generated.push(token);
+      if (choice.output.endsWith(token, choice.generated.length)) {
+        // What a draft brought behind it was never drawn.
+        scheduler.remove(sequence);
+        return;
+      }
+      if (finite) scheduler.append(sequence, token);
+    }
   }
 
   /** Text and events of what was decided. */
-  #deliver(outcome: SequenceOutcome): void {
-    const choice = this.#choices.get(outcome.sequence);
+  #deliver({ sequence, drawn, finite }: SequenceOutcome): void {
+    const choice = this.#choices.get(sequence);
     if (choice === undefined) return;
-    const { request } = choice.request;
-    if (!outcome.finite) {
-      const message = "the model computed a value that is not finite (NaN or infinity) for this request";
-      this.#ports.log("warn", message, { ...namesOf(request), sequence: choice.sequence });
-      this.#fail(choice.request, new RelayError("numeric_error", message));
-      return;
-    }
     if (choice.scored !== null) {
       this.#emit(choice, { type: "prompt", choice: choice.index, scores: choice.scored });
       choice.scored = null;
-      if (request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
+      const { maxTokens } = choice.request.request.sampling;
+      if (maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
     }
-    if (outcome.sampled === null) return;
-    for (const event of choice.output.push(outcome.sampled)) {
+    for (const token of drawn) if (this.#choices.get(sequence) === choice) this.#write(choice, token);
+    if (!finite && this.#choices.get(sequence) === choice) this.#failNonFinite(choice);
+  }
+
+  #failNonFinite({ sequence, request: active }: ActiveChoice): void {
+    const message = "the model computed a value that is not finite (NaN or infinity) for this request";
+    this.#ports.log("warn", message, { ...namesOf(active.request), sequence });
+    this.#fail(active, new RelayError("numeric_error", message));
+  }
+
+  /** Text and events of the choice's next token. */
+  #write(choice: ActiveChoice, token: TokenLogprob): void {
+    for (const event of choice.output.push(token)) {
       for (const told of choice.prompt.events(event)) this.#emit(choice, told);
       if (event.type === "finish" && choice.prompt.next(choice.output.tokensBehindEnd)) this.#goOn(choice);
     }

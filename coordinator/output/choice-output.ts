@@ -14,6 +14,8 @@ export interface OutputRules {
 type FinishEvent = Extract<RequestEvent, { type: "finish" }>;
 type TokensEvent = Extract<RequestEvent, { type: "tokens" }>;
 
+const noTokens: readonly number[] = [];
+
 export class ChoiceOutput {
   readonly #choice: number;
   readonly #rules: OutputRules;
@@ -40,9 +42,9 @@ export class ChoiceOutput {
    * Ids that may not be drawn next: stop tokens while the answer is shorter than min_tokens.
    * @param count Tokens decided so far; `push` may not have had all of them yet.
    */
-  bannedTokens(count: number): number[] {
+  bannedTokens(count: number): readonly number[] {
     const { sampling, modelStopTokens } = this.#rules;
-    if (count >= sampling.minTokens) return [];
+    if (count >= sampling.minTokens) return noTokens;
     return [...modelStopTokens, ...sampling.stopTokenIds];
   }
 

@@ -74,4 +74,11 @@ export class StepBatch {
     // Rows of a context read all of it.
     this.size.keys += whole > 0 ? count * (start + count) : causalKeys(start, count);
   }
+
+  /** Guessed rows [start, start + count) of a sequence that travels with it. */
+  addDraft(start: number, count: number): void {
+    this.#budget -= count;
+    this.size.rows += count;
+    this.size.keys += causalKeys(start, count);
+  }
 }
