@@ -33,10 +33,13 @@ const errorSchema: JsonSchema = {
   },
 };
 
+/** How a route says that an id stands in its path. */
+const idParameter = /\*$|:id(?=\/|$)/;
+
 export function openApiDocument(routes: Route[]): JsonSchema {
   const paths: Record<string, Record<string, JsonSchema>> = {};
   for (const route of routes) {
-    const path = route.path.replace("*", "{id}");
+    const path = route.path.replace(idParameter, "{id}");
     paths[path] = { ...paths[path], [route.method.toLowerCase()]: operation(route) };
   }
   return {
@@ -51,7 +54,7 @@ function operation({ path, summary }: Route): JsonSchema {
   const body = bodies[path];
   return {
     summary,
-    ...(path.endsWith("*")
+    ...(idParameter.test(path)
       ? { parameters: [{ name: "id", in: "path", required: true, schema: { type: "string" } }] }
       : {}),
     ...(body === undefined

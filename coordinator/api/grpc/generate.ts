@@ -42,7 +42,9 @@ async function answer(
   // A copy, since what came may lie in memory that others use and this may move to a thread.
   const read = await bytesAs(service, new Uint8Array(call.request), "generate", false);
   client.check();
-  const generation = { ...read.generation, logId: record.requestId };
+  const { n, asTokenIds, options } = read;
+  const form = { n, asTokenIds, options };
+  const generation = { ...read.generation, logId: record.requestId, answer: form };
   const times = { arrivedMs: record.arrivedMs, submittedMs: performance.now() };
   const usage = new UsageCounter(generation.choices, read.n);
   record.answered = { completionId: generation.id, usage };
