@@ -23,7 +23,8 @@ export class HeldRequests {
   readonly #ports: HeldPorts;
   /** Bounded by what the ledger and the queue held. */
   readonly #held = new Map<RequestId, { request: GenerationRequest; decided: readonly TokenIds[] }>();
-  #sinceMs: number | null = null;
+  /** Since when there are any. */
+  #sinceMs = 0;
   #releasing = false;
 
   constructor(ports: HeldPorts) {
@@ -36,7 +37,7 @@ export class HeldRequests {
   }
 
   add(request: GenerationRequest, decided: readonly TokenIds[] = []): void {
-    this.#sinceMs ??= this.#ports.nowMs();
+    if (!this.any) this.#sinceMs = this.#ports.nowMs();
     this.#held.set(request.id, { request, decided });
     this.release();
   }
@@ -55,7 +56,7 @@ export class HeldRequests {
 
   /** @returns Those that have been held for longer than `limitMs`; they are held no more. */
   overdue(limitMs: number): { ids: RequestId[]; error: RelayError } | null {
-    if (this.#sinceMs === null || !this.any || this.#ports.nowMs() - this.#sinceMs <= limitMs) return null;
+    if (!this.any || this.#ports.nowMs() - this.#sinceMs <= limitMs) return null;
     const ids = [...this.#held.keys()];
     this.#held.clear();
     const message = `the coordinator was restarted and the model was not served again within ${limitMs / 1_000} s`;
@@ -75,6 +76,5 @@ export class HeldRequests {
       return;
     }
     this.#releasing = false;
-    this.#sinceMs = null;
   }
 }

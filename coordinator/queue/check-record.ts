@@ -40,11 +40,9 @@ export function readRecord(text: string, tokenCount: number): GenerationRequest 
   const request = decoded(record as unknown as RequestRecord);
   for (const [i, { promptTokens }] of request.choices.entries()) {
     const path = `choices[${i}]`;
-    if (promptTokens.length === 0) throw bad(`${path}.prompt`, "an empty prompt", "at least one token");
+    if (promptTokens.length === 0) throw bad(`${path}.prompt`, 0, "at least one token");
     for (const token of promptTokens) {
-      if (token < 0 || token >= tokenCount) {
-        throw bad(`${path}.prompt`, `token ${token}`, `ids below ${tokenCount}`);
-      }
+      if (token < 0 || token >= tokenCount) throw bad(`${path}.prompt`, token, `ids below ${tokenCount}`);
     }
     checkContext(record, i, promptTokens.length);
   }
@@ -152,11 +150,11 @@ function count(value: unknown, path: string, least: number): void {
 /** Texts may be a client's: only their kind is told. */
 function bad(path: string, value: unknown, expected: string): RelayError {
   const isPlain = typeof value === "number" || typeof value === "boolean" || value === null;
-  const shown = path.startsWith("choices") && typeof value === "string" ? value.slice(0, 40) : null;
-  const found = value === undefined ? "missing" : isPlain ? String(value) : (shown ?? kindOf(value));
+  const found = value === undefined ? "missing" : isPlain ? String(value) : kindOf(value);
   return new RelayError("invalid_value", `${path}: ${found}, expected ${expected}`);
 }
 
 function kindOf(value: unknown): string {
-  return Array.isArray(value) ? `a list of ${value.length}` : `a ${typeof value}`;
+  if (Array.isArray(value)) return `a list of ${value.length}`;
+  return typeof value === "object" ? "an object" : `a ${typeof value}`;
 }

@@ -116,6 +116,8 @@ describe("openapi.json", () => {
       "/v1/embeddings",
       "/v1/models",
       "/v1/models/{id}",
+      "/v1/requests/{id}",
+      "/v1/requests/{id}/cancel",
     ]);
     for (const [path, methods] of Object.entries(body.paths)) {
       for (const method of Object.keys(methods as object)) {
