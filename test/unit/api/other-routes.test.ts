@@ -124,7 +124,8 @@ describe("openapi.json", () => {
         const url = api.address + path.replace("{id}", "glm-test");
         const init = method === "post" ? { body: "{}", headers: { "content-type": "application/json" } } : {};
         const response = await fetch(url, { method: method.toUpperCase(), ...init });
-        await response.arrayBuffer();
+        // Nobody knows a request of this name; a path that is not there says so in other words.
+        if ((await response.text()).includes("is not known")) continue;
         expect([404, 405]).not.toContain(response.status);
       }
     }
