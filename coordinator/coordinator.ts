@@ -42,6 +42,8 @@ const settleLimitMs = 500;
 /** tryShutdown can wait for ever on a half-open stream. */
 const grpcCloseLimitMs = 500;
 
+export type SpeculationMode = "auto" | "off";
+
 export interface CoordinatorOptions extends OpenOptions {
   /** Model directory. */
   model: string;
@@ -66,6 +68,8 @@ export interface CoordinatorOptions extends OpenOptions {
   microBatches?: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk?: number;
+  /** Decodes carry drafts where that pays, or never; default auto. */
+  speculation?: SpeculationMode;
   /** Seconds that interrupted requests wait for the next pipeline. */
   recoveryTimeoutS?: number;
   /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
@@ -140,6 +144,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       {
         microBatches: options.microBatches ?? null,
         prefillChunk: options.prefillChunk ?? defaultPrefillChunk,
+        speculation: options.speculation !== "off",
         recoveryTimeoutMs,
         prefixLength: model.prefixLength,
         modelStopTokens: new Set(model.stopTokens),
@@ -162,9 +167,10 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       {
         send: (connection, message) => control.send(connection, message),
         disconnect: (connection) => control.disconnect(connection),
-        planMade: (epoch) => links.begin(epoch),
-        openResultLink: (epoch, address, stageCount) => links.dialLast(epoch, address, stageCount),
-        planOver: () => links.end(),
+        planMade: (pipeline, epoch) => links.begin(pipeline, epoch),
+        openResultLink: (pipeline, epoch, address, stageCount) =>
+          links.dialLast(pipeline, epoch, address, stageCount),
+        planOver: (pipeline) => links.end(pipeline),
         termRaised: (raised) => queue.raiseTerm(raised),
         sendStep: (header) => links.send(header),
         emit: (id, event) => service.emit(id, event),

@@ -4,6 +4,7 @@
  */
 import { RelayError } from "../../common/errors.js";
 import type { GenerationRequest } from "../inference.js";
+import { requestClasses } from "../request-class.js";
 import { fromRecord, type RequestRecord } from "./record.js";
 
 type Fields = Record<string, unknown>;
@@ -27,6 +28,11 @@ export function readRecord(text: string, tokenCount: number): GenerationRequest 
   if (record.endpoint !== "chat" && record.endpoint !== "completions") {
     throw bad("endpoint", record.endpoint, '"chat" or "completions"');
   }
+  string(record.tenant, "tenant");
+  if (!requestClasses.some((known) => known === record.class)) {
+    throw bad("class", record.class, requestClasses.join(" or "));
+  }
+  if (record.deadlineMs !== undefined) finite(record.deadlineMs, "deadlineMs");
   checkSampling(object(record.sampling, "sampling"));
   checkText(object(record.text, "text"));
   checkAnswer(object(record.answer, "answer"));

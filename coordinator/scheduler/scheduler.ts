@@ -7,7 +7,10 @@
 import type { SequenceId } from "../../common/ids.js";
 import { kvBlockSize } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
+import { defaultTenant, goesBefore, type RequestClass } from "../request-class.js";
 import { BlockPool, type PrefixNode } from "./block-pool.js";
+import { type DraftCandidate, type Drafter, Speculation, type SpeculationLimits } from "./speculation.js";
+import { type Tab, WaitingSet } from "./waiting-set.js";
 
 export interface SchedulerLimits {
   /** KV blocks that every stage has. */
@@ -21,9 +24,13 @@ export interface SchedulerLimits {
   prefixLength: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk: number;
+  /** What a reply is taken to need before any has ended, in tokens. */
+  firstExpectedReply: number;
+  /** Decodes may carry drafts; absent: none does. */
+  speculation?: SpeculationLimits | undefined;
 }
 
-/** Rows [start, start + tokens.length) of a sequence, part of one step. */
+/** Rows [start, start + tokens.length) of a sequence, part of one step; the last draftRows of them are guesses. */
 export interface ScheduledRows {
   sequence: SequenceId;
   start: number;
@@ -34,77 +41,117 @@ export interface ScheduledRows {
   reused: number;
   /** Block ids to append to the sequence's block table before these rows. */
   newBlocks: number[];
-  /** The last row is the sequence's newest token: draw the next one after it. */
+  /** The last row, drafts aside, is the sequence's newest token: draw the next one after it. */
   sample: boolean;
+  /** Rows behind the decided ones; how many of them hold is told by `append`. */
+  draftRows: number;
 }
 
 export interface ScheduledStep {
   step: number;
   rows: ScheduledRows[];
-  /** Sequences that ended since the last step; the stages drop their block tables. */
+  /** Sequences that ended or were preempted since the last step; the stages drop their block tables. */
   ended: SequenceId[];
-}
-
-interface SequenceState {
-  id: SequenceId;
-  tokens: number[];
-  /** Tokens whose KV entries are written once the steps in flight are done. */
-  computed: number;
-  blocks: number[];
-  /** Tokens at the beginning that must travel in one step (a prefix-LM's context). */
-  whole: number;
-  /** The last full block that is known by its tokens; null for a sequence that shares nothing. */
-  node: PrefixNode | null;
-  /** Blocks up to that one. */
-  known: number;
-  /** May take over blocks that others have computed. */
-  reuses: boolean;
-  /** Rows of it have travelled. */
-  begun: boolean;
-  /** Blocks it may still draw. */
-  reservation: number;
-  /** False when only its prompt is scored: nothing is drawn at the end. */
-  generates: boolean;
-  /** The step it travels in, or null. A sequence is in one step at a time. */
-  inStep: number | null;
-  /** Removed while in flight: its blocks return when that step has come back. */
-  ending: boolean;
+  /** Those of them that were preempted: they wait again, and are computed from their beginning. */
+  preempted: SequenceId[];
 }
 
 /** How a sequence is run; what is not said is the plain causal way. */
 export interface SequenceOptions {
+  /** Sequences of another one never share blocks. */
+  tenant?: string;
+  class?: RequestClass;
   /**
    * Tokens at the beginning that must travel in one step, which may then have as many rows beside its usual
    * ones; 0 for causal attention.
    */
   whole?: number;
-  /** Sequences with another one never share blocks. */
+  /** Sequences of a tenant with another one never share blocks. */
   salt?: string;
   /** Every row is wanted: nothing that others have computed is taken over. */
   everyRow?: boolean;
+  /** From so many tokens on others may be drawn than before: a draft is drawn from by the rules of one side. */
+  rulesChangeAt?: number;
 }
 
-interface Waiting extends Required<SequenceOptions> {
-  promptTokens: TokenIds;
-  maxTokens: number;
+interface Submitted extends Required<SequenceOptions> {
+  /** The prompt, and behind it what was generated before it was preempted. */
+  tokens: TokenIds;
+  promptLength: number;
+  /** Tokens that it may have at most. */
+  longest: number;
+  /** False when only its prompt is scored: nothing is drawn at the end. */
+  generates: boolean;
+  /** Arrival order, kept when it is preempted. */
+  order: number;
+  /** Tokens at its beginning that its tenant was charged for, because they were computed or drawn. */
+  paid: number;
 }
+
+interface SequenceState extends Submitted {
+  id: SequenceId;
+  /** Where its work is charged. */
+  tab: Tab;
+  /** Tokens behind `paid` that were charged in advance. */
+  prepaid: number;
+  tokens: number[];
+  /** Tokens whose KV entries are written once the steps in flight are done. */
+  computed: number;
+  /** The same after its last rows; what was added since was taken over. */
+  sent: number;
+  blocks: number[];
+  /** Blocks that the stages know of. */
+  announced: number;
+  /** The last full block that is known by its tokens; null for a sequence that shares nothing. */
+  node: PrefixNode | null;
+  /** Blocks up to that one. */
+  known: number;
+  /** Blocks it may still draw. */
+  reservation: number;
+  /** Guesses at its next tokens; null without speculation, and before a token is drawn for it. */
+  drafter: Drafter | null;
+  /** The step it travels in, or null. A sequence is in one step at a time. */
+  inStep: number | null;
+  /** What happens to it when the step that it travels in has come back. */
+  afterStep: "go on" | "end" | "wait";
+}
+
+/** Of one class, sequences whose next rows can be computed now. */
+interface ReadySequences {
+  decodes: SequenceState[];
+  prefills: SequenceState[];
+}
+
+/** How much the newest ended reply counts in what the next ones are taken to need. */
+const replyWeight = 1 / 32;
+
+const isBehind = (one: SequenceState, other: SequenceState): boolean =>
+  one.class === other.class ? one.order > other.order : goesBefore(other.class, one.class);
 
 export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
 
 export class Scheduler {
   readonly #limits: SchedulerLimits;
   readonly #pool: BlockPool;
-  /** Arrival order. Bounded by the queue limit of the coordinator's core. */
-  readonly #waiting = new Map<SequenceId, Waiting>();
+  /** Bounded by the queue limit of the coordinator's core. */
+  readonly #waiting = new WaitingSet<Submitted>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
+  readonly #speculation: Speculation | null;
   readonly #steps = new Map<number, SequenceId[]>();
+  readonly #runningOf: Record<RequestClass, number> = { interactive: 0, batch: 0 };
   #ended: SequenceId[] = [];
+  #preemptedSinceStep: SequenceId[] = [];
   #lastStep = 0;
+  #submitted = 0;
+  /** Mean tokens of the replies that ended lately. */
+  #expectedReply: number;
 
   constructor(limits: SchedulerLimits) {
     this.#limits = limits;
+    this.#expectedReply = limits.firstExpectedReply;
     this.#pool = new BlockPool(limits.blockCount);
+    this.#speculation = limits.speculation === undefined ? null : new Speculation(limits.speculation);
   }
 
   get runningCount(): number {
@@ -113,6 +160,11 @@ export class Scheduler {
 
   get waitingCount(): number {
     return this.#waiting.size;
+  }
+
+  /** Sequences of one class. */
+  countsOf(of: RequestClass): { running: number; waiting: number } {
+    return { running: this.#runningOf[of], waiting: this.#waiting.sizeOf(of) };
   }
 
   get stepsInFlight(): number {
@@ -137,23 +189,52 @@ export class Scheduler {
   submit(id: SequenceId, promptTokens: TokenIds, maxTokens: number, options: SequenceOptions = {}): void {
     if (promptTokens.length === 0) throw new Error("Scheduler.submit: empty prompt");
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
-    const { whole = 0, salt = "", everyRow = false } = options;
-    this.#waiting.set(id, { promptTokens, maxTokens, whole, salt, everyRow });
+    const { tenant = defaultTenant, class: ofClass = "interactive" } = options;
+    const { whole = 0, salt = "", everyRow = false, rulesChangeAt = 0 } = options;
+    this.#waiting.add(id, tenant, ofClass, {
+      tokens: promptTokens,
+      promptLength: promptTokens.length,
+      longest: promptTokens.length + Math.max(0, maxTokens - 1),
+      generates: maxTokens > 0,
+      order: this.#submitted++,
+      paid: 0,
+      tenant,
+      class: ofClass,
+      whole,
+      salt,
+      everyRow,
+      rulesChangeAt,
+    });
   }
 
   /** Ends a sequence wherever it is. Unknown ids are those that ended before: nothing happens. */
   remove(id: SequenceId): void {
-    if (this.#waiting.delete(id)) return;
+    if (this.#waiting.remove(id) !== null) return;
     const sequence = this.#running.get(id);
-    if (sequence === undefined || sequence.ending) return;
-    if (sequence.inStep === null) this.#free(sequence);
-    else sequence.ending = true;
+    if (sequence === undefined) return;
+    if (sequence.inStep === null) this.#end(sequence);
+    else sequence.afterStep = "end";
   }
 
-  /** A token was decided for a sequence: it becomes a row of one of the next steps. */
+  /**
+   * A token was decided for a sequence: it becomes a row of one of the next steps, unless it was one already, as
+   * the next one of a draft. To be called for every token drawn, in order, before the next step is formed.
+   */
   append(id: SequenceId, token: number): void {
-    const sequence = this.#running.get(id);
-    if (sequence !== undefined && !sequence.ending) sequence.tokens.push(token);
+    const running = this.#running.get(id);
+    if (running?.afterStep === "end") return;
+    if (running !== undefined) {
+      running.tokens.push(token);
+      running.paid = running.tokens.length;
+      this.#waiting.chargeGenerated(running.tab, 1);
+      this.#settleDraft(running, token);
+      return;
+    }
+    const preempted = this.#waiting.preempted(id);
+    if (preempted === undefined) return;
+    preempted.what.tokens = [...preempted.what.tokens, token];
+    preempted.what.paid = preempted.what.tokens.length;
+    this.#waiting.chargeGenerated(preempted.tab, 1);
   }
 
   /** A step has left the last stage: its sequences may be scheduled again, ended ones give back their blocks. */
@@ -164,7 +245,8 @@ export class Scheduler {
     for (const id of ids) {
       const sequence = this.#running.get(id)!;
       sequence.inStep = null;
-      if (sequence.ending) this.#free(sequence);
+      if (sequence.afterStep === "end") this.#end(sequence);
+      else if (sequence.afterStep === "wait") this.#preempt(sequence);
     }
   }
 
@@ -174,53 +256,113 @@ export class Scheduler {
     const target = this.#microBatchTarget();
     if (this.#steps.size >= target) return null;
     const share = Math.ceil(this.#running.size / target);
+    const step = this.#lastStep + 1;
     const rows: ScheduledRows[] = [];
     let budget = this.#limits.maxStepRows;
     let hasContext = false;
     for (const sequence of this.#ready()) {
       if (rows.length >= share || budget === 0) break;
+      // Preempted for one before it.
+      if (!this.#running.has(sequence.id)) continue;
       const isContext = sequence.computed < sequence.whole;
       // One context per step: the stages have room for the longest one beside a usual step.
       if (isContext && hasContext) continue;
       const scheduled = this.#schedule(sequence, budget);
+      if (scheduled === null) continue;
+      this.#depart(sequence, step);
       hasContext ||= isContext;
       budget -= scheduled.tokens.length - (isContext ? sequence.whole : 0);
       rows.push(scheduled);
     }
     if (rows.length === 0) return null;
-    const step = ++this.#lastStep;
+    this.#addDrafts(rows, budget);
+    this.#lastStep = step;
     this.#steps.set(
       step,
       rows.map((entry) => entry.sequence),
     );
-    for (const entry of rows) this.#depart(entry.sequence, step);
-    const ended = this.#ended;
+    const [ended, preempted] = [this.#ended, this.#preemptedSinceStep];
     this.#ended = [];
-    return { step, rows, ended };
+    this.#preemptedSinceStep = [];
+    return { step, rows, ended, preempted };
   }
 
-  /** Waiting sequences start in arrival order while the pool holds all they can grow to. */
+  /**
+   * Waiting sequences start, each in its turn, while the pool has the blocks of their tokens, and of what they and
+   * the running ones are taken to need for their replies. That is less than they may need: when blocks run out, the
+   * youngest sequence of the lowest class gives its own to those before it.
+   */
   #admit(): void {
-    for (const [id, { promptTokens, maxTokens, whole, salt, everyRow }] of this.#waiting) {
-      const reservation = this.#blocksFor(promptTokens.length + Math.max(0, maxTokens - 1));
+    for (let next = this.#waiting.first(); next !== null; next = this.#waiting.first()) {
+      const { id, what } = next;
+      const reservation = this.#blocksFor(what.tokens.length);
+      const growth = this.#growthOf({ ...what, blocks: [], reservation });
+      if (!this.#makeRoom(what, reservation + growth)) return;
       if (!this.#pool.reserve(reservation)) return;
-      this.#waiting.delete(id);
-      this.#running.set(id, {
-        id,
-        tokens: Array.from(promptTokens),
-        computed: 0,
-        blocks: [],
-        whole,
-        node: this.#sharesBlocks(whole) ? this.#pool.root(salt) : null,
-        known: 0,
-        reuses: !everyRow,
-        begun: false,
-        reservation,
-        generates: maxTokens > 0,
-        inStep: null,
-        ending: false,
-      });
+      this.#start(id, what, reservation);
     }
+  }
+
+  /**
+   * Whether a sequence may have so many blocks beside what the running ones are taken to need. Sequences of later
+   * classes give theirs to it, at once or when the step they are in has come back.
+   */
+  #makeRoom({ class: of }: Submitted, blocks: number): boolean {
+    for (;;) {
+      // With nobody beside it, it needs no more than there is.
+      if (this.#running.size === 0) return true;
+      let missing = blocks - this.#pool.available;
+      let givable = 0;
+      let last: SequenceState | null = null;
+      let leaving = 0;
+      for (const sequence of this.#running.values()) {
+        const held = sequence.blocks.length + sequence.reservation;
+        if (sequence.afterStep !== "go on") {
+          leaving += held;
+          continue;
+        }
+        const growth = this.#growthOf(sequence);
+        missing += growth;
+        if (sequence.class === of || goesBefore(sequence.class, of)) continue;
+        givable += held + growth;
+        if (last === null || isBehind(sequence, last)) last = sequence;
+      }
+      if (missing <= 0) return true;
+      if (missing <= leaving || last === null || missing > leaving + givable) return false;
+      this.#giveUp(last);
+    }
+  }
+
+  /** The whole prompt is charged at once, or a tenant could take many places before a row of them is counted. */
+  #start(id: SequenceId, submitted: Submitted, reservation: number): void {
+    const tab = this.#waiting.remove(id)!;
+    const prepaid = submitted.tokens.length - submitted.paid;
+    this.#waiting.chargePrompt(tab, prepaid);
+    this.#runningOf[submitted.class]++;
+    this.#running.set(id, {
+      ...submitted,
+      id,
+      tab,
+      prepaid,
+      tokens: Array.from(submitted.tokens),
+      computed: 0,
+      sent: 0,
+      blocks: [],
+      announced: 0,
+      node: this.#sharesBlocks(submitted.whole) ? this.#pool.root(submitted.tenant, submitted.salt) : null,
+      known: 0,
+      reservation,
+      drafter: null,
+      inStep: null,
+      afterStep: "go on",
+    });
+  }
+
+  /** Blocks that a sequence is taken to need beyond those it has. */
+  #growthOf(sequence: Pick<SequenceState, "promptLength" | "longest" | "blocks" | "reservation">): number {
+    const { promptLength, longest, blocks, reservation } = sequence;
+    const length = Math.min(longest, promptLength + Math.ceil(this.#expectedReply));
+    return Math.max(0, this.#blocksFor(length) - blocks.length - reservation);
   }
 
   /** Of a sequence with so many tokens. */
@@ -233,42 +375,157 @@ export class Scheduler {
     return Math.max(1, Math.min(wanted, this.#running.size));
   }
 
-  /** Decodes first: each is one row and someone waits for it; then prefill, longest in the system first. */
+  /**
+   * Interactive sequences first, batch gets what they leave of the step. Within a class decodes first: each is
+   * one row and someone waits for it; then prefill, longest in the system first.
+   */
   #ready(): SequenceState[] {
-    const decodes: SequenceState[] = [];
-    const prefills: SequenceState[] = [];
+    const interactive: ReadySequences = { decodes: [], prefills: [] };
+    const batch: ReadySequences = { decodes: [], prefills: [] };
     for (const sequence of this.#running.values()) {
       const left = sequence.tokens.length - sequence.computed;
       if (sequence.inStep !== null || left === 0) continue;
-      (left === 1 ? decodes : prefills).push(sequence);
+      const ready = sequence.class === "batch" ? batch : interactive;
+      (left === 1 ? ready.decodes : ready.prefills).push(sequence);
     }
-    return decodes.concat(prefills);
+    return interactive.decodes.concat(interactive.prefills, batch.decodes, batch.prefills);
   }
 
-  #schedule(sequence: SequenceState, budget: number): ScheduledRows {
-    const reused = this.#takeOver(sequence);
+  /** @returns null when it has to wait for blocks. */
+  #schedule(sequence: SequenceState, budget: number): ScheduledRows | null {
+    this.#takeOver(sequence);
     const start = sequence.computed;
     const left = sequence.tokens.length - start;
     const whole = start < sequence.whole ? sequence.whole : 0;
     const count = whole + Math.min(left - whole, this.#limits.prefillChunk, budget);
-    const missing = this.#blocksFor(start + count) - sequence.blocks.length;
-    const taken = missing > 0 ? this.#pool.take(missing) : [];
-    sequence.reservation -= taken.length;
-    sequence.blocks.push(...taken);
-    const newBlocks = sequence.blocks.slice(sequence.blocks.length - reused.blocks - taken.length);
-    sequence.computed += count;
-    this.#makeKnown(sequence);
-    const first = !sequence.begun;
-    sequence.begun = true;
-    return {
+    if (!this.#draw(sequence, this.#blocksFor(start + count) - sequence.blocks.length)) return null;
+    const rows = {
       sequence: sequence.id,
-      first,
-      reused: reused.tokens,
+      first: sequence.announced === 0,
+      reused: start - sequence.sent,
       start,
       tokens: sequence.tokens.slice(start, start + count),
-      newBlocks,
+      newBlocks: sequence.blocks.slice(sequence.announced),
       sample: sequence.generates && count === left,
+      draftRows: 0,
     };
+    this.#settle(sequence, start, start + count);
+    sequence.computed = start + count;
+    sequence.sent = sequence.computed;
+    sequence.announced = sequence.blocks.length;
+    this.#makeKnown(sequence);
+    return rows;
+  }
+
+  /**
+   * More blocks: from its reservation, then from what is free, then from sequences behind it.
+   * @returns false when it must wait for them.
+   */
+  #draw(sequence: SequenceState, count: number): boolean {
+    const reserved = Math.max(0, Math.min(count, sequence.reservation));
+    while (count - reserved > this.#pool.available) {
+      if (!this.#preemptBehind(sequence)) return false;
+    }
+    sequence.reservation -= reserved;
+    sequence.blocks.push(...this.#pool.take(reserved));
+    if (count > reserved) sequence.blocks.push(...(this.#pool.grow(count - reserved) ?? []));
+    return true;
+  }
+
+  /** @returns false when nobody behind the sequence has blocks to give now. */
+  #preemptBehind(sequence: SequenceState): boolean {
+    let last = sequence;
+    for (const other of this.#running.values()) {
+      if (other.afterStep !== "go on") return false; // its blocks come back soon
+      if (isBehind(other, last)) last = other;
+    }
+    return last !== sequence && this.#giveUp(last);
+  }
+
+  /** @returns false when its blocks come back only after the step that it travels in. */
+  #giveUp(sequence: SequenceState): boolean {
+    if (sequence.inStep === null) {
+      this.#preempt(sequence);
+      return true;
+    }
+    sequence.afterStep = "wait";
+    return false;
+  }
+
+  /** Its blocks go to others; it waits and is computed again, from the tokens that it has. */
+  #preempt(sequence: SequenceState): void {
+    this.#free(sequence);
+    this.#preemptedSinceStep.push(sequence.id);
+    const { id, tab, tokens, promptLength, longest, generates, order, paid } = sequence;
+    const { tenant, class: ofClass, whole, salt, everyRow, rulesChangeAt } = sequence;
+    const options = { tenant, class: ofClass, whole, salt, everyRow, rulesChangeAt };
+    this.#waiting.putBack(id, tab, order, {
+      tokens,
+      promptLength,
+      longest,
+      generates,
+      order,
+      paid,
+      ...options,
+    });
+  }
+
+  /** Guesses travel behind the decodes of a step, as far as they pay and its budget reaches. */
+  #addDrafts(rows: readonly ScheduledRows[], budget: number): void {
+    if (this.#speculation === null) return;
+    const entries: { entry: ScheduledRows; sequence: SequenceState; drafter: Drafter }[] = [];
+    const candidates: DraftCandidate[] = [];
+    for (const entry of rows) {
+      const sequence = this.#running.get(entry.sequence)!;
+      const { drafter } = sequence;
+      if (drafter === null || entry.tokens.length > 1 || sequence.afterStep !== "go on") continue;
+      entries.push({ entry, sequence, drafter });
+      candidates.push({ drafter, limit: this.#draftLimit(sequence) });
+    }
+    if (candidates.length === 0) return;
+    const usual = rows.reduce((total, { tokens }) => total + tokens.length, 0);
+    for (const [index, length] of this.#speculation.plan(candidates, usual, budget).entries()) {
+      if (length === 0) continue;
+      const { entry, sequence, drafter } = entries[index]!;
+      this.#addDraft(entry, sequence, drafter.draft(length));
+    }
+  }
+
+  /**
+   * The last token needs no row, all tokens of a step are drawn by the same rules, and a guess takes a block only
+   * while there is one for every running sequence: nobody is preempted for it.
+   */
+  #draftLimit({ tokens, longest, rulesChangeAt, blocks, reservation }: SequenceState): number {
+    const blocksLeft = reservation > 0 || this.#pool.available >= this.#running.size;
+    const slots = blocksLeft ? longest : blocks.length * kvBlockSize - this.#limits.prefixLength;
+    const end = tokens.length < rulesChangeAt ? rulesChangeAt - 1 : longest;
+    return Math.min(longest, slots, end) - tokens.length;
+  }
+
+  /**
+   * Its rows are not counted as computed: the next rows begin behind those that held, and overwrite the others.
+   * A block of rows that did not hold stays with the sequence for its next ones.
+   */
+  #addDraft(entry: ScheduledRows, sequence: SequenceState, draft: readonly number[]): void {
+    const missing = this.#blocksFor(sequence.computed + draft.length) - sequence.blocks.length;
+    if (!this.#draw(sequence, Math.max(0, missing))) throw new Error("Scheduler: no block for a draft");
+    entry.newBlocks.push(...sequence.blocks.slice(sequence.announced));
+    sequence.announced = sequence.blocks.length;
+    entry.tokens.push(...draft);
+    entry.draftRows = draft.length;
+  }
+
+  /** The newest token of a sequence may have had a row already, as the next one of its draft. */
+  #settleDraft(sequence: SequenceState, token: number): void {
+    if (this.#speculation === null) return;
+    const { tokens, longest } = sequence;
+    if (sequence.drafter === null) {
+      sequence.drafter = this.#speculation.drafter(tokens, longest + 1);
+    } else if (sequence.drafter.settle(token)) {
+      sequence.computed++;
+      sequence.sent = sequence.computed;
+      this.#makeKnown(sequence);
+    }
   }
 
   /**
@@ -276,23 +533,32 @@ export class Scheduler {
    * computed in any case: what follows it is drawn from its row. Steps reach every stage in order, so rows that
    * are still on their way are there before these.
    */
-  #takeOver(sequence: SequenceState): { blocks: number; tokens: number } {
-    const before = sequence.computed;
-    let blocks = 0;
-    while (sequence.reuses && sequence.node !== null && sequence.known === sequence.blocks.length) {
+  #takeOver(sequence: SequenceState): void {
+    while (!sequence.everyRow && sequence.node !== null && sequence.known === sequence.blocks.length) {
       const begin = sequence.known * kvBlockSize;
       const end = begin + kvBlockSize;
-      if (end >= sequence.tokens.length) break;
+      if (end >= sequence.tokens.length || sequence.reservation === 0) return;
       const shared = this.#pool.share(sequence.node, sequence.tokens.slice(begin, end));
-      if (shared === null) break;
+      if (shared === null) return;
       sequence.blocks.push(shared.block);
       sequence.reservation--;
       sequence.node = shared.node;
       sequence.known++;
       sequence.computed = end;
-      blocks++;
     }
-    return { blocks, tokens: sequence.computed - before };
+  }
+
+  /**
+   * Its rows [start, end) are computed now. Of what was charged in advance, those that others had computed cost
+   * nothing, and so do rows that are computed again.
+   */
+  #settle(sequence: SequenceState, start: number, end: number): void {
+    const { paid, prepaid, sent } = sequence;
+    const charged = paid + prepaid;
+    const free = Math.max(0, Math.min(start, charged) - Math.max(sent, paid));
+    this.#waiting.chargePrompt(sequence.tab, -free);
+    sequence.paid = Math.max(paid, Math.min(end, charged));
+    sequence.prepaid = charged - sequence.paid;
   }
 
   /** Blocks that its rows have filled may serve others from now on. */
@@ -314,15 +580,22 @@ export class Scheduler {
   }
 
   /** Marks a sequence as travelling and puts it behind the others, so that none is passed over for ever. */
-  #depart(id: SequenceId, step: number): void {
-    const sequence = this.#running.get(id)!;
+  #depart(sequence: SequenceState, step: number): void {
     sequence.inStep = step;
-    this.#running.delete(id);
-    this.#running.set(id, sequence);
+    this.#running.delete(sequence.id);
+    this.#running.set(sequence.id, sequence);
+  }
+
+  #end(sequence: SequenceState): void {
+    const reply = sequence.tokens.length - sequence.promptLength;
+    if (sequence.generates) this.#expectedReply += replyWeight * (reply - this.#expectedReply);
+    this.#free(sequence);
   }
 
   #free(sequence: SequenceState): void {
     this.#running.delete(sequence.id);
+    this.#runningOf[sequence.class]--;
+    this.#waiting.chargePrompt(sequence.tab, -sequence.prepaid);
     this.#pool.release(sequence.blocks, sequence.reservation);
     this.#ended.push(sequence.id);
   }

@@ -254,8 +254,11 @@ export class ScriptedService implements InferenceService {
         workersLost: 2,
         workersLostByReason: { left: 0, disconnected: 1, lease_over: 1, replaced: 0 },
         staleMessages: 3,
+        preemptions: 0,
         prefixCacheQueries: 0,
         prefixCacheHits: 0,
+        draftedTokens: 0,
+        acceptedTokens: 0,
         steps: 4,
       },
     };

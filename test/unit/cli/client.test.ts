@@ -160,8 +160,11 @@ describe("status", () => {
       workersLost: 0,
       workersLostByReason: { left: 0, disconnected: 0, lease_over: 0, replaced: 0 },
       staleMessages: 0,
+      preemptions: 0,
       prefixCacheQueries: 0,
       prefixCacheHits: 0,
+      draftedTokens: 0,
+      acceptedTokens: 0,
       steps: 17,
     },
   };
