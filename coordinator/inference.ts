@@ -111,10 +111,10 @@ export interface Acceptance {
   recoveries: number;
 }
 
-/** What is known of a request by its id. */
+/** What is known of a request by its name. */
 export type RequestState =
   /** `queued`: no step has had rows of it yet. Unix time in seconds. */
-  | { status: "queued" | "running"; createdS: number }
+  | { status: "queued" | "running"; id: RequestId; createdS: number }
   /** It ended without its client: what `keepAnswer` was given. */
   | { status: "ended"; answer: string };
 
@@ -288,9 +288,11 @@ export interface InferenceService {
   keepAnswer(id: RequestId, answer: string): void;
   /**
    * A request that has not ended, or whose answer is kept; null for any other.
+   * @param name Its id, or what its client called it (x-request-id): the newest one of that name.
+   * @param tenant Whose name it is; an id is nobody's.
    * @throws RelayError queue_unavailable when Redis would have to be asked and is away.
    */
-  lookUp(id: RequestId): Promise<RequestState | null>;
+  lookUp(name: string, tenant: string): Promise<RequestState | null>;
   /** Called for every finished step: rows in it. */
   onStep(listener: (rows: number) => void): void;
   /** Called when the model is served again after a loss: the code of what was lost, and for how long. */

@@ -51,6 +51,11 @@ export class Orphans {
   }
 }
 
+/** Whether a name is the request's id, or what a client of the tenant called it. */
+export function isCalled(request: GenerationRequest, name: string, tenant: string): boolean {
+  return request.id === name || (request.logId === name && request.tenant === tenant);
+}
+
 /** Why a request must not be taken up once more; null when it may. */
 export function poisonOf({ accepted }: GenerationRequest): RelayError | null {
   if (accepted === undefined || accepted.recoveries <= maxRecoveries) return null;

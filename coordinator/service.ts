@@ -3,7 +3,7 @@
  * it through the queue and hands its events to the one who waits.
  */
 import { RelayError } from "../common/errors.js";
-import type { RequestId } from "../common/ids.js";
+import { type RequestId, requestId } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
 import { formatName, type Precision } from "../models/quantization.js";
 import type { Core } from "./core.js";
@@ -20,7 +20,7 @@ import type {
   RequestState,
   TokenIds,
 } from "./inference.js";
-import { continuation, type OrphanListener, Orphans, poisonOf } from "./orphans.js";
+import { continuation, isCalled, type OrphanListener, Orphans, poisonOf } from "./orphans.js";
 import { canReplay } from "./output/replay.js";
 import type { PromptService } from "./prompt/service.js";
 import type { LedgerEntry, RequestQueue } from "./queue/queue.js";
@@ -170,18 +170,21 @@ export class Service implements InferenceService {
   }
 
   keepAnswer(id: RequestId, answer: string): void {
+    const pending = this.#pending.get(id);
+    if (pending === undefined) return;
     this.#pending.delete(id);
-    this.#queue.ledger.keepAnswer(id, answer);
+    this.#queue.ledger.keepAnswer(pending.request, answer);
   }
 
-  async lookUp(id: RequestId): Promise<RequestState | null> {
-    const pending = this.#pending.get(id);
-    if (pending !== undefined) {
-      const createdS = Math.floor((pending.request.accepted?.atMs ?? 0) / 1_000);
-      return { status: this.#waitingSinceMs.has(id) ? "queued" : "running", createdS };
+  async lookUp(name: string, tenant: string): Promise<RequestState | null> {
+    const request = this.#find(name, tenant);
+    if (request === null) {
+      const answer = await this.#queue.ledger.answer(name, tenant);
+      return answer === null ? null : { status: "ended", answer };
     }
-    const answer = await this.#queue.ledger.answer(id);
-    return answer === null ? null : { status: "ended", answer };
+    const { id, accepted } = request;
+    const createdS = Math.floor((accepted?.atMs ?? 0) / 1_000);
+    return { status: this.#waitingSinceMs.has(id) ? "queued" : "running", id, createdS };
   }
 
   /** The core's side. */
@@ -286,6 +289,14 @@ export class Service implements InferenceService {
     if (!pending.admitted) void this.#queue.remove(id);
   }
 
+  /** Of those that have not ended. */
+  #find(name: string, tenant: string): GenerationRequest | null {
+    const pending = this.#pending.get(requestId(name));
+    if (pending !== undefined) return pending.request;
+    const called = Array.from(this.#pending.values(), ({ request }) => request);
+    return called.findLast((request) => isCalled(request, name, tenant)) ?? null;
+  }
+
   #acceptance(): Acceptance {
     const { term, numericsId } = this.#facts;
     const atMs = performance.timeOrigin + performance.now();
@@ -310,7 +321,12 @@ export class Service implements InferenceService {
 
   /** The core's turn has come. */
   #handOver(request: GenerationRequest, decided: readonly TokenIds[]): void {
-    const { accepted } = request;
+    const { accepted, deadlineMs = Number.POSITIVE_INFINITY } = request;
+    if (deadlineMs <= Date.now()) {
+      const message = "the time in which the answer was wanted passed while the coordinator was restarted";
+      this.#refuse(request.id, new RelayError("deadline_exceeded", message));
+      return;
+    }
     const numericsId = this.#facts.numericsId() ?? "";
     const way = accepted === undefined ? "goOn" : continuation(accepted.numericsId, numericsId);
     if (way === "goOn") this.#core().admit(request, decided);

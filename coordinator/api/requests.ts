@@ -1,15 +1,16 @@
 /**
- * GET /v1/requests/{id}, POST /v1/requests/{id}/cancel: what has become of a generation request. Its id is the
- * one that its answer has, or would have had.
+ * GET /v1/requests/{id}, POST /v1/requests/{id}/cancel: what has become of a generation request. Its id is the one
+ * that its answer has, or would have had; who did not get as far as to see it asks by the x-request-id that it
+ * sent, as the tenant that it was.
  */
 import type { FastifyRequest } from "fastify";
 import { RelayError } from "../../common/errors.js";
-import { type RequestId, requestId } from "../../common/ids.js";
-import type { Acceptance, GenerationRequest } from "../inference.js";
+import type { Acceptance, GenerationRequest, RequestState } from "../inference.js";
 import type { ApiContext, Handler, Route } from "./context.js";
 import { errorBody } from "./errors.js";
 import { show } from "./fields.js";
 import { cancelledByRequest } from "./follow.js";
+import { readRequestHeaders } from "./request-headers.js";
 
 export type RequestStatus = "queued" | "running" | "completed" | "failed";
 
@@ -52,38 +53,45 @@ export function requestRoutes(context: ApiContext): Route[] {
 
 function getHandler({ service }: ApiContext): Handler {
   return async (request, reply) => {
-    const id = idOf(request);
-    const state = await service.lookUp(id);
+    const name = nameOf(request);
+    const state = await service.lookUp(name, tenantOf(request));
     if (state === null) {
       const expected =
         "expected one that runs, or that a restarted coordinator finished within the last hour";
-      throw notFound(id, expected);
+      throw notFound(name, expected);
     }
-    if (state.status !== "ended") {
-      return { id, object: "request", status: state.status, created_at: state.createdS };
-    }
+    if (state.status !== "ended") return objectOf(state);
     return reply.type("application/json; charset=utf-8").send(state.answer);
   };
 }
 
 function cancelHandler({ service, running }: ApiContext): Handler {
   return async (request) => {
-    const id = idOf(request);
-    const state = await service.lookUp(id);
-    if (!running.cancel(id) || state === null || state.status === "ended") {
-      throw notFound(id, "expected the id of a running request");
+    const name = nameOf(request);
+    const state = await service.lookUp(name, tenantOf(request));
+    if (state === null || state.status === "ended" || !running.cancel(state.id)) {
+      throw notFound(name, "expected the id of a running request");
     }
-    const { error } = errorBody(cancelledByRequest());
-    return { id, object: "request", status: "failed", created_at: state.createdS, error };
+    return { ...objectOf(state), status: "failed", error: errorBody(cancelledByRequest()).error };
   };
 }
 
-function idOf(request: FastifyRequest): RequestId {
-  return requestId((request.params as { id: string }).id);
+type Unfinished = Exclude<RequestState, { status: "ended" }>;
+
+function objectOf({ id, status, createdS }: Unfinished): RequestObject {
+  return { id, object: "request", status, created_at: createdS };
 }
 
-function notFound(id: RequestId, expected: string): RelayError {
-  return new RelayError("not_found", `id: ${show(id)} is not known, ${expected}`, { param: "id" });
+function nameOf(request: FastifyRequest): string {
+  return (request.params as { id: string }).id;
+}
+
+function tenantOf(request: FastifyRequest): string {
+  return readRequestHeaders((name) => [request.headers[name] ?? []].flat(), request.arrivedMs).tenant;
+}
+
+function notFound(name: string, expected: string): RelayError {
+  return new RelayError("not_found", `id: ${show(name)} is not known, ${expected}`, { param: "id" });
 }
 
 /** Unix time in seconds at which the request was accepted. */

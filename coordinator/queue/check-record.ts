@@ -136,7 +136,8 @@ function list(value: unknown, path: string, least = 1): unknown[] {
 }
 
 function string(value: unknown, path: string, least = 1): void {
-  if (typeof value !== "string" || value.length < least) throw bad(path, value, "a string");
+  if (typeof value === "string" && value.length >= least) return;
+  throw bad(path, value, least === 0 ? "a string" : "a string that is not empty");
 }
 
 function boolean(value: unknown, path: string): void {

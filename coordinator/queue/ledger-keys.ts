@@ -1,5 +1,5 @@
 /** Where in Redis the ledger lies, and how long. */
-import type { RequestId } from "../../common/ids.js";
+import type { GenerationRequest } from "../inference.js";
 
 /** A record outlives its request at most this long, should Redis be away when it ends. */
 export const recordTtlS = 24 * 3600;
@@ -19,18 +19,23 @@ export class LedgerKeys {
   }
 
   /** The request as JSON (record.ts). */
-  record(id: RequestId | string): string {
+  record(id: string): string {
     return `${this.#prefix}:ledger:${id}`;
   }
 
   /** Tokens decided for one of its choices (decided-tokens.ts). */
-  tokens(id: RequestId | string, choice: number): string {
+  tokens(id: string, choice: number): string {
     return `${this.#prefix}:tokens:${id}:${choice}`;
   }
 
   /** The answer of a request that ended without its client, as JSON. */
-  answer(id: RequestId): string {
+  answer(id: string): string {
     return `${this.#prefix}:answer:${id}`;
+  }
+
+  /** The id of the request that a tenant's client called by this name, and whose answer is kept. */
+  named({ tenant, logId }: Pick<GenerationRequest, "tenant" | "logId">): string {
+    return `${this.#prefix}:answer-of:${tenant}:${logId}`;
   }
 
   /** A record that could not be read. */

@@ -7,6 +7,7 @@ import { RelayError } from "../../common/errors.js";
 import type { RequestId } from "../../common/ids.js";
 import type { Logger } from "../../common/log.js";
 import type { GenerationRequest } from "../inference.js";
+import { isCalled } from "../orphans.js";
 import { DecidedTokens, tokenBytes } from "./decided-tokens.js";
 import { answerTtlS, LedgerKeys, recordTtlS } from "./ledger-keys.js";
 import { readLedger } from "./ledger-reader.js";
@@ -33,7 +34,7 @@ export class RedisLedger implements RequestLedger {
   #endedKeys: string[] = [];
   #deleting: Promise<void> | null = null;
   /** Answers that are being written, or wait for Redis' return. */
-  readonly #answers = new Map<RequestId, { answer: string; keys: string[] }>();
+  readonly #answers = new Map<RequestId, { request: GenerationRequest; answer: string; keys: string[] }>();
   #answersLength = 0;
 
   /** @param redis Fails at once while it is away. */
@@ -81,19 +82,28 @@ export class RedisLedger implements RequestLedger {
     this.#scheduleDelete();
   }
 
-  keepAnswer(id: RequestId, answer: string): void {
+  keepAnswer(request: GenerationRequest, answer: string): void {
+    const { id } = request;
     const keys = this.#keysOf(id);
     if (this.#answersLength + answer.length > maxWaitingAnswers) {
       this.#log.warn({ completionId: id }, "Redis is away and too many answers wait for it: one is lost");
       return;
     }
     this.#answersLength += answer.length;
-    this.#answers.set(id, { answer, keys });
+    this.#answers.set(id, { request, answer, keys });
     this.#writeAnswer(id);
   }
 
-  async answer(id: RequestId): Promise<string | null> {
-    return this.#answers.get(id)?.answer ?? answered(() => this.#redis.get(this.#keys.answer(id)));
+  async answer(name: string, tenant: string): Promise<string | null> {
+    for (const { request, answer } of this.#answers.values()) {
+      if (isCalled(request, name, tenant)) return answer;
+    }
+    return answered(async () => {
+      const kept = await this.#redis.get(this.#keys.answer(name));
+      if (kept !== null) return kept;
+      const id = await this.#redis.get(this.#keys.named({ tenant, logId: name }));
+      return id === null ? null : this.#redis.get(this.#keys.answer(id));
+    });
   }
 
   /** Writes what can be written now. */
@@ -154,10 +164,11 @@ export class RedisLedger implements RequestLedger {
 
   /** The answer takes the record's place in one go: a crash in between would compute it once more. */
   #writeAnswer(id: RequestId): void {
-    const { answer, keys } = this.#answers.get(id)!;
+    const { request, answer, keys } = this.#answers.get(id)!;
     const write = this.#redis
       .multi()
       .set(this.#keys.answer(id), answer, "EX", answerTtlS)
+      .set(this.#keys.named(request), id, "EX", answerTtlS)
       .del(...keys);
     void this.#behind(write).then((stored) => {
       if (!stored || !this.#answers.delete(id)) return;

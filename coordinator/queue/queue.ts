@@ -59,8 +59,13 @@ export interface RequestLedger {
   ended(id: RequestId): void;
 
   /** Forgets a request that ended without its client, and keeps its answer for a time. Never throws. */
-  keepAnswer(id: RequestId, answer: string): void;
+  keepAnswer(request: GenerationRequest, answer: string): void;
 
-  /** @returns null when none is kept. @throws RelayError queue_unavailable */
-  answer(id: RequestId): Promise<string | null>;
+  /**
+   * @param name A request's id, or what its client called it.
+   * @param tenant Whose name it is.
+   * @returns null when no answer of such a request is kept.
+   * @throws RelayError queue_unavailable
+   */
+  answer(name: string, tenant: string): Promise<string | null>;
 }

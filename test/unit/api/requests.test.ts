@@ -107,7 +107,7 @@ describe("an orphan's answer", () => {
         yield { type: "started" as const };
       })(),
     );
-    service.states.set(request.id, { status: "running", createdS: 5 });
+    service.states.set(request.id, { status: "running", id: request.id, createdS: 5 });
     expect((await get(api, `/v1/requests/${request.id}`)).body).toEqual({
       id: request.id,
       object: "request",
@@ -152,7 +152,7 @@ describe("a request by its id", () => {
     };
     const answer = post(api, "/v1/completions", { prompt: "abc" });
     await eventually(() => service.submitted.length === 1, "the request is submitted");
-    service.states.set(service.last.id, { status: "queued", createdS: 5 });
+    service.states.set(service.last.id, { status: "queued", id: service.last.id, createdS: 5 });
     expect((await post(api, `/v1/requests/${service.last.id}/cancel`, "")).status).toBe(200);
     expect((await answer).body.error.code).toBe("cancelled");
     never.open();

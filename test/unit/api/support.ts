@@ -178,8 +178,8 @@ export class ScriptedService implements InferenceService {
     this.states.set(id, { status: "ended", answer });
   }
 
-  async lookUp(id: RequestId): Promise<RequestState | null> {
-    return this.states.get(id) ?? null;
+  async lookUp(name: string): Promise<RequestState | null> {
+    return this.states.get(name as RequestId) ?? null;
   }
 
   notReady(): RelayError | null {

@@ -44,8 +44,11 @@ describe("a ledger record", () => {
   });
 
   it.each([
-    ["id", 5, "id: 5, expected a string"],
+    ["id", 5, "id: 5, expected a string that is not empty"],
     ["endpoint", "embeddings", 'endpoint: a string, expected "chat" or "completions"'],
+    ["tenant", "", "tenant: a string, expected a string that is not empty"],
+    ["class", "urgent", "class: a string, expected interactive or batch"],
+    ["deadlineMs", "soon", "deadlineMs: a string, expected a number"],
     ["sampling", undefined, "sampling: missing, expected an object"],
     ["sampling.temperature", null, "sampling.temperature: null, expected a number"],
     ["sampling.maxTokens", -1, "sampling.maxTokens: -1, expected an integer of 0 or more"],
@@ -56,7 +59,7 @@ describe("a ledger record", () => {
     ["accepted.recoveries", 0.5, "accepted.recoveries: 0.5, expected an integer of 0 or more"],
     ["prompts", [], "prompts: a list of 0, expected a list that is not empty"],
     ["prompts.0", "AAA=", "prompts: bytes that are no token ids, expected int32 in base64"],
-    ["prompts.0", "", "prompts[0]: a string, expected a string"],
+    ["prompts.0", "", "prompts[0]: a string, expected a string that is not empty"],
     ["choices", {}, "choices: an object, expected a list that is not empty"],
     ["choices.0.prompt", 1, "choices[0].prompt: 1, expected less than the 1 prompts"],
     ["choices.0.seed", "1e3", "choices[0].seed: a string, expected an int64 in decimal digits"],

@@ -41,8 +41,8 @@ class Bench {
       restate: ({ id, accepted }) => this.noted.push(["restate", id, accepted!.numericsId]),
       decided: (id, choice, tokens) => this.noted.push(["decided", id, choice, tokens]),
       ended: (id) => this.noted.push(["ended", id]),
-      keepAnswer: (id, text) => this.noted.push(["keep", id, text]),
-      answer: async (id) => (id === "old" ? "kept" : null),
+      keepAnswer: ({ id }, text) => this.noted.push(["keep", id, text]),
+      answer: async (name) => (name === "old" ? "kept" : null),
     };
     const queue: RequestQueue = {
       ...{ up: true, ledger, add: async () => {}, remove: async () => {}, start: async () => {} },
@@ -115,7 +115,9 @@ describe("requests that an earlier process left", () => {
     ]);
     service.admit(left("c", 4));
     expect(ids()).toEqual([]);
-    expect(await service.lookUp(a)).toEqual({ status: "queued", createdS: 5 });
+    expect(await service.lookUp(a, "default")).toEqual({ status: "queued", id: "a", createdS: 5 });
+    expect(await service.lookUp("log-a", "default")).toMatchObject({ id: "a" });
+    expect(await service.lookUp("log-a", "other")).toBeNull();
     await serve();
     expect(ids()).toEqual(["a", "b", "c"]);
     expect(admitted[0]!.decided).toEqual([Int32Array.of(5, 6)]);
@@ -138,15 +140,15 @@ describe("requests that an earlier process left", () => {
     for await (const { type } of orphans[0]!.handle.events) events.push(type);
     expect(events).toEqual(["started", "tokens"]);
     expect(service.pendingCount).toBe(1);
-    expect(await service.lookUp(a)).toMatchObject({ status: "running" });
+    expect(await service.lookUp(a, "default")).toMatchObject({ status: "running" });
     service.keepAnswer(a, "text");
     expect(service.pendingCount).toBe(0);
-    expect(await service.lookUp(a)).toBeNull();
+    expect(await service.lookUp(a, "default")).toBeNull();
     expect(noted).toEqual([
       ["decided", "a", 0, [4]],
       ["keep", "a", "text"],
     ]);
-    expect(await service.lookUp(requestId("old"))).toEqual({ status: "ended", answer: "kept" });
+    expect(await service.lookUp("old", "default")).toEqual({ status: "ended", answer: "kept" });
   });
 
   it("are not taken up again when BullMQ hands them on once more, before or after their end", async () => {
@@ -188,6 +190,18 @@ describe("requests that an earlier process left", () => {
     const events = [];
     for await (const event of orphans[1]!.handle.events) events.push(event);
     expect(events).toMatchObject([{ type: "error", error: { code: "model_not_found" } }]);
+  });
+
+  it("end when nobody wants their answer any more", async () => {
+    const { service, serve, ids, orphans } = bind(bench());
+    const late = { ...left("a", 3), deadlineMs: Date.now() - 1 };
+    const timely = { ...left("b", 3), deadlineMs: Date.now() + 60_000 };
+    service.restore([late, timely].map((request) => ({ request, decided: [[]] })));
+    await serve();
+    expect(ids()).toEqual(["b"]);
+    for await (const event of orphans[0]!.handle.events) {
+      expect(event).toMatchObject({ type: "error", error: { code: "deadline_exceeded" } });
+    }
   });
 
   it("end when they were taken up too often: they may be what ends the coordinator", async () => {
