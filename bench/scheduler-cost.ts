@@ -106,21 +106,23 @@ class TestBed {
     bannedTokens: [],
     scoreTargets: [],
   };
-  readonly #answer: StepResult__Output = { epoch, pipeline: 0, step: 0, sequences: [] };
+  readonly #answer: StepResult__Output = { epoch, pipeline: 0, step: 0, sequences: [], stageUs: [100] };
   readonly #places: StepResult__Output["sequences"] = Array.from({ length: maxStepRows }, () => ({
     sequence: 0,
-    sampled: null,
-    sampledPosition: 0,
+    drawn: [],
+    drawnPosition: 0,
     scores: [],
   }));
-  readonly #sampled = {
-    token: 7,
-    logprob: 0,
-    rank: 1,
-    topTokens: Buffer.alloc(0),
-    topLogprobs: Buffer.alloc(0),
-    finite: true,
-  };
+  readonly #drawn = [
+    {
+      token: 7,
+      logprob: 0,
+      rank: 1,
+      topTokens: Buffer.alloc(0),
+      topLogprobs: Buffer.alloc(0),
+      finite: true,
+    },
+  ];
   #sent: StepHeader | null = null;
   #lastSequence = 0;
   /** The sequence whose prompt travels now. */
@@ -139,9 +141,10 @@ class TestBed {
       prefillChunk,
       firstExpectedReply: mostTokens,
     });
-    this.#pipeline = new Pipeline(epoch, pipelineId(0), (header) => {
+    const keep = (header: StepHeader) => {
       this.#sent = header;
-    });
+    };
+    this.#pipeline = new Pipeline(epoch, pipelineId(0), keep, 1);
     for (let i = 0; i < which.running; i++) this.#submit(promptTokens, mostTokens);
     // The first rows of all: a prompt of one token is decoded like any other.
     for (let left = which.running; left > 0; ) left -= this.#step();
@@ -161,9 +164,9 @@ class TestBed {
     const header = this.#sent!;
     const outcomes = this.#pipeline.complete(this.#answerTo(header))!;
     this.#scheduler.complete(step.step);
-    for (const { sequence, sampled } of outcomes) {
-      if (sampled === null) continue;
-      this.#scheduler.append(sequence, sampled.token);
+    for (const { sequence, drawn } of outcomes) {
+      if (drawn.length === 0) continue;
+      for (const { token } of drawn) this.#scheduler.append(sequence, token);
       if (sequence !== this.#prefilling) continue;
       this.#scheduler.remove(sequence);
       this.#prefilling = null;
@@ -175,10 +178,11 @@ class TestBed {
     const answer = this.#answer;
     answer.step = Number(header.step);
     answer.sequences = this.#places.slice(0, header.sequences!.length);
-    for (const [index, { sequence, sampling }] of header.sequences!.entries()) {
+    for (const [index, { sequence, sampling, validLength, rowCount }] of header.sequences!.entries()) {
       const place = answer.sequences[index]!;
       place.sequence = sequence!;
-      place.sampled = sampling == null ? null : this.#sampled;
+      place.drawn = sampling == null ? [] : this.#drawn;
+      place.drawnPosition = sampling == null ? 0 : validLength! + rowCount!;
     }
     return answer;
   }

@@ -45,6 +45,8 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   data?: string;
   /** Seconds. */
   recoveryTimeout?: number;
+  speculation?: "auto" | "off";
+  itlTargetMs?: number;
   /** Tell how far rounded weights are from the stored ones. */
   verbose?: boolean;
 }
@@ -170,6 +172,8 @@ export class LocalCluster {
           ...(options.recoveryTimeout === undefined
             ? []
             : ["--recovery-timeout", String(options.recoveryTimeout)]),
+          ...(options.speculation === undefined ? [] : ["--speculation", options.speculation]),
+          ...(options.itlTargetMs === undefined ? [] : ["--itl-target-ms", String(options.itlTargetMs)]),
           ...["--probe-port", "0"],
         ],
         logFile: data.logFile("coordinator"),

@@ -21,16 +21,20 @@ import type {
   PromptContext,
   RequestEvent,
   TextParams,
+  TimingView,
   TokenIds,
+  TokenLogprob,
 } from "./inference.js";
 import { Membership } from "./membership/membership.js";
 import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { ChoicePrompt, mostTokens } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
+import { replay } from "./output/replay.js";
 import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import type { Detokenizer } from "./prompt/service.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
+import { defaultKneeRows } from "./scheduler/speculation.js";
 import { Serving } from "./serving.js";
 import { Suspects } from "./suspects.js";
 import { warmUpId, warmUpRequest } from "./warm-up.js";
@@ -42,9 +46,13 @@ const firstExpectedReply = 256;
 
 export interface CoreConfig {
   membership: Omit<MembershipConfig, "minBlocks">;
-  /** Micro-batches in flight; null: min(stages, sequences). */
+  /** Micro-batches in flight; null: by what is measured. */
   microBatches: number | null;
   prefillChunk: number;
+  /** Decodes may carry drafts where they pay. */
+  speculation: boolean;
+  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
+  itlTargetMs: number;
   /** How long interrupted requests wait for the next pipeline. */
   recoveryTimeoutMs: number;
   /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
@@ -92,6 +100,8 @@ export class Core {
   #preemptions = 0;
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
+  /** Tokens guessed at, and those of them that were drawn. */
+  readonly #draftTokens = { drafted: 0, accepted: 0 };
   /** Over all epochs: a sequence keeps its number when it is rebuilt. */
   #nextSequence = 1;
   readonly #suspects = new Suspects<ActiveRequest>();
@@ -138,10 +148,13 @@ export class Core {
     return new RelayError("model_loading", `the model is not being served: ${reason}`, { retryAfterS: 1 });
   }
 
-  /** Puts a request into the waiting set. Failures are told as its error event. */
-  admit(request: GenerationRequest): void {
+  /**
+   * Puts a request into the waiting set. Failures are told as its error event.
+   * @param decided Tokens of each choice that an earlier coordinator had decided; the request goes on behind them.
+   */
+  admit(request: GenerationRequest, decided: readonly TokenIds[] = []): void {
     try {
-      this.#start(request);
+      this.#start(request, decided);
     } catch (error) {
       this.#ports.emit(request.id, { type: "error", error: toRelayError(error) });
       this.#ports.ended(request.id);
@@ -163,8 +176,11 @@ export class Core {
     const serving = this.#serving;
     if (serving === null) return;
     try {
-      const outcomes = serving.complete(result);
+      const outcomes = serving.complete(result, this.#clock.nowMs());
       if (outcomes === null) return;
+      for (const outcome of outcomes) this.#decide(outcome);
+      // The next step leaves first: its tokens are known, and the stages work while text is made of them.
+      this.#pump();
       for (const outcome of outcomes) this.#deliver(outcome);
     } catch (error) {
       this.membership.linkBroken(serving.epoch, toRelayError(error), -1);
@@ -205,6 +221,7 @@ export class Core {
       },
       sequences: { running: scheduler?.runningCount ?? 0, waiting: scheduler?.waitingCount ?? 0 },
       microBatchesInFlight: scheduler?.stepsInFlight ?? 0,
+      timing: this.#serving?.timingView() ?? notServing(this.#config.itlTargetMs),
       counters: {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
@@ -212,13 +229,15 @@ export class Core {
         preemptions: this.#preemptions,
         prefixCacheQueries: this.#promptTokens.looked,
         prefixCacheHits: this.#promptTokens.reused,
+        draftedTokens: this.#draftTokens.drafted,
+        acceptedTokens: this.#draftTokens.accepted,
       },
     };
   }
 
   #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stageCount: number): void {
     this.#blockCount = blockCount;
-    const { microBatches, prefillChunk, prefixLength } = this.#config;
+    const { microBatches, prefillChunk, prefixLength, speculation, itlTargetMs } = this.#config;
     const limits = {
       blockCount,
       stageCount,
@@ -227,6 +246,8 @@ export class Core {
       prefixLength,
       prefillChunk,
       firstExpectedReply,
+      speculation: speculation ? { kneeRows: defaultKneeRows } : undefined,
+      itlTargetMs,
     };
     const ports = {
       sendStep: (header: StepHeader) => this.#ports.sendStep(header),
@@ -246,6 +267,7 @@ export class Core {
   #dissolved(error: RelayError): void {
     if (this.ready) this.#loss ??= { reason: error.code, sinceMs: this.#clock.nowMs() };
     const travelling = this.#serving?.sequencesInFlight() ?? new Set();
+    this.#serving?.end();
     this.#serving = null;
     const warmUp = this.#requests.get(warmUpId);
     if (warmUp !== undefined) this.#close(warmUp);
@@ -297,14 +319,14 @@ export class Core {
     }
   }
 
-  #start(request: GenerationRequest): void {
+  #start(request: GenerationRequest, decided: readonly TokenIds[]): void {
     // What was accepted before a loss waits with those that it interrupted.
     const notReady = this.#loss === null ? this.notReady() : null;
     if (notReady !== null) throw notReady;
-    this.#begin(request);
+    this.#begin(request, decided);
   }
 
-  #begin(request: GenerationRequest): void {
+  #begin(request: GenerationRequest, decided: readonly TokenIds[] = []): void {
     const travels = (this.ready && !this.#suspects.trial) || request.id === warmUpId;
     if (this.#choices.size + request.choices.length > queueLimit) {
       throw new RelayError("queue_full", `${queueLimit} sequences are waiting or running`, {
@@ -331,6 +353,7 @@ export class Core {
         again: false,
         sampling: sequenceSampling(request.sampling, BigInt(seed)),
         scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
+        scored: null,
       };
       this.#open(choice);
     }
@@ -344,8 +367,17 @@ export class Core {
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
         this.#emit(choice, choice.output.finishEmpty());
-      else if (travels) this.#serving!.submit(choice);
+      else if (this.#goOnBehind(choice, decided[choice.index] ?? []) && travels)
+        this.#serving!.submit(choice);
     }
+  }
+
+  /** @returns Whether the choice has tokens left to decide. */
+  #goOnBehind(choice: ActiveChoice, decided: TokenIds): boolean {
+    const { events, generated } = replay(choice.output, choice.prompt, decided);
+    choice.generated = generated;
+    for (const event of events) this.#emit(choice, event);
+    return events.at(-1)?.type !== "finish";
   }
 
   /** @throws RelayError context_length_exceeded for what the pipeline could never run. */
@@ -390,7 +422,8 @@ export class Core {
     choice.again = true;
   }
 
-  #rowsDue(choice: ActiveChoice, { first, reused, tokens }: ScheduledRows): void {
+  #rowsDue(choice: ActiveChoice, { first, reused, tokens, draftRows }: ScheduledRows): void {
+    this.#draftTokens.drafted += draftRows;
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.
     if (choice.generated.length === 0 && !choice.again) {
@@ -403,30 +436,55 @@ export class Core {
     this.#ports.emit(active.request.id, { type: "started" });
   }
 
-  #deliver(outcome: SequenceOutcome): void {
-    const choice = this.#choices.get(outcome.sequence);
-    if (choice === undefined) return;
-    const { request } = choice.request;
-    if (!outcome.finite) {
-      const message = "the model computed a value that is not finite (NaN or infinity) for this request";
-      this.#ports.log("warn", message, { ...namesOf(request), sequence: choice.sequence });
-      this.#fail(choice.request, new RelayError("numeric_error", message));
-      return;
+  /**
+   * What the ids alone decide: whether the sequence goes on, and with which tokens. A stop string shows only in
+   * the text; then one more row has been sent, whose outcome finds no choice.
+   */
+  #decide({ sequence, drawn, scores, finite }: SequenceOutcome): void {
+    this.#draftTokens.accepted += Math.max(0, drawn.length - 1);
+    const choice = this.#choices.get(sequence);
+    if (choice === undefined || (!finite && drawn.length === 0)) return;
+    const scored = choice.scores?.take(scores) ?? null;
+    if (scored !== null) {
+      choice.scores = null;
+      choice.scored = scored;
     }
-    if (choice.scores !== null) {
-      const scores = choice.scores.take(outcome.scores);
-      if (scores !== null) {
-        this.#emit(choice, { type: "prompt", choice: choice.index, scores });
-        this.#gotOn(choice.request);
-        choice.scores = null;
-        if (request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
+    if (drawn.length > 0 || scored !== null) this.#gotOn(choice.request);
+    const { scheduler } = this.#serving!;
+    for (const { token } of drawn) {
+      choice.generated.push(token);
+      if (choice.output.endsWith(token, choice.generated.length)) {
+        // What a draft brought behind it was never drawn.
+        scheduler.remove(sequence);
+        return;
       }
+      if (finite) scheduler.append(sequence, token);
     }
-    if (outcome.sampled === null) return;
-    this.#serving!.scheduler.append(choice.sequence, outcome.sampled.token);
-    choice.generated.push(outcome.sampled.token);
-    this.#gotOn(choice.request);
-    for (const event of choice.output.push(outcome.sampled)) {
+  }
+
+  /** Text and events of what was decided. */
+  #deliver({ sequence, drawn, finite }: SequenceOutcome): void {
+    const choice = this.#choices.get(sequence);
+    if (choice === undefined) return;
+    if (choice.scored !== null) {
+      this.#emit(choice, { type: "prompt", choice: choice.index, scores: choice.scored });
+      choice.scored = null;
+      const { maxTokens } = choice.request.request.sampling;
+      if (maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
+    }
+    for (const token of drawn) if (this.#choices.get(sequence) === choice) this.#write(choice, token);
+    if (!finite && this.#choices.get(sequence) === choice) this.#failNonFinite(choice);
+  }
+
+  #failNonFinite({ sequence, request: active }: ActiveChoice): void {
+    const message = "the model computed a value that is not finite (NaN or infinity) for this request";
+    this.#ports.log("warn", message, { ...namesOf(active.request), sequence });
+    this.#fail(active, new RelayError("numeric_error", message));
+  }
+
+  /** Text and events of the choice's next token. */
+  #write(choice: ActiveChoice, token: TokenLogprob): void {
+    for (const event of choice.output.push(token)) {
       for (const told of choice.prompt.events(event)) this.#emit(choice, told);
       if (event.type === "finish" && choice.prompt.next(choice.output.tokensBehindEnd)) this.#goOn(choice);
     }
@@ -439,7 +497,8 @@ export class Core {
     choice.generated = [];
     choice.output = this.#newOutput(choice.request.request, choice.index);
     this.#open(choice);
-    this.#serving!.submit(choice);
+    // When the pipeline was lost meanwhile, the next one builds it.
+    if (choice.request.travels) this.#serving!.submit(choice);
   }
 
   #emit(choice: ActiveChoice, event: RequestEvent): void {
@@ -509,3 +568,12 @@ export class Core {
     this.#serving?.scheduler.remove(choice.sequence);
   }
 }
+
+/** What is known of times while no pipeline is formed. */
+const notServing = (itlTargetMs: number): TimingView => ({
+  itlTargetMs,
+  microBatchTarget: 0,
+  rowBudget: null,
+  hopMs: null,
+  stages: [],
+});

@@ -3,6 +3,7 @@
  * to move, and a "model" whose next token is a fixed function of the tokens before it.
  */
 import { bytesFromInt32, int32FromBytes } from "../../common/bytes.js";
+import { RelayError } from "../../common/errors.js";
 import type { Epoch, RequestId } from "../../common/ids.js";
 import { requestId } from "../../common/ids.js";
 import { kvBlockSize } from "../../common/limits.js";
@@ -12,12 +13,16 @@ import type { GenerationRequest, RequestEvent, SamplingParams } from "../../coor
 import type { LayerRange } from "../../coordinator/placement/cut.js";
 import { defaultTenant } from "../../coordinator/request-class.js";
 import type { CoordinatorMessage } from "../../proto/generated/glm/relay/internal/v1/CoordinatorMessage.js";
+import type { SequenceRows } from "../../proto/generated/glm/relay/internal/v1/SequenceRows.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
 
 const MB = 1_000_000;
 export const stopToken = 9;
+
+/** What is drawn after some tokens. */
+export type FakeModel = (tokens: readonly number[]) => number;
 
 /** Next token of the fake model: the sum of all before it, modulo ten. */
 export const nextToken = (tokens: readonly number[]): number =>
@@ -60,8 +65,12 @@ export interface FakeClusterOptions {
   maxBlocks?: number;
   prefillChunk?: number;
   recoveryTimeoutMs?: number;
+  microBatches?: number;
+  itlTargetMs?: number;
   workerMemoryMB?: number;
   prefixLength?: number;
+  speculation?: boolean;
+  model?: FakeModel;
 }
 
 export class FakeCluster {
@@ -72,6 +81,10 @@ export class FakeCluster {
   readonly steps: StepHeader[] = [];
   readonly events = new Map<RequestId, RequestEvent[]>();
   readonly ended = new Set<RequestId>();
+  /** What left the core, in order: steps, and the types of events. */
+  readonly order: string[] = [];
+  /** The link to the first stage is found broken when a step is sent. */
+  breakLink = false;
   readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
   readonly recoveries: { reason: string; afterMs: number }[] = [];
   /** Blocks per sequence, and the token in each of their slots, as every stage has them. */
@@ -80,6 +93,7 @@ export class FakeCluster {
   private readonly prefixLength: number;
   private readonly workerMemoryMB: number;
   private readonly stageCount: number;
+  private readonly model: FakeModel;
 
   constructor({
     stageCount = 2,
@@ -87,10 +101,15 @@ export class FakeCluster {
     maxBlocks = 64,
     prefillChunk = 256,
     recoveryTimeoutMs = 600_000,
+    microBatches,
+    itlTargetMs = 200,
     prefixLength = 0,
     workerMemoryMB = 100,
+    speculation = false,
+    model = nextToken,
   }: FakeClusterOptions = {}) {
     this.stageCount = stageCount;
+    this.model = model;
     this.prefixLength = prefixLength;
     this.workerMemoryMB = workerMemoryMB;
     const ports: CorePorts = {
@@ -104,8 +123,15 @@ export class FakeCluster {
       openResultLink: (_pipeline, epoch) => this.core.membership.resultLinkOpened(epoch),
       planOver: () => {},
       termRaised: () => {},
-      sendStep: (header) => this.steps.push(header),
+      sendStep: (header) => {
+        this.order.push("step");
+        if (this.breakLink) {
+          const broken = new RelayError("worker_lost", "stage 0 left");
+          this.core.membership.linkBroken(this.core.membership.epoch!, broken, 0);
+        } else this.steps.push(header);
+      },
       emit: (id, event) => {
+        this.order.push(event.type);
         const list = this.events.get(id) ?? [];
         this.events.set(id, [...list, event]);
       },
@@ -117,7 +143,9 @@ export class FakeCluster {
     };
     this.core = new Core(
       {
-        microBatches: null,
+        microBatches: microBatches ?? null,
+        itlTargetMs,
+        speculation,
         prefixLength,
         prefillChunk,
         recoveryTimeoutMs,
@@ -257,15 +285,13 @@ export class FakeCluster {
       epoch: { term: Number(header.epoch!.term), plan: header.epoch!.plan! },
       pipeline: 0,
       step: Number(header.step),
+      stageUs: this.stageTimes(sequences),
       sequences: sequences.map((rows) => {
-        const length = rows.validLength! + rows.rowCount!;
-        const table = this.tables.get(rows.sequence!)!;
-        const context = Array.from({ length }, (_, at) => this.blocks.get(this.slot(table, at))!);
         const targets = [...int32FromBytes(rows.scoreTargets as Uint8Array)].filter((target) => target >= 0);
         return {
           sequence: rows.sequence!,
-          sampled: rows.sampling == null ? null : this.token(nextToken(context)),
-          sampledPosition: context.length,
+          drawn: rows.sampling == null ? [] : this.draw(rows).map((token) => this.token(token)),
+          drawnPosition: rows.sampling == null ? 0 : rows.validLength! + rows.rowCount! - rows.draftRows!,
           scores: targets.map((target) => this.token(target)),
         };
       }),
@@ -273,10 +299,26 @@ export class FakeCluster {
     this.core.stepResult(result);
   }
 
+  /** Row after row from the last decided one on, as long as what was drawn is the next row's token. */
+  private draw(rows: SequenceRows): number[] {
+    const table = this.tables.get(rows.sequence!)!;
+    const end = rows.validLength! + rows.rowCount!;
+    const text = Array.from({ length: end }, (_, at) => this.blocks.get(this.slot(table, at))!);
+    const drawn: number[] = [];
+    for (let length = end - rows.draftRows!; length <= end; length++) {
+      drawn.push(this.model(text.slice(0, length)));
+      if (drawn.at(-1) !== text[length]) break;
+    }
+    return drawn;
+  }
+
   private slot(table: readonly number[], position: number): number {
     const at = this.prefixLength + position;
     return table[Math.floor(at / kvBlockSize)]! * kvBlockSize + (at % kvBlockSize);
   }
+
+  /** Nothing takes any time unless a test says what does. */
+  stageTimes: (sequences: SequenceRows[]) => number[] = () => this.core.view().stages.map(() => 0);
 
   answerAll(): void {
     for (let round = 0; this.steps.length > 0; round++) {
@@ -303,9 +345,9 @@ export class FakeCluster {
   }
 }
 
-/** What the fake model answers when undisturbed. */
-export function expectedTokens(prompt: readonly number[], count: number): number[] {
+/** What a fake model answers when undisturbed. */
+export function expectedTokens(prompt: readonly number[], count: number, model = nextToken): number[] {
   const tokens = [...prompt];
-  for (let n = 0; n < count; n++) tokens.push(nextToken(tokens));
+  for (let n = 0; n < count; n++) tokens.push(model(tokens));
   return tokens.slice(prompt.length);
 }
