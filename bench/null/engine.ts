@@ -15,8 +15,12 @@ const elementBytes = { float32: 4, float16: 2, bfloat16: 2 } as const;
 const firstDrawn = 300;
 const drawnCount = 1_000;
 
-/** What follows a token: a fixed function of it alone, so that every answer is known beforehand. */
-export const nullNextToken = (token: number): number => firstDrawn + ((token * 7 + 13) % drawnCount);
+/**
+ * What follows a token: a fixed function of it alone, so that every answer is known beforehand. It comes round
+ * after a thousand tokens (a full period: 20 is a multiple of 2, 4 and 5), so that no answer repeats itself and
+ * nothing in it can be guessed.
+ */
+export const nullNextToken = (token: number): number => firstDrawn + ((token * 21 + 13) % drawnCount);
 
 const noInts = new Int32Array(0);
 const noFloats = new Float32Array(0);
@@ -64,7 +68,7 @@ class NullStage implements EngineStage {
     if (activations.length !== rows * this.#rowBytes) throw new Error(`${activations.length} bytes came`);
     return {
       activations: null,
-      samples: input.samples.map(({ row }) => result(nullNextToken(tokenAt(row)))),
+      samples: input.samples.flatMap(({ row, draft }) => draw(tokenAt(row), draft)),
       scores: input.scores.map(({ token }) => result(token)),
       computeUs: 0,
     };
@@ -81,6 +85,16 @@ class NullStage implements EngineStage {
     for (const [row, token] of tokens.entries()) activations.writeInt32LE(token, row * this.#rowBytes);
     return activations;
   }
+}
+
+/** What follows the token, and what follows the draft as far as it holds. */
+function draw(token: number, draft: Int32Array): TokenResult[] {
+  const drawn = [result(nullNextToken(token))];
+  for (const guess of draft) {
+    if (drawn.at(-1)!.token !== guess) break;
+    drawn.push(result(nullNextToken(guess)));
+  }
+  return drawn;
 }
 
 function result(token: number): TokenResult {
