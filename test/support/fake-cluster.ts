@@ -10,6 +10,7 @@ import { protocolVersion } from "../../common/package.js";
 import { Core, type CorePorts } from "../../coordinator/core.js";
 import type { GenerationRequest, RequestEvent, SamplingParams } from "../../coordinator/inference.js";
 import type { LayerRange } from "../../coordinator/placement/cut.js";
+import { defaultTenant } from "../../coordinator/request-class.js";
 import type { CoordinatorMessage } from "../../proto/generated/glm/relay/internal/v1/CoordinatorMessage.js";
 import type { SequenceRows } from "../../proto/generated/glm/relay/internal/v1/SequenceRows.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
@@ -50,6 +51,8 @@ export const generation = (
   id: requestId(id),
   logId: `log-${id}`,
   endpoint: "completions",
+  tenant: defaultTenant,
+  class: "interactive",
   choices: [{ promptTokens, seed: "1" }],
   sampling: sampling(overrides),
   text: { skipSpecialTokens: true, chatReply: false },
@@ -108,7 +111,7 @@ export class FakeCluster {
         this.tables.clear();
         this.blocks.clear();
       },
-      openResultLink: (epoch) => this.core.membership.resultLinkOpened(epoch),
+      openResultLink: (_pipeline, epoch) => this.core.membership.resultLinkOpened(epoch),
       planOver: () => {},
       termRaised: () => {},
       sendStep: (header) => this.steps.push(header),
