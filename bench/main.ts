@@ -13,6 +13,7 @@ import { addQualityCommand } from "./quality.js";
 import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
 import { servingBench } from "./serving.js";
+import { addSpeculationCommand } from "./speculation.js";
 import { addSpeedCommand } from "./speed.js";
 import { endClustersOnSignal } from "./up.js";
 
@@ -46,6 +47,7 @@ const program = new Command("bench")
 addQualityCommand(program);
 addMemoryCommand(program);
 addSpeedCommand(program);
+addSpeculationCommand(program);
 addFamiliesCommand(program);
 
 endClustersOnSignal();

@@ -8,7 +8,7 @@ const loops = (count: number): string[] =>
     `${i} + ${i} = ${2 * i}\n${i} + ${i + 1} = ${2 * i + 1}\n`.repeat(6),
   );
 
-const prompts = [...loops(4), "The sun", "1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1,", "a b c d ".repeat(8)];
+const prompts = [...loops(3), "The sun", "1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1,", "a b c d ".repeat(8)];
 
 /** Every prompt greedily, sampled, with rules that end it within a guess, and as several choices. */
 function requests(): Record<string, unknown>[] {
@@ -82,7 +82,7 @@ describe.each([
     for (const [index, answer] of on.answers.entries()) {
       expect(answer, JSON.stringify(requests()[index])).toEqual(off.answers[index]);
     }
-    expect(on.accepted).toBeGreaterThan(300);
+    expect(on.accepted).toBeGreaterThan(250);
     expect(on.drafted).toBeGreaterThanOrEqual(on.accepted);
     if (concurrency === 1) expect(on.steps).toBeLessThan(0.8 * off.steps);
   });
