@@ -12,9 +12,11 @@ import { printJson } from "./options.js";
 import { addQualityCommand } from "./quality.js";
 import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
+import { addSchedulerCostCommand } from "./scheduler-cost.js";
 import { servingBench } from "./serving.js";
 import { addSpeculationCommand } from "./speculation.js";
 import { addSpeedCommand } from "./speed.js";
+import { addThroughputCommand } from "./throughput.js";
 import { endClustersOnSignal } from "./up.js";
 
 const benches: Record<string, () => Promise<Table>> = {
@@ -49,6 +51,8 @@ addMemoryCommand(program);
 addSpeedCommand(program);
 addSpeculationCommand(program);
 addFamiliesCommand(program);
+addSchedulerCostCommand(program);
+addThroughputCommand(program);
 
 endClustersOnSignal();
 try {
