@@ -5,7 +5,7 @@ import { bytesFromInt32 } from "../../../common/bytes.js";
 import { pipelineId, requestId, type SequenceId, sequenceId } from "../../../common/ids.js";
 import { kvBlockSize, maxDraftRows } from "../../../common/limits.js";
 import type { GenerationRequest, RequestEvent } from "../../../coordinator/inference.js";
-import { Pipeline } from "../../../coordinator/pipeline/pipeline.js";
+import { Pipeline, sequenceSampling } from "../../../coordinator/pipeline/pipeline.js";
 import { Acceptance } from "../../../coordinator/scheduler/acceptance.js";
 import {
   type ScheduledStep,
@@ -13,12 +13,15 @@ import {
   type SchedulerLimits,
 } from "../../../coordinator/scheduler/scheduler.js";
 import { type Drafter, Speculation } from "../../../coordinator/scheduler/speculation.js";
+import { kneeRows } from "../../../coordinator/scheduler/timing/cycle.js";
+import { type StepTiming, unmeasured } from "../../../coordinator/scheduler/timing/step-timing.js";
 import type { StepHeader } from "../../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import {
   expectedTokens,
   FakeCluster,
   type FakeModel,
   generation,
+  sampling,
   stopToken,
 } from "../../support/fake-cluster.js";
 
@@ -27,7 +30,7 @@ const ids = (count: number, first = 1): number[] => Array.from({ length: count }
 /** A drafter whose every guess is kept with one chance. */
 function drafterWith(chance: number): Drafter {
   const text = [1, 2, 3, 1, 2];
-  const drafter = new Speculation({ kneeRows: 4 }).drafter(text, 1_000);
+  const drafter = new Speculation().drafter(text, 1_000);
   // Observed often enough, a pattern of hits and misses settles near its share.
   return Object.assign(Object.create(drafter) as Drafter, {
     chances: (limit: number, threshold: number) => {
@@ -40,10 +43,11 @@ function drafterWith(chance: number): Drafter {
 
 describe("how many draft rows a step carries", () => {
   const plan = (chances: number[], rows: number, { budget = 512, limit = maxDraftRows, knee = 4 } = {}) =>
-    new Speculation({ kneeRows: knee }).plan(
+    new Speculation().plan(
       chances.map((chance) => ({ drafter: drafterWith(chance), limit })),
       rows,
       budget,
+      knee,
     );
 
   it("is none where guesses fail, and the more the likelier they are kept", () => {
@@ -88,6 +92,32 @@ describe("how many draft rows a step carries", () => {
   });
 });
 
+describe("the rows that a step costs in any case", () => {
+  const stage = (baseUs: number, rowUs: number, keyUs = 0) => ({ baseUs, rowUs, keyUs });
+
+  it("are the weights and hops of the whole way where nobody waits behind the slowest stage", () => {
+    const times = { stages: [stage(4_000, 500), stage(8_000, 1_500)], hopUs: 2_000 };
+    expect(kneeRows(times, 1, { rows: 1, keys: 100 })).toBeCloseTo(14_000 / 2_000);
+    expect(kneeRows(times, 1, { rows: 9, keys: 100 })).toBeCloseTo(14_000 / 2_000);
+    // Three micro-batches keep the slowest stage busy: its weights count, hops do not.
+    expect(kneeRows(times, 3, { rows: 1, keys: 100 })).toBeCloseTo(8_000 / 1_500);
+  });
+
+  it("are fewer where a row reads a long context", () => {
+    const times = { stages: [stage(4_000, 500, 1)], hopUs: 0 };
+    expect(kneeRows(times, 1, { rows: 1, keys: 500 })).toBeCloseTo(4_000 / 1_000);
+    expect(kneeRows(times, 1, { rows: 2, keys: 2_000 })).toBeCloseTo(4_000 / 1_500);
+  });
+
+  it("are without bound where rows cost nothing", () => {
+    const times = { stages: [stage(4_000, 0)], hopUs: 0 };
+    expect(kneeRows(times, 1, { rows: 1, keys: 5 })).toBe(Number.POSITIVE_INFINITY);
+    expect(kneeRows({ stages: [stage(0, 0)], hopUs: 0 }, 2, { rows: 1, keys: 5 })).toBe(
+      Number.POSITIVE_INFINITY,
+    );
+  });
+});
+
 describe("the measured chance", () => {
   it("follows what is seen, per length of the match, and a sequence begins with what others have seen", () => {
     const overall = Acceptance.overall();
@@ -107,14 +137,14 @@ describe("the measured chance", () => {
 
   it("turns speculation off by itself, and on again when the text repeats itself", () => {
     // 40 tokens in which every pair was seen before with another continuation, then a loop.
-    const speculation = new Speculation({ kneeRows: 4 });
+    const speculation = new Speculation();
     const text = [1, 2];
     const drafter = speculation.drafter(text, 4_000);
     const grow = (token: number) => {
       text.push(token);
       drafter.settle(token);
     };
-    const drafts = () => speculation.plan([{ drafter, limit: 15 }], 1, 100)[0]!;
+    const drafts = () => speculation.plan([{ drafter, limit: 15 }], 1, 100, null)[0]!;
     for (let n = 0; n < 40; n++) for (const token of [1, 2, 100 + n]) grow(token);
     grow(1);
     grow(2);
@@ -132,8 +162,10 @@ const limits: SchedulerLimits = {
   maxStepRows: 32,
   prefillChunk: 16,
   firstExpectedReply: 1_000,
-  speculation: { kneeRows: 4 },
+  speculation: true,
 };
+/** Rows cost next to nothing: whatever is likely at all is guessed at. */
+const bold: StepTiming = { ...unmeasured, kneeRows: () => 1_000 };
 const id = (value: number): SequenceId => sequenceId(value);
 
 /** Completes a step with these tokens for its only sequence. */
@@ -161,7 +193,7 @@ describe("the scheduler with speculation", () => {
 
   it("never reaches beyond the last token, a change of the rules, or the step's rows", () => {
     const run = (maxTokens: number, options = {}, changes: Partial<SchedulerLimits> = {}) => {
-      const scheduler = new Scheduler({ ...limits, ...changes, speculation: { kneeRows: 1_000 } });
+      const scheduler = new Scheduler({ ...limits, ...changes }, bold);
       scheduler.submit(id(1), loop, maxTokens, options);
       const seen: { length: number; draft: number }[] = [];
       let length = loop.length;
@@ -193,7 +225,7 @@ describe("the scheduler with speculation", () => {
   });
 
   it("lets no rejected row into the prefix cache", () => {
-    const scheduler = new Scheduler({ ...limits, prefillChunk: 32, speculation: { kneeRows: 1_000 } });
+    const scheduler = new Scheduler({ ...limits, prefillChunk: 32 }, bold);
     const prompt = [...loop, 2, 3, 1, 2];
     scheduler.submit(id(1), prompt, 40);
     decide(scheduler, scheduler.next()!, [3]);
@@ -218,17 +250,12 @@ describe("the scheduler with speculation", () => {
   });
 
   it("takes no block for a guess that another sequence may need", () => {
-    const scheduler = new Scheduler({ ...limits, blockCount: 2, speculation: { kneeRows: 1_000 } });
+    const scheduler = new Scheduler({ ...limits, blockCount: 2 }, bold);
     scheduler.submit(id(1), loop, 20);
     decide(scheduler, scheduler.next()!, [2]);
     const [alone] = scheduler.next()!.rows;
     expect(alone!.start + alone!.tokens.length).toBeGreaterThan(kvBlockSize);
-    const crowded = new Scheduler({
-      ...limits,
-      blockCount: 3,
-      firstExpectedReply: 1,
-      speculation: { kneeRows: 1_000 },
-    });
+    const crowded = new Scheduler({ ...limits, blockCount: 3, firstExpectedReply: 1 }, bold);
     crowded.submit(id(1), loop, 20);
     crowded.submit(
       id(2),
@@ -314,6 +341,8 @@ describe("speculation in the core", () => {
       disturb(cluster, rounds);
       if (cluster.steps.length > 0) cluster.answer();
     }
+    // What a stop string ended may still have a row on its way.
+    cluster.answerAll();
     const { used } = cluster.core.view().blocks;
     expect(used).toBe(0);
     return {
@@ -442,7 +471,7 @@ describe("the pipeline", () => {
   /** What becomes of an answer to a step with the decided row 5 and the draft 6, 7. */
   function answered(drawn: ReturnType<typeof token>[], drawnPosition = 4) {
     const headers: StepHeader[] = [];
-    const pipeline = new Pipeline(epoch, pipelineId(0), (header) => headers.push(header));
+    const pipeline = new Pipeline(epoch, pipelineId(0), (header) => headers.push(header), 1);
     const rows = {
       sequence: id(1),
       start: 3,
@@ -458,7 +487,7 @@ describe("the pipeline", () => {
       () => ({
         requestId: "",
         context: null,
-        sampling: { temperature: 0, topK: 0, topP: 1, minP: 0, seed: 1n, topLogprobs: -1 },
+        sampling: sequenceSampling(sampling(), 1n),
         bannedTokens: [],
         scoreTargets: [],
       }),
@@ -466,7 +495,7 @@ describe("the pipeline", () => {
     );
     expect(headers[0]!.sequences![0]).toMatchObject({ rowCount: 3, draftRows: 2, validLength: 3 });
     const sequences = [{ sequence: 1, drawn, drawnPosition, scores: [] }];
-    return pipeline.complete({ epoch, pipeline: 0, step: 1, sequences })![0]!;
+    return pipeline.complete({ epoch, pipeline: 0, step: 1, sequences, stageUs: [1] })![0]!;
   }
 
   it.each([
