@@ -524,7 +524,8 @@ export class Scheduler {
 
   /** Guesses travel behind the decodes of a step, as far as they pay and its budget reaches. */
   #addDrafts(rows: readonly ScheduledRows[], batch: StepBatch): void {
-    if (this.#speculation === null) return;
+    const knee = this.#timing.kneeRows(batch.limits.microBatches, batch.size);
+    if (this.#speculation === null || !this.#speculation.mayPay(batch.size.rows, knee)) return;
     const entries: { entry: ScheduledRows; sequence: SequenceState; drafter: Drafter }[] = [];
     const candidates: DraftCandidate[] = [];
     for (const entry of rows) {
@@ -535,7 +536,6 @@ export class Scheduler {
       candidates.push({ drafter, limit: this.#draftLimit(sequence) });
     }
     if (candidates.length === 0) return;
-    const knee = this.#timing.kneeRows(batch.limits.microBatches, batch.size);
     const lengths = this.#speculation.plan(candidates, batch.size.rows, batch.budget, knee);
     for (const [index, length] of lengths.entries()) {
       if (length === 0) continue;

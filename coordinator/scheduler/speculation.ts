@@ -19,14 +19,21 @@ import { NgramLookup } from "./ngram-lookup.js";
  */
 const firstKneeRows = 4;
 
+/** A step whose threshold is higher is not worth a look: even sure guesses would gain a tenth at most. */
+const mostThreshold = 0.9;
+
+/** More tokens than one step brings have come while nobody asked: a prompt, or what a full pipeline brought. */
+const observedTokens = maxDraftRows + 1;
+
 /** The guesses of one sequence. */
 export class Drafter {
   readonly #lookup: NgramLookup;
   readonly #own: Acceptance;
   readonly #overall: Acceptance;
   readonly #chances: number[] = [];
-  /** Of the newest draft: what no token has confirmed yet; empty once one was not as guessed. */
-  #pending: readonly number[] = [];
+  /** The newest draft, and how many of it tokens have confirmed; its length once one was not as guessed. */
+  #draft: readonly number[] = [];
+  #confirmed = 0;
 
   /**
    * @param tokens The sequence's own tokens: the caller's array, which only grows.
@@ -43,15 +50,12 @@ export class Drafter {
    * @returns whether it was the next one of the newest draft, so that its row has travelled.
    */
   settle(token: number): boolean {
-    const { matchLength } = this.#lookup;
-    const held = this.#lookup.advance();
-    if (matchLength > 0) {
-      this.#own.observe(matchLength, held);
-      this.#overall.observe(matchLength, held);
+    if (this.#draft[this.#confirmed] === token) {
+      this.#confirmed++;
+      return true;
     }
-    const drafted = this.#pending.length > 0 && this.#pending[0] === token;
-    this.#pending = drafted ? this.#pending.slice(1) : [];
-    return drafted;
+    this.#confirmed = this.#draft.length;
+    return false;
   }
 
   /**
@@ -60,6 +64,7 @@ export class Drafter {
    */
   chances(limit: number, threshold: number): readonly number[] {
     this.#chances.length = 0;
+    this.#catchUp();
     const { matchLength } = this.#lookup;
     if (matchLength === 0) return this.#chances;
     for (let chance = 1; this.#chances.length < limit; ) {
@@ -72,8 +77,21 @@ export class Drafter {
 
   /** @returns the `count` tokens that are guessed to come next. */
   draft(count: number): readonly number[] {
-    this.#pending = this.#lookup.draft(count);
-    return this.#pending;
+    this.#draft = this.#lookup.draft(count);
+    this.#confirmed = 0;
+    return this.#draft;
+  }
+
+  /** Tokens are read, and what was expected is compared with them, when somebody asks for guesses. */
+  #catchUp(): void {
+    if (this.#lookup.behind > observedTokens) this.#lookup.catchUp();
+    while (this.#lookup.behind > 0) {
+      const { matchLength } = this.#lookup;
+      const held = this.#lookup.advance();
+      if (matchLength === 0) continue;
+      this.#own.observe(matchLength, held);
+      this.#overall.observe(matchLength, held);
+    }
   }
 }
 
@@ -89,6 +107,11 @@ export class Speculation {
 
   drafter(tokens: readonly number[], capacity: number): Drafter {
     return new Drafter(tokens, capacity, this.#overall);
+  }
+
+  /** Whether a step of so many rows may carry drafts at all. @param knee As in `plan`. */
+  mayPay(rows: number, knee: number | null): boolean {
+    return rows < mostThreshold * ((knee ?? firstKneeRows) + rows);
   }
 
   /**

@@ -11,6 +11,7 @@ import {
 function follow(text: readonly number[], begin = 0): NgramLookup {
   const tokens = text.slice(0, begin);
   const lookup = new NgramLookup(tokens, text.length + 8);
+  lookup.catchUp();
   for (const token of text.slice(begin)) {
     tokens.push(token);
     lookup.advance();
@@ -57,6 +58,7 @@ describe("looking up what may come next", () => {
   it("follows a match while it holds, and says whether it did", () => {
     const tokens = [1, 2, 3, 4, 9, 1, 2];
     const lookup = new NgramLookup(tokens, 32);
+    lookup.catchUp();
     const held = [3, 4, 7, 1, 2].map((token) => {
       tokens.push(token);
       return [lookup.advance(), lookup.matchLength];
