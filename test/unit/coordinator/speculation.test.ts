@@ -60,6 +60,18 @@ describe("how many draft rows a step carries", () => {
     expect(lengths.at(-1)).toBe(maxDraftRows);
   });
 
+  it("is none where rows are all that counts, and all within bounds where they cost nothing", () => {
+    expect(plan([0.99], 1, { knee: 0 })).toEqual([0]);
+    expect(plan([0.99, 0.5], 2, { knee: Number.POSITIVE_INFINITY, limit: 6 })).toEqual([6, 6]);
+    const speculation = new Speculation();
+    expect([0, 1, Number.POSITIVE_INFINITY].map((knee) => speculation.mayPay(9, knee))).toEqual([
+      false,
+      false,
+      true,
+    ]);
+    expect(speculation.mayPay(8, 1)).toBe(true);
+  });
+
   it("maximises tokens per time: no other length of a single draft is better", () => {
     for (const chance of [0.3, 0.5, 0.7, 0.85, 0.95]) {
       for (const knee of [1, 4, 20]) {
