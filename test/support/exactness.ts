@@ -28,6 +28,8 @@ export interface Shape {
   chunk: number | null;
   /** Requests in flight at once: 1 is alone, 9 is beside eight others. */
   concurrency: 1 | 9;
+  /** What prompts should leave of the time between others' tokens: it says how large chunks are. */
+  itlTargetMs?: number;
 }
 
 export interface Answer {
@@ -71,6 +73,7 @@ export async function collect(shape: Shape): Promise<Answer[]> {
     precision: flags,
     kernels: shape.kernels,
     prefillChunk: shape.chunk ?? 512,
+    itlTargetMs: shape.itlTargetMs,
   });
   try {
     const all = requests();
@@ -93,9 +96,17 @@ async function ask(cluster: TestCluster, request: Record<string, unknown>): Prom
   return { tokens, logprobs: token_logprobs, top: top_logprobs };
 }
 
-export function describeShape({ stages, precision, kernels, chunk, concurrency }: Shape): string {
+export function describeShape({
+  stages,
+  precision,
+  kernels,
+  chunk,
+  concurrency,
+  itlTargetMs,
+}: Shape): string {
   const load = concurrency === 1 ? "alone" : "beside 8 others";
-  return `${stages} stages, ${precision}, ${kernels}, ${chunk === null ? "whole prompt" : `chunks of ${chunk}`}, ${load}`;
+  const target = itlTargetMs === undefined ? "" : `, ITL target ${itlTargetMs} ms`;
+  return `${stages} stages, ${precision}, ${kernels}, ${chunk === null ? "whole prompt" : `chunks of ${chunk}`}, ${load}${target}`;
 }
 
 /** Names the first difference, so that a failure says more than "not equal". */
