@@ -44,6 +44,8 @@ export interface CoordinatorOptions extends OpenOptions {
   /** Model directory. */
   model: string;
   stages: number;
+  /** Each of them holds the model once, in so many stages; default 1. */
+  pipelines?: number;
   /** Layers of each stage, one range per stage without gaps from 0 on; absent: placement decides. */
   layers?: readonly LayerRange[];
   host: string;
@@ -141,6 +143,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         modelStopTokens: new Set(model.stopTokens),
         createDetokenizer: (text) => prompt.createDetokenizer(text),
         membership: {
+          pipelineCount: options.pipelines ?? 1,
           stageCount: options.stages,
           cut: options.layers,
           modelDirectory: model.directory,

@@ -2,13 +2,21 @@
  * What exists only while a pipeline is formed, once per pipeline: its schedule and its steps in flight, from
  * the first token that proves it to its end. A state machine without socket or clock.
  */
-import type { Epoch, PipelineId, SequenceId } from "../common/ids.js";
+import type { Epoch, PipelineId, RequestId, SequenceId } from "../common/ids.js";
+import { kvBlockSize } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import { type ActiveChoice, rowRequests } from "./active-request.js";
+import type { PipelineView } from "./inference.js";
 import { Pipeline, type SequenceOutcome } from "./pipeline/pipeline.js";
-import { type ScheduledRows, Scheduler, type SchedulerLimits } from "./scheduler/scheduler.js";
-import { warmUpLimitMs } from "./warm-up.js";
+import type { Candidate } from "./routing.js";
+import {
+  type ScheduledRows,
+  Scheduler,
+  type SchedulerLimits,
+  type SequenceOptions,
+} from "./scheduler/scheduler.js";
+import { warmUpId, warmUpLimitMs } from "./warm-up.js";
 
 /** A step that is away this long while every worker reports idle was lost on the way. */
 const stepLostMs = 5_000;
@@ -25,24 +33,32 @@ export interface ServingPorts {
   rowsDue(choice: ActiveChoice, rows: ScheduledRows): void;
 }
 
+export type ServingView = Pick<PipelineView, "blocks" | "sequences" | "microBatchesInFlight">;
+
 export class Serving {
   readonly id: PipelineId;
   readonly epoch: Epoch;
   /** KV blocks that every stage has. */
   readonly blockCount: number;
-  readonly scheduler: Scheduler;
+  /** The request whose only token proves it. */
+  readonly warmUp: RequestId;
+  readonly #scheduler: Scheduler;
   readonly #ports: ServingPorts;
   readonly #pipeline: Pipeline;
   /** When the first token is overdue; null once it has come back. */
   #warmUpUntilMs: number | null;
   /** Rows per step in flight. */
   readonly #rows = new Map<number, number>();
+  /** The scheduler may have a step to send: something has happened since it had none. */
+  #due = true;
+  #over = false;
 
   constructor(id: PipelineId, epoch: Epoch, limits: SchedulerLimits, ports: ServingPorts, nowMs: number) {
     this.id = id;
     this.epoch = epoch;
     this.blockCount = limits.blockCount;
-    this.scheduler = new Scheduler(limits);
+    this.warmUp = warmUpId(id);
+    this.#scheduler = new Scheduler(limits);
     this.#ports = ports;
     this.#pipeline = new Pipeline(epoch, id, (header) => ports.sendStep(header));
     this.#warmUpUntilMs = nowMs + warmUpLimitMs;
@@ -63,19 +79,46 @@ export class Serving {
     return this.#pipeline.sequencesInFlight();
   }
 
+  /** As the sequence of this choice would find it. @param byPrefix Whether it matters what it holds of the prompt. */
+  candidate(choice: ActiveChoice, byPrefix: boolean): Candidate & { serving: Serving } {
+    const { runningCount: running, waitingCount: waiting, blocksUsed, blocksKept } = this.#scheduler;
+    const { tokens } = choice.prompt;
+    return {
+      serving: this,
+      held: byPrefix ? this.#heldOf(choice) : 0,
+      running,
+      waiting,
+      startsAtOnce: this.#scheduler.startsAtOnce(tokens.length),
+      unused: this.blockCount - blocksUsed - blocksKept,
+    };
+  }
+
   /** From its beginning: the tokens decided so far are rows like those of the prompt. */
-  submit({ sequence, prompt, generated, scores, request }: ActiveChoice): void {
-    const { tokens, context } = prompt;
+  submit(choice: ActiveChoice): void {
+    const { sequence, prompt, generated, request } = choice;
+    const { tokens } = prompt;
     const left = request.request.sampling.maxTokens - generated.length;
     const all = generated.length === 0 ? tokens : Int32Array.from([...tokens, ...generated]);
-    const { cacheSalt: salt = "" } = request.request;
-    const options = { whole: context?.length ?? 0, salt, everyRow: scores !== null };
-    this.scheduler.submit(sequence, all, left, options);
+    this.#scheduler.submit(sequence, all, left, optionsOf(choice));
+    this.#due = true;
+  }
+
+  append(sequence: SequenceId, token: number): void {
+    this.#scheduler.append(sequence, token);
+    this.#due = true;
+  }
+
+  remove(sequence: SequenceId): void {
+    this.#scheduler.remove(sequence);
+    this.#due = true;
   }
 
   /** Sends steps until the scheduler has none to send now. */
   pump(nowMs: number): void {
-    for (let step = this.scheduler.next(); step !== null; step = this.scheduler.next()) {
+    if (!this.#due) return;
+    this.#due = false;
+    // Sending may find that the pipeline is over.
+    for (let step = this.#scheduler.next(); step !== null && !this.#over; step = this.#scheduler.next()) {
       this.#rows.set(
         step.step,
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
@@ -96,10 +139,25 @@ export class Serving {
   complete(result: StepResult__Output): SequenceOutcome[] | null {
     const outcomes = this.#pipeline.complete(result);
     if (outcomes === null) return null;
-    this.scheduler.complete(result.step);
+    this.#scheduler.complete(result.step);
+    this.#due = true;
     this.#ports.stepFinished(this.#rows.get(result.step) ?? 0);
     this.#rows.delete(result.step);
     return outcomes;
+  }
+
+  /** The pipeline is gone: nothing is sent any more. */
+  end(): void {
+    this.#over = true;
+  }
+
+  view(): ServingView {
+    const { blocksUsed: used, blocksKept: kept, runningCount, waitingCount, stepsInFlight } = this.#scheduler;
+    return {
+      blocks: { size: kvBlockSize, total: this.blockCount, used, kept },
+      sequences: { running: runningCount, waiting: waitingCount },
+      microBatchesInFlight: stepsInFlight,
+    };
   }
 
   /**
@@ -116,4 +174,18 @@ export class Serving {
     }
     return null;
   }
+
+  /** Tokens of its prompt that it would not compute: others have, or another choice of the request is about to. */
+  #heldOf(choice: ActiveChoice): number {
+    const { tokens } = choice.prompt;
+    for (const other of choice.request.open.values()) {
+      if (other !== choice && other.serving === this && other.prompt.tokens === tokens) return tokens.length;
+    }
+    return this.#scheduler.heldTokens(tokens, optionsOf(choice));
+  }
+}
+
+function optionsOf({ prompt, scores, request }: ActiveChoice): SequenceOptions {
+  const { cacheSalt: salt = "" } = request.request;
+  return { whole: prompt.context?.length ?? 0, salt, everyRow: scores !== null };
 }

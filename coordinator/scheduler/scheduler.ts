@@ -96,6 +96,9 @@ interface SequenceState extends Waiting {
   afterStep: "go on" | "end" | "wait";
 }
 
+/** Where several pipelines hold the beginning of a prompt, more of it does not matter for the choice between them. */
+const maxProbedTokens = 16_384;
+
 /** How much the newest ended reply counts in what the next ones are taken to need. */
 const replyWeight = 1 / 32;
 
@@ -143,6 +146,29 @@ export class Scheduler {
 
   get blocksUsed(): number {
     return this.#pool.used;
+  }
+
+  /**
+   * How many of a new sequence's tokens stand in blocks that it could take over now, of the first
+   * maxProbedTokens; nothing changes.
+   */
+  heldTokens(tokens: TokenIds, { whole = 0, salt = "", everyRow = false }: SequenceOptions): number {
+    if (everyRow || !this.#sharesBlocks(whole)) return 0;
+    const most = Math.min(tokens.length - 1, maxProbedTokens);
+    let held = 0;
+    let node: PrefixNode | null = this.#pool.root(salt);
+    for (let end = kvBlockSize; end <= most; end += kvBlockSize) {
+      const block = Array.from({ length: kvBlockSize }, (_, index) => tokens[held + index]!);
+      node = this.#pool.find(node, block);
+      if (node === null) break;
+      held = end;
+    }
+    return held;
+  }
+
+  /** Whether a new sequence with so many tokens would start with the next step, as far as can be told. */
+  startsAtOnce(tokens: number): boolean {
+    return this.waitingCount === 0 && this.#blocksFor(tokens) <= this.#pool.available;
   }
 
   /** Whether a sequence could ever run, with all blocks to itself. The last token drawn needs no slot. */

@@ -121,6 +121,7 @@ export class FakeCluster {
         modelStopTokens: new Set([stopToken]),
         createDetokenizer: () => ({ push: (token) => `${token}`, flush: () => "" }),
         membership: {
+          pipelineCount: 1,
           stageCount,
           cut,
           modelDirectory: "/model",

@@ -195,6 +195,7 @@ export class ScriptedService implements InferenceService {
       stageCount: 2,
       stages: [
         {
+          pipeline: 0,
           stage: 0,
           worker: "w0",
           layerBegin: 0,
@@ -228,6 +229,19 @@ export class ScriptedService implements InferenceService {
       blocks: { size: 16, total: 100, used: 25, kept: 0 },
       sequences: { running: 4, waiting: 6 },
       microBatchesInFlight: 2,
+      pipelines: [
+        {
+          pipeline: 0,
+          state: "ready",
+          reason: "",
+          epoch: { term: 3, plan: 7 },
+          stageCount: 2,
+          stages: [],
+          blocks: { size: 16, total: 100, used: 25, kept: 0 },
+          sequences: { running: 4, waiting: 6 },
+          microBatchesInFlight: 2,
+        },
+      ],
       oldestWaitMs: 1_250,
       probeAddress: null,
       grpcAddress: null,

@@ -117,6 +117,7 @@ describe("status", () => {
     stageCount: 1,
     stages: [
       {
+        pipeline: 0,
         stage: 0,
         worker: "worker-0",
         layerBegin: 0,
@@ -150,6 +151,7 @@ describe("status", () => {
     blocks: { size: 16, total: 100, used: 3, kept: 0 },
     sequences: { running: 1, waiting: 2 },
     microBatchesInFlight: 1,
+    pipelines: [],
     oldestWaitMs: 0,
     probeAddress: "127.0.0.1:9100",
     grpcAddress: "127.0.0.1:9200",
