@@ -19,7 +19,7 @@ export interface Candidate {
   held: number;
   /** Sequences that hold KV blocks. */
   running: number;
-  /** Sequences that wait for KV blocks. */
+  /** Sequences that wait for KV blocks and are admitted before it. */
   waiting: number;
   /** It would not have to wait for blocks. */
   startsAtOnce: boolean;

@@ -81,14 +81,14 @@ export class Serving {
 
   /** As the sequence of this choice would find it. @param byPrefix Whether it matters what it holds of the prompt. */
   candidate(choice: ActiveChoice, byPrefix: boolean): Candidate & { serving: Serving } {
-    const { runningCount: running, waitingCount: waiting, blocksUsed, blocksKept } = this.#scheduler;
-    const { tokens } = choice.prompt;
+    const { runningCount: running, blocksUsed, blocksKept } = this.#scheduler;
+    const waiting = this.#scheduler.waitingBefore(choice.request.request.class);
     return {
       serving: this,
       held: byPrefix ? this.#heldOf(choice) : 0,
       running,
       waiting,
-      startsAtOnce: this.#scheduler.startsAtOnce(tokens.length),
+      startsAtOnce: waiting === 0 && this.#scheduler.hasRoomFor(choice.prompt.tokens.length),
       unused: this.blockCount - blocksUsed - blocksKept,
     };
   }
@@ -186,6 +186,6 @@ export class Serving {
 }
 
 function optionsOf({ prompt, scores, request }: ActiveChoice): SequenceOptions {
-  const { cacheSalt: salt = "" } = request.request;
-  return { whole: prompt.context?.length ?? 0, salt, everyRow: scores !== null };
+  const { tenant, class: ofClass, cacheSalt: salt = "" } = request.request;
+  return { tenant, class: ofClass, whole: prompt.context?.length ?? 0, salt, everyRow: scores !== null };
 }

@@ -1,6 +1,7 @@
 /** The first request through a new pipeline: one greedy token after token 0 proves that every stage answers. */
 import { type PipelineId, type RequestId, requestId } from "../common/ids.js";
 import type { GenerationRequest } from "./inference.js";
+import { defaultTenant } from "./request-class.js";
 
 export const warmUpId = (pipeline: PipelineId): RequestId => requestId(`warm-up-${pipeline}`);
 
@@ -13,6 +14,8 @@ export function warmUpRequest(pipeline: PipelineId): GenerationRequest {
     id,
     logId: id,
     endpoint: "completions",
+    tenant: defaultTenant,
+    class: "interactive",
     choices: [{ promptTokens: [0], seed: "0" }],
     sampling: {
       temperature: 0,
