@@ -55,6 +55,8 @@ export const generation = (
 });
 
 export interface FakeClusterOptions {
+  pipelineCount?: number;
+  /** Of each pipeline. */
   stageCount?: number;
   cut?: readonly LayerRange[];
   maxBlocks?: number;
@@ -62,6 +64,12 @@ export interface FakeClusterOptions {
   recoveryTimeoutMs?: number;
   workerMemoryMB?: number;
   prefixLength?: number;
+}
+
+/** Blocks per sequence, and the token in each of their slots. */
+interface FakeCache {
+  tables: Map<number, number[]>;
+  slots: Map<number, number>;
 }
 
 export class FakeCluster {
@@ -74,14 +82,15 @@ export class FakeCluster {
   readonly ended = new Set<RequestId>();
   readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
   readonly recoveries: { reason: string; afterMs: number }[] = [];
-  /** Blocks per sequence, and the token in each of their slots, as every stage has them. */
-  private readonly tables = new Map<number, number[]>();
-  private readonly blocks = new Map<number, number>();
+  /** What the stages of each pipeline have. */
+  private readonly caches = new Map<number, FakeCache>();
+  readonly pipelineCount: number;
   private readonly prefixLength: number;
   private readonly workerMemoryMB: number;
-  private readonly stageCount: number;
+  readonly stageCount: number;
 
   constructor({
+    pipelineCount = 1,
     stageCount = 2,
     cut,
     maxBlocks = 64,
@@ -90,16 +99,17 @@ export class FakeCluster {
     prefixLength = 0,
     workerMemoryMB = 100,
   }: FakeClusterOptions = {}) {
+    this.pipelineCount = pipelineCount;
     this.stageCount = stageCount;
     this.prefixLength = prefixLength;
     this.workerMemoryMB = workerMemoryMB;
     const ports: CorePorts = {
       send: (connection, message) => this.sent.push({ connection, message }),
       disconnect: () => {},
-      planMade: () => {
-        this.steps.length = 0;
-        this.tables.clear();
-        this.blocks.clear();
+      planMade: (pipeline) => {
+        const others = this.steps.filter((step) => step.pipeline !== pipeline);
+        this.steps.splice(0, this.steps.length, ...others);
+        this.caches.set(pipeline, { tables: new Map(), slots: new Map() });
       },
       openResultLink: (_pipeline, epoch) => this.core.membership.resultLinkOpened(epoch),
       planOver: () => {},
@@ -124,7 +134,7 @@ export class FakeCluster {
         modelStopTokens: new Set([stopToken]),
         createDetokenizer: () => ({ push: (token) => `${token}`, flush: () => "" }),
         membership: {
-          pipelineCount: 1,
+          pipelineCount,
           stageCount,
           cut,
           modelDirectory: "/model",
@@ -211,22 +221,30 @@ export class FakeCluster {
     });
   }
 
-  /** Joins all workers, links them and answers the warm-up. */
+  /** Joins all workers, links them and answers the warm-ups. */
   start(): Epoch {
-    for (let connection = 1; connection <= this.stageCount; connection++) this.join(connection);
+    const workers = this.pipelineCount * this.stageCount;
+    for (let connection = 1; connection <= workers; connection++) this.join(connection);
     return this.link();
   }
 
-  /** Answers the newest plan's assignments. */
+  /** Answers the assignments of all plans that are being formed, and then every step. @returns the newest epoch. */
   link(): Epoch {
-    const epoch = this.core.membership.epoch!;
-    const assigned = this.sent.flatMap(({ connection, message }) =>
-      message.assign != null && message.assign.epoch?.plan === epoch.plan ? [connection] : [],
-    );
-    for (const connection of assigned) this.report(connection, epoch, "LOADED");
-    for (const connection of assigned) this.report(connection, epoch, "LINKED");
+    this.linkOnly();
     this.answerAll();
-    return epoch;
+    return this.core.membership.epoch!;
+  }
+
+  /** The same without the steps. */
+  linkOnly(): void {
+    for (const { epoch, phase } of this.core.membership.planViews()) {
+      if (phase !== "loading" || epoch === null) continue;
+      const assigned = this.sent.flatMap(({ connection, message }) =>
+        message.assign != null && message.assign.epoch?.plan === epoch.plan ? [connection] : [],
+      );
+      for (const connection of assigned) this.report(connection, epoch, "LOADED");
+      for (const connection of assigned) this.report(connection, epoch, "LINKED");
+    }
   }
 
   /** Moves time in ticks; every member of `alive` sends idle heartbeats meanwhile. */
@@ -238,30 +256,32 @@ export class FakeCluster {
     }
   }
 
-  /** Answers the oldest step as the last stage would, from what stands in the blocks that it names. */
-  answer(): void {
-    const header = this.steps.shift()!;
-    for (const ended of header.ended ?? []) this.tables.delete(ended);
+  /**
+   * Answers the oldest step as the last stage would, from what stands in the blocks that it names.
+   * @param pipeline Of this pipeline; default: of any.
+   */
+  answer(pipeline?: number): void {
+    const index = this.steps.findIndex((step) => pipeline === undefined || step.pipeline === pipeline);
+    const [header] = this.steps.splice(index, 1) as [StepHeader];
+    const { tables, slots } = this.caches.get(header.pipeline!)!;
+    for (const ended of header.ended ?? []) tables.delete(ended);
     const sequences = header.sequences!;
     // All rows of a step are stored before any is read.
     for (const rows of sequences) {
-      const table = [
-        ...(this.tables.get(rows.sequence!) ?? []),
-        ...int32FromBytes(rows.newBlocks as Uint8Array),
-      ];
-      this.tables.set(rows.sequence!, table);
+      const table = [...(tables.get(rows.sequence!) ?? []), ...int32FromBytes(rows.newBlocks as Uint8Array)];
+      tables.set(rows.sequence!, table);
       for (const [i, token] of int32FromBytes(rows.tokenIds as Uint8Array).entries()) {
-        this.blocks.set(this.slot(table, rows.validLength! + i), token);
+        slots.set(this.slot(table, rows.validLength! + i), token);
       }
     }
     const result: StepResult__Output = {
       epoch: { term: Number(header.epoch!.term), plan: header.epoch!.plan! },
-      pipeline: 0,
+      pipeline: header.pipeline!,
       step: Number(header.step),
       sequences: sequences.map((rows) => {
         const length = rows.validLength! + rows.rowCount!;
-        const table = this.tables.get(rows.sequence!)!;
-        const context = Array.from({ length }, (_, at) => this.blocks.get(this.slot(table, at))!);
+        const table = tables.get(rows.sequence!)!;
+        const context = Array.from({ length }, (_, at) => slots.get(this.slot(table, at))!);
         const targets = [...int32FromBytes(rows.scoreTargets as Uint8Array)].filter((target) => target >= 0);
         return {
           sequence: rows.sequence!,
