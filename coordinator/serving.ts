@@ -51,6 +51,8 @@ export class Serving {
   readonly #rows = new Map<number, number>();
   /** The scheduler may have a step to send: something has happened since it had none. */
   #due = true;
+  /** Sequences submitted since then. */
+  #new = 0;
   #over = false;
 
   constructor(id: PipelineId, epoch: Epoch, limits: SchedulerLimits, ports: ServingPorts, nowMs: number) {
@@ -81,8 +83,10 @@ export class Serving {
 
   /** As the sequence of this choice would find it. @param byPrefix Whether it matters what it holds of the prompt. */
   candidate(choice: ActiveChoice, byPrefix: boolean): Candidate & { serving: Serving } {
-    const { runningCount: running, blocksUsed, blocksKept } = this.#scheduler;
-    const waiting = this.#scheduler.waitingBefore(choice.request.request.class);
+    const { runningCount, blocksUsed, blocksKept } = this.#scheduler;
+    // Those that came since the last step could be formed will run, as far as is known.
+    const running = runningCount + this.#new;
+    const waiting = Math.max(0, this.#scheduler.waitingBefore(choice.request.request.class) - this.#new);
     return {
       serving: this,
       held: byPrefix ? this.#heldOf(choice) : 0,
@@ -100,6 +104,7 @@ export class Serving {
     const left = request.request.sampling.maxTokens - generated.length;
     const all = generated.length === 0 ? tokens : Int32Array.from([...tokens, ...generated]);
     this.#scheduler.submit(sequence, all, left, optionsOf(choice));
+    this.#new++;
     this.#due = true;
   }
 
@@ -117,6 +122,7 @@ export class Serving {
   pump(nowMs: number): void {
     if (!this.#due) return;
     this.#due = false;
+    this.#new = 0;
     // Sending may find that the pipeline is over.
     for (let step = this.#scheduler.next(); step !== null && !this.#over; step = this.#scheduler.next()) {
       this.#rows.set(

@@ -15,8 +15,9 @@ import { PipelinePlan } from "./pipeline-plan.js";
 import type { MembershipConfig, MembershipPorts } from "./ports.js";
 
 /**
- * Where several pipelines are wanted, the first workers wait this long for the others: after a restart of the
- * coordinator all come back within 2 s, and in the order of their names they find the weights they have.
+ * Workers that begin at the same time, or dial a restarted coordinator, join within this time. Where several
+ * pipelines are wanted the first wait for the others: in the order of their names they find the weights they
+ * have. And nobody goes on with fewer stages while others are just coming back.
  */
 const settleMs = 3_000;
 
@@ -38,6 +39,7 @@ export class Membership {
   /** Over all pipelines: an epoch names one plan of one of them. */
   #planNumber = 0;
   #firstJoinMs: number | null = null;
+  #lastJoinMs = Number.NEGATIVE_INFINITY;
   readonly #placements = { placements: 0, placementsByReason: {} as Record<string, number> };
 
   constructor(config: MembershipConfig, ports: MembershipPorts, clock: Clock) {
@@ -81,7 +83,8 @@ export class Membership {
 
   message(connection: ConnectionId, message: WorkerMessage__Output): void {
     if (message.register != null && this.#members.register(connection, message.register)) {
-      this.#firstJoinMs ??= this.#clock.nowMs();
+      this.#lastJoinMs = this.#clock.nowMs();
+      this.#firstJoinMs ??= this.#lastJoinMs;
       this.#formIfPossible();
     }
     const member = this.#members.get(connection);
@@ -193,7 +196,8 @@ export class Membership {
     const members = new Map(this.#members.sorted().map((member) => [member.register.worker, member]));
     for (const plan of waiting) {
       const chosen = workers.get(plan.id)!;
-      const enough = chosen.length === stageCount || (plan.mayShrink && chosen.length > 0);
+      const mayShrink = plan.mayShrink && this.#clock.nowMs() - this.#lastJoinMs >= settleMs;
+      const enough = chosen.length === stageCount || (mayShrink && chosen.length > 0);
       if (!enough) plan.waitFor(missing(chosen.length, stageCount));
       else if (!this.#settled && plan.isNew) plan.waitFor(missing(members.size, this.#wanted));
       else

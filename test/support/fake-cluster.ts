@@ -80,6 +80,8 @@ export class FakeCluster {
   readonly steps: StepHeader[] = [];
   readonly events = new Map<RequestId, RequestEvent[]>();
   readonly ended = new Set<RequestId>();
+  /** How often each request was told to have ended. */
+  readonly endings = new Map<RequestId, number>();
   readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
   readonly recoveries: { reason: string; afterMs: number }[] = [];
   /** What the stages of each pipeline have. */
@@ -119,7 +121,10 @@ export class FakeCluster {
         const list = this.events.get(id) ?? [];
         this.events.set(id, [...list, event]);
       },
-      ended: (id) => this.ended.add(id),
+      ended: (id) => {
+        this.ended.add(id);
+        this.endings.set(id, (this.endings.get(id) ?? 0) + 1);
+      },
       stepFinished: () => {},
       readyChanged: () => {},
       recovered: (reason, afterMs) => this.recoveries.push({ reason, afterMs }),
