@@ -129,10 +129,9 @@ export class Serving {
         step.step,
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
       );
-      const rowsOf = new Map(step.rows.map((rows) => [rows.sequence, rows]));
       for (const sequence of step.preempted) this.#ports.preempted(sequence);
       for (const rows of step.rows) this.#ports.rowsDue(this.#ports.choiceOf(rows.sequence), rows);
-      const requestsOf = (id: SequenceId) => rowRequests(this.#ports.choiceOf(id), rowsOf.get(id)!);
+      const requestsOf = (rows: ScheduledRows) => rowRequests(this.#ports.choiceOf(rows.sequence), rows);
       this.#pipeline.submit(step, requestsOf, nowMs);
     }
   }
@@ -192,6 +191,13 @@ export class Serving {
 }
 
 function optionsOf({ prompt, scores, request }: ActiveChoice): SequenceOptions {
-  const { tenant, class: ofClass, cacheSalt: salt = "" } = request.request;
-  return { tenant, class: ofClass, whole: prompt.context?.length ?? 0, salt, everyRow: scores !== null };
+  const { tenant, class: ofClass, cacheSalt: salt = "", sampling } = request.request;
+  return {
+    tenant,
+    class: ofClass,
+    whole: prompt.context?.length ?? 0,
+    salt,
+    everyRow: scores !== null,
+    rulesChangeAt: prompt.tokens.length + sampling.minTokens,
+  };
 }

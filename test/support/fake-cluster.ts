@@ -12,12 +12,16 @@ import type { GenerationRequest, RequestEvent, SamplingParams } from "../../coor
 import type { LayerRange } from "../../coordinator/placement/cut.js";
 import { defaultTenant } from "../../coordinator/request-class.js";
 import type { CoordinatorMessage } from "../../proto/generated/glm/relay/internal/v1/CoordinatorMessage.js";
+import type { SequenceRows } from "../../proto/generated/glm/relay/internal/v1/SequenceRows.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
 
 const MB = 1_000_000;
 export const stopToken = 9;
+
+/** What is drawn after some tokens. */
+export type FakeModel = (tokens: readonly number[]) => number;
 
 /** Next token of the fake model: the sum of all before it, modulo ten. */
 export const nextToken = (tokens: readonly number[]): number =>
@@ -64,6 +68,8 @@ export interface FakeClusterOptions {
   recoveryTimeoutMs?: number;
   workerMemoryMB?: number;
   prefixLength?: number;
+  speculation?: boolean;
+  model?: FakeModel;
 }
 
 /** Blocks per sequence, and the token in each of their slots. */
@@ -90,6 +96,7 @@ export class FakeCluster {
   private readonly prefixLength: number;
   private readonly workerMemoryMB: number;
   readonly stageCount: number;
+  private readonly model: FakeModel;
 
   constructor({
     pipelineCount = 1,
@@ -100,9 +107,12 @@ export class FakeCluster {
     recoveryTimeoutMs = 600_000,
     prefixLength = 0,
     workerMemoryMB = 100,
+    speculation = false,
+    model = nextToken,
   }: FakeClusterOptions = {}) {
     this.pipelineCount = pipelineCount;
     this.stageCount = stageCount;
+    this.model = model;
     this.prefixLength = prefixLength;
     this.workerMemoryMB = workerMemoryMB;
     const ports: CorePorts = {
@@ -133,6 +143,7 @@ export class FakeCluster {
     this.core = new Core(
       {
         microBatches: null,
+        speculation,
         prefixLength,
         prefillChunk,
         recoveryTimeoutMs,
@@ -268,7 +279,8 @@ export class FakeCluster {
   answer(pipeline?: number): void {
     const index = this.steps.findIndex((step) => pipeline === undefined || step.pipeline === pipeline);
     const [header] = this.steps.splice(index, 1) as [StepHeader];
-    const { tables, slots } = this.caches.get(header.pipeline!)!;
+    const cache = this.caches.get(header.pipeline!)!;
+    const { tables, slots } = cache;
     for (const ended of header.ended ?? []) tables.delete(ended);
     const sequences = header.sequences!;
     // All rows of a step are stored before any is read.
@@ -284,19 +296,29 @@ export class FakeCluster {
       pipeline: header.pipeline!,
       step: Number(header.step),
       sequences: sequences.map((rows) => {
-        const length = rows.validLength! + rows.rowCount!;
-        const table = tables.get(rows.sequence!)!;
-        const context = Array.from({ length }, (_, at) => slots.get(this.slot(table, at))!);
         const targets = [...int32FromBytes(rows.scoreTargets as Uint8Array)].filter((target) => target >= 0);
         return {
           sequence: rows.sequence!,
-          sampled: rows.sampling == null ? null : this.token(nextToken(context)),
-          sampledPosition: context.length,
+          drawn: rows.sampling == null ? [] : this.draw(rows, cache).map((token) => this.token(token)),
+          drawnPosition: rows.sampling == null ? 0 : rows.validLength! + rows.rowCount! - rows.draftRows!,
           scores: targets.map((target) => this.token(target)),
         };
       }),
     };
     this.core.stepResult(result);
+  }
+
+  /** Row after row from the last decided one on, as long as what was drawn is the next row's token. */
+  private draw(rows: SequenceRows, { tables, slots }: FakeCache): number[] {
+    const table = tables.get(rows.sequence!)!;
+    const end = rows.validLength! + rows.rowCount!;
+    const text = Array.from({ length: end }, (_, at) => slots.get(this.slot(table, at))!);
+    const drawn: number[] = [];
+    for (let length = end - rows.draftRows!; length <= end; length++) {
+      drawn.push(this.model(text.slice(0, length)));
+      if (drawn.at(-1) !== text[length]) break;
+    }
+    return drawn;
   }
 
   private slot(table: readonly number[], position: number): number {
@@ -329,9 +351,9 @@ export class FakeCluster {
   }
 }
 
-/** What the fake model answers when undisturbed. */
-export function expectedTokens(prompt: readonly number[], count: number): number[] {
+/** What a fake model answers when undisturbed. */
+export function expectedTokens(prompt: readonly number[], count: number, model = nextToken): number[] {
   const tokens = [...prompt];
-  for (let n = 0; n < count; n++) tokens.push(nextToken(tokens));
+  for (let n = 0; n < count; n++) tokens.push(model(tokens));
   return tokens.slice(prompt.length);
 }
