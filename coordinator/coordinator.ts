@@ -19,6 +19,7 @@ import { type Api, createApi } from "./api/server.js";
 import { Core } from "./core.js";
 import type { ModelInfo } from "./inference.js";
 import { tickMs } from "./membership/leases.js";
+import { maxWorkers } from "./membership/members.js";
 import { ControlServer } from "./membership/server.js";
 import { openModelInThread } from "./open-model.js";
 import { CoordinatorLinks } from "./pipeline/links.js";
@@ -64,7 +65,7 @@ export interface CoordinatorOptions extends OpenOptions {
   /** Default: dtype. */
   kvType?: KvType;
   quantization: Quantization;
-  /** Micro-batches in flight; default min(stages, sequences). */
+  /** Micro-batches in flight in each pipeline; default min(stages, sequences). */
   microBatches?: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk?: number;
@@ -112,6 +113,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     for (const warning of model.warnings) log.warn(warning);
     requireStageCount(options.stages, model.shape.layerCount);
     requireAllLayers(options.layers, model.shape.layerCount);
+    requireWorkerCount(options.pipelines ?? 1, options.stages);
     const dtype = options.dtype ?? model.dtype;
     const precision: Precision = { ...options.quantization, dtype, kvType: options.kvType ?? dtype };
     const queue = await BullmqQueue.open(options.redis, options.name, log, registry);
@@ -282,6 +284,14 @@ function requireStageCount(stages: number, layerCount: number): void {
   throw new RelayError(
     "invalid_configuration",
     `--stages ${stages}: the model has ${layerCount} layers, expected 1 to ${layerCount} stages`,
+  );
+}
+
+function requireWorkerCount(pipelines: number, stages: number): void {
+  if (pipelines * stages <= maxWorkers) return;
+  throw new RelayError(
+    "invalid_configuration",
+    `--pipelines ${pipelines} of --stages ${stages} need ${pipelines * stages} workers: expected at most ${maxWorkers}`,
   );
 }
 

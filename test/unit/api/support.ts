@@ -183,6 +183,23 @@ export class ScriptedService implements InferenceService {
   }
 
   cluster(): ClusterView {
+    const stages = [
+      {
+        pipeline: 0,
+        stage: 0,
+        worker: "w0",
+        layerBegin: 0,
+        layerEnd: 2,
+        weightBytes: 1,
+        kvBytes: 1,
+        workspaceBytes: 1,
+        planned: { weightBytes: 1, kvBytes: 1, workspaceBytes: 1, processBytes: 1 },
+        memoryBytes: 3,
+        steps: 5,
+        busySeconds: 1.5,
+        idleSeconds: 0.5,
+      },
+    ];
     return {
       model: this.model.id,
       state: "ready",
@@ -193,23 +210,7 @@ export class ScriptedService implements InferenceService {
       kvType: "float32",
       quantization: { weights: "stored", head: "stored" },
       stageCount: 2,
-      stages: [
-        {
-          pipeline: 0,
-          stage: 0,
-          worker: "w0",
-          layerBegin: 0,
-          layerEnd: 2,
-          weightBytes: 1,
-          kvBytes: 1,
-          workspaceBytes: 1,
-          planned: { weightBytes: 1, kvBytes: 1, workspaceBytes: 1, processBytes: 1 },
-          memoryBytes: 3,
-          steps: 5,
-          busySeconds: 1.5,
-          idleSeconds: 0.5,
-        },
-      ],
+      stages,
       workers: [
         {
           id: workerId("w0"),
@@ -236,7 +237,7 @@ export class ScriptedService implements InferenceService {
           reason: "",
           epoch: { term: 3, plan: 7 },
           stageCount: 2,
-          stages: [],
+          stages,
           blocks: { size: 16, total: 100, used: 25, kept: 0 },
           sequences: { running: 4, waiting: 6 },
           microBatchesInFlight: 2,
