@@ -4,7 +4,7 @@ import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
 import {
   addPipelinesOption,
   addRecoveryOption,
-  addSpeculationOption,
+  addSchedulingOptions,
   grpcPortHelp,
   stages,
 } from "./coordinator.js";
@@ -27,7 +27,7 @@ export function addUpCommand(program: Command): void {
     )
     .requiredOption("--model <dir>", "directory of the model")
     .requiredOption("--stages <n>", "workers that share the model's layers", stages);
-  addSpeculationOption(
+  addSchedulingOptions(
     addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(addPipelinesOption(command))))),
   )
     .option("--threads-per-worker <t>", "compute threads of each worker (default: cores / workers)", threads)

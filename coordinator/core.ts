@@ -17,6 +17,7 @@ import type {
   TextParams,
   TokenLogprob,
 } from "./inference.js";
+
 import { Membership } from "./membership/membership.js";
 import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
@@ -37,11 +38,13 @@ const firstExpectedReply = 256;
 
 export interface CoreConfig {
   membership: Omit<MembershipConfig, "minBlocks">;
-  /** Micro-batches in flight; null: min(stages, sequences). */
+  /** Micro-batches in flight; null: by what is measured. */
   microBatches: number | null;
   prefillChunk: number;
   /** Decodes may carry drafts where they pay. */
   speculation: boolean;
+  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
+  itlTargetMs: number;
   /** How long interrupted requests wait for the next pipeline. */
   recoveryTimeoutMs: number;
   /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
@@ -63,12 +66,6 @@ export interface CorePorts extends Omit<MembershipPorts, "formed" | "dissolved">
   recovered(reason: ErrorCode, afterMs: number): void;
 }
 
-/** Of a pipeline that is not formed. */
-const nothingServed: ServingView = {
-  blocks: { size: kvBlockSize, total: 0, used: 0, kept: 0 },
-  sequences: { running: 0, waiting: 0 },
-  microBatchesInFlight: 0,
-};
 const noTokenYet = "the first token has not come back yet";
 
 /** What the service around the core adds to the view. */
@@ -166,8 +163,11 @@ export class Core {
     const serving = this.#pipelines.of(result.pipeline);
     if (serving === null) return;
     try {
-      const outcomes = serving.complete(result);
+      const outcomes = serving.complete(result, this.#clock.nowMs());
       if (outcomes === null) return;
+      for (const outcome of outcomes) this.#decide(outcome);
+      // The next step leaves first: its tokens are known, and the stages work while text is made of them.
+      this.#pump();
       for (const outcome of outcomes) this.#deliver(outcome);
     } catch (error) {
       this.membership.linkBroken(serving.epoch, toRelayError(error), -1);
@@ -214,6 +214,7 @@ export class Core {
         waiting: sum(({ sequences }) => sequences.waiting),
       },
       microBatchesInFlight: sum(({ microBatchesInFlight }) => microBatchesInFlight),
+      timing: (pipelines.find(({ state }) => state === "ready") ?? pipelines[0]!).timing,
       pipelines,
       counters: {
         ...this.membership.counters,
@@ -240,13 +241,13 @@ export class Core {
         epoch,
         stageCount,
         stages,
-        ...(serving?.view() ?? nothingServed),
+        ...(serving?.view() ?? notServing(this.#config.itlTargetMs)),
       };
     });
   }
 
   #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stageCount: number): void {
-    const { microBatches, prefillChunk, prefixLength, speculation } = this.#config;
+    const { microBatches, prefillChunk, prefixLength, speculation, itlTargetMs } = this.#config;
     const limits = {
       blockCount,
       stageCount,
@@ -256,6 +257,7 @@ export class Core {
       prefillChunk,
       firstExpectedReply,
       speculation: speculation ? { kneeRows: defaultKneeRows } : undefined,
+      itlTargetMs,
     };
     const ports = {
       sendStep: (header: StepHeader) => this.#ports.sendStep(header),
@@ -372,6 +374,7 @@ export class Core {
         again: false,
         sampling: sequenceSampling(request.sampling, BigInt(seed)),
         scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
+        scored: null,
       };
       this.#open(choice);
     }
@@ -428,13 +431,43 @@ export class Core {
     this.#ports.emit(active.request.id, { type: "started" });
   }
 
-  #deliver({ sequence, drawn, scores: scored, finite }: SequenceOutcome): void {
+  /**
+   * What the ids alone decide: whether the sequence goes on, and with which tokens. A stop string shows only in
+   * the text; then one more row has been sent, whose outcome finds no choice.
+   */
+  #decide({ sequence, drawn, scores, finite }: SequenceOutcome): void {
     this.#draftTokens.accepted += Math.max(0, drawn.length - 1);
     const choice = this.#choices.get(sequence);
+    if (choice === undefined || (!finite && drawn.length === 0)) return;
+    const scored = choice.scores?.take(scores) ?? null;
+    if (scored !== null) {
+      choice.scores = null;
+      choice.scored = scored;
+    }
+    if (drawn.length > 0 || scored !== null) this.#gotOn(choice);
+    const serving = choice.serving!;
+    for (const { token } of drawn) {
+      choice.generated.push(token);
+      if (choice.output.endsWith(token, choice.generated.length)) {
+        // What a draft brought behind it was never drawn.
+        serving.remove(sequence);
+        return;
+      }
+      if (finite) serving.append(sequence, token);
+    }
+  }
+
+  /** Text and events of what was decided. */
+  #deliver({ sequence, drawn, finite }: SequenceOutcome): void {
+    const choice = this.#choices.get(sequence);
     if (choice === undefined) return;
-    if (finite || drawn.length > 0) this.#takeScores(choice, scored);
-    // What a draft brought behind the end of the choice was never drawn: its sequence is gone by then.
-    for (const token of drawn) if (this.#choices.get(sequence) === choice) this.#take(choice, token);
+    if (choice.scored !== null) {
+      this.#emit(choice, { type: "prompt", choice: choice.index, scores: choice.scored });
+      choice.scored = null;
+      const { maxTokens } = choice.request.request.sampling;
+      if (maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
+    }
+    for (const token of drawn) if (this.#choices.get(sequence) === choice) this.#write(choice, token);
     if (!finite && this.#choices.get(sequence) === choice) this.#failNonFinite(choice);
   }
 
@@ -444,21 +477,8 @@ export class Core {
     this.#fail(active, new RelayError("numeric_error", message));
   }
 
-  #takeScores(choice: ActiveChoice, scored: readonly TokenLogprob[]): void {
-    if (choice.scores === null) return;
-    const scores = choice.scores.take(scored);
-    if (scores === null) return;
-    this.#emit(choice, { type: "prompt", choice: choice.index, scores });
-    this.#gotOn(choice);
-    choice.scores = null;
-    if (choice.request.request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
-  }
-
-  /** The choice's next token. */
-  #take(choice: ActiveChoice, token: TokenLogprob): void {
-    choice.serving!.append(choice.sequence, token.token);
-    choice.generated.push(token.token);
-    this.#gotOn(choice);
+  /** Text and events of the choice's next token. */
+  #write(choice: ActiveChoice, token: TokenLogprob): void {
     for (const event of choice.output.push(token)) {
       for (const told of choice.prompt.events(event)) this.#emit(choice, told);
       if (event.type === "finish" && choice.prompt.next(choice.output.tokensBehindEnd)) this.#goOn(choice);
@@ -472,7 +492,8 @@ export class Core {
     choice.generated = [];
     choice.output = this.#newOutput(choice.request.request, choice.index);
     this.#open(choice);
-    choice.serving!.submit(choice);
+    // When the pipeline was lost meanwhile, another one builds it.
+    choice.serving?.submit(choice);
   }
 
   #emit(choice: ActiveChoice, event: RequestEvent): void {
@@ -539,3 +560,11 @@ export class Core {
     this.#gotOn(choice);
   }
 }
+
+/** Of a pipeline that is not formed. */
+const notServing = (itlTargetMs: number): ServingView => ({
+  blocks: { size: kvBlockSize, total: 0, used: 0, kept: 0 },
+  sequences: { running: 0, waiting: 0 },
+  microBatchesInFlight: 0,
+  timing: { itlTargetMs, microBatchTarget: 0, rowBudget: null, hopMs: null, stages: [] },
+});

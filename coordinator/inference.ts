@@ -202,6 +202,21 @@ export interface PipelineView {
   /** `waiting`: for blocks. */
   sequences: { running: number; waiting: number };
   microBatchesInFlight: number;
+  timing: TimingView;
+}
+
+/** What finished steps say about the next ones; fitted figures are null or absent while too few have come back. */
+export interface TimingView {
+  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
+  itlTargetMs: number;
+  /** Steps that are kept on their way; 0 while no pipeline is formed. */
+  microBatchTarget: number;
+  /** Rows of a new prompt that a step may carry by the target, decodes not counted. */
+  rowBudget: number | null;
+  /** All hops of a step's way together, from the coordinator over the stages and back. */
+  hopMs: number | null;
+  /** A step takes baseMs + rows * rowMs + keys * keyMs, keys being those that its rows read in attention. */
+  stages: { baseMs: number; rowMs: number; keyMs: number }[];
 }
 
 export interface ClusterView {
@@ -223,6 +238,8 @@ export interface ClusterView {
   blocks: PipelineView["blocks"];
   sequences: PipelineView["sequences"];
   microBatchesInFlight: number;
+  /** Of the first pipeline that serves. */
+  timing: TimingView;
   pipelines: PipelineView[];
   /** How long the oldest request without a first step has waited; 0 when none waits. */
   oldestWaitMs: number;

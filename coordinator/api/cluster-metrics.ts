@@ -62,6 +62,21 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     "worker",
   ]);
   const inFlight = gauge("micro_batches_in_flight", "Micro-batches in the stages.", ["model", "pipeline"]);
+  const microBatchTarget = gauge("micro_batch_target", "Micro-batches that are kept in the stages.", [
+    "model",
+    "pipeline",
+  ]);
+  const rowBudget = gauge("step_row_budget", "Rows of new prompts that the ITL target allows in a step.", [
+    "model",
+    "pipeline",
+  ]);
+  const hopSeconds = gauge("hop_fit_seconds", "All hops of a step together, fitted.", ["model", "pipeline"]);
+  const stageFit = gauge("stage_fit_seconds", "Parts of a stage's time for a step, fitted.", [
+    "model",
+    "pipeline",
+    "stage",
+    "part",
+  ]);
   const redisUp = gauge("redis_up", "1 while Redis answers.", []);
   const placements = counter("placements_total", "Plans made, by what ended the one before.", [
     "model",
@@ -115,6 +130,15 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     pipelineSequences.set({ ...of, state: "running" }, view.sequences.running);
     pipelineSequences.set({ ...of, state: "waiting" }, view.sequences.waiting);
     inFlight.set(of, view.microBatchesInFlight);
+    const { timing } = view;
+    microBatchTarget.set(of, timing.microBatchTarget);
+    if (timing.rowBudget !== null) rowBudget.set(of, timing.rowBudget);
+    if (timing.hopMs !== null) hopSeconds.set(of, timing.hopMs / 1_000);
+    for (const [stage, { baseMs, rowMs, keyMs }] of timing.stages.entries()) {
+      stageFit.set({ ...of, stage, part: "base" }, baseMs / 1_000);
+      stageFit.set({ ...of, stage, part: "row" }, rowMs / 1_000);
+      stageFit.set({ ...of, stage, part: "key" }, keyMs / 1_000);
+    }
   };
 
   /** The owner of the count is elsewhere; a counter of ours only shows it. */
@@ -143,6 +167,7 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
       kvUsageRatio.set({ model }, total === 0 ? 0 : used / total);
       kvCacheInfo.reset();
       kvCacheInfo.set({ model, block_size: size, num_blocks: total }, 1);
+      for (const fitted of [rowBudget, hopSeconds, stageFit]) fitted.reset();
       for (const pipeline of view.pipelines) updatePipeline(model, pipeline);
       for (const state of pipelineStates) {
         pipelines.set({ model, state }, view.pipelines.filter((each) => each.state === state).length);

@@ -152,6 +152,13 @@ describe("status", () => {
     sequences: { running: 1, waiting: 2 },
     microBatchesInFlight: 1,
     pipelines: [],
+    timing: {
+      itlTargetMs: 200,
+      microBatchTarget: 2,
+      rowBudget: 96,
+      hopMs: 1.5,
+      stages: [{ baseMs: 4, rowMs: 0.5, keyMs: 0.001 }],
+    },
     oldestWaitMs: 0,
     probeAddress: "127.0.0.1:9100",
     grpcAddress: "127.0.0.1:9200",
@@ -204,6 +211,7 @@ describe("status", () => {
       blocks: { size: 16, total: 50, used: 3, kept: 7 },
       sequences: { running: 1, waiting: 2 },
       microBatchesInFlight: 1,
+      timing: view.timing,
     };
     const lost = {
       ...pipeline,
