@@ -15,6 +15,7 @@ import type {
   PipelineView,
   RequestEvent,
   TextParams,
+  TokenIds,
   TokenLogprob,
 } from "./inference.js";
 
@@ -23,6 +24,7 @@ import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { ChoicePrompt } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
+import { replay } from "./output/replay.js";
 import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import { Pipelines } from "./pipelines.js";
 import type { Detokenizer } from "./prompt/service.js";
@@ -138,10 +140,13 @@ export class Core {
     return new RelayError("model_loading", `the model is not being served: ${reason}`, { retryAfterS: 1 });
   }
 
-  /** Puts a request into the waiting set. Failures are told as its error event. */
-  admit(request: GenerationRequest): void {
+  /**
+   * Puts a request into the waiting set. Failures are told as its error event.
+   * @param decided Tokens of each choice that an earlier coordinator had decided; the request goes on behind them.
+   */
+  admit(request: GenerationRequest, decided: readonly TokenIds[] = []): void {
     try {
-      this.#start(request);
+      this.#start(request, decided);
     } catch (error) {
       this.#ports.emit(request.id, { type: "error", error: toRelayError(error) });
       this.#ports.ended(request.id);
@@ -271,7 +276,7 @@ export class Core {
     };
     const serving = new Serving(pipeline, epoch, limits, ports, this.#clock.nowMs());
     this.#pipelines.add(serving);
-    this.#begin(warmUpRequest(pipeline), (choice) => {
+    this.#begin(warmUpRequest(pipeline), [], (choice) => {
       choice.serving = serving;
       serving.submit(choice);
     });
@@ -335,17 +340,22 @@ export class Core {
     }
   }
 
-  #start(request: GenerationRequest): void {
+  #start(request: GenerationRequest, decided: readonly TokenIds[]): void {
     // What was accepted before a loss waits with those that it interrupted.
     const notReady = this.#pipelines.missed ? null : this.notReady();
     if (notReady !== null) throw notReady;
-    this.#begin(request, (choice) => {
+    const place = (choice: ActiveChoice) => {
       if (this.ready) this.#place(choice);
-    });
+    };
+    this.#begin(request, decided, place);
   }
 
   /** @param place Gives a choice to a pipeline, or lets it wait. */
-  #begin(request: GenerationRequest, place: (choice: ActiveChoice) => void): void {
+  #begin(
+    request: GenerationRequest,
+    decided: readonly TokenIds[],
+    place: (choice: ActiveChoice) => void,
+  ): void {
     if (this.#choices.size + request.choices.length > queueLimit) {
       throw new RelayError("queue_full", `${queueLimit} sequences are waiting or running`, {
         retryAfterS: 5,
@@ -385,11 +395,20 @@ export class Core {
       choices: request.choices.length,
     });
     for (const choice of [...active.open.values()]) {
+      if (!this.#requests.has(request.id)) return;
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
         this.#emit(choice, choice.output.finishEmpty());
-      else place(choice);
+      else if (this.#goOnBehind(choice, decided[choice.index] ?? [])) place(choice);
     }
+  }
+
+  /** @returns Whether the choice has tokens left to decide. */
+  #goOnBehind(choice: ActiveChoice, decided: TokenIds): boolean {
+    const { events, generated } = replay(choice.output, choice.prompt, decided);
+    choice.generated = generated;
+    for (const event of events) this.#emit(choice, event);
+    return events.at(-1)?.type !== "finish";
   }
 
   #newOutput({ sampling, text }: GenerationRequest, index: number): ChoiceOutput {
