@@ -126,6 +126,9 @@ interface StepInFlight {
   decodes: number;
 }
 
+/** Where several pipelines hold the beginning of a prompt, more of it does not matter for the choice between them. */
+const maxProbedTokens = 16_384;
+
 /** How much the newest ended reply counts in what the next ones are taken to need. */
 const replyWeight = 1 / 32;
 
@@ -195,6 +198,35 @@ export class Scheduler {
 
   get blocksUsed(): number {
     return this.#pool.used;
+  }
+
+  /**
+   * How many of a new sequence's tokens stand in blocks that it could take over now, of the first
+   * maxProbedTokens; nothing changes.
+   */
+  heldTokens(tokens: TokenIds, options: SequenceOptions): number {
+    const { tenant = defaultTenant, whole = 0, salt = "", everyRow = false } = options;
+    if (everyRow || !this.#sharesBlocks(whole)) return 0;
+    const most = Math.min(tokens.length - 1, maxProbedTokens);
+    let held = 0;
+    let node: PrefixNode | null = this.#pool.root(tenant, salt);
+    for (let end = kvBlockSize; end <= most; end += kvBlockSize) {
+      const block = Array.from({ length: kvBlockSize }, (_, index) => tokens[held + index]!);
+      node = this.#pool.find(node, block);
+      if (node === null) break;
+      held = end;
+    }
+    return held;
+  }
+
+  /** Sequences that are admitted before a new one of this class. */
+  waitingBefore(ofClass: RequestClass): number {
+    return ofClass === "batch" ? this.#waiting.size : this.#waiting.sizeOf(ofClass);
+  }
+
+  /** Whether the blocks of so many tokens are there. */
+  hasRoomFor(tokens: number): boolean {
+    return this.#blocksFor(tokens) <= this.#pool.available;
   }
 
   /** Whether a sequence could ever run, with all blocks to itself. The last token drawn needs no slot. */
