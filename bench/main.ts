@@ -15,6 +15,7 @@ import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
 import { addSchedulerCostCommand } from "./scheduler-cost.js";
 import { servingBench } from "./serving.js";
+import { addSpeculationCommand } from "./speculation.js";
 import { addSpeedCommand } from "./speed.js";
 import { addThroughputCommand } from "./throughput.js";
 import { endClustersOnSignal } from "./up.js";
@@ -49,6 +50,7 @@ const program = new Command("bench")
 addQualityCommand(program);
 addMemoryCommand(program);
 addSpeedCommand(program);
+addSpeculationCommand(program);
 addFamiliesCommand(program);
 addSchedulerCostCommand(program);
 addThroughputCommand(program);

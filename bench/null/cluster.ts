@@ -15,6 +15,7 @@ import { findRedisServer, freePort, probeRedis, redisArguments } from "../../cli
 import { packageRoot } from "../../common/package.js";
 import type { ClusterView } from "../../coordinator/inference.js";
 import { type LoopStall, stallSinceLast } from "../loop-stall.js";
+import { withoutGuesses } from "../options.js";
 import { makeScratch, removeScratch } from "../scratch.js";
 
 const mainScript = join(packageRoot, "dist/cli/main.js");
@@ -66,6 +67,8 @@ export class NullCluster {
       ...nodeFlags,
       `--import=${probeScript}`,
       ...[mainScript, "coordinator", "--model", nullModel, "--stages", String(stages), "--port", "0"],
+      // Its text goes round in small circles: nearly every guess would hold.
+      ...withoutGuesses,
       ...["--redis", this.redisUrl, ...flags],
     ];
     this.coordinator = this.#start("coordinator", args, { EVENT_LOOP_PROBE: this.#probeSocket });
