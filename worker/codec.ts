@@ -13,7 +13,8 @@ import type { SequenceRows__Output } from "../proto/generated/glm/relay/internal
 import type { StepHeader__Output } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { TokenResult as TokenResultMessage } from "../proto/generated/glm/relay/internal/v1/TokenResult.js";
-import type { BlockTables } from "./kv-cache/block-tables.js";
+import type { BlockTables, TableChange } from "./kv-cache/block-tables.js";
+import type { ReadSlice } from "./slices.js";
 
 /** What the decoder must know of the stage that it decodes for. */
 export interface StepFormat {
@@ -30,6 +31,7 @@ export interface StepFormat {
 
 /**
  * Turns a step into the engine's input and moves the block tables on.
+ * @param slice What the header says of a slice (slices.ts).
  * @throws RelayError corrupt_message when header, activations and tables contradict each other; the
  *   tables have not changed then.
  */
@@ -38,8 +40,10 @@ export function decodeStep(
   activations: Uint8Array,
   tables: BlockTables,
   format: StepFormat,
+  slice: ReadSlice | null = null,
 ): StepInput {
   const rows = header.sequences.reduce((sum, sequence) => sum + sequence.rowCount, 0);
+  if (rows === 0 && slice === null) throw corrupt("step has no rows: expected at least one, or a slice");
   if (rows > format.maxRows) throw corrupt(`step has ${rows} rows: expected at most ${format.maxRows}`);
   const activationBytes = format.first ? 0 : rows * format.rowBytes;
   if (activations.byteLength !== activationBytes) {
@@ -47,24 +51,14 @@ export function decodeStep(
       `${activations.byteLength} bytes of activations for ${rows} rows: expected ${activationBytes}`,
     );
   }
-  const tokenIds = format.first ? decodeTokens(header, rows, format.tokenCount) : null;
+  const tokenIds = format.first && rows > 0 ? decodeTokens(header, rows, format.tokenCount) : null;
   const requests = format.last ? decodeRequests(header, format.tokenCount) : { samples: [], scores: [] };
-  for (const { sequence, requestId } of header.sequences) {
-    if (requestId.length <= maxLoggedIdLength) continue;
-    throw corrupt(
-      `sequence ${sequence} has a request id of ${requestId.length} characters: expected at most ${maxLoggedIdLength}`,
-    );
-  }
-  const changes = header.sequences.map(({ sequence, requestId, validLength, rowCount, newBlocks }) => ({
-    sequence,
-    requestId,
-    validLength,
-    rowCount,
-    newBlocks: int32s(newBlocks, "new blocks", sequence),
-  }));
+  const changes = header.sequences.map(tableChange);
   const contexts = header.sequences.map(contextOf);
-  const blockTables = tables.apply(header.ended, changes);
+  const blockTables = tables.apply(header.ended, changes, slice?.change);
+  const sliceTable = slice === null ? null : blockTables.shift()!;
   return {
+    ...(slice !== null && slice.input !== null && { slice: slice.input(sliceTable!) }),
     sequences: changes.map((change, index) => ({
       rowCount: change.rowCount,
       startPosition: change.validLength,
@@ -72,13 +66,30 @@ export function decodeStep(
       blockTable: blockTables[index]!,
     })),
     tokenIds,
-    activations: format.first ? null : activations,
+    activations: format.first || rows === 0 ? null : activations,
     ...requests,
   };
 }
 
-/** A context comes with its first row, or has come before. */
-function contextOf(rows: SequenceRows__Output): { contextLength: number; maskPosition: number } {
+/** What rows say about their sequence's table. @throws RelayError corrupt_message. */
+export function tableChange(rows: SequenceRows__Output): TableChange {
+  const { sequence, requestId, validLength, rowCount, newBlocks } = rows;
+  if (requestId.length > maxLoggedIdLength) {
+    throw corrupt(
+      `sequence ${sequence} has a request id of ${requestId.length} characters: expected at most ${maxLoggedIdLength}`,
+    );
+  }
+  return {
+    sequence,
+    requestId,
+    validLength,
+    rowCount,
+    newBlocks: int32s(newBlocks, "new blocks", sequence),
+  };
+}
+
+/** A context comes with its first row, or has come before. @throws RelayError corrupt_message. */
+export function contextOf(rows: SequenceRows__Output): { contextLength: number; maskPosition: number } {
   const { sequence, context, validLength, rowCount } = rows;
   if (context === null) return { contextLength: 0, maskPosition: -1 };
   const { length, maskPosition } = context;
@@ -98,12 +109,18 @@ function decodeTokens(header: StepHeader__Output, rows: number, tokenCount: numb
   const tokens = new Int32Array(rows);
   let row = 0;
   for (const sequence of header.sequences) {
-    const ids = rowValues(sequence, sequence.tokenIds, "token ids");
-    for (const id of ids) requireToken(sequence, id, tokenCount);
+    const ids = tokenIdsOf(sequence, tokenCount);
     tokens.set(ids, row);
     row += ids.length;
   }
   return tokens;
+}
+
+/** One per row. @throws RelayError corrupt_message. */
+export function tokenIdsOf(sequence: SequenceRows__Output, tokenCount: number): Int32Array {
+  const ids = rowValues(sequence, sequence.tokenIds, "token ids");
+  for (const id of ids) requireToken(sequence, id, tokenCount);
+  return ids;
 }
 
 function decodeRequests(
@@ -163,8 +180,14 @@ function requireToken(sequence: SequenceRows__Output, token: number, tokenCount:
 }
 
 /** The frame for the successor: the header as it came, with this stage's activations. */
-export function stepFrame(header: StepHeader__Output, activations: Uint8Array): LinkFrame {
-  return { step: { header, activations, checksum: checksum(activations) } };
+export function stepFrame(
+  header: StepHeader__Output,
+  activations: Uint8Array,
+  sliceActivations: Uint8Array | null = null,
+): LinkFrame {
+  const step = { header, activations, checksum: checksum(activations) };
+  if (sliceActivations === null) return { step };
+  return { step: { ...step, sliceActivations, sliceChecksum: checksum(sliceActivations) } };
 }
 
 /** The last stage's answer to the coordinator: one result per sequence, in the header's order. */
