@@ -93,7 +93,8 @@ void LayerLoop::runSlice(const SliceInput& slice, StepOutput& output) {
   if (!slice.tokenIds.empty()) {
     embed(*parked_, slice.tokenIds);
   } else if (!slice.activations.empty()) {
-    backend_.copyRowsIn(*parked_, slice.activations.data(), config_.dtype, rowCount, config_.shape.hiddenSize);
+    backend_.copyRowsIn(*parked_, slice.activations.data(), config_.dtype, rowCount,
+                        config_.shape.hiddenSize);
   }
   for (int layer = slice.layerBegin; layer < slice.layerEnd; layer++)
     runLayer(*parked_, layer - config_.layerBegin, rowCount);
@@ -182,8 +183,7 @@ void LayerLoop::embed(DeviceBuffer& hidden, const std::vector<int32_t>& tokenIds
     addRow(weights_.blockPositionEmbedding, positionOfRow_[i].blockPosition);
     kernels_.narrow[static_cast<int>(config_.dtype)](embedded_.data() + i * rowBytes, row.data(), hiddenSize);
   }
-  backend_.copyRowsIn(hidden, embedded_.data(), config_.dtype, static_cast<int>(tokenIds.size()),
-                      hiddenSize);
+  backend_.copyRowsIn(hidden, embedded_.data(), config_.dtype, static_cast<int>(tokenIds.size()), hiddenSize);
 }
 
 // All keys and values of the step are stored before the first query reads any, so a row may see rows of a
