@@ -34,6 +34,8 @@ import { warmUpId, warmUpLimitMs, warmUpRequest } from "./warm-up.js";
 
 /** Sequences admitted and not finished; above it new requests get queue_full. */
 export const queueLimit = 10_000;
+/** What a reply is taken to need before any has ended, in tokens. */
+const firstExpectedReply = 256;
 /** A step that is away this long while every worker reports idle was lost on the way. */
 const stepLostMs = 5_000;
 
@@ -73,6 +75,8 @@ interface ActiveChoice {
   generated: number[];
   /** Tokens of the prompt that were not computed for it, because others had. */
   reused: number;
+  /** Computed once more: its prompt was counted before. */
+  again: boolean;
   seed: bigint;
   /** Logprobs of the prompt, when asked for; null once given out. */
   scores: PromptScores | null;
@@ -118,6 +122,7 @@ export class Core {
   /** KV blocks of the pipeline that is or was formed last. */
   #blockCount = 0;
   #stepCount = 0;
+  #preemptions = 0;
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
   /** Over all epochs: a sequence keeps its number when it is rebuilt. */
@@ -245,6 +250,7 @@ export class Core {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
         steps: this.#stepCount,
+        preemptions: this.#preemptions,
         prefixCacheQueries: this.#promptTokens.looked,
         prefixCacheHits: this.#promptTokens.reused,
       },
@@ -262,6 +268,7 @@ export class Core {
       maxStepRows,
       prefixLength,
       prefillChunk,
+      firstExpectedReply,
     });
     this.#serving = {
       scheduler,
@@ -322,8 +329,7 @@ export class Core {
       return;
     }
     for (const choice of active.open.values()) {
-      const { tokens, context } = choice.prompt;
-      if (choice.scores !== null) choice.scores = new PromptScores(tokens, context);
+      this.#startOver(choice);
       this.#submit(choice);
     }
   }
@@ -359,6 +365,7 @@ export class Core {
         prompt: new ChoicePrompt(index, promptTokens, context),
         generated: [],
         reused: 0,
+        again: false,
         seed: BigInt(seed),
         scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
       };
@@ -422,16 +429,31 @@ export class Core {
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
       );
       const rowsOf = new Map(step.rows.map((rows) => [rows.sequence, rows]));
+      for (const sequence of step.preempted) this.#notePreempted(sequence);
       for (const rows of step.rows) this.#noteRows(rows);
       serving.pipeline.submit(step, (id) => this.#rowRequests(rowsOf.get(id)!), this.#clock.nowMs());
     }
+  }
+
+  /** It is computed again from its beginning, so all scores of its prompt come again. */
+  #notePreempted(sequence: SequenceId): void {
+    this.#preemptions++;
+    const choice = this.#choices.get(sequence);
+    // It may have ended since.
+    if (choice !== undefined) this.#startOver(choice);
+  }
+
+  #startOver(choice: ActiveChoice): void {
+    const { tokens, context } = choice.prompt;
+    if (choice.scores !== null) choice.scores = new PromptScores(tokens, context);
+    choice.again = true;
   }
 
   #noteRows({ sequence, first, reused, tokens }: ScheduledRows): void {
     const choice = this.#choices.get(sequence)!;
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.
-    if (choice.generated.length === 0) {
+    if (choice.generated.length === 0 && !choice.again) {
       choice.reused += reused;
       this.#promptTokens.looked += reused + tokens.length;
       this.#promptTokens.reused += reused;

@@ -213,6 +213,8 @@ export interface ClusterView {
     workersLostByReason: Record<WorkerLossReason, number>;
     staleMessages: number;
     steps: number;
+    /** Sequences that gave their KV blocks to others and were computed again. */
+    preemptions: number;
     /** Prompt tokens whose rows were due, and those of them that were computed before. */
     prefixCacheQueries: number;
     prefixCacheHits: number;

@@ -13,6 +13,7 @@ export interface ClusterMetrics {
   kvCacheInfo: Metric;
   prefixCacheQueries: Metric;
   prefixCacheHits: Metric;
+  preemptions: Metric;
   /** All figures from the same view, so that they agree with each other. */
   update(view: ClusterView): void;
 }
@@ -61,6 +62,11 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     "Those of them whose keys and values were there already.",
     ["model"],
   );
+  const preemptions = counter(
+    "preemptions_total",
+    "Sequences that gave their KV blocks to others and were computed again.",
+    ["model"],
+  );
   const stageBusy = counter("stage_busy_seconds_total", "Time a stage has spent computing.", [
     "model",
     "stage",
@@ -84,6 +90,7 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     kvCacheInfo,
     prefixCacheQueries,
     prefixCacheHits,
+    preemptions,
     update(view) {
       const { model } = view;
       const { total, used, kept, size } = view.blocks;
@@ -121,6 +128,7 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
       show(staleMessages, { model }, view.counters.staleMessages);
       show(prefixCacheQueries, { model }, view.counters.prefixCacheQueries);
       show(prefixCacheHits, { model }, view.counters.prefixCacheHits);
+      show(preemptions, { model }, view.counters.preemptions);
       stageBusy.reset();
       stageIdle.reset();
       for (const { stage, busySeconds, idleSeconds } of view.stages) {

@@ -132,6 +132,7 @@ export function createMetrics(service: InferenceService, registry: Registry): Me
     ["generation_tokens_total", calls.generationTokens],
     ["prefix_cache_queries_total", cluster.prefixCacheQueries],
     ["prefix_cache_hits_total", cluster.prefixCacheHits],
+    ["num_preemptions_total", cluster.preemptions],
   ] as const) {
     registerAlias(registry, { name: `vllm:${name}`, source, labels: plain });
   }

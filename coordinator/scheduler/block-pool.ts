@@ -1,7 +1,7 @@
 /**
  * The books of the KV cache: which block ids are free, held or kept. Workers hold the memory, every stage under
- * the same ids. A sequence reserves at admission what it can grow to, so a running sequence never finds the pool
- * empty; ids are drawn from the reservation only when its tokens reach them.
+ * the same ids. A sequence reserves the blocks of its prompt at admission; ids are drawn from the reservation
+ * only when its tokens reach them. What its reply needs is drawn from what nobody has reserved.
  *
  * A full block of a causal sequence is known by its tokens and all before them. Sequences that begin alike share
  * it; when the last one lets go it is kept, until its memory is needed: the one longest unused goes first.
@@ -68,6 +68,11 @@ export class BlockPool {
       this.#holders[block] = 1;
       return block;
     });
+  }
+
+  /** Draws `count` ids that nobody has reserved, or returns null. */
+  grow(count: number): number[] | null {
+    return this.reserve(count) ? this.take(count) : null;
   }
 
   /** Gives back ids and what is left of the reservation they came from. */

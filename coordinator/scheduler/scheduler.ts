@@ -21,6 +21,8 @@ export interface SchedulerLimits {
   prefixLength: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk: number;
+  /** What a reply is taken to need before any has ended, in tokens. */
+  firstExpectedReply: number;
 }
 
 /** Rows [start, start + tokens.length) of a sequence, part of one step. */
@@ -41,34 +43,10 @@ export interface ScheduledRows {
 export interface ScheduledStep {
   step: number;
   rows: ScheduledRows[];
-  /** Sequences that ended since the last step; the stages drop their block tables. */
+  /** Sequences that ended or were preempted since the last step; the stages drop their block tables. */
   ended: SequenceId[];
-}
-
-interface SequenceState {
-  id: SequenceId;
-  tokens: number[];
-  /** Tokens whose KV entries are written once the steps in flight are done. */
-  computed: number;
-  blocks: number[];
-  /** Tokens at the beginning that must travel in one step (a prefix-LM's context). */
-  whole: number;
-  /** The last full block that is known by its tokens; null for a sequence that shares nothing. */
-  node: PrefixNode | null;
-  /** Blocks up to that one. */
-  known: number;
-  /** May take over blocks that others have computed. */
-  reuses: boolean;
-  /** Rows of it have travelled. */
-  begun: boolean;
-  /** Blocks it may still draw. */
-  reservation: number;
-  /** False when only its prompt is scored: nothing is drawn at the end. */
-  generates: boolean;
-  /** The step it travels in, or null. A sequence is in one step at a time. */
-  inStep: number | null;
-  /** Removed while in flight: its blocks return when that step has come back. */
-  ending: boolean;
+  /** Those of them that were preempted: they wait again, and are computed from their beginning. */
+  preempted: SequenceId[];
 }
 
 /** How a sequence is run; what is not said is the plain causal way. */
@@ -85,9 +63,41 @@ export interface SequenceOptions {
 }
 
 interface Waiting extends Required<SequenceOptions> {
-  promptTokens: TokenIds;
-  maxTokens: number;
+  /** The prompt, and behind it what was generated before it was preempted. */
+  tokens: TokenIds;
+  promptLength: number;
+  /** Tokens that it may have at most. */
+  longest: number;
+  /** False when only its prompt is scored: nothing is drawn at the end. */
+  generates: boolean;
+  /** Arrival order, kept when it is preempted. */
+  order: number;
 }
+
+interface SequenceState extends Waiting {
+  id: SequenceId;
+  tokens: number[];
+  /** Tokens whose KV entries are written once the steps in flight are done. */
+  computed: number;
+  /** The same after its last rows; what was added since was taken over. */
+  sent: number;
+  blocks: number[];
+  /** Blocks that the stages know of. */
+  announced: number;
+  /** The last full block that is known by its tokens; null for a sequence that shares nothing. */
+  node: PrefixNode | null;
+  /** Blocks up to that one. */
+  known: number;
+  /** Blocks it may still draw. */
+  reservation: number;
+  /** The step it travels in, or null. A sequence is in one step at a time. */
+  inStep: number | null;
+  /** What happens to it when the step that it travels in has come back. */
+  afterStep: "go on" | "end" | "wait";
+}
+
+/** How much the newest ended reply counts in what the next ones are taken to need. */
+const replyWeight = 1 / 32;
 
 export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
 
@@ -98,12 +108,19 @@ export class Scheduler {
   readonly #waiting = new Map<SequenceId, Waiting>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
+  /** They gave their blocks to others, and run again before any that never ran. */
+  readonly #preempted = new Map<SequenceId, Waiting & { tokens: number[] }>();
   readonly #steps = new Map<number, SequenceId[]>();
   #ended: SequenceId[] = [];
+  #preemptedSinceStep: SequenceId[] = [];
   #lastStep = 0;
+  #submitted = 0;
+  /** Mean tokens of the replies that ended lately. */
+  #expectedReply: number;
 
   constructor(limits: SchedulerLimits) {
     this.#limits = limits;
+    this.#expectedReply = limits.firstExpectedReply;
     this.#pool = new BlockPool(limits.blockCount);
   }
 
@@ -112,7 +129,7 @@ export class Scheduler {
   }
 
   get waitingCount(): number {
-    return this.#waiting.size;
+    return this.#waiting.size + this.#preempted.size;
   }
 
   get stepsInFlight(): number {
@@ -138,22 +155,31 @@ export class Scheduler {
     if (promptTokens.length === 0) throw new Error("Scheduler.submit: empty prompt");
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
     const { whole = 0, salt = "", everyRow = false } = options;
-    this.#waiting.set(id, { promptTokens, maxTokens, whole, salt, everyRow });
+    this.#waiting.set(id, {
+      tokens: promptTokens,
+      promptLength: promptTokens.length,
+      longest: promptTokens.length + Math.max(0, maxTokens - 1),
+      generates: maxTokens > 0,
+      order: this.#submitted++,
+      whole,
+      salt,
+      everyRow,
+    });
   }
 
   /** Ends a sequence wherever it is. Unknown ids are those that ended before: nothing happens. */
   remove(id: SequenceId): void {
-    if (this.#waiting.delete(id)) return;
+    if (this.#waiting.delete(id) || this.#preempted.delete(id)) return;
     const sequence = this.#running.get(id);
-    if (sequence === undefined || sequence.ending) return;
-    if (sequence.inStep === null) this.#free(sequence);
-    else sequence.ending = true;
+    if (sequence === undefined) return;
+    if (sequence.inStep === null) this.#end(sequence);
+    else sequence.afterStep = "end";
   }
 
   /** A token was decided for a sequence: it becomes a row of one of the next steps. */
   append(id: SequenceId, token: number): void {
-    const sequence = this.#running.get(id);
-    if (sequence !== undefined && !sequence.ending) sequence.tokens.push(token);
+    const sequence = this.#running.get(id) ?? this.#preempted.get(id);
+    sequence?.tokens.push(token);
   }
 
   /** A step has left the last stage: its sequences may be scheduled again, ended ones give back their blocks. */
@@ -164,7 +190,8 @@ export class Scheduler {
     for (const id of ids) {
       const sequence = this.#running.get(id)!;
       sequence.inStep = null;
-      if (sequence.ending) this.#free(sequence);
+      if (sequence.afterStep === "end") this.#end(sequence);
+      else if (sequence.afterStep === "wait") this.#preempt(sequence);
     }
   }
 
@@ -174,53 +201,90 @@ export class Scheduler {
     const target = this.#microBatchTarget();
     if (this.#steps.size >= target) return null;
     const share = Math.ceil(this.#running.size / target);
+    const step = this.#lastStep + 1;
     const rows: ScheduledRows[] = [];
     let budget = this.#limits.maxStepRows;
     let hasContext = false;
     for (const sequence of this.#ready()) {
       if (rows.length >= share || budget === 0) break;
+      // Preempted for one before it.
+      if (!this.#running.has(sequence.id)) continue;
       const isContext = sequence.computed < sequence.whole;
       // One context per step: the stages have room for the longest one beside a usual step.
       if (isContext && hasContext) continue;
       const scheduled = this.#schedule(sequence, budget);
+      if (scheduled === null) continue;
+      this.#depart(sequence, step);
       hasContext ||= isContext;
       budget -= scheduled.tokens.length - (isContext ? sequence.whole : 0);
       rows.push(scheduled);
     }
     if (rows.length === 0) return null;
-    const step = ++this.#lastStep;
+    this.#lastStep = step;
     this.#steps.set(
       step,
       rows.map((entry) => entry.sequence),
     );
-    for (const entry of rows) this.#depart(entry.sequence, step);
-    const ended = this.#ended;
+    const [ended, preempted] = [this.#ended, this.#preemptedSinceStep];
     this.#ended = [];
-    return { step, rows, ended };
+    this.#preemptedSinceStep = [];
+    return { step, rows, ended, preempted };
   }
 
-  /** Waiting sequences start in arrival order while the pool holds all they can grow to. */
+  /**
+   * Waiting sequences start while the pool has the blocks of their tokens, and of what they and the running ones
+   * are taken to need for their replies. That is less than they may need: when blocks run out, the youngest
+   * sequence of the lowest class gives its own to those before it.
+   */
   #admit(): void {
-    for (const [id, { promptTokens, maxTokens, whole, salt, everyRow }] of this.#waiting) {
-      const reservation = this.#blocksFor(promptTokens.length + Math.max(0, maxTokens - 1));
+    let growth: number | null = null;
+    for (let next = this.#firstWaiting(); next !== null; next = this.#firstWaiting()) {
+      growth ??= [...this.#running.values()].reduce((sum, running) => sum + this.#growthOf(running), 0);
+      const [id, waiting] = next;
+      const reservation = this.#blocksFor(waiting.tokens.length);
+      const own = this.#growthOf({ ...waiting, blocks: [], reservation });
+      // With nobody beside it, it needs no more than there is.
+      if (this.#running.size > 0 && reservation + own + growth > this.#pool.available) return;
       if (!this.#pool.reserve(reservation)) return;
-      this.#waiting.delete(id);
-      this.#running.set(id, {
-        id,
-        tokens: Array.from(promptTokens),
-        computed: 0,
-        blocks: [],
-        whole,
-        node: this.#sharesBlocks(whole) ? this.#pool.root(salt) : null,
-        known: 0,
-        reuses: !everyRow,
-        begun: false,
-        reservation,
-        generates: maxTokens > 0,
-        inStep: null,
-        ending: false,
-      });
+      growth += own;
+      this.#start(id, waiting, reservation);
     }
+  }
+
+  #firstWaiting(): [SequenceId, Waiting] | null {
+    let first: [SequenceId, Waiting] | null = null;
+    for (const entry of this.#preempted) {
+      if (first === null || entry[1].order < first[1].order) first = entry;
+    }
+    if (first !== null) return first;
+    for (const entry of this.#waiting) return entry;
+    return null;
+  }
+
+  #start(id: SequenceId, waiting: Waiting, reservation: number): void {
+    this.#waiting.delete(id);
+    this.#preempted.delete(id);
+    this.#running.set(id, {
+      ...waiting,
+      id,
+      tokens: Array.from(waiting.tokens),
+      computed: 0,
+      sent: 0,
+      blocks: [],
+      announced: 0,
+      node: this.#sharesBlocks(waiting.whole) ? this.#pool.root(waiting.salt) : null,
+      known: 0,
+      reservation,
+      inStep: null,
+      afterStep: "go on",
+    });
+  }
+
+  /** Blocks that a sequence is taken to need beyond those it has. */
+  #growthOf(sequence: Pick<SequenceState, "promptLength" | "longest" | "blocks" | "reservation">): number {
+    const { promptLength, longest, blocks, reservation } = sequence;
+    const length = Math.min(longest, promptLength + Math.ceil(this.#expectedReply));
+    return Math.max(0, this.#blocksFor(length) - blocks.length - reservation);
   }
 
   /** Of a sequence with so many tokens. */
@@ -245,30 +309,68 @@ export class Scheduler {
     return decodes.concat(prefills);
   }
 
-  #schedule(sequence: SequenceState, budget: number): ScheduledRows {
-    const reused = this.#takeOver(sequence);
+  /** @returns null when it has to wait for blocks. */
+  #schedule(sequence: SequenceState, budget: number): ScheduledRows | null {
+    this.#takeOver(sequence);
     const start = sequence.computed;
     const left = sequence.tokens.length - start;
     const whole = start < sequence.whole ? sequence.whole : 0;
     const count = whole + Math.min(left - whole, this.#limits.prefillChunk, budget);
-    const missing = this.#blocksFor(start + count) - sequence.blocks.length;
-    const taken = missing > 0 ? this.#pool.take(missing) : [];
-    sequence.reservation -= taken.length;
-    sequence.blocks.push(...taken);
-    const newBlocks = sequence.blocks.slice(sequence.blocks.length - reused.blocks - taken.length);
-    sequence.computed += count;
-    this.#makeKnown(sequence);
-    const first = !sequence.begun;
-    sequence.begun = true;
-    return {
+    if (!this.#draw(sequence, this.#blocksFor(start + count) - sequence.blocks.length)) return null;
+    const rows = {
       sequence: sequence.id,
-      first,
-      reused: reused.tokens,
+      first: sequence.announced === 0,
+      reused: start - sequence.sent,
       start,
       tokens: sequence.tokens.slice(start, start + count),
-      newBlocks,
+      newBlocks: sequence.blocks.slice(sequence.announced),
       sample: sequence.generates && count === left,
     };
+    sequence.computed = start + count;
+    sequence.sent = sequence.computed;
+    sequence.announced = sequence.blocks.length;
+    this.#makeKnown(sequence);
+    return rows;
+  }
+
+  /**
+   * More blocks: from its reservation, then from what is free, then from sequences behind it.
+   * @returns false when it must wait for them.
+   */
+  #draw(sequence: SequenceState, count: number): boolean {
+    const reserved = Math.max(0, Math.min(count, sequence.reservation));
+    while (count - reserved > this.#pool.available) {
+      if (!this.#preemptBehind(sequence)) return false;
+    }
+    sequence.reservation -= reserved;
+    sequence.blocks.push(...this.#pool.take(reserved));
+    if (count > reserved) sequence.blocks.push(...(this.#pool.grow(count - reserved) ?? []));
+    return true;
+  }
+
+  /** @returns false when nobody behind the sequence has blocks to give now. */
+  #preemptBehind(sequence: SequenceState): boolean {
+    let last = sequence;
+    for (const other of this.#running.values()) {
+      if (other.afterStep !== "go on") return false; // its blocks come back soon
+      if (other.order > last.order) last = other;
+    }
+    if (last === sequence) return false;
+    if (last.inStep === null) {
+      this.#preempt(last);
+      return true;
+    }
+    last.afterStep = "wait";
+    return false;
+  }
+
+  /** Its blocks go to others; it waits and is computed again, from the tokens that it has. */
+  #preempt(sequence: SequenceState): void {
+    this.#free(sequence);
+    this.#preemptedSinceStep.push(sequence.id);
+    const { id, tokens, promptLength, longest, generates, order, whole, salt, everyRow } = sequence;
+    const waiting = { tokens, promptLength, longest, generates, order, whole, salt, everyRow };
+    this.#preempted.set(id, waiting);
   }
 
   /**
@@ -276,23 +378,19 @@ export class Scheduler {
    * computed in any case: what follows it is drawn from its row. Steps reach every stage in order, so rows that
    * are still on their way are there before these.
    */
-  #takeOver(sequence: SequenceState): { blocks: number; tokens: number } {
-    const before = sequence.computed;
-    let blocks = 0;
-    while (sequence.reuses && sequence.node !== null && sequence.known === sequence.blocks.length) {
+  #takeOver(sequence: SequenceState): void {
+    while (!sequence.everyRow && sequence.node !== null && sequence.known === sequence.blocks.length) {
       const begin = sequence.known * kvBlockSize;
       const end = begin + kvBlockSize;
-      if (end >= sequence.tokens.length) break;
+      if (end >= sequence.tokens.length || sequence.reservation === 0) return;
       const shared = this.#pool.share(sequence.node, sequence.tokens.slice(begin, end));
-      if (shared === null) break;
+      if (shared === null) return;
       sequence.blocks.push(shared.block);
       sequence.reservation--;
       sequence.node = shared.node;
       sequence.known++;
       sequence.computed = end;
-      blocks++;
     }
-    return { blocks, tokens: sequence.computed - before };
   }
 
   /** Blocks that its rows have filled may serve others from now on. */
@@ -314,11 +412,16 @@ export class Scheduler {
   }
 
   /** Marks a sequence as travelling and puts it behind the others, so that none is passed over for ever. */
-  #depart(id: SequenceId, step: number): void {
-    const sequence = this.#running.get(id)!;
+  #depart(sequence: SequenceState, step: number): void {
     sequence.inStep = step;
-    this.#running.delete(id);
-    this.#running.set(id, sequence);
+    this.#running.delete(sequence.id);
+    this.#running.set(sequence.id, sequence);
+  }
+
+  #end(sequence: SequenceState): void {
+    const reply = sequence.tokens.length - sequence.promptLength;
+    if (sequence.generates) this.#expectedReply += replyWeight * (reply - this.#expectedReply);
+    this.#free(sequence);
   }
 
   #free(sequence: SequenceState): void {

@@ -238,6 +238,7 @@ export class ScriptedService implements InferenceService {
         workersLost: 2,
         workersLostByReason: { left: 0, disconnected: 1, lease_over: 1, replaced: 0 },
         staleMessages: 3,
+        preemptions: 0,
         prefixCacheQueries: 0,
         prefixCacheHits: 0,
         steps: 4,

@@ -160,6 +160,7 @@ describe("status", () => {
       workersLost: 0,
       workersLostByReason: { left: 0, disconnected: 0, lease_over: 0, replaced: 0 },
       staleMessages: 0,
+      preemptions: 0,
       prefixCacheQueries: 0,
       prefixCacheHits: 0,
       steps: 17,

