@@ -9,6 +9,7 @@ import { requestId } from "../common/ids.js";
 import { createLogger } from "../common/log.js";
 import type { GenerationRequest } from "../coordinator/inference.js";
 import { BullmqQueue } from "../coordinator/queue/bullmq-queue.js";
+import { defaultTenant } from "../coordinator/request-class.js";
 import { percentile, type Table } from "./report.js";
 
 const warmUpRounds = 50;
@@ -52,6 +53,8 @@ function request(round: number): GenerationRequest {
     id: requestId(`bench-${round}`),
     logId: `bench-${round}`,
     endpoint: "completions",
+    tenant: defaultTenant,
+    class: "interactive",
     choices: [{ promptTokens: Array.from({ length: promptTokens }, (_, index) => index), seed: "1" }],
     sampling: {
       temperature: 0,

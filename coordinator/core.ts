@@ -409,8 +409,8 @@ export class Core {
     const { tokens, context } = prompt;
     const left = request.request.sampling.maxTokens - generated.length;
     const all = generated.length === 0 ? tokens : Int32Array.from([...tokens, ...generated]);
-    const { cacheSalt: salt = "" } = request.request;
-    const options = { whole: context?.length ?? 0, salt, everyRow: scores !== null };
+    const { tenant, class: ofClass, cacheSalt: salt = "" } = request.request;
+    const options = { tenant, class: ofClass, whole: context?.length ?? 0, salt, everyRow: scores !== null };
     this.#serving!.scheduler.submit(sequence, all, left, options);
   }
 

@@ -6,6 +6,7 @@ import type { PrefixModel } from "../checkpoint/index.js";
 import type { RelayError } from "../common/errors.js";
 import type { RequestId } from "../common/ids.js";
 import type { PromptService } from "./prompt/service.js";
+import type { RequestClass } from "./request-class.js";
 
 /** Sampling and stop rules of one request; complete, defaults already filled in. Plain JSON. */
 export interface SamplingParams {
@@ -66,6 +67,11 @@ export interface GenerationRequest {
    */
   logId: string;
   endpoint: "chat" | "completions";
+  /** Tenants of a class take turns, by tokens; what was computed for one's prompts is not shared with another. */
+  tenant: string;
+  class: RequestClass;
+  /** Wall clock, ms since 1970: from then on nobody wants the answer. Absent: no such time. */
+  deadlineMs?: number;
   choices: {
     promptTokens: TokenIds;
     /** How a prefix-LM reads the prompt; absent: causally. */
@@ -75,7 +81,7 @@ export interface GenerationRequest {
   }[];
   sampling: SamplingParams;
   text: TextParams;
-  /** Requests with another one never share what was computed for their prompts. */
+  /** Requests of a tenant with another one never share what was computed for their prompts. */
   cacheSalt?: string;
 }
 

@@ -1,6 +1,7 @@
 /** The first request through a new pipeline: one greedy token after token 0 proves that every stage answers. */
 import { requestId } from "../common/ids.js";
 import type { GenerationRequest } from "./inference.js";
+import { defaultTenant } from "./request-class.js";
 
 export const warmUpId = requestId("warm-up");
 
@@ -12,6 +13,8 @@ export function warmUpRequest(): GenerationRequest {
     id: warmUpId,
     logId: warmUpId,
     endpoint: "completions",
+    tenant: defaultTenant,
+    class: "interactive",
     choices: [{ promptTokens: [0], seed: "0" }],
     sampling: {
       temperature: 0,

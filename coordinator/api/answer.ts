@@ -2,6 +2,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { type RequestId, requestId } from "../../common/ids.js";
 import type { GenerationRequest, InferenceService, RequestEvent } from "../inference.js";
+import type { RequestHeaders } from "./request-headers.js";
 import type { StreamOptions } from "./sampling.js";
 import type { Usage } from "./usage.js";
 
@@ -23,7 +24,7 @@ export interface Answer {
 
 /** A call as its body asks for it: plain data. */
 export interface ReadCall<Options> {
-  generation: Omit<GenerationRequest, "logId">;
+  generation: Omit<GenerationRequest, "logId" | keyof RequestHeaders>;
   /** Choices per prompt. */
   n: number;
   stream: boolean;

@@ -13,6 +13,7 @@ import { clientLeft, follow, Presence } from "./follow.js";
 import { jsonText } from "./json-text.js";
 import { type TokenNames, tokenNames } from "./logprobs.js";
 import type { GenerationEndpoint, ReadAs } from "./read-body.js";
+import { type RequestHeaders, readRequestHeaders } from "./request-headers.js";
 import { SseStream } from "./sse.js";
 import { inTurns } from "./turns.js";
 import { UsageCounter } from "./usage.js";
@@ -35,7 +36,8 @@ export async function answerCall<E extends GenerationEndpoint>(
   answerTo: AnswerTo<E>,
 ): Promise<unknown> {
   const client = clientOf(reply);
-  const call = await readCall(context, request, endpoint, answerTo);
+  const headers = readRequestHeaders((name) => [request.headers[name] ?? []].flat(), request.arrivedMs);
+  const call = await readCall(context, request, endpoint, headers, answerTo);
   client.check();
   const times = { arrivedMs: request.arrivedMs, submittedMs: performance.now() };
   const usage = new UsageCounter(call.generation.choices, call.n);
@@ -64,13 +66,14 @@ async function readCall<E extends GenerationEndpoint>(
   context: ApiContext,
   request: FastifyRequest,
   endpoint: E,
+  headers: RequestHeaders,
   answerTo: AnswerTo<E>,
 ): Promise<Call> {
   const { unknownFields, asTokenIds, options, ...call } = await bodyAs(context, request, endpoint);
   if (unknownFields.length > 0) {
     context.log.debug({ requestId: request.id, fields: unknownFields }, "unknown fields ignored");
   }
-  const generation = { ...call.generation, logId: request.id };
+  const generation = { ...call.generation, ...headers, logId: request.id };
   const names = tokenNames(context.service.prompt, asTokenIds);
   return { ...call, generation, answer: answerTo(generation, { ...options, names }) };
 }

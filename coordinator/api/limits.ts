@@ -40,6 +40,10 @@ export const maxPathParameterLength = 256;
 
 /** Characters of a client's value that an error message repeats. */
 export const maxShownCharacters = 60;
+/** Characters of the tenant that a request names. */
+export const maxTenantLength = 128;
+/** The longest time that a client may set for its answer: a day. */
+export const maxRequestTimeoutMs = 24 * 60 * 60 * 1_000;
 /** Names of unknown fields that a log line repeats. */
 export const maxLoggedFields = 16;
 

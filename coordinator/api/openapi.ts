@@ -7,6 +7,7 @@ import { chatFields } from "./chat-body.js";
 import { completionFields } from "./completion-body.js";
 import type { Route } from "./context.js";
 import type { Fields, JsonSchema } from "./fields.js";
+import { requestHeaders } from "./request-headers.js";
 import { detokenizeFields, tokenizeDialects } from "./tokenize-body.js";
 
 const bodies: Record<string, { fields: Fields[]; required: string[] }> = {
@@ -15,6 +16,8 @@ const bodies: Record<string, { fields: Fields[]; required: string[] }> = {
   "/tokenize": { fields: tokenizeDialects, required: [] },
   "/detokenize": { fields: [detokenizeFields], required: ["tokens"] },
 };
+
+const generationPaths = new Set(["/v1/chat/completions", "/v1/completions"]);
 
 const errorSchema: JsonSchema = {
   type: "object",
@@ -51,9 +54,7 @@ function operation({ path, summary }: Route): JsonSchema {
   const body = bodies[path];
   return {
     summary,
-    ...(path.endsWith("*")
-      ? { parameters: [{ name: "id", in: "path", required: true, schema: { type: "string" } }] }
-      : {}),
+    ...parametersOf(path),
     ...(body === undefined
       ? {}
       : { requestBody: { required: true, content: { "application/json": { schema: bodySchema(body) } } } }),
@@ -65,6 +66,17 @@ function operation({ path, summary }: Route): JsonSchema {
       },
     },
   };
+}
+
+function parametersOf(path: string): JsonSchema {
+  if (path.endsWith("*")) {
+    return { parameters: [{ name: "id", in: "path", required: true, schema: { type: "string" } }] };
+  }
+  if (!generationPaths.has(path)) return {};
+  const parameters = Object.entries(requestHeaders).map(([name, { summary, schema }]) => {
+    return { name, in: "header", required: false, description: summary, schema };
+  });
+  return { parameters };
 }
 
 function bodySchema({ fields, required }: { fields: Fields[]; required: string[] }): JsonSchema {

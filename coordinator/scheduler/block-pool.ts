@@ -83,9 +83,9 @@ export class BlockPool {
     for (let index = blocks.length - 1; index >= 0; index--) this.#letGo(blocks[index]!);
   }
 
-  /** Where the chain of a sequence begins. @param salt Sequences of different ones share nothing. */
-  root(salt: string): PrefixNode {
-    return { id: `salt ${salt}` };
+  /** Where the chain of a sequence begins: sequences of different tenants or salts share nothing. */
+  root(tenant: string, salt: string): PrefixNode {
+    return { id: `root ${JSON.stringify([tenant, salt])}` };
   }
 
   /**

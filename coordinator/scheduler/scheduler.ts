@@ -7,7 +7,9 @@
 import type { SequenceId } from "../../common/ids.js";
 import { kvBlockSize } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
+import { defaultTenant, goesBefore, type RequestClass } from "../request-class.js";
 import { BlockPool, type PrefixNode } from "./block-pool.js";
+import { type Tab, WaitingSet } from "./waiting-set.js";
 
 export interface SchedulerLimits {
   /** KV blocks that every stage has. */
@@ -51,18 +53,21 @@ export interface ScheduledStep {
 
 /** How a sequence is run; what is not said is the plain causal way. */
 export interface SequenceOptions {
+  /** Sequences of another one never share blocks. */
+  tenant?: string;
+  class?: RequestClass;
   /**
    * Tokens at the beginning that must travel in one step, which may then have as many rows beside its usual
    * ones; 0 for causal attention.
    */
   whole?: number;
-  /** Sequences with another one never share blocks. */
+  /** Sequences of a tenant with another one never share blocks. */
   salt?: string;
   /** Every row is wanted: nothing that others have computed is taken over. */
   everyRow?: boolean;
 }
 
-interface Waiting extends Required<SequenceOptions> {
+interface Submitted extends Required<SequenceOptions> {
   /** The prompt, and behind it what was generated before it was preempted. */
   tokens: TokenIds;
   promptLength: number;
@@ -72,10 +77,16 @@ interface Waiting extends Required<SequenceOptions> {
   generates: boolean;
   /** Arrival order, kept when it is preempted. */
   order: number;
+  /** Tokens at its beginning that its tenant was charged for, because they were computed or drawn. */
+  paid: number;
 }
 
-interface SequenceState extends Waiting {
+interface SequenceState extends Submitted {
   id: SequenceId;
+  /** Where its work is charged. */
+  tab: Tab;
+  /** Tokens behind `paid` that were charged in advance. */
+  prepaid: number;
   tokens: number[];
   /** Tokens whose KV entries are written once the steps in flight are done. */
   computed: number;
@@ -96,21 +107,29 @@ interface SequenceState extends Waiting {
   afterStep: "go on" | "end" | "wait";
 }
 
+/** Of one class, sequences whose next rows can be computed now. */
+interface ReadySequences {
+  decodes: SequenceState[];
+  prefills: SequenceState[];
+}
+
 /** How much the newest ended reply counts in what the next ones are taken to need. */
 const replyWeight = 1 / 32;
+
+const isBehind = (one: SequenceState, other: SequenceState): boolean =>
+  one.class === other.class ? one.order > other.order : goesBefore(other.class, one.class);
 
 export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
 
 export class Scheduler {
   readonly #limits: SchedulerLimits;
   readonly #pool: BlockPool;
-  /** Arrival order. Bounded by the queue limit of the coordinator's core. */
-  readonly #waiting = new Map<SequenceId, Waiting>();
+  /** Bounded by the queue limit of the coordinator's core. */
+  readonly #waiting = new WaitingSet<Submitted>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
-  /** They gave their blocks to others, and run again before any that never ran. */
-  readonly #preempted = new Map<SequenceId, Waiting & { tokens: number[] }>();
   readonly #steps = new Map<number, SequenceId[]>();
+  readonly #runningOf: Record<RequestClass, number> = { interactive: 0, batch: 0 };
   #ended: SequenceId[] = [];
   #preemptedSinceStep: SequenceId[] = [];
   #lastStep = 0;
@@ -129,7 +148,12 @@ export class Scheduler {
   }
 
   get waitingCount(): number {
-    return this.#waiting.size + this.#preempted.size;
+    return this.#waiting.size;
+  }
+
+  /** Sequences of one class. */
+  countsOf(of: RequestClass): { running: number; waiting: number } {
+    return { running: this.#runningOf[of], waiting: this.#waiting.sizeOf(of) };
   }
 
   get stepsInFlight(): number {
@@ -154,13 +178,17 @@ export class Scheduler {
   submit(id: SequenceId, promptTokens: TokenIds, maxTokens: number, options: SequenceOptions = {}): void {
     if (promptTokens.length === 0) throw new Error("Scheduler.submit: empty prompt");
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
+    const { tenant = defaultTenant, class: ofClass = "interactive" } = options;
     const { whole = 0, salt = "", everyRow = false } = options;
-    this.#waiting.set(id, {
+    this.#waiting.add(id, tenant, ofClass, {
       tokens: promptTokens,
       promptLength: promptTokens.length,
       longest: promptTokens.length + Math.max(0, maxTokens - 1),
       generates: maxTokens > 0,
       order: this.#submitted++,
+      paid: 0,
+      tenant,
+      class: ofClass,
       whole,
       salt,
       everyRow,
@@ -169,7 +197,7 @@ export class Scheduler {
 
   /** Ends a sequence wherever it is. Unknown ids are those that ended before: nothing happens. */
   remove(id: SequenceId): void {
-    if (this.#waiting.delete(id) || this.#preempted.delete(id)) return;
+    if (this.#waiting.remove(id) !== null) return;
     const sequence = this.#running.get(id);
     if (sequence === undefined) return;
     if (sequence.inStep === null) this.#end(sequence);
@@ -178,8 +206,19 @@ export class Scheduler {
 
   /** A token was decided for a sequence: it becomes a row of one of the next steps. */
   append(id: SequenceId, token: number): void {
-    const sequence = this.#running.get(id) ?? this.#preempted.get(id);
-    sequence?.tokens.push(token);
+    const running = this.#running.get(id);
+    if (running?.afterStep === "end") return;
+    if (running !== undefined) {
+      running.tokens.push(token);
+      running.paid = running.tokens.length;
+      this.#waiting.chargeGenerated(running.tab, 1);
+      return;
+    }
+    const preempted = this.#waiting.preempted(id);
+    if (preempted === undefined) return;
+    preempted.what.tokens = [...preempted.what.tokens, token];
+    preempted.what.paid = preempted.what.tokens.length;
+    this.#waiting.chargeGenerated(preempted.tab, 1);
   }
 
   /** A step has left the last stage: its sequences may be scheduled again, ended ones give back their blocks. */
@@ -232,47 +271,68 @@ export class Scheduler {
   }
 
   /**
-   * Waiting sequences start while the pool has the blocks of their tokens, and of what they and the running ones
-   * are taken to need for their replies. That is less than they may need: when blocks run out, the youngest
-   * sequence of the lowest class gives its own to those before it.
+   * Waiting sequences start, each in its turn, while the pool has the blocks of their tokens, and of what they and
+   * the running ones are taken to need for their replies. That is less than they may need: when blocks run out, the
+   * youngest sequence of the lowest class gives its own to those before it.
    */
   #admit(): void {
-    let growth: number | null = null;
-    for (let next = this.#firstWaiting(); next !== null; next = this.#firstWaiting()) {
-      growth ??= [...this.#running.values()].reduce((sum, running) => sum + this.#growthOf(running), 0);
-      const [id, waiting] = next;
-      const reservation = this.#blocksFor(waiting.tokens.length);
-      const own = this.#growthOf({ ...waiting, blocks: [], reservation });
-      // With nobody beside it, it needs no more than there is.
-      if (this.#running.size > 0 && reservation + own + growth > this.#pool.available) return;
+    for (let next = this.#waiting.first(); next !== null; next = this.#waiting.first()) {
+      const { id, what } = next;
+      const reservation = this.#blocksFor(what.tokens.length);
+      const growth = this.#growthOf({ ...what, blocks: [], reservation });
+      if (!this.#makeRoom(what, reservation + growth)) return;
       if (!this.#pool.reserve(reservation)) return;
-      growth += own;
-      this.#start(id, waiting, reservation);
+      this.#start(id, what, reservation);
     }
   }
 
-  #firstWaiting(): [SequenceId, Waiting] | null {
-    let first: [SequenceId, Waiting] | null = null;
-    for (const entry of this.#preempted) {
-      if (first === null || entry[1].order < first[1].order) first = entry;
+  /**
+   * Whether a sequence may have so many blocks beside what the running ones are taken to need. Sequences of later
+   * classes give theirs to it, at once or when the step they are in has come back.
+   */
+  #makeRoom({ class: of }: Submitted, blocks: number): boolean {
+    for (;;) {
+      // With nobody beside it, it needs no more than there is.
+      if (this.#running.size === 0) return true;
+      let missing = blocks - this.#pool.available;
+      let givable = 0;
+      let last: SequenceState | null = null;
+      let leaving = 0;
+      for (const sequence of this.#running.values()) {
+        const held = sequence.blocks.length + sequence.reservation;
+        if (sequence.afterStep !== "go on") {
+          leaving += held;
+          continue;
+        }
+        const growth = this.#growthOf(sequence);
+        missing += growth;
+        if (sequence.class === of || goesBefore(sequence.class, of)) continue;
+        givable += held + growth;
+        if (last === null || isBehind(sequence, last)) last = sequence;
+      }
+      if (missing <= 0) return true;
+      if (missing <= leaving || last === null || missing > leaving + givable) return false;
+      this.#giveUp(last);
     }
-    if (first !== null) return first;
-    for (const entry of this.#waiting) return entry;
-    return null;
   }
 
-  #start(id: SequenceId, waiting: Waiting, reservation: number): void {
-    this.#waiting.delete(id);
-    this.#preempted.delete(id);
+  /** The whole prompt is charged at once, or a tenant could take many places before a row of them is counted. */
+  #start(id: SequenceId, submitted: Submitted, reservation: number): void {
+    const tab = this.#waiting.remove(id)!;
+    const prepaid = submitted.tokens.length - submitted.paid;
+    this.#waiting.chargePrompt(tab, prepaid);
+    this.#runningOf[submitted.class]++;
     this.#running.set(id, {
-      ...waiting,
+      ...submitted,
       id,
-      tokens: Array.from(waiting.tokens),
+      tab,
+      prepaid,
+      tokens: Array.from(submitted.tokens),
       computed: 0,
       sent: 0,
       blocks: [],
       announced: 0,
-      node: this.#sharesBlocks(waiting.whole) ? this.#pool.root(waiting.salt) : null,
+      node: this.#sharesBlocks(submitted.whole) ? this.#pool.root(submitted.tenant, submitted.salt) : null,
       known: 0,
       reservation,
       inStep: null,
@@ -297,16 +357,20 @@ export class Scheduler {
     return Math.max(1, Math.min(wanted, this.#running.size));
   }
 
-  /** Decodes first: each is one row and someone waits for it; then prefill, longest in the system first. */
+  /**
+   * Interactive sequences first, batch gets what they leave of the step. Within a class decodes first: each is
+   * one row and someone waits for it; then prefill, longest in the system first.
+   */
   #ready(): SequenceState[] {
-    const decodes: SequenceState[] = [];
-    const prefills: SequenceState[] = [];
+    const interactive: ReadySequences = { decodes: [], prefills: [] };
+    const batch: ReadySequences = { decodes: [], prefills: [] };
     for (const sequence of this.#running.values()) {
       const left = sequence.tokens.length - sequence.computed;
       if (sequence.inStep !== null || left === 0) continue;
-      (left === 1 ? decodes : prefills).push(sequence);
+      const ready = sequence.class === "batch" ? batch : interactive;
+      (left === 1 ? ready.decodes : ready.prefills).push(sequence);
     }
-    return decodes.concat(prefills);
+    return interactive.decodes.concat(interactive.prefills, batch.decodes, batch.prefills);
   }
 
   /** @returns null when it has to wait for blocks. */
@@ -326,6 +390,7 @@ export class Scheduler {
       newBlocks: sequence.blocks.slice(sequence.announced),
       sample: sequence.generates && count === left,
     };
+    this.#settle(sequence, start, start + count);
     sequence.computed = start + count;
     sequence.sent = sequence.computed;
     sequence.announced = sequence.blocks.length;
@@ -353,14 +418,18 @@ export class Scheduler {
     let last = sequence;
     for (const other of this.#running.values()) {
       if (other.afterStep !== "go on") return false; // its blocks come back soon
-      if (other.order > last.order) last = other;
+      if (isBehind(other, last)) last = other;
     }
-    if (last === sequence) return false;
-    if (last.inStep === null) {
-      this.#preempt(last);
+    return last !== sequence && this.#giveUp(last);
+  }
+
+  /** @returns false when its blocks come back only after the step that it travels in. */
+  #giveUp(sequence: SequenceState): boolean {
+    if (sequence.inStep === null) {
+      this.#preempt(sequence);
       return true;
     }
-    last.afterStep = "wait";
+    sequence.afterStep = "wait";
     return false;
   }
 
@@ -368,9 +437,18 @@ export class Scheduler {
   #preempt(sequence: SequenceState): void {
     this.#free(sequence);
     this.#preemptedSinceStep.push(sequence.id);
-    const { id, tokens, promptLength, longest, generates, order, whole, salt, everyRow } = sequence;
-    const waiting = { tokens, promptLength, longest, generates, order, whole, salt, everyRow };
-    this.#preempted.set(id, waiting);
+    const { id, tab, tokens, promptLength, longest, generates, order, paid } = sequence;
+    const { tenant, class: ofClass, whole, salt, everyRow } = sequence;
+    const options = { tenant, class: ofClass, whole, salt, everyRow };
+    this.#waiting.putBack(id, tab, order, {
+      tokens,
+      promptLength,
+      longest,
+      generates,
+      order,
+      paid,
+      ...options,
+    });
   }
 
   /**
@@ -391,6 +469,19 @@ export class Scheduler {
       sequence.known++;
       sequence.computed = end;
     }
+  }
+
+  /**
+   * Its rows [start, end) are computed now. Of what was charged in advance, those that others had computed cost
+   * nothing, and so do rows that are computed again.
+   */
+  #settle(sequence: SequenceState, start: number, end: number): void {
+    const { paid, prepaid, sent } = sequence;
+    const charged = paid + prepaid;
+    const free = Math.max(0, Math.min(start, charged) - Math.max(sent, paid));
+    this.#waiting.chargePrompt(sequence.tab, -free);
+    sequence.paid = Math.max(paid, Math.min(end, charged));
+    sequence.prepaid = charged - sequence.paid;
   }
 
   /** Blocks that its rows have filled may serve others from now on. */
@@ -426,6 +517,8 @@ export class Scheduler {
 
   #free(sequence: SequenceState): void {
     this.#running.delete(sequence.id);
+    this.#runningOf[sequence.class]--;
+    this.#waiting.chargePrompt(sequence.tab, -sequence.prepaid);
     this.#pool.release(sequence.blocks, sequence.reservation);
     this.#ended.push(sequence.id);
   }

@@ -10,6 +10,7 @@ import { protocolVersion } from "../../common/package.js";
 import { Core, type CorePorts } from "../../coordinator/core.js";
 import type { GenerationRequest, RequestEvent, SamplingParams } from "../../coordinator/inference.js";
 import type { LayerRange } from "../../coordinator/placement/cut.js";
+import { defaultTenant } from "../../coordinator/request-class.js";
 import type { CoordinatorMessage } from "../../proto/generated/glm/relay/internal/v1/CoordinatorMessage.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
@@ -46,6 +47,8 @@ export const generation = (
   id: requestId(id),
   logId: `log-${id}`,
   endpoint: "completions",
+  tenant: defaultTenant,
+  class: "interactive",
   choices: [{ promptTokens, seed: "1" }],
   sampling: sampling(overrides),
   text: { skipSpecialTokens: true, chatReply: false },

@@ -8,6 +8,7 @@ import type { ApiContext } from "../context.js";
 import { bodyTooLarge } from "../errors.js";
 import { clientLeft, follow, Presence } from "../follow.js";
 import { tokenNames } from "../logprobs.js";
+import { type RequestHeaders, readRequestHeaders } from "../request-headers.js";
 import { inTurns } from "../turns.js";
 import { UsageCounter } from "../usage.js";
 import { CallRecord } from "./record.js";
@@ -39,10 +40,16 @@ async function answer(
 ): Promise<void> {
   const { service } = context;
   if (call.request.length > maxBodyBytes) throw bodyTooLarge();
+  const headers = readRequestHeaders((name) => call.metadata.get(name).map(String), record.arrivedMs);
   // A copy, since what came may lie in memory that others use and this may move to a thread.
   const read = await bytesAs(service, new Uint8Array(call.request), "generate", false);
   client.check();
-  const generation = { ...read.generation, logId: record.requestId };
+  const generation = {
+    ...read.generation,
+    ...headers,
+    ...earlierDeadline(call, headers.deadlineMs),
+    logId: record.requestId,
+  };
   const times = { arrivedMs: record.arrivedMs, submittedMs: performance.now() };
   const usage = new UsageCounter(generation.choices, read.n);
   record.answered = { completionId: generation.id, usage };
@@ -67,6 +74,12 @@ async function answer(
   } finally {
     forget();
   }
+}
+
+/** gRPC has a deadline of its own; a call without one has it at no time. */
+function earlierDeadline(call: GenerateCall, named: number | undefined): Pick<RequestHeaders, "deadlineMs"> {
+  const deadlineMs = Math.min(Number(call.getDeadline()), named ?? Number.POSITIVE_INFINITY);
+  return Number.isFinite(deadlineMs) ? { deadlineMs } : {};
 }
 
 /** A client knows its deadline first and leaves then; the way here takes a moment. */

@@ -98,7 +98,7 @@ describe("the pool's books", () => {
     const pool = new BlockPool(3);
     pool.reserve(1);
     const [block] = pool.take(1) as [number];
-    const root = pool.root("");
+    const root = pool.root("t", "");
     const node = pool.know(root, [1, 2], block);
     pool.reserve(1);
     expect(pool.share(root, [1, 2])).toEqual({ block, node });
@@ -115,12 +115,12 @@ describe("the pool's books", () => {
     const pool = new BlockPool(2);
     pool.reserve(2);
     const blocks = pool.take(2);
-    const first = pool.know(pool.root(""), [1], blocks[0]!);
+    const first = pool.know(pool.root("t", ""), [1], blocks[0]!);
     pool.know(first, [2], blocks[1]!);
     pool.release(blocks, 0);
     expect(pool.reserve(3)).toBe(false);
     expect(pool.reserve(2)).toBe(true);
-    expect(pool.share(pool.root(""), [1])!.block).toBe(blocks[0]);
+    expect(pool.share(pool.root("t", ""), [1])!.block).toBe(blocks[0]);
     // The other kept block makes room for a new one, and is forgotten.
     expect(pool.take(1)).toEqual([blocks[1]]);
     expect(pool.share(first, [2])).toBeNull();
