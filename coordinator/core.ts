@@ -26,9 +26,16 @@ import { Membership, type MembershipConfig, type MembershipPorts } from "./membe
 import { ChoiceOutput } from "./output/choice-output.js";
 import { ChoicePrompt, mostTokens } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
-import { Pipeline, type RowRequests, type SequenceOutcome } from "./pipeline/pipeline.js";
+import {
+  type ContextRequest,
+  Pipeline,
+  type RowRequests,
+  type SequenceOutcome,
+} from "./pipeline/pipeline.js";
+import type { LayerRange } from "./placement/cut.js";
 import type { Detokenizer } from "./prompt/service.js";
-import { blocksFor, type ScheduledRows, Scheduler } from "./scheduler/scheduler.js";
+import type { ScheduledSlice } from "./scheduler/context-slices.js";
+import { blocksFor, type ScheduledRows, type ScheduledStep, Scheduler } from "./scheduler/scheduler.js";
 import { type Conduct, Suspects } from "./suspects.js";
 import { warmUpId, warmUpLimitMs, warmUpRequest } from "./warm-up.js";
 
@@ -122,6 +129,7 @@ export class Core {
   /** KV blocks of the pipeline that is or was formed last. */
   #blockCount = 0;
   #stepCount = 0;
+  #sliceCount = 0;
   #preemptions = 0;
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
@@ -140,7 +148,7 @@ export class Core {
       { ...config.membership, minBlocks: blocksFor(config.prefixLength + 1) },
       {
         ...ports,
-        formed: (epoch, blockCount, stageCount) => this.#formed(epoch, blockCount, stageCount),
+        formed: (epoch, blockCount, stages) => this.#formed(epoch, blockCount, stages),
         dissolved: (error) => this.#dissolved(error),
       },
       clock,
@@ -250,6 +258,7 @@ export class Core {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
         steps: this.#stepCount,
+        contextSlices: this.#sliceCount,
         preemptions: this.#preemptions,
         prefixCacheQueries: this.#promptTokens.looked,
         prefixCacheHits: this.#promptTokens.reused,
@@ -257,13 +266,14 @@ export class Core {
     };
   }
 
-  #formed(epoch: Epoch, blockCount: number, stageCount: number): void {
+  #formed(epoch: Epoch, blockCount: number, stages: readonly LayerRange[]): void {
     this.#blockCount = blockCount;
     const pipeline = new Pipeline(epoch, pipelineId(0), (header) => this.#ports.sendStep(header));
     const { microBatches, prefillChunk, prefixLength } = this.#config;
     const scheduler = new Scheduler({
       blockCount,
-      stageCount,
+      stageCount: stages.length,
+      stages,
       microBatches: microBatches === null ? null : Math.min(microBatches, maxMicroBatchesInFlight),
       maxStepRows,
       prefixLength,
@@ -424,14 +434,16 @@ export class Core {
     const serving = this.#serving;
     if (serving === null) return;
     for (let step = serving.scheduler.next(); step !== null; step = serving.scheduler.next()) {
-      serving.rows.set(
-        step.step,
-        step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
-      );
+      serving.rows.set(step.step, rowCountOf(step));
       const rowsOf = new Map(step.rows.map((rows) => [rows.sequence, rows]));
       for (const sequence of step.preempted) this.#notePreempted(sequence);
+      if (step.slice !== null) this.#noteSlice(step.slice);
       for (const rows of step.rows) this.#noteRows(rows);
-      serving.pipeline.submit(step, (id) => this.#rowRequests(rowsOf.get(id)!), this.#clock.nowMs());
+      const requests = {
+        rows: (id: SequenceId) => this.#rowRequests(rowsOf.get(id)!),
+        slice: (slice: ScheduledSlice) => this.#contextRequest(slice),
+      };
+      serving.pipeline.submit(step, requests, this.#clock.nowMs());
     }
   }
 
@@ -449,7 +461,13 @@ export class Core {
     choice.again = true;
   }
 
-  #noteRows({ sequence, first, reused, tokens }: ScheduledRows): void {
+  #noteSlice(slice: ScheduledSlice): void {
+    this.#sliceCount++;
+    this.#noteRows({ ...slice, reused: 0 });
+  }
+
+  #noteRows(rows: Pick<ScheduledRows, "sequence" | "first" | "reused" | "tokens">): void {
+    const { sequence, first, reused, tokens } = rows;
     const choice = this.#choices.get(sequence)!;
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.
@@ -461,6 +479,11 @@ export class Core {
     if (!first || active.started) return;
     active.started = true;
     this.#ports.emit(active.request.id, { type: "started" });
+  }
+
+  #contextRequest({ sequence, first }: ScheduledSlice): ContextRequest {
+    const { prompt, request } = this.#choices.get(sequence)!;
+    return { requestId: first ? request.request.logId : "", context: prompt.context! };
   }
 
   /** What the header says of a sequence's rows beside their tokens. */
@@ -588,6 +611,12 @@ export class Core {
     this.#choices.delete(choice.sequence);
     this.#serving?.scheduler.remove(choice.sequence);
   }
+}
+
+/** Rows that a step computes; those of a context that is read in slices count with the last one. */
+function rowCountOf({ rows, slice }: ScheduledStep): number {
+  const context = slice?.last ? slice.rowCount : 0;
+  return rows.reduce((total, { tokens }) => total + tokens.length, context);
 }
 
 /** Under which a request is found in the logs of all processes, and in the client's answer. */

@@ -67,6 +67,11 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     "Sequences that gave their KV blocks to others and were computed again.",
     ["model"],
   );
+  const contextSlices = counter(
+    "context_slices_total",
+    "Slices of layers in which contexts were read while others decoded.",
+    ["model"],
+  );
   const stageBusy = counter("stage_busy_seconds_total", "Time a stage has spent computing.", [
     "model",
     "stage",
@@ -129,6 +134,7 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
       show(prefixCacheQueries, { model }, view.counters.prefixCacheQueries);
       show(prefixCacheHits, { model }, view.counters.prefixCacheHits);
       show(preemptions, { model }, view.counters.preemptions);
+      show(contextSlices, { model }, view.counters.contextSlices);
       stageBusy.reset();
       stageIdle.reset();
       for (const { stage, busySeconds, idleSeconds } of view.stages) {

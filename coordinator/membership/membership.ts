@@ -63,7 +63,7 @@ export interface MembershipPorts {
   /** The plan's links are closed quietly. */
   planOver(): void;
   /** All stages are linked: the pipeline of this epoch takes steps. */
-  formed(epoch: Epoch, blockCount: number, stageCount: number): void;
+  formed(epoch: Epoch, blockCount: number, stages: readonly LayerRange[]): void;
   /** The formed pipeline is gone. */
   dissolved(error: RelayError): void;
   /** A worker reported a term above ours: ours must be written down again. */
@@ -374,7 +374,7 @@ export class Membership {
     this.#state = { kind: "formed", plan };
     this.#ports.log("info", `epoch ${formatEpoch(plan.epoch)}: ${plan.stages.length} stages linked`);
     this.#lostAtMs = null;
-    this.#ports.formed(plan.epoch, plan.placement.blockCount, plan.stages.length);
+    this.#ports.formed(plan.epoch, plan.placement.blockCount, plan.placement.stages);
   }
 
   /** As many as are wanted; fewer when a lost worker stays away and nobody has cut the layers by hand. */

@@ -13,10 +13,12 @@ import {
 } from "../../common/ids.js";
 import type { Context } from "../../proto/generated/glm/relay/internal/v1/Context.js";
 import type { Sampling } from "../../proto/generated/glm/relay/internal/v1/Sampling.js";
+import type { Slice } from "../../proto/generated/glm/relay/internal/v1/Slice.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { TokenResult__Output } from "../../proto/generated/glm/relay/internal/v1/TokenResult.js";
 import type { PromptContext, TokenLogprob } from "../inference.js";
+import type { ScheduledSlice } from "../scheduler/context-slices.js";
 import type { ScheduledStep } from "../scheduler/scheduler.js";
 
 /** What the header says about drawing a sequence's next token; constant over its life but for the bans. */
@@ -42,6 +44,19 @@ export interface RowRequests {
   scoreTargets: readonly number[];
 }
 
+/** What a step asks beside a slice of a context. */
+export interface ContextRequest {
+  /** The request's name in the logs, with a sequence's first rows; else empty. */
+  requestId: string;
+  context: PromptContext;
+}
+
+/** Looked up while a header is built. */
+export interface StepRequests {
+  rows(id: SequenceId): RowRequests;
+  slice(slice: ScheduledSlice): ContextRequest;
+}
+
 export interface SequenceOutcome {
   sequence: SequenceId;
   /** The drawn token; null when the step asked for none. */
@@ -53,6 +68,8 @@ export interface SequenceOutcome {
 
 interface StepInFlight {
   sequences: { id: SequenceId; sample: boolean; scores: number }[];
+  /** The sequence with a slice, which gives no result. */
+  sliced: SequenceId | null;
   sentAtMs: number;
 }
 
@@ -77,18 +94,24 @@ export class Pipeline {
 
   /** Sequences with rows between the coordinator and the last stage. */
   sequencesInFlight(): Set<SequenceId> {
-    return new Set([...this.#inFlight.values()].flatMap(({ sequences }) => sequences.map(({ id }) => id)));
+    const ids = new Set<SequenceId>();
+    for (const { sequences, sliced } of this.#inFlight.values()) {
+      for (const { id } of sequences) ids.add(id);
+      if (sliced !== null) ids.add(sliced);
+    }
+    return ids;
   }
 
-  submit(scheduled: ScheduledStep, requests: (id: SequenceId) => RowRequests, nowMs: number): void {
+  submit(scheduled: ScheduledStep, requests: StepRequests, nowMs: number): void {
     const sequences: StepInFlight["sequences"] = [];
     const header: StepHeader = {
       epoch: this.epoch,
       pipeline: this.#id,
       step: scheduled.step,
       ended: scheduled.ended,
+      slice: scheduled.slice && sliceMessage(scheduled.slice, requests.slice(scheduled.slice)),
       sequences: scheduled.rows.map((rows) => {
-        const request = requests(rows.sequence);
+        const request = requests.rows(rows.sequence);
         const targets = request.scoreTargets.slice(0, rows.tokens.length);
         sequences.push({
           id: rows.sequence,
@@ -109,7 +132,8 @@ export class Pipeline {
         };
       }),
     };
-    this.#inFlight.set(scheduled.step, { sequences, sentAtMs: nowMs });
+    const sliced = scheduled.slice?.sequence ?? null;
+    this.#inFlight.set(scheduled.step, { sequences, sliced, sentAtMs: nowMs });
     this.#send(header);
   }
 
@@ -152,6 +176,20 @@ export class Pipeline {
   #mismatch(step: number, got: string, expected: string): RelayError {
     return new RelayError("corrupt_message", `result of step ${step}: got ${got}, expected ${expected}`);
   }
+}
+
+function sliceMessage(slice: ScheduledSlice, { requestId, context }: ContextRequest): Slice {
+  const { sequence, rowCount, tokens, newBlocks, layerBegin, layerEnd } = slice;
+  const rows = {
+    sequence,
+    validLength: 0,
+    rowCount,
+    tokenIds: bytesFromInt32(tokens),
+    newBlocks: bytesFromInt32(newBlocks),
+    context: contextMessage(context),
+    requestId,
+  };
+  return { rows, layerBegin, layerEnd };
 }
 
 function contextMessage({ length, mask, constantPosition }: PromptContext): Context {

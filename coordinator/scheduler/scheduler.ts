@@ -7,14 +7,18 @@
 import type { SequenceId } from "../../common/ids.js";
 import { kvBlockSize } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
+import type { LayerRange } from "../placement/cut.js";
 import { defaultTenant, goesBefore, type RequestClass } from "../request-class.js";
 import { BlockPool, type PrefixNode } from "./block-pool.js";
+import { ContextSlices, type ScheduledSlice } from "./context-slices.js";
 import { type Tab, WaitingSet } from "./waiting-set.js";
 
 export interface SchedulerLimits {
   /** KV blocks that every stage has. */
   blockCount: number;
   stageCount: number;
+  /** Layers of each stage; absent: contexts are not read in slices. */
+  stages?: readonly LayerRange[];
   /** Micro-batches in flight at most; null: min(stages, sequences). */
   microBatches: number | null;
   /** Rows of one step, prefill and decode together. */
@@ -44,6 +48,8 @@ export interface ScheduledRows {
 
 export interface ScheduledStep {
   step: number;
+  /** Of a context that is read in slices, in front of the rows, which may go on with the same sequence. */
+  slice: ScheduledSlice | null;
   rows: ScheduledRows[];
   /** Sequences that ended or were preempted since the last step; the stages drop their block tables. */
   ended: SequenceId[];
@@ -57,8 +63,8 @@ export interface SequenceOptions {
   tenant?: string;
   class?: RequestClass;
   /**
-   * Tokens at the beginning that must travel in one step, which may then have as many rows beside its usual
-   * ones; 0 for causal attention.
+   * Tokens at the beginning that are read as a whole: in one step, which may then have as many rows beside its
+   * usual ones, or in slices of layers. 0 for causal attention.
    */
   whole?: number;
   /** Sequences of a tenant with another one never share blocks. */
@@ -101,7 +107,7 @@ interface SequenceState extends Submitted {
   known: number;
   /** Blocks it may still draw. */
   reservation: number;
-  /** The step it travels in, or null. A sequence is in one step at a time. */
+  /** The newest step it travels in, or null. Its rows are in one step at a time, slices of its context in several. */
   inStep: number | null;
   /** What happens to it when the step that it travels in has come back. */
   afterStep: "go on" | "end" | "wait";
@@ -119,6 +125,11 @@ const replyWeight = 1 / 32;
 const isBehind = (one: SequenceState, other: SequenceState): boolean =>
   one.class === other.class ? one.order > other.order : goesBefore(other.class, one.class);
 
+const inFront = (first: SequenceState, others: SequenceState[]): SequenceState[] => [
+  first,
+  ...others.filter((other) => other !== first),
+];
+
 export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
 
 export class Scheduler {
@@ -130,6 +141,8 @@ export class Scheduler {
   readonly #running = new Map<SequenceId, SequenceState>();
   readonly #steps = new Map<number, SequenceId[]>();
   readonly #runningOf: Record<RequestClass, number> = { interactive: 0, batch: 0 };
+  /** null: contexts come whole. */
+  readonly #slices: ContextSlices | null;
   #ended: SequenceId[] = [];
   #preemptedSinceStep: SequenceId[] = [];
   #lastStep = 0;
@@ -140,6 +153,8 @@ export class Scheduler {
   constructor(limits: SchedulerLimits) {
     this.#limits = limits;
     this.#expectedReply = limits.firstExpectedReply;
+    const { stages, prefillChunk } = limits;
+    this.#slices = stages === undefined ? null : new ContextSlices(stages, prefillChunk);
     this.#pool = new BlockPool(limits.blockCount);
   }
 
@@ -226,8 +241,10 @@ export class Scheduler {
     const ids = this.#steps.get(step);
     if (ids === undefined) throw new Error(`Scheduler.complete: step ${step} is not in flight`);
     this.#steps.delete(step);
+    this.#slices?.complete(step);
     for (const id of ids) {
       const sequence = this.#running.get(id)!;
+      if (sequence.inStep !== step) continue; // a later slice is still on its way
       sequence.inStep = null;
       if (sequence.afterStep === "end") this.#end(sequence);
       else if (sequence.afterStep === "wait") this.#preempt(sequence);
@@ -242,14 +259,17 @@ export class Scheduler {
     const share = Math.ceil(this.#running.size / target);
     const step = this.#lastStep + 1;
     const rows: ScheduledRows[] = [];
+    let ready = this.#ready();
+    const slice = this.#nextSlice(ready, step, target);
+    if (slice?.last) ready = inFront(this.#running.get(slice.sequence)!, ready);
     let budget = this.#limits.maxStepRows;
-    let hasContext = false;
-    for (const sequence of this.#ready()) {
+    // One context per step: the stages have room for the longest one beside a usual step.
+    let hasContext = slice !== null || this.#isForSlices();
+    for (const sequence of ready) {
       if (rows.length >= share || budget === 0) break;
       // Preempted for one before it.
       if (!this.#running.has(sequence.id)) continue;
       const isContext = sequence.computed < sequence.whole;
-      // One context per step: the stages have room for the longest one beside a usual step.
       if (isContext && hasContext) continue;
       const scheduled = this.#schedule(sequence, budget);
       if (scheduled === null) continue;
@@ -258,16 +278,69 @@ export class Scheduler {
       budget -= scheduled.tokens.length - (isContext ? sequence.whole : 0);
       rows.push(scheduled);
     }
-    if (rows.length === 0) return null;
+    if (rows.length === 0 && slice === null) return null;
     this.#lastStep = step;
-    this.#steps.set(
-      step,
-      rows.map((entry) => entry.sequence),
-    );
+    const ids = new Set(rows.map((entry) => entry.sequence));
+    if (slice !== null) ids.add(slice.sequence);
+    this.#steps.set(step, [...ids]);
     const [ended, preempted] = [this.#ended, this.#preemptedSinceStep];
     this.#ended = [];
     this.#preemptedSinceStep = [];
-    return { step, rows, ended, preempted };
+    return { step, slice, rows, ended, preempted };
+  }
+
+  /**
+   * A slice for this step, of a context that others' decodes would have to wait for if it came whole.
+   * @param ready Sequences whose next rows can be computed.
+   */
+  #nextSlice(ready: readonly SequenceState[], step: number, microBatches: number): ScheduledSlice | null {
+    const slices = this.#slices;
+    if (slices === null) return null;
+    const unread = ready.find((sequence) => sequence.computed < sequence.whole && !slices.has(sequence.id));
+    if (slices.count === 0 && unread === undefined) return null;
+    if (unread !== undefined && this.#isForSlices() && slices.hasRoom && this.#drawContext(unread)) {
+      slices.begin(unread.id, unread.whole);
+    }
+    const slice = slices.next(
+      this.#someDecode(),
+      microBatches,
+      (id) => this.#running.get(id)!.afterStep !== "go on",
+    );
+    if (slice === null) return null;
+    slices.sent(step, slice);
+    const sequence = this.#running.get(slice.sequence)!;
+    sequence.inStep = step;
+    const first = sequence.announced === 0;
+    const newBlocks = sequence.blocks.slice(sequence.announced);
+    sequence.announced = sequence.blocks.length;
+    const { whole: rowCount } = sequence;
+    const last = slice.layerEnd === slices.layerCount;
+    if (last) {
+      sequence.computed = rowCount;
+      sequence.sent = rowCount;
+    }
+    const tokens = first ? sequence.tokens.slice(0, rowCount) : [];
+    return { ...slice, rowCount, tokens, newBlocks, first, last };
+  }
+
+  /** Blocks for a context. @returns false when it has to wait for them. */
+  #drawContext(sequence: SequenceState): boolean {
+    if (!this.#draw(sequence, this.#blocksFor(sequence.whole))) return false;
+    this.#settle(sequence, 0, sequence.whole);
+    return true;
+  }
+
+  /** A context that begins now is read in slices: somebody's next token would wait for it, or it waits for another. */
+  #isForSlices(): boolean {
+    return this.#slices !== null && (this.#slices.count > 0 || this.#someDecode());
+  }
+
+  /** Somebody waits for the next token of a sequence whose context has been read. */
+  #someDecode(): boolean {
+    for (const { generates, afterStep, computed, whole } of this.#running.values()) {
+      if (generates && afterStep === "go on" && computed > 0 && computed >= whole) return true;
+    }
+    return false;
   }
 
   /**
@@ -517,6 +590,7 @@ export class Scheduler {
 
   #free(sequence: SequenceState): void {
     this.#running.delete(sequence.id);
+    this.#slices?.drop(sequence.id);
     this.#runningOf[sequence.class]--;
     this.#waiting.chargePrompt(sequence.tab, -sequence.prepaid);
     this.#pool.release(sequence.blocks, sequence.reservation);

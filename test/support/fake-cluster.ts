@@ -12,11 +12,13 @@ import type { GenerationRequest, RequestEvent, SamplingParams } from "../../coor
 import type { LayerRange } from "../../coordinator/placement/cut.js";
 import { defaultTenant } from "../../coordinator/request-class.js";
 import type { CoordinatorMessage } from "../../proto/generated/glm/relay/internal/v1/CoordinatorMessage.js";
+import type { SequenceRows } from "../../proto/generated/glm/relay/internal/v1/SequenceRows.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
 
 const MB = 1_000_000;
+const fakeLayers = 4;
 export const stopToken = 9;
 
 /** Next token of the fake model: the sum of all before it, modulo ten. */
@@ -77,6 +79,8 @@ export class FakeCluster {
   /** Blocks per sequence, and the token in each of their slots, as every stage has them. */
   private readonly tables = new Map<number, number[]>();
   private readonly blocks = new Map<number, number>();
+  /** Contexts that are read in slices. */
+  readonly slices = new FakeSlices();
   private readonly prefixLength: number;
   private readonly workerMemoryMB: number;
   private readonly stageCount: number;
@@ -98,6 +102,7 @@ export class FakeCluster {
       disconnect: () => {},
       planMade: () => {
         this.steps.length = 0;
+        this.slices.clear();
         this.tables.clear();
         this.blocks.clear();
       },
@@ -132,7 +137,7 @@ export class FakeCluster {
           fingerprint: "f",
           precision: { dtype: "float32", kvType: "float32", weights: null, head: null },
           placementModel: {
-            layerBytes: [MB, MB, MB, MB],
+            layerBytes: Array.from({ length: fakeLayers }, () => MB),
             embeddingBytes: MB,
             headBytes: MB,
             layerKvBytesPerToken: 100,
@@ -242,8 +247,9 @@ export class FakeCluster {
     const header = this.steps.shift()!;
     for (const ended of header.ended ?? []) this.tables.delete(ended);
     const sequences = header.sequences!;
+    const slice = this.slices.take(header);
     // All rows of a step are stored before any is read.
-    for (const rows of sequences) {
+    for (const rows of slice === null ? sequences : [slice, ...sequences]) {
       const table = [
         ...(this.tables.get(rows.sequence!) ?? []),
         ...int32FromBytes(rows.newBlocks as Uint8Array),
@@ -300,6 +306,38 @@ export class FakeCluster {
       topLogprobs: Buffer.alloc(0),
       finite: true,
     };
+  }
+}
+
+/** How far contexts have been read, layer by layer, by the header's own word. */
+class FakeSlices {
+  /** First layer that is not computed yet, by sequence. */
+  private readonly layers = new Map<number, number>();
+  /** Layers of every slice that was answered. */
+  readonly seen: { sequence: number; layerBegin: number; layerEnd: number; others: number }[] = [];
+
+  /** The rows of the header's slice, which goes on where the one before it ended; null without one. */
+  take({ slice, sequences, ended }: StepHeader): SequenceRows | null {
+    for (const sequence of ended ?? []) this.layers.delete(sequence);
+    if (slice?.rows != null) {
+      const { rows, layerBegin = 0, layerEnd = 0 } = slice;
+      const sequence = rows.sequence!;
+      if (layerBegin !== (this.layers.get(sequence) ?? 0) || layerEnd <= layerBegin) {
+        throw new Error(`sequence ${sequence}: slice [${layerBegin}, ${layerEnd}) is out of order`);
+      }
+      this.layers.set(sequence, layerEnd);
+      this.seen.push({ sequence, layerBegin, layerEnd, others: sequences!.length });
+    }
+    for (const { sequence } of sequences!) {
+      const layer = this.layers.get(sequence!);
+      if (layer === undefined || layer === fakeLayers) continue;
+      throw new Error(`sequence ${sequence} has rows, but its context is read up to layer ${layer} only`);
+    }
+    return slice?.rows ?? null;
+  }
+
+  clear(): void {
+    this.layers.clear();
   }
 }
 

@@ -241,6 +241,7 @@ export class ScriptedService implements InferenceService {
         preemptions: 0,
         prefixCacheQueries: 0,
         prefixCacheHits: 0,
+        contextSlices: 0,
         steps: 4,
       },
     };

@@ -163,6 +163,7 @@ describe("status", () => {
       preemptions: 0,
       prefixCacheQueries: 0,
       prefixCacheHits: 0,
+      contextSlices: 0,
       steps: 17,
     },
   };
