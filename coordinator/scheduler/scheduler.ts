@@ -125,11 +125,6 @@ const replyWeight = 1 / 32;
 const isBehind = (one: SequenceState, other: SequenceState): boolean =>
   one.class === other.class ? one.order > other.order : goesBefore(other.class, one.class);
 
-const inFront = (first: SequenceState, others: SequenceState[]): SequenceState[] => [
-  first,
-  ...others.filter((other) => other !== first),
-];
-
 export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
 
 export class Scheduler {
@@ -259,25 +254,30 @@ export class Scheduler {
     const share = Math.ceil(this.#running.size / target);
     const step = this.#lastStep + 1;
     const rows: ScheduledRows[] = [];
-    let ready = this.#ready();
-    const slice = this.#nextSlice(ready, step, target);
-    if (slice?.last) ready = inFront(this.#running.get(slice.sequence)!, ready);
+    const ready = this.#ready();
     let budget = this.#limits.maxStepRows;
-    // One context per step: the stages have room for the longest one beside a usual step.
-    let hasContext = slice !== null || this.#isForSlices();
-    for (const sequence of ready) {
-      if (rows.length >= share || budget === 0) break;
-      // Preempted for one before it.
-      if (!this.#running.has(sequence.id)) continue;
+    const comesWhole = this.#mayComeWhole();
+    let hasContext = false;
+    const take = (sequence: SequenceState) => {
       const isContext = sequence.computed < sequence.whole;
-      if (isContext && hasContext) continue;
       const scheduled = this.#schedule(sequence, budget);
-      if (scheduled === null) continue;
+      if (scheduled === null) return;
       this.#depart(sequence, step);
       hasContext ||= isContext;
       budget -= scheduled.tokens.length - (isContext ? sequence.whole : 0);
       rows.push(scheduled);
+    };
+    for (const sequence of ready) {
+      if (rows.length >= share || budget === 0) break;
+      // Preempted for one before it.
+      if (!this.#running.has(sequence.id)) continue;
+      // One context per step: the stages have room for the longest one beside a usual step.
+      if (sequence.computed < sequence.whole && (hasContext || !comesWhole)) continue;
+      take(sequence);
     }
+    // Behind the decodes, which have the first right to blocks.
+    const slice = hasContext ? null : this.#nextSlice(ready, step, target);
+    if (slice?.last && budget > 0) take(this.#running.get(slice.sequence)!);
     if (rows.length === 0 && slice === null) return null;
     this.#lastStep = step;
     const ids = new Set(rows.map((entry) => entry.sequence));
@@ -296,9 +296,11 @@ export class Scheduler {
   #nextSlice(ready: readonly SequenceState[], step: number, microBatches: number): ScheduledSlice | null {
     const slices = this.#slices;
     if (slices === null) return null;
-    const unread = ready.find((sequence) => sequence.computed < sequence.whole && !slices.has(sequence.id));
+    const unread = ready.find(
+      ({ id, computed, whole }) => computed < whole && !slices.has(id) && this.#running.has(id),
+    );
     if (slices.count === 0 && unread === undefined) return null;
-    if (unread !== undefined && this.#isForSlices() && slices.hasRoom && this.#drawContext(unread)) {
+    if (unread !== undefined && !this.#mayComeWhole() && slices.hasRoom && this.#drawContext(unread)) {
       slices.begin(unread.id, unread.whole);
     }
     const slice = slices.next(
@@ -330,9 +332,9 @@ export class Scheduler {
     return true;
   }
 
-  /** A context that begins now is read in slices: somebody's next token would wait for it, or it waits for another. */
-  #isForSlices(): boolean {
-    return this.#slices !== null && (this.#slices.count > 0 || this.#someDecode());
+  /** A context that begins now need not be read in slices: nobody's next token waits for it. */
+  #mayComeWhole(): boolean {
+    return this.#slices === null || (this.#slices.count === 0 && !this.#someDecode());
   }
 
   /** Somebody waits for the next token of a sequence whose context has been read. */
