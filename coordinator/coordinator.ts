@@ -40,6 +40,8 @@ const drainPollMs = 20;
 /** tryShutdown can wait for ever on a half-open stream. */
 const grpcCloseLimitMs = 500;
 
+export type SpeculationMode = "auto" | "off";
+
 export interface CoordinatorOptions extends OpenOptions {
   /** Model directory. */
   model: string;
@@ -64,6 +66,8 @@ export interface CoordinatorOptions extends OpenOptions {
   microBatches?: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk?: number;
+  /** Decodes carry drafts where that pays, or never; default auto. */
+  speculation?: SpeculationMode;
   /** Seconds that interrupted requests wait for the next pipeline. */
   recoveryTimeoutS?: number;
   /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
@@ -136,6 +140,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       {
         microBatches: options.microBatches ?? null,
         prefillChunk: options.prefillChunk ?? defaultPrefillChunk,
+        speculation: options.speculation !== "off",
         recoveryTimeoutMs: (options.recoveryTimeoutS ?? defaultRecoveryTimeoutS) * 1_000,
         prefixLength: model.prefixLength,
         modelStopTokens: new Set(model.stopTokens),
@@ -158,9 +163,10 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       {
         send: (connection, message) => control.send(connection, message),
         disconnect: (connection) => control.disconnect(connection),
-        planMade: (epoch) => links.begin(epoch),
-        openResultLink: (epoch, address, stageCount) => links.dialLast(epoch, address, stageCount),
-        planOver: () => links.end(),
+        planMade: (pipeline, epoch) => links.begin(pipeline, epoch),
+        openResultLink: (pipeline, epoch, address, stageCount) =>
+          links.dialLast(pipeline, epoch, address, stageCount),
+        planOver: (pipeline) => links.end(pipeline),
         termRaised: (raised) => queue.raiseTerm(raised),
         sendStep: (header) => links.send(header),
         emit: (id, event) => service.emit(id, event),

@@ -4,7 +4,7 @@
  */
 import type { Clock } from "../common/clock.js";
 import { type ErrorCode, RelayError, toRelayError } from "../common/errors.js";
-import { type Epoch, pipelineId, type RequestId, type SequenceId, sequenceId } from "../common/ids.js";
+import { type Epoch, type PipelineId, type RequestId, type SequenceId, sequenceId } from "../common/ids.js";
 import {
   kvBlockSize,
   maxContextRows,
@@ -14,6 +14,7 @@ import {
 } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
+import { type ActiveChoice, type ActiveRequest, namesOf } from "./active-request.js";
 import type {
   ClusterView,
   GenerationRequest,
@@ -21,36 +22,35 @@ import type {
   RequestEvent,
   TextParams,
   TokenIds,
+  TokenLogprob,
 } from "./inference.js";
-import { Membership, type MembershipConfig, type MembershipPorts } from "./membership/membership.js";
+import { Membership } from "./membership/membership.js";
+import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { ChoicePrompt, mostTokens } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
-import {
-  type ContextRequest,
-  Pipeline,
-  type RowRequests,
-  type SequenceOutcome,
-} from "./pipeline/pipeline.js";
+import type { SequenceOutcome } from "./pipeline/pipeline.js";
 import type { LayerRange } from "./placement/cut.js";
 import type { Detokenizer } from "./prompt/service.js";
 import type { ScheduledSlice } from "./scheduler/context-slices.js";
-import { blocksFor, type ScheduledRows, type ScheduledStep, Scheduler } from "./scheduler/scheduler.js";
-import { type Conduct, Suspects } from "./suspects.js";
-import { warmUpId, warmUpLimitMs, warmUpRequest } from "./warm-up.js";
+import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
+import { defaultKneeRows } from "./scheduler/speculation.js";
+import { Serving } from "./serving.js";
+import { Suspects } from "./suspects.js";
+import { warmUpId, warmUpRequest } from "./warm-up.js";
 
 /** Sequences admitted and not finished; above it new requests get queue_full. */
 export const queueLimit = 10_000;
 /** What a reply is taken to need before any has ended, in tokens. */
 const firstExpectedReply = 256;
-/** A step that is away this long while every worker reports idle was lost on the way. */
-const stepLostMs = 5_000;
 
 export interface CoreConfig {
   membership: Omit<MembershipConfig, "minBlocks">;
   /** Micro-batches in flight; null: min(stages, sequences). */
   microBatches: number | null;
   prefillChunk: number;
+  /** Decodes may carry drafts where they pay. */
+  speculation: boolean;
   /** How long interrupted requests wait for the next pipeline. */
   recoveryTimeoutMs: number;
   /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
@@ -70,40 +70,6 @@ export interface CorePorts extends Omit<MembershipPorts, "formed" | "dissolved">
   readyChanged(ready: boolean): void;
   /** The first token after a ready pipeline was lost: why it was, and how long ago. */
   recovered(reason: ErrorCode, afterMs: number): void;
-}
-
-interface ActiveChoice {
-  request: ActiveRequest;
-  index: number;
-  sequence: SequenceId;
-  output: ChoiceOutput;
-  prompt: ChoicePrompt;
-  /** Decided since the prompt: with it all that a sequence is rebuilt from. At most maxTokens. */
-  generated: number[];
-  /** Tokens of the prompt that were not computed for it, because others had. */
-  reused: number;
-  /** Computed once more: its prompt was counted before. */
-  again: boolean;
-  seed: bigint;
-  /** Logprobs of the prompt, when asked for; null once given out. */
-  scores: PromptScores | null;
-}
-
-interface ActiveRequest extends Conduct {
-  request: GenerationRequest;
-  /** Choices not finished yet. */
-  open: Map<SequenceId, ActiveChoice>;
-  /** Rows of it have been sent. */
-  started: boolean;
-}
-
-/** What exists only while a pipeline is formed. */
-interface Serving {
-  scheduler: Scheduler;
-  pipeline: Pipeline;
-  warmUpUntilMs: number | null;
-  /** Rows per step in flight, for the step_tokens metric. */
-  rows: Map<number, number>;
 }
 
 /** What the service around the core adds to the view. */
@@ -133,6 +99,8 @@ export class Core {
   #preemptions = 0;
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
+  /** Tokens guessed at, and those of them that were drawn. */
+  readonly #draftTokens = { drafted: 0, accepted: 0 };
   /** Over all epochs: a sequence keeps its number when it is rebuilt. */
   #nextSequence = 1;
   readonly #suspects = new Suspects<ActiveRequest>();
@@ -148,8 +116,8 @@ export class Core {
       { ...config.membership, minBlocks: blocksFor(config.prefixLength + 1) },
       {
         ...ports,
-        formed: (epoch, blockCount, stages) => this.#formed(epoch, blockCount, stages),
-        dissolved: (error) => this.#dissolved(error),
+        formed: (pipeline, epoch, blockCount, stages) => this.#formed(pipeline, epoch, blockCount, stages),
+        dissolved: (_pipeline, error) => this.#dissolved(error),
       },
       clock,
     );
@@ -157,7 +125,7 @@ export class Core {
 
   /** A token has travelled through all stages of this pipeline. */
   get ready(): boolean {
-    return this.#serving !== null && this.#serving.warmUpUntilMs === null;
+    return this.#serving?.ready ?? false;
   }
 
   /** Tokens that the KV cache of the pipeline holds; no bound while none was formed yet. */
@@ -203,15 +171,11 @@ export class Core {
     const serving = this.#serving;
     if (serving === null) return;
     try {
-      const outcomes = serving.pipeline.complete(result);
+      const outcomes = serving.complete(result);
       if (outcomes === null) return;
-      serving.scheduler.complete(result.step);
-      this.#stepCount++;
-      this.#ports.stepFinished(serving.rows.get(result.step) ?? 0);
-      serving.rows.delete(result.step);
       for (const outcome of outcomes) this.#deliver(outcome);
     } catch (error) {
-      this.membership.linkBroken(serving.pipeline.epoch, toRelayError(error), -1);
+      this.membership.linkBroken(serving.epoch, toRelayError(error), -1);
       return;
     }
     this.#pump();
@@ -224,16 +188,11 @@ export class Core {
     if (this.membership.canGrow && this.#requests.size === 0) this.membership.grow();
     const serving = this.#serving;
     if (serving === null) return;
-    const now = this.#clock.nowMs();
-    const sentAtMs = serving.pipeline.oldestSentAtMs;
-    const lost =
-      sentAtMs !== null &&
-      now - sentAtMs > stepLostMs &&
-      this.membership.allIdleSince(sentAtMs + stepLostMs / 2);
-    const warmUpOver = serving.warmUpUntilMs !== null && now > serving.warmUpUntilMs;
-    if (!lost && !warmUpOver) return;
-    const what = lost ? "a step was lost between the workers" : "the first token did not come back in time";
-    this.membership.linkBroken(serving.pipeline.epoch, new RelayError("worker_lost", what), null);
+    const overdue = serving.overdue(this.#clock.nowMs(), (sinceMs) =>
+      this.membership.allIdleSince(serving.id, sinceMs),
+    );
+    if (overdue === null) return;
+    this.membership.linkBroken(serving.epoch, new RelayError("worker_lost", overdue), null);
   }
 
   view(): Omit<ClusterView, ServiceFacts> {
@@ -262,15 +221,16 @@ export class Core {
         preemptions: this.#preemptions,
         prefixCacheQueries: this.#promptTokens.looked,
         prefixCacheHits: this.#promptTokens.reused,
+        draftedTokens: this.#draftTokens.drafted,
+        acceptedTokens: this.#draftTokens.accepted,
       },
     };
   }
 
-  #formed(epoch: Epoch, blockCount: number, stages: readonly LayerRange[]): void {
+  #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stages: readonly LayerRange[]): void {
     this.#blockCount = blockCount;
-    const pipeline = new Pipeline(epoch, pipelineId(0), (header) => this.#ports.sendStep(header));
-    const { microBatches, prefillChunk, prefixLength } = this.#config;
-    const scheduler = new Scheduler({
+    const { microBatches, prefillChunk, prefixLength, speculation } = this.#config;
+    const limits = {
       blockCount,
       stageCount: stages.length,
       stages,
@@ -279,20 +239,27 @@ export class Core {
       prefixLength,
       prefillChunk,
       firstExpectedReply,
-    });
-    this.#serving = {
-      scheduler,
-      pipeline,
-      warmUpUntilMs: this.#clock.nowMs() + warmUpLimitMs,
-      rows: new Map(),
+      speculation: speculation ? { kneeRows: defaultKneeRows } : undefined,
     };
+    const ports = {
+      sendStep: (header: StepHeader) => this.#ports.sendStep(header),
+      stepFinished: (rows: number) => {
+        this.#stepCount++;
+        this.#ports.stepFinished(rows);
+      },
+      choiceOf: (sequence: SequenceId) => this.#choices.get(sequence)!,
+      preempted: (sequence: SequenceId) => this.#notePreempted(sequence),
+      rowsDue: (choice: ActiveChoice, rows: ScheduledRows) => this.#rowsDue(choice, rows),
+      sliceDue: (choice: ActiveChoice, slice: ScheduledSlice) => this.#sliceDue(choice, slice),
+    };
+    this.#serving = new Serving(pipeline, epoch, limits, ports, this.#clock.nowMs());
     this.#begin(warmUpRequest());
     this.#pump();
   }
 
   #dissolved(error: RelayError): void {
     if (this.ready) this.#loss ??= { reason: error.code, sinceMs: this.#clock.nowMs() };
-    const travelling = this.#serving?.pipeline.sequencesInFlight() ?? new Set();
+    const travelling = this.#serving?.sequencesInFlight() ?? new Set();
     this.#serving = null;
     const warmUp = this.#requests.get(warmUpId);
     if (warmUp !== undefined) this.#close(warmUp);
@@ -340,7 +307,7 @@ export class Core {
     }
     for (const choice of active.open.values()) {
       this.#startOver(choice);
-      this.#submit(choice);
+      this.#serving!.submit(choice);
     }
   }
 
@@ -391,7 +358,7 @@ export class Core {
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
         this.#emit(choice, choice.output.finishEmpty());
-      else if (travels) this.#submit(choice);
+      else if (travels) this.#serving!.submit(choice);
     }
   }
 
@@ -414,37 +381,13 @@ export class Core {
     }
   }
 
-  /** From its beginning: the tokens decided so far are rows like those of the prompt. */
-  #submit({ sequence, prompt, generated, scores, request }: ActiveChoice): void {
-    const { tokens, context } = prompt;
-    const left = request.request.sampling.maxTokens - generated.length;
-    const all = generated.length === 0 ? tokens : Int32Array.from([...tokens, ...generated]);
-    const { tenant, class: ofClass, cacheSalt: salt = "" } = request.request;
-    const options = { tenant, class: ofClass, whole: context?.length ?? 0, salt, everyRow: scores !== null };
-    this.#serving!.scheduler.submit(sequence, all, left, options);
-  }
-
   #newOutput({ sampling, text }: GenerationRequest, index: number): ChoiceOutput {
     const { modelStopTokens } = this.#config;
     return new ChoiceOutput(index, { sampling, modelStopTokens }, this.#config.createDetokenizer(text));
   }
 
-  /** Sends steps until the scheduler has none to send now. */
   #pump(): void {
-    const serving = this.#serving;
-    if (serving === null) return;
-    for (let step = serving.scheduler.next(); step !== null; step = serving.scheduler.next()) {
-      serving.rows.set(step.step, rowCountOf(step));
-      const rowsOf = new Map(step.rows.map((rows) => [rows.sequence, rows]));
-      for (const sequence of step.preempted) this.#notePreempted(sequence);
-      if (step.slice !== null) this.#noteSlice(step.slice);
-      for (const rows of step.rows) this.#noteRows(rows);
-      const requests = {
-        rows: (id: SequenceId) => this.#rowRequests(rowsOf.get(id)!),
-        slice: (slice: ScheduledSlice) => this.#contextRequest(slice),
-      };
-      serving.pipeline.submit(step, requests, this.#clock.nowMs());
-    }
+    this.#serving?.pump(this.#clock.nowMs());
   }
 
   /** It is computed again from its beginning, so all scores of its prompt come again. */
@@ -461,14 +404,17 @@ export class Core {
     choice.again = true;
   }
 
-  #noteSlice(slice: ScheduledSlice): void {
+  #sliceDue(choice: ActiveChoice, slice: ScheduledSlice): void {
     this.#sliceCount++;
-    this.#noteRows({ ...slice, reused: 0 });
+    this.#rowsDue(choice, { ...slice, reused: 0, draftRows: 0 });
   }
 
-  #noteRows(rows: Pick<ScheduledRows, "sequence" | "first" | "reused" | "tokens">): void {
-    const { sequence, first, reused, tokens } = rows;
-    const choice = this.#choices.get(sequence)!;
+  #rowsDue(
+    choice: ActiveChoice,
+    rows: Pick<ScheduledRows, "first" | "reused" | "tokens" | "draftRows">,
+  ): void {
+    const { first, reused, tokens, draftRows } = rows;
+    this.#draftTokens.drafted += draftRows;
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.
     if (choice.generated.length === 0 && !choice.again) {
@@ -481,56 +427,38 @@ export class Core {
     this.#ports.emit(active.request.id, { type: "started" });
   }
 
-  #contextRequest({ sequence, first }: ScheduledSlice): ContextRequest {
-    const { prompt, request } = this.#choices.get(sequence)!;
-    return { requestId: first ? request.request.logId : "", context: prompt.context! };
-  }
-
-  /** What the header says of a sequence's rows beside their tokens. */
-  #rowRequests({ sequence, first, start, tokens }: ScheduledRows): RowRequests {
-    const choice = this.#choices.get(sequence)!;
-    const { sampling, logId } = choice.request.request;
-    return {
-      requestId: first ? logId : "",
-      context: choice.prompt.context,
-      sampling: {
-        temperature: sampling.temperature,
-        topK: sampling.topK,
-        topP: sampling.topP,
-        minP: sampling.minP,
-        seed: choice.seed,
-        topLogprobs: sampling.topLogprobs,
-      },
-      bannedTokens: choice.output.bannedTokens(),
-      // The row of prompt token i scores token i + 1; rows of generated tokens score nothing.
-      scoreTargets: choice.scores?.targets(start, tokens.length) ?? [],
-    };
-  }
-
-  #deliver(outcome: SequenceOutcome): void {
-    const choice = this.#choices.get(outcome.sequence);
+  #deliver({ sequence, drawn, scores: scored, finite }: SequenceOutcome): void {
+    this.#draftTokens.accepted += Math.max(0, drawn.length - 1);
+    const choice = this.#choices.get(sequence);
     if (choice === undefined) return;
-    const { request } = choice.request;
-    if (!outcome.finite) {
-      const message = "the model computed a value that is not finite (NaN or infinity) for this request";
-      this.#ports.log("warn", message, { ...namesOf(request), sequence: choice.sequence });
-      this.#fail(choice.request, new RelayError("numeric_error", message));
-      return;
-    }
-    if (choice.scores !== null) {
-      const scores = choice.scores.take(outcome.scores);
-      if (scores !== null) {
-        this.#emit(choice, { type: "prompt", choice: choice.index, scores });
-        this.#gotOn(choice.request);
-        choice.scores = null;
-        if (request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
-      }
-    }
-    if (outcome.sampled === null) return;
-    this.#serving!.scheduler.append(choice.sequence, outcome.sampled.token);
-    choice.generated.push(outcome.sampled.token);
+    if (finite || drawn.length > 0) this.#takeScores(choice, scored);
+    // What a draft brought behind the end of the choice was never drawn: its sequence is gone by then.
+    for (const token of drawn) if (this.#choices.get(sequence) === choice) this.#take(choice, token);
+    if (!finite && this.#choices.get(sequence) === choice) this.#failNonFinite(choice);
+  }
+
+  #failNonFinite({ sequence, request: active }: ActiveChoice): void {
+    const message = "the model computed a value that is not finite (NaN or infinity) for this request";
+    this.#ports.log("warn", message, { ...namesOf(active.request), sequence });
+    this.#fail(active, new RelayError("numeric_error", message));
+  }
+
+  #takeScores(choice: ActiveChoice, scored: readonly TokenLogprob[]): void {
+    if (choice.scores === null) return;
+    const scores = choice.scores.take(scored);
+    if (scores === null) return;
+    this.#emit(choice, { type: "prompt", choice: choice.index, scores });
     this.#gotOn(choice.request);
-    for (const event of choice.output.push(outcome.sampled)) {
+    choice.scores = null;
+    if (choice.request.request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
+  }
+
+  /** The choice's next token. */
+  #take(choice: ActiveChoice, token: TokenLogprob): void {
+    this.#serving!.scheduler.append(choice.sequence, token.token);
+    choice.generated.push(token.token);
+    this.#gotOn(choice.request);
+    for (const event of choice.output.push(token)) {
       for (const told of choice.prompt.events(event)) this.#emit(choice, told);
       if (event.type === "finish" && choice.prompt.next(choice.output.tokensBehindEnd)) this.#goOn(choice);
     }
@@ -543,7 +471,7 @@ export class Core {
     choice.generated = [];
     choice.output = this.#newOutput(choice.request.request, choice.index);
     this.#open(choice);
-    this.#submit(choice);
+    this.#serving!.submit(choice);
   }
 
   #emit(choice: ActiveChoice, event: RequestEvent): void {
@@ -562,8 +490,9 @@ export class Core {
   }
 
   #warmedUp(): void {
-    this.#serving!.warmUpUntilMs = null;
-    this.membership.proven();
+    const serving = this.#serving!;
+    serving.warmedUp();
+    this.membership.proven(serving.id);
     this.#ports.readyChanged(true);
     const loss = this.#loss;
     this.#loss = null;
@@ -611,15 +540,4 @@ export class Core {
     this.#choices.delete(choice.sequence);
     this.#serving?.scheduler.remove(choice.sequence);
   }
-}
-
-/** Rows that a step computes; those of a context that is read in slices count with the last one. */
-function rowCountOf({ rows, slice }: ScheduledStep): number {
-  const context = slice?.last ? slice.rowCount : 0;
-  return rows.reduce((total, { tokens }) => total + tokens.length, context);
-}
-
-/** Under which a request is found in the logs of all processes, and in the client's answer. */
-function namesOf({ id, logId }: GenerationRequest): { requestId: string; completionId: string } {
-  return { requestId: logId, completionId: id };
 }

@@ -144,7 +144,7 @@ function requireContext(slice: Slice__Output, { layerCount, contextRows }: Slice
   if (layerBegin >= layerEnd || layerEnd > layerCount) {
     throw corrupt(`${name(slice)}: expected at least one of the model's ${layerCount} layers`);
   }
-  const { sequence, validLength, rowCount, context, sampling, scoreTargets } = rows;
+  const { sequence, validLength, rowCount, context, sampling, scoreTargets, draftRows } = rows;
   if (context === null || validLength !== 0 || rowCount !== context.length) {
     throw corrupt(
       `slice of sequence ${sequence} has the rows [${validLength}, ${validLength + rowCount}): ` +
@@ -154,7 +154,7 @@ function requireContext(slice: Slice__Output, { layerCount, contextRows }: Slice
   if (rowCount < 1 || rowCount > contextRows) {
     throw corrupt(`slice of sequence ${sequence} has ${rowCount} rows: expected 1 to ${contextRows}`);
   }
-  if (sampling !== null || scoreTargets.length > 0) {
+  if (sampling !== null || scoreTargets.length > 0 || draftRows > 0) {
     throw corrupt(`slice of sequence ${sequence} asks for results: rows of a context give none`);
   }
   return rows;

@@ -72,6 +72,14 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     "Slices of layers in which contexts were read while others decoded.",
     ["model"],
   );
+  const draftedTokens = counter(
+    "speculation_drafted_tokens_total",
+    "Tokens guessed at whose rows were sent with a step.",
+    ["model"],
+  );
+  const acceptedTokens = counter("speculation_accepted_tokens_total", "Those of them that were drawn.", [
+    "model",
+  ]);
   const stageBusy = counter("stage_busy_seconds_total", "Time a stage has spent computing.", [
     "model",
     "stage",
@@ -135,6 +143,8 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
       show(prefixCacheHits, { model }, view.counters.prefixCacheHits);
       show(preemptions, { model }, view.counters.preemptions);
       show(contextSlices, { model }, view.counters.contextSlices);
+      show(draftedTokens, { model }, view.counters.draftedTokens);
+      show(acceptedTokens, { model }, view.counters.acceptedTokens);
       stageBusy.reset();
       stageIdle.reset();
       for (const { stage, busySeconds, idleSeconds } of view.stages) {

@@ -13,6 +13,7 @@ import {
 } from "../../common/ids.js";
 import type { Context } from "../../proto/generated/glm/relay/internal/v1/Context.js";
 import type { Sampling } from "../../proto/generated/glm/relay/internal/v1/Sampling.js";
+import type { SequenceResult__Output } from "../../proto/generated/glm/relay/internal/v1/SequenceResult.js";
 import type { Slice } from "../../proto/generated/glm/relay/internal/v1/Slice.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
@@ -59,15 +60,27 @@ export interface StepRequests {
 
 export interface SequenceOutcome {
   sequence: SequenceId;
-  /** The drawn token; null when the step asked for none. */
-  sampled: TokenLogprob | null;
+  /** The drawn tokens in order, more than one when a draft held; empty when the step asked for none. */
+  drawn: TokenLogprob[];
   scores: TokenLogprob[];
-  /** False when a logit was NaN or infinite: the request fails, the pipeline goes on. */
+  /**
+   * False when a logit behind the drawn tokens, or of a score, was NaN or infinite: the request fails with the
+   * next token, the pipeline goes on. Nothing counts as drawn beside such a score.
+   */
   finite: boolean;
 }
 
+interface SequenceInFlight {
+  id: SequenceId;
+  sample: boolean;
+  scores: number;
+  draft: readonly number[];
+  /** Of the first token that is drawn. */
+  position: number;
+}
+
 interface StepInFlight {
-  sequences: { id: SequenceId; sample: boolean; scores: number }[];
+  sequences: SequenceInFlight[];
   /** The sequence with a slice, which gives no result. */
   sliced: SequenceId | null;
   sentAtMs: number;
@@ -113,10 +126,13 @@ export class Pipeline {
       sequences: scheduled.rows.map((rows) => {
         const request = requests.rows(rows.sequence);
         const targets = request.scoreTargets.slice(0, rows.tokens.length);
+        const decided = rows.tokens.length - rows.draftRows;
         sequences.push({
           id: rows.sequence,
           sample: rows.sample,
           scores: targets.filter((target) => target >= 0).length,
+          draft: rows.draftRows === 0 ? noDraft : rows.tokens.slice(decided),
+          position: rows.start + decided,
         });
         return {
           sequence: rows.sequence,
@@ -129,6 +145,7 @@ export class Pipeline {
           scoreTopLogprobs: Math.max(0, request.sampling.topLogprobs),
           context: request.context && contextMessage(request.context),
           requestId: request.requestId,
+          draftRows: rows.draftRows,
         };
       }),
     };
@@ -160,15 +177,15 @@ export class Pipeline {
       const got = result.sequences[index]!;
       if (got.sequence !== expected.id)
         throw this.#mismatch(result.step, `sequence ${got.sequence}`, `${expected.id}`);
-      if ((got.sampled !== null) !== expected.sample || got.scores.length !== expected.scores) {
+      if (!answers(got, expected)) {
         throw this.#mismatch(result.step, `answers for sequence ${got.sequence}`, "what its header asked");
       }
-      const all = got.sampled === null ? got.scores : [got.sampled, ...got.scores];
+      const scored = got.scores.every((token) => token.finite);
       return {
         sequence: expected.id,
-        sampled: got.sampled === null ? null : tokenLogprob(got.sampled),
+        drawn: scored ? got.drawn.filter((token) => token.finite).map(tokenLogprob) : [],
         scores: got.scores.map(tokenLogprob),
-        finite: all.every((token) => token.finite),
+        finite: scored && got.drawn.every((token) => token.finite),
       };
     });
   }
@@ -176,6 +193,22 @@ export class Pipeline {
   #mismatch(step: number, got: string, expected: string): RelayError {
     return new RelayError("corrupt_message", `result of step ${step}: got ${got}, expected ${expected}`);
   }
+}
+
+const noDraft: readonly number[] = [];
+
+/** As many scores as asked for, and tokens up to the first that is not the draft's (or not finite), no further. */
+function answers(got: SequenceResult__Output, expected: SequenceInFlight): boolean {
+  const { drawn, scores } = got;
+  if (scores.length !== expected.scores) return false;
+  if (!expected.sample) return drawn.length === 0;
+  if (got.drawnPosition !== expected.position || drawn.length === 0) return false;
+  if (drawn.length > expected.draft.length + 1) return false;
+  return drawn.every(({ token, finite }, index) => {
+    const isLast = index === drawn.length - 1;
+    if (!isLast) return finite && token === expected.draft[index];
+    return !finite || index === expected.draft.length || token !== expected.draft[index];
+  });
 }
 
 function sliceMessage(slice: ScheduledSlice, { requestId, context }: ContextRequest): Slice {

@@ -11,6 +11,7 @@ import type { LayerRange } from "../placement/cut.js";
 import { defaultTenant, goesBefore, type RequestClass } from "../request-class.js";
 import { BlockPool, type PrefixNode } from "./block-pool.js";
 import { ContextSlices, type ScheduledSlice } from "./context-slices.js";
+import { type DraftCandidate, type Drafter, Speculation, type SpeculationLimits } from "./speculation.js";
 import { type Tab, WaitingSet } from "./waiting-set.js";
 
 export interface SchedulerLimits {
@@ -29,9 +30,11 @@ export interface SchedulerLimits {
   prefillChunk: number;
   /** What a reply is taken to need before any has ended, in tokens. */
   firstExpectedReply: number;
+  /** Decodes may carry drafts; absent: none does. */
+  speculation?: SpeculationLimits | undefined;
 }
 
-/** Rows [start, start + tokens.length) of a sequence, part of one step. */
+/** Rows [start, start + tokens.length) of a sequence, part of one step; the last draftRows of them are guesses. */
 export interface ScheduledRows {
   sequence: SequenceId;
   start: number;
@@ -42,8 +45,10 @@ export interface ScheduledRows {
   reused: number;
   /** Block ids to append to the sequence's block table before these rows. */
   newBlocks: number[];
-  /** The last row is the sequence's newest token: draw the next one after it. */
+  /** The last row, drafts aside, is the sequence's newest token: draw the next one after it. */
   sample: boolean;
+  /** Rows behind the decided ones; how many of them hold is told by `append`. */
+  draftRows: number;
 }
 
 export interface ScheduledStep {
@@ -71,6 +76,8 @@ export interface SequenceOptions {
   salt?: string;
   /** Every row is wanted: nothing that others have computed is taken over. */
   everyRow?: boolean;
+  /** From so many tokens on others may be drawn than before: a draft is drawn from by the rules of one side. */
+  rulesChangeAt?: number;
 }
 
 interface Submitted extends Required<SequenceOptions> {
@@ -107,6 +114,8 @@ interface SequenceState extends Submitted {
   known: number;
   /** Blocks it may still draw. */
   reservation: number;
+  /** Guesses at its next tokens; null without speculation, and before a token is drawn for it. */
+  drafter: Drafter | null;
   /** The newest step it travels in, or null. Its rows are in one step at a time, slices of its context in several. */
   inStep: number | null;
   /** What happens to it when the step that it travels in has come back. */
@@ -134,6 +143,7 @@ export class Scheduler {
   readonly #waiting = new WaitingSet<Submitted>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
+  readonly #speculation: Speculation | null;
   readonly #steps = new Map<number, SequenceId[]>();
   readonly #runningOf: Record<RequestClass, number> = { interactive: 0, batch: 0 };
   /** null: contexts come whole. */
@@ -151,6 +161,7 @@ export class Scheduler {
     const { stages, prefillChunk } = limits;
     this.#slices = stages === undefined ? null : new ContextSlices(stages, prefillChunk);
     this.#pool = new BlockPool(limits.blockCount);
+    this.#speculation = limits.speculation === undefined ? null : new Speculation(limits.speculation);
   }
 
   get runningCount(): number {
@@ -189,7 +200,7 @@ export class Scheduler {
     if (promptTokens.length === 0) throw new Error("Scheduler.submit: empty prompt");
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
     const { tenant = defaultTenant, class: ofClass = "interactive" } = options;
-    const { whole = 0, salt = "", everyRow = false } = options;
+    const { whole = 0, salt = "", everyRow = false, rulesChangeAt = 0 } = options;
     this.#waiting.add(id, tenant, ofClass, {
       tokens: promptTokens,
       promptLength: promptTokens.length,
@@ -202,6 +213,7 @@ export class Scheduler {
       whole,
       salt,
       everyRow,
+      rulesChangeAt,
     });
   }
 
@@ -214,7 +226,10 @@ export class Scheduler {
     else sequence.afterStep = "end";
   }
 
-  /** A token was decided for a sequence: it becomes a row of one of the next steps. */
+  /**
+   * A token was decided for a sequence: it becomes a row of one of the next steps, unless it was one already, as
+   * the next one of a draft. To be called for every token drawn, in order, before the next step is formed.
+   */
   append(id: SequenceId, token: number): void {
     const running = this.#running.get(id);
     if (running?.afterStep === "end") return;
@@ -222,6 +237,7 @@ export class Scheduler {
       running.tokens.push(token);
       running.paid = running.tokens.length;
       this.#waiting.chargeGenerated(running.tab, 1);
+      this.#settleDraft(running, token);
       return;
     }
     const preempted = this.#waiting.preempted(id);
@@ -279,6 +295,7 @@ export class Scheduler {
     const slice = hasContext ? null : this.#nextSlice(ready, step, target);
     if (slice?.last && budget > 0) take(this.#running.get(slice.sequence)!);
     if (rows.length === 0 && slice === null) return null;
+    this.#addDrafts(rows, budget);
     this.#lastStep = step;
     const ids = new Set(rows.map((entry) => entry.sequence));
     if (slice !== null) ids.add(slice.sequence);
@@ -410,6 +427,7 @@ export class Scheduler {
       node: this.#sharesBlocks(submitted.whole) ? this.#pool.root(submitted.tenant, submitted.salt) : null,
       known: 0,
       reservation,
+      drafter: null,
       inStep: null,
       afterStep: "go on",
     });
@@ -464,6 +482,7 @@ export class Scheduler {
       tokens: sequence.tokens.slice(start, start + count),
       newBlocks: sequence.blocks.slice(sequence.announced),
       sample: sequence.generates && count === left,
+      draftRows: 0,
     };
     this.#settle(sequence, start, start + count);
     sequence.computed = start + count;
@@ -513,8 +532,8 @@ export class Scheduler {
     this.#free(sequence);
     this.#preemptedSinceStep.push(sequence.id);
     const { id, tab, tokens, promptLength, longest, generates, order, paid } = sequence;
-    const { tenant, class: ofClass, whole, salt, everyRow } = sequence;
-    const options = { tenant, class: ofClass, whole, salt, everyRow };
+    const { tenant, class: ofClass, whole, salt, everyRow, rulesChangeAt } = sequence;
+    const options = { tenant, class: ofClass, whole, salt, everyRow, rulesChangeAt };
     this.#waiting.putBack(id, tab, order, {
       tokens,
       promptLength,
@@ -524,6 +543,64 @@ export class Scheduler {
       paid,
       ...options,
     });
+  }
+
+  /** Guesses travel behind the decodes of a step, as far as they pay and its budget reaches. */
+  #addDrafts(rows: readonly ScheduledRows[], budget: number): void {
+    if (this.#speculation === null) return;
+    const entries: { entry: ScheduledRows; sequence: SequenceState; drafter: Drafter }[] = [];
+    const candidates: DraftCandidate[] = [];
+    for (const entry of rows) {
+      const sequence = this.#running.get(entry.sequence)!;
+      const { drafter } = sequence;
+      if (drafter === null || entry.tokens.length > 1 || sequence.afterStep !== "go on") continue;
+      entries.push({ entry, sequence, drafter });
+      candidates.push({ drafter, limit: this.#draftLimit(sequence) });
+    }
+    if (candidates.length === 0) return;
+    const usual = rows.reduce((total, { tokens }) => total + tokens.length, 0);
+    for (const [index, length] of this.#speculation.plan(candidates, usual, budget).entries()) {
+      if (length === 0) continue;
+      const { entry, sequence, drafter } = entries[index]!;
+      this.#addDraft(entry, sequence, drafter.draft(length));
+    }
+  }
+
+  /**
+   * The last token needs no row, all tokens of a step are drawn by the same rules, and a guess takes a block only
+   * while there is one for every running sequence: nobody is preempted for it.
+   */
+  #draftLimit({ tokens, longest, rulesChangeAt, blocks, reservation }: SequenceState): number {
+    const blocksLeft = reservation > 0 || this.#pool.available >= this.#running.size;
+    const slots = blocksLeft ? longest : blocks.length * kvBlockSize - this.#limits.prefixLength;
+    const end = tokens.length < rulesChangeAt ? rulesChangeAt - 1 : longest;
+    return Math.min(longest, slots, end) - tokens.length;
+  }
+
+  /**
+   * Its rows are not counted as computed: the next rows begin behind those that held, and overwrite the others.
+   * A block of rows that did not hold stays with the sequence for its next ones.
+   */
+  #addDraft(entry: ScheduledRows, sequence: SequenceState, draft: readonly number[]): void {
+    const missing = this.#blocksFor(sequence.computed + draft.length) - sequence.blocks.length;
+    if (!this.#draw(sequence, Math.max(0, missing))) throw new Error("Scheduler: no block for a draft");
+    entry.newBlocks.push(...sequence.blocks.slice(sequence.announced));
+    sequence.announced = sequence.blocks.length;
+    entry.tokens.push(...draft);
+    entry.draftRows = draft.length;
+  }
+
+  /** The newest token of a sequence may have had a row already, as the next one of its draft. */
+  #settleDraft(sequence: SequenceState, token: number): void {
+    if (this.#speculation === null) return;
+    const { tokens, longest } = sequence;
+    if (sequence.drafter === null) {
+      sequence.drafter = this.#speculation.drafter(tokens, longest + 1);
+    } else if (sequence.drafter.settle(token)) {
+      sequence.computed++;
+      sequence.sent = sequence.computed;
+      this.#makeKnown(sequence);
+    }
   }
 
   /**

@@ -21,6 +21,9 @@ const MB = 1_000_000;
 const fakeLayers = 4;
 export const stopToken = 9;
 
+/** What is drawn after some tokens. */
+export type FakeModel = (tokens: readonly number[]) => number;
+
 /** Next token of the fake model: the sum of all before it, modulo ten. */
 export const nextToken = (tokens: readonly number[]): number =>
   tokens.reduce((sum, token) => sum + token, 1) % 10;
@@ -64,6 +67,8 @@ export interface FakeClusterOptions {
   recoveryTimeoutMs?: number;
   workerMemoryMB?: number;
   prefixLength?: number;
+  speculation?: boolean;
+  model?: FakeModel;
 }
 
 export class FakeCluster {
@@ -84,6 +89,7 @@ export class FakeCluster {
   private readonly prefixLength: number;
   private readonly workerMemoryMB: number;
   private readonly stageCount: number;
+  private readonly model: FakeModel;
 
   constructor({
     stageCount = 2,
@@ -93,8 +99,11 @@ export class FakeCluster {
     recoveryTimeoutMs = 600_000,
     prefixLength = 0,
     workerMemoryMB = 100,
+    speculation = false,
+    model = nextToken,
   }: FakeClusterOptions = {}) {
     this.stageCount = stageCount;
+    this.model = model;
     this.prefixLength = prefixLength;
     this.workerMemoryMB = workerMemoryMB;
     const ports: CorePorts = {
@@ -106,7 +115,7 @@ export class FakeCluster {
         this.tables.clear();
         this.blocks.clear();
       },
-      openResultLink: (epoch) => this.core.membership.resultLinkOpened(epoch),
+      openResultLink: (_pipeline, epoch) => this.core.membership.resultLinkOpened(epoch),
       planOver: () => {},
       termRaised: () => {},
       sendStep: (header) => this.steps.push(header),
@@ -123,6 +132,7 @@ export class FakeCluster {
     this.core = new Core(
       {
         microBatches: null,
+        speculation,
         prefixLength,
         prefillChunk,
         recoveryTimeoutMs,
@@ -264,19 +274,29 @@ export class FakeCluster {
       pipeline: 0,
       step: Number(header.step),
       sequences: sequences.map((rows) => {
-        const length = rows.validLength! + rows.rowCount!;
-        const table = this.tables.get(rows.sequence!)!;
-        const context = Array.from({ length }, (_, at) => this.blocks.get(this.slot(table, at))!);
         const targets = [...int32FromBytes(rows.scoreTargets as Uint8Array)].filter((target) => target >= 0);
         return {
           sequence: rows.sequence!,
-          sampled: rows.sampling == null ? null : this.token(nextToken(context)),
-          sampledPosition: context.length,
+          drawn: rows.sampling == null ? [] : this.draw(rows).map((token) => this.token(token)),
+          drawnPosition: rows.sampling == null ? 0 : rows.validLength! + rows.rowCount! - rows.draftRows!,
           scores: targets.map((target) => this.token(target)),
         };
       }),
     };
     this.core.stepResult(result);
+  }
+
+  /** Row after row from the last decided one on, as long as what was drawn is the next row's token. */
+  private draw(rows: SequenceRows): number[] {
+    const table = this.tables.get(rows.sequence!)!;
+    const end = rows.validLength! + rows.rowCount!;
+    const text = Array.from({ length: end }, (_, at) => this.blocks.get(this.slot(table, at))!);
+    const drawn: number[] = [];
+    for (let length = end - rows.draftRows!; length <= end; length++) {
+      drawn.push(this.model(text.slice(0, length)));
+      if (drawn.at(-1) !== text[length]) break;
+    }
+    return drawn;
   }
 
   private slot(table: readonly number[], position: number): number {
@@ -341,9 +361,9 @@ class FakeSlices {
   }
 }
 
-/** What the fake model answers when undisturbed. */
-export function expectedTokens(prompt: readonly number[], count: number): number[] {
+/** What a fake model answers when undisturbed. */
+export function expectedTokens(prompt: readonly number[], count: number, model = nextToken): number[] {
   const tokens = [...prompt];
-  for (let n = 0; n < count; n++) tokens.push(nextToken(tokens));
+  for (let n = 0; n < count; n++) tokens.push(model(tokens));
   return tokens.slice(prompt.length);
 }

@@ -238,5 +238,7 @@ function allRows({ slice, sequences }: StepHeader__Output): SequenceRows__Output
 }
 
 function phaseOf(header: StepHeader__Output): Phase {
-  return allRows(header).every((rows) => rows.rowCount === 1) ? "decode" : "prefill";
+  return allRows(header).every(({ rowCount, draftRows }) => rowCount - draftRows === 1)
+    ? "decode"
+    : "prefill";
 }

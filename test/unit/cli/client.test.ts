@@ -164,6 +164,8 @@ describe("status", () => {
       prefixCacheQueries: 0,
       prefixCacheHits: 0,
       contextSlices: 0,
+      draftedTokens: 0,
+      acceptedTokens: 0,
       steps: 17,
     },
   };

@@ -158,6 +158,7 @@ describe("a context", () => {
       tokens: [18, 19],
       newBlocks: [],
       sample: true,
+      draftRows: 0,
     });
   });
 
@@ -457,5 +458,6 @@ function rowOf(sequence: number): StepHeader__Output["sequences"][number] {
     scoreTopLogprobs: 0,
     context: null,
     requestId: "",
+    draftRows: 0,
   };
 }

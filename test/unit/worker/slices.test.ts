@@ -222,6 +222,13 @@ const refused: [string, SliceReader, ReturnType<typeof headerOf>, Buffer, string
     "asks for results",
   ],
   [
+    "rows of a draft",
+    new SliceReader(first),
+    sliceHeader(0, 1, { rows: { draftRows: 1 } }),
+    none,
+    "asks for results",
+  ],
+  [
     "a mask behind its context",
     new SliceReader(first),
     sliceHeader(0, 1, { rows: { context: { length: 3, maskPosition: 3 } } }),
