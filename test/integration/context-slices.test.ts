@@ -36,11 +36,11 @@ interface Body {
 /** Streams with short contexts, and long contexts that come while these run. */
 const streams: Body[] = [1, 2, 3].map((n) => ({
   prompt: context(6 + n, n),
-  max_tokens: 300,
+  max_tokens: 800,
   temperature: n % 2,
   seed: n,
 }));
-const readers: Body[] = [400, 37, 900, 250].map((length, n) => ({
+const readers: Body[] = [400, 37, 1_900, 250].map((length, n) => ({
   prompt: context(length, n),
   max_tokens: 6,
   temperature: 1,
@@ -122,7 +122,7 @@ describe.each([
 
   it("tokens and logprobs of all are the same together", async () => {
     const running = streams.map((body) => complete(cluster, body));
-    await cluster.until("the streams to run", ({ sequences }) => sequences.running === streams.length);
+    await cluster.until("the streams to run", ({ sequences }) => sequences.running > 0);
     const reading = readers.map((body) => complete(cluster, body));
     expect(await Promise.all([...running, ...reading])).toEqual(alone);
     expect(await slices()).toBeGreaterThan(2 * layerCount);
@@ -144,7 +144,7 @@ describe.each([
     expect((await idle(cluster)).blocks.used).toBe(0);
   });
 
-  it("a client that leaves in the middle of slices gives everything back, and the next context is right", async () => {
+  it("a client that leaves while its context is read gives everything back, and the next context is right", async () => {
     const stream = new Stream(cluster, { ...streams[0]!, max_tokens: 1_500 });
     await cluster.until("the stream", ({ sequences }) => sequences.running === 1);
     const sliced = await slices();
@@ -167,7 +167,7 @@ describe.each([
   it("a worker that is lost between slices costs time and nothing else", async () => {
     const sliced = await slices();
     const running = streams.map((body) => complete(cluster, body));
-    await cluster.until("the streams to run", ({ sequences }) => sequences.running === streams.length);
+    await cluster.until("the streams to run", ({ sequences }) => sequences.running > 0);
     const reading = readers.map((body) => complete(cluster, body));
     await cluster.until("a slice", ({ counters }) => counters.contextSlices > sliced + 2);
     const lost = stages - 1;
