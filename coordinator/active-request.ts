@@ -1,10 +1,10 @@
 /** What the core knows of a request that it has admitted and that has not ended. */
 import type { RequestId, SequenceId } from "../common/ids.js";
-import type { GenerationRequest } from "./inference.js";
+import type { GenerationRequest, TokenLogprob } from "./inference.js";
 import type { ChoiceOutput } from "./output/choice-output.js";
 import type { ChoicePrompt } from "./output/choice-prompt.js";
 import type { PromptScores } from "./output/prompt-scores.js";
-import type { ContextRequest, RowRequests } from "./pipeline/pipeline.js";
+import type { ContextRequest, RowRequests, SequenceSampling } from "./pipeline/pipeline.js";
 import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import type { ScheduledRows } from "./scheduler/scheduler.js";
 import type { Conduct } from "./suspects.js";
@@ -29,26 +29,20 @@ export interface ActiveChoice {
   reused: number;
   /** Computed once more: its prompt was counted before. */
   again: boolean;
-  seed: bigint;
-  /** Logprobs of the prompt, when asked for; null once given out. */
+  sampling: SequenceSampling;
+  /** Logprobs of the prompt, when asked for; null once all are there. */
   scores: PromptScores | null;
+  /** All of them, until they are given out. */
+  scored: (TokenLogprob | null)[] | null;
 }
 
 /** What the header says of a choice's rows beside their tokens. */
 export function rowRequests(choice: ActiveChoice, { first, start, tokens }: ScheduledRows): RowRequests {
-  const { sampling, logId } = choice.request.request;
   return {
-    requestId: first ? logId : "",
+    requestId: first ? choice.request.request.logId : "",
     context: choice.prompt.context,
-    sampling: {
-      temperature: sampling.temperature,
-      topK: sampling.topK,
-      topP: sampling.topP,
-      minP: sampling.minP,
-      seed: choice.seed,
-      topLogprobs: sampling.topLogprobs,
-    },
-    bannedTokens: choice.output.bannedTokens(),
+    sampling: choice.sampling,
+    bannedTokens: choice.output.bannedTokens(choice.generated.length),
     // The row of prompt token i scores token i + 1; rows of generated tokens score nothing.
     scoreTargets: choice.scores?.targets(start, tokens.length) ?? [],
   };

@@ -33,6 +33,8 @@ import { Service } from "./service.js";
 const maxFullSequences = 64;
 /** Prompt tokens of one sequence in one step: long prompts leave room for others' decodes in between. */
 const defaultPrefillChunk = 256;
+/** Five tokens a second are read without effort; far slower machines still get a block per step. */
+const defaultItlTargetMs = 200;
 export const defaultRecoveryTimeoutS = 600;
 /** What runs at shutdown may finish within this; with closing it stays below 10 s. */
 const drainLimitMs = 7_000;
@@ -62,8 +64,10 @@ export interface CoordinatorOptions extends OpenOptions {
   /** Default: dtype. */
   kvType?: KvType;
   quantization: Quantization;
-  /** Micro-batches in flight; default min(stages, sequences). */
+  /** Micro-batches in flight; default: by what is measured. */
   microBatches?: number;
+  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
+  itlTargetMs?: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk?: number;
   /** Decodes carry drafts where that pays, or never; default auto. */
@@ -141,6 +145,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         microBatches: options.microBatches ?? null,
         prefillChunk: options.prefillChunk ?? defaultPrefillChunk,
         speculation: options.speculation !== "off",
+        itlTargetMs: options.itlTargetMs ?? defaultItlTargetMs,
         recoveryTimeoutMs: (options.recoveryTimeoutS ?? defaultRecoveryTimeoutS) * 1_000,
         prefixLength: model.prefixLength,
         modelStopTokens: new Set(model.stopTokens),

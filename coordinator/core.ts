@@ -21,6 +21,7 @@ import type {
   PromptContext,
   RequestEvent,
   TextParams,
+  TimingView,
   TokenIds,
   TokenLogprob,
 } from "./inference.js";
@@ -29,7 +30,7 @@ import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { ChoicePrompt, mostTokens } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
-import type { SequenceOutcome } from "./pipeline/pipeline.js";
+import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import type { LayerRange } from "./placement/cut.js";
 import type { Detokenizer } from "./prompt/service.js";
 import type { ScheduledSlice } from "./scheduler/context-slices.js";
@@ -46,11 +47,13 @@ const firstExpectedReply = 256;
 
 export interface CoreConfig {
   membership: Omit<MembershipConfig, "minBlocks">;
-  /** Micro-batches in flight; null: min(stages, sequences). */
+  /** Micro-batches in flight; null: by what is measured. */
   microBatches: number | null;
   prefillChunk: number;
   /** Decodes may carry drafts where they pay. */
   speculation: boolean;
+  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
+  itlTargetMs: number;
   /** How long interrupted requests wait for the next pipeline. */
   recoveryTimeoutMs: number;
   /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
@@ -171,8 +174,11 @@ export class Core {
     const serving = this.#serving;
     if (serving === null) return;
     try {
-      const outcomes = serving.complete(result);
+      const outcomes = serving.complete(result, this.#clock.nowMs());
       if (outcomes === null) return;
+      for (const outcome of outcomes) this.#decide(outcome);
+      // The next step leaves first: its tokens are known, and the stages work while text is made of them.
+      this.#pump();
       for (const outcome of outcomes) this.#deliver(outcome);
     } catch (error) {
       this.membership.linkBroken(serving.epoch, toRelayError(error), -1);
@@ -213,6 +219,7 @@ export class Core {
       },
       sequences: { running: scheduler?.runningCount ?? 0, waiting: scheduler?.waitingCount ?? 0 },
       microBatchesInFlight: scheduler?.stepsInFlight ?? 0,
+      timing: this.#serving?.timingView() ?? notServing(this.#config.itlTargetMs),
       counters: {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
@@ -229,7 +236,7 @@ export class Core {
 
   #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stages: readonly LayerRange[]): void {
     this.#blockCount = blockCount;
-    const { microBatches, prefillChunk, prefixLength, speculation } = this.#config;
+    const { microBatches, prefillChunk, prefixLength, speculation, itlTargetMs } = this.#config;
     const limits = {
       blockCount,
       stageCount: stages.length,
@@ -240,6 +247,7 @@ export class Core {
       prefillChunk,
       firstExpectedReply,
       speculation: speculation ? { kneeRows: defaultKneeRows } : undefined,
+      itlTargetMs,
     };
     const ports = {
       sendStep: (header: StepHeader) => this.#ports.sendStep(header),
@@ -260,6 +268,7 @@ export class Core {
   #dissolved(error: RelayError): void {
     if (this.ready) this.#loss ??= { reason: error.code, sinceMs: this.#clock.nowMs() };
     const travelling = this.#serving?.sequencesInFlight() ?? new Set();
+    this.#serving?.end();
     this.#serving = null;
     const warmUp = this.#requests.get(warmUpId);
     if (warmUp !== undefined) this.#close(warmUp);
@@ -343,8 +352,9 @@ export class Core {
         generated: [],
         reused: 0,
         again: false,
-        seed: BigInt(seed),
+        sampling: sequenceSampling(request.sampling, BigInt(seed)),
         scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
+        scored: null,
       };
       this.#open(choice);
     }
@@ -427,13 +437,43 @@ export class Core {
     this.#ports.emit(active.request.id, { type: "started" });
   }
 
-  #deliver({ sequence, drawn, scores: scored, finite }: SequenceOutcome): void {
+  /**
+   * What the ids alone decide: whether the sequence goes on, and with which tokens. A stop string shows only in
+   * the text; then one more row has been sent, whose outcome finds no choice.
+   */
+  #decide({ sequence, drawn, scores, finite }: SequenceOutcome): void {
     this.#draftTokens.accepted += Math.max(0, drawn.length - 1);
     const choice = this.#choices.get(sequence);
+    if (choice === undefined || (!finite && drawn.length === 0)) return;
+    const scored = choice.scores?.take(scores) ?? null;
+    if (scored !== null) {
+      choice.scores = null;
+      choice.scored = scored;
+    }
+    if (drawn.length > 0 || scored !== null) this.#gotOn(choice.request);
+    const { scheduler } = this.#serving!;
+    for (const { token } of drawn) {
+      choice.generated.push(token);
+      if (choice.output.endsWith(token, choice.generated.length)) {
+        // What a draft brought behind it was never drawn.
+        scheduler.remove(sequence);
+        return;
+      }
+      if (finite) scheduler.append(sequence, token);
+    }
+  }
+
+  /** Text and events of what was decided. */
+  #deliver({ sequence, drawn, finite }: SequenceOutcome): void {
+    const choice = this.#choices.get(sequence);
     if (choice === undefined) return;
-    if (finite || drawn.length > 0) this.#takeScores(choice, scored);
-    // What a draft brought behind the end of the choice was never drawn: its sequence is gone by then.
-    for (const token of drawn) if (this.#choices.get(sequence) === choice) this.#take(choice, token);
+    if (choice.scored !== null) {
+      this.#emit(choice, { type: "prompt", choice: choice.index, scores: choice.scored });
+      choice.scored = null;
+      const { maxTokens } = choice.request.request.sampling;
+      if (maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
+    }
+    for (const token of drawn) if (this.#choices.get(sequence) === choice) this.#write(choice, token);
     if (!finite && this.#choices.get(sequence) === choice) this.#failNonFinite(choice);
   }
 
@@ -443,21 +483,8 @@ export class Core {
     this.#fail(active, new RelayError("numeric_error", message));
   }
 
-  #takeScores(choice: ActiveChoice, scored: readonly TokenLogprob[]): void {
-    if (choice.scores === null) return;
-    const scores = choice.scores.take(scored);
-    if (scores === null) return;
-    this.#emit(choice, { type: "prompt", choice: choice.index, scores });
-    this.#gotOn(choice.request);
-    choice.scores = null;
-    if (choice.request.request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
-  }
-
-  /** The choice's next token. */
-  #take(choice: ActiveChoice, token: TokenLogprob): void {
-    this.#serving!.scheduler.append(choice.sequence, token.token);
-    choice.generated.push(token.token);
-    this.#gotOn(choice.request);
+  /** Text and events of the choice's next token. */
+  #write(choice: ActiveChoice, token: TokenLogprob): void {
     for (const event of choice.output.push(token)) {
       for (const told of choice.prompt.events(event)) this.#emit(choice, told);
       if (event.type === "finish" && choice.prompt.next(choice.output.tokensBehindEnd)) this.#goOn(choice);
@@ -471,7 +498,8 @@ export class Core {
     choice.generated = [];
     choice.output = this.#newOutput(choice.request.request, choice.index);
     this.#open(choice);
-    this.#serving!.submit(choice);
+    // When the pipeline was lost meanwhile, the next one builds it.
+    if (choice.request.travels) this.#serving!.submit(choice);
   }
 
   #emit(choice: ActiveChoice, event: RequestEvent): void {
@@ -541,3 +569,12 @@ export class Core {
     this.#serving?.scheduler.remove(choice.sequence);
   }
 }
+
+/** What is known of times while no pipeline is formed. */
+const notServing = (itlTargetMs: number): TimingView => ({
+  itlTargetMs,
+  microBatchTarget: 0,
+  rowBudget: null,
+  hopMs: null,
+  stages: [],
+});

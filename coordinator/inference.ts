@@ -186,6 +186,20 @@ export interface WorkerView {
 /** left: said goodbye; disconnected: its control stream ended; lease_over; replaced: it registered anew. */
 export type WorkerLossReason = "left" | "disconnected" | "lease_over" | "replaced";
 
+/** What finished steps say about the next ones; fitted figures are null or absent while too few have come back. */
+export interface TimingView {
+  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
+  itlTargetMs: number;
+  /** Steps that are kept on their way; 0 while no pipeline is formed. */
+  microBatchTarget: number;
+  /** Rows of a new prompt that a step may carry by the target, decodes not counted. */
+  rowBudget: number | null;
+  /** All hops of a step's way together, from the coordinator over the stages and back. */
+  hopMs: number | null;
+  /** A step takes baseMs + rows * rowMs + keys * keyMs, keys being those that its rows read in attention. */
+  stages: { baseMs: number; rowMs: number; keyMs: number }[];
+}
+
 export interface ClusterView {
   model: string;
   state: "waiting" | "loading" | "ready" | "draining";
@@ -204,6 +218,7 @@ export interface ClusterView {
   blocks: { size: number; total: number; used: number; kept: number };
   sequences: { running: number; waiting: number };
   microBatchesInFlight: number;
+  timing: TimingView;
   /** How long the oldest request without a first step has waited; 0 when none waits. */
   oldestWaitMs: number;
   redisUp: boolean;

@@ -18,18 +18,33 @@ import type { Slice } from "../../proto/generated/glm/relay/internal/v1/Slice.js
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { TokenResult__Output } from "../../proto/generated/glm/relay/internal/v1/TokenResult.js";
-import type { PromptContext, TokenLogprob } from "../inference.js";
+import type { PromptContext, SamplingParams, TokenLogprob } from "../inference.js";
 import type { ScheduledSlice } from "../scheduler/context-slices.js";
-import type { ScheduledStep } from "../scheduler/scheduler.js";
+import type { ScheduledRows, ScheduledStep } from "../scheduler/scheduler.js";
 
-/** What the header says about drawing a sequence's next token; constant over its life but for the bans. */
-export interface SequenceSampling {
-  temperature: number;
-  topK: number;
-  topP: number;
-  minP: number;
-  seed: bigint;
-  topLogprobs: number;
+/** What the header says about drawing a sequence's next token; constant over its life, so it is made once. */
+export interface SequenceSampling
+  extends Readonly<Pick<SamplingParams, "temperature" | "topK" | "topP" | "minP" | "topLogprobs">> {
+  readonly seedLow: number;
+  readonly seedHigh: number;
+  /** None: those of a step take its place. */
+  readonly bannedTokens: Uint8Array;
+}
+
+/** @param seed Its lowest 64 bits count. */
+export function sequenceSampling(params: SamplingParams, seed: bigint): SequenceSampling {
+  const { temperature, topK, topP, minP, topLogprobs } = params;
+  const bits = BigInt.asUintN(64, seed);
+  return {
+    temperature,
+    topK,
+    topP,
+    minP,
+    seedLow: Number(bits & 0xffff_ffffn),
+    seedHigh: Number(bits >> 32n),
+    topLogprobs,
+    bannedTokens: bytesFromInt32([]),
+  };
 }
 
 /** What a step asks beside the scheduled rows, looked up per sequence while the header is built. */
@@ -54,7 +69,7 @@ export interface ContextRequest {
 
 /** Looked up while a header is built. */
 export interface StepRequests {
-  rows(id: SequenceId): RowRequests;
+  rows(rows: ScheduledRows): RowRequests;
   slice(slice: ScheduledSlice): ContextRequest;
 }
 
@@ -90,13 +105,16 @@ export class Pipeline {
   readonly epoch: Epoch;
   readonly #id: PipelineId;
   readonly #send: (header: StepHeader) => void;
+  readonly #stageCount: number;
   /** In the order sent. Bounded by maxMicroBatchesInFlight through the scheduler. */
   readonly #inFlight = new Map<number, StepInFlight>();
 
-  constructor(epoch: Epoch, id: PipelineId, send: (header: StepHeader) => void) {
+  /** @param stageCount Every result says of so many stages how long they computed. */
+  constructor(epoch: Epoch, id: PipelineId, send: (header: StepHeader) => void, stageCount: number) {
     this.epoch = epoch;
     this.#id = id;
     this.#send = send;
+    this.#stageCount = stageCount;
   }
 
   /** When the oldest step in flight was sent; null when none is. */
@@ -124,13 +142,14 @@ export class Pipeline {
       ended: scheduled.ended,
       slice: scheduled.slice && sliceMessage(scheduled.slice, requests.slice(scheduled.slice)),
       sequences: scheduled.rows.map((rows) => {
-        const request = requests.rows(rows.sequence);
-        const targets = request.scoreTargets.slice(0, rows.tokens.length);
+        const request = requests.rows(rows);
+        const { scoreTargets } = request;
+        const scores = scoreTargets.length === 0 ? 0 : scoreTargets.filter((target) => target >= 0).length;
         const decided = rows.tokens.length - rows.draftRows;
         sequences.push({
           id: rows.sequence,
           sample: rows.sample,
-          scores: targets.filter((target) => target >= 0).length,
+          scores,
           draft: rows.draftRows === 0 ? noDraft : rows.tokens.slice(decided),
           position: rows.start + decided,
         });
@@ -141,7 +160,7 @@ export class Pipeline {
           tokenIds: bytesFromInt32(rows.tokens),
           newBlocks: bytesFromInt32(rows.newBlocks),
           sampling: rows.sample ? samplingMessage(request) : null,
-          scoreTargets: bytesFromInt32(targets),
+          scoreTargets: bytesFromInt32(scoreTargets),
           scoreTopLogprobs: Math.max(0, request.sampling.topLogprobs),
           context: request.context && contextMessage(request.context),
           requestId: request.requestId,
@@ -172,6 +191,10 @@ export class Pipeline {
     this.#inFlight.delete(result.step);
     if (result.sequences.length !== asked.sequences.length) {
       throw this.#mismatch(result.step, `${result.sequences.length} sequences`, `${asked.sequences.length}`);
+    }
+    if (result.stageUs.length !== this.#stageCount) {
+      const got = `compute times of ${result.stageUs.length} stages`;
+      throw this.#mismatch(result.step, got, `${this.#stageCount}`);
     }
     return asked.sequences.map((expected, index) => {
       const got = result.sequences[index]!;
@@ -230,20 +253,11 @@ function contextMessage({ length, mask, constantPosition }: PromptContext): Cont
 }
 
 function samplingMessage({ sampling, bannedTokens }: RowRequests): Sampling {
-  const seed = BigInt.asUintN(64, sampling.seed);
-  return {
-    temperature: sampling.temperature,
-    topK: sampling.topK,
-    topP: sampling.topP,
-    minP: sampling.minP,
-    seedLow: Number(seed & 0xffff_ffffn),
-    seedHigh: Number(seed >> 32n),
-    topLogprobs: sampling.topLogprobs,
-    bannedTokens: bytesFromInt32(bannedTokens),
-  };
+  return bannedTokens.length === 0 ? sampling : { ...sampling, bannedTokens: bytesFromInt32(bannedTokens) };
 }
 
 function tokenLogprob(result: TokenResult__Output): TokenLogprob {
+  if (result.topTokens.length === 0) return { token: result.token, logprob: result.logprob, top: [] };
   const ids = int32FromBytes(result.topTokens);
   const values = float32FromBytes(result.topLogprobs);
   return {

@@ -5,13 +5,17 @@
  */
 
 import type { SequenceId } from "../../common/ids.js";
-import { kvBlockSize } from "../../common/limits.js";
+import { kvBlockSize, maxMicroBatchesInFlight } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
 import type { LayerRange } from "../placement/cut.js";
 import { defaultTenant, goesBefore, type RequestClass } from "../request-class.js";
 import { BlockPool, type PrefixNode } from "./block-pool.js";
 import { ContextSlices, type ScheduledSlice } from "./context-slices.js";
+import { evenShare } from "./even-share.js";
 import { type DraftCandidate, type Drafter, Speculation, type SpeculationLimits } from "./speculation.js";
+import { StepBatch } from "./step-batch.js";
+import { isDecode, type Survey, surveyOf } from "./survey.js";
+import { type MeasuredStep, type StepTiming, unmeasured } from "./timing/step-timing.js";
 import { type Tab, WaitingSet } from "./waiting-set.js";
 
 export interface SchedulerLimits {
@@ -20,7 +24,7 @@ export interface SchedulerLimits {
   stageCount: number;
   /** Layers of each stage; absent: contexts are not read in slices. */
   stages?: readonly LayerRange[];
-  /** Micro-batches in flight at most; null: min(stages, sequences). */
+  /** Micro-batches in flight at most; null: what the timing says, and stages before it says anything. */
   microBatches: number | null;
   /** Rows of one step, prefill and decode together. */
   maxStepRows: number;
@@ -44,7 +48,7 @@ export interface ScheduledRows {
   /** Tokens before `start` that were found computed since its last rows, and are not computed again. */
   reused: number;
   /** Block ids to append to the sequence's block table before these rows. */
-  newBlocks: number[];
+  newBlocks: readonly number[];
   /** The last row, drafts aside, is the sequence's newest token: draw the next one after it. */
   sample: boolean;
   /** Rows behind the decided ones; how many of them hold is told by `append`. */
@@ -122,14 +126,18 @@ interface SequenceState extends Submitted {
   afterStep: "go on" | "end" | "wait";
 }
 
-/** Of one class, sequences whose next rows can be computed now. */
-interface ReadySequences {
-  decodes: SequenceState[];
-  prefills: SequenceState[];
+interface StepInFlight {
+  sequences: SequenceId[];
+  /** Those of them that decode. */
+  decodes: number;
+  /** The one with a slice of its context. */
+  sliced: SequenceId | null;
 }
 
 /** How much the newest ended reply counts in what the next ones are taken to need. */
 const replyWeight = 1 / 32;
+
+const noBlocks: readonly number[] = [];
 
 const isBehind = (one: SequenceState, other: SequenceState): boolean =>
   one.class === other.class ? one.order > other.order : goesBefore(other.class, one.class);
@@ -138,13 +146,14 @@ export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockS
 
 export class Scheduler {
   readonly #limits: SchedulerLimits;
+  readonly #timing: StepTiming;
   readonly #pool: BlockPool;
   /** Bounded by the queue limit of the coordinator's core. */
   readonly #waiting = new WaitingSet<Submitted>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
   readonly #speculation: Speculation | null;
-  readonly #steps = new Map<number, SequenceId[]>();
+  readonly #steps = new Map<number, StepInFlight>();
   readonly #runningOf: Record<RequestClass, number> = { interactive: 0, batch: 0 };
   /** null: contexts come whole. */
   readonly #slices: ContextSlices | null;
@@ -154,13 +163,18 @@ export class Scheduler {
   #submitted = 0;
   /** Mean tokens of the replies that ended lately. */
   #expectedReply: number;
+  /** Mean tokens that were computed of a sequence when a step was last formed. */
+  #context = 0;
+  #target = 0;
 
-  constructor(limits: SchedulerLimits) {
+  /** @param timing Is told of steps, and asked how many and how large they should be. */
+  constructor(limits: SchedulerLimits, timing: StepTiming = unmeasured) {
     this.#limits = limits;
+    this.#timing = timing;
     this.#expectedReply = limits.firstExpectedReply;
+    this.#pool = new BlockPool(limits.blockCount);
     const { stages, prefillChunk } = limits;
     this.#slices = stages === undefined ? null : new ContextSlices(stages, prefillChunk);
-    this.#pool = new BlockPool(limits.blockCount);
     this.#speculation = limits.speculation === undefined ? null : new Speculation(limits.speculation);
   }
 
@@ -179,6 +193,11 @@ export class Scheduler {
 
   get stepsInFlight(): number {
     return this.#steps.size;
+  }
+
+  /** Steps that are kept on their way, one per sequence at most. */
+  get microBatchTarget(): number {
+    return this.#target;
   }
 
   /** Blocks that no sequence holds, kept for those that begin alike. */
@@ -247,13 +266,18 @@ export class Scheduler {
     this.#waiting.chargeGenerated(preempted.tab, 1);
   }
 
-  /** A step has left the last stage: its sequences may be scheduled again, ended ones give back their blocks. */
-  complete(step: number): void {
-    const ids = this.#steps.get(step);
-    if (ids === undefined) throw new Error(`Scheduler.complete: step ${step} is not in flight`);
+  /**
+   * A step has left the last stage: its sequences may be scheduled again, ended ones give back their blocks.
+   * @param measured How long it took, where that is known.
+   */
+  complete(step: number, measured?: MeasuredStep): void {
+    const inFlight = this.#steps.get(step);
+    if (inFlight === undefined) throw new Error(`Scheduler.complete: step ${step} is not in flight`);
     this.#steps.delete(step);
     this.#slices?.complete(step);
-    for (const id of ids) {
+    if (measured !== undefined) this.#timing.finished(step, measured);
+    const { sequences, sliced } = inFlight;
+    for (const id of sliced === null || sequences.includes(sliced) ? sequences : [...sequences, sliced]) {
       const sequence = this.#running.get(id)!;
       if (sequence.inStep !== step) continue; // a later slice is still on its way
       sequence.inStep = null;
@@ -265,64 +289,56 @@ export class Scheduler {
   /** Forms the next step, or null when nothing can be sent now. */
   next(): ScheduledStep | null {
     this.#admit();
-    const target = this.#microBatchTarget();
-    if (this.#steps.size >= target) return null;
-    const share = Math.ceil(this.#running.size / target);
+    this.#target = this.#chooseMicroBatches();
+    if (this.#steps.size >= this.#target) return null;
+    const survey = surveyOf(this.#running.values());
+    this.#context = survey.context;
     const step = this.#lastStep + 1;
     const rows: ScheduledRows[] = [];
-    const ready = this.#ready();
-    let budget = this.#limits.maxStepRows;
-    const comesWhole = this.#mayComeWhole();
-    let hasContext = false;
+    const batch = this.#newBatch(survey);
     const take = (sequence: SequenceState) => {
-      const isContext = sequence.computed < sequence.whole;
-      const scheduled = this.#schedule(sequence, budget);
+      const whole = sequence.computed < sequence.whole ? sequence.whole : 0;
+      const decodes = isDecode(sequence);
+      const scheduled = this.#schedule(sequence, batch);
       if (scheduled === null) return;
       this.#depart(sequence, step);
-      hasContext ||= isContext;
-      budget -= scheduled.tokens.length - (isContext ? sequence.whole : 0);
+      batch.add(scheduled.start, scheduled.tokens.length, whole, decodes);
       rows.push(scheduled);
     };
-    for (const sequence of ready) {
-      if (rows.length >= share || budget === 0) break;
+    for (const sequence of survey.ready) {
+      if (batch.full) break;
       // Preempted for one before it.
-      if (!this.#running.has(sequence.id)) continue;
-      // One context per step: the stages have room for the longest one beside a usual step.
-      if (sequence.computed < sequence.whole && (hasContext || !comesWhole)) continue;
-      take(sequence);
+      if (this.#running.has(sequence.id) && batch.admits(sequence)) take(sequence);
     }
     // Behind the decodes, which have the first right to blocks.
-    const slice = hasContext ? null : this.#nextSlice(ready, step, target);
-    if (slice?.last && budget > 0) take(this.#running.get(slice.sequence)!);
+    const slice = this.#nextSlice(survey, step, batch);
+    if (slice?.last && batch.budget > 0) take(this.#running.get(slice.sequence)!);
     if (rows.length === 0 && slice === null) return null;
-    this.#addDrafts(rows, budget);
+    this.#addDrafts(rows, batch);
     this.#lastStep = step;
-    const ids = new Set(rows.map((entry) => entry.sequence));
-    if (slice !== null) ids.add(slice.sequence);
-    this.#steps.set(step, [...ids]);
+    const sequences = rows.map(({ sequence }) => sequence);
+    this.#steps.set(step, { sequences, decodes: batch.decodes, sliced: slice?.sequence ?? null });
+    this.#timing.sent(step, batch.size);
     const [ended, preempted] = [this.#ended, this.#preemptedSinceStep];
     this.#ended = [];
     this.#preemptedSinceStep = [];
     return { step, slice, rows, ended, preempted };
   }
 
-  /**
-   * A slice for this step, of a context that others' decodes would have to wait for if it came whole.
-   * @param ready Sequences whose next rows can be computed.
-   */
-  #nextSlice(ready: readonly SequenceState[], step: number, microBatches: number): ScheduledSlice | null {
+  /** A slice for this step, of a context that decodes would have to wait for if it came whole. */
+  #nextSlice(survey: Survey<SequenceState>, step: number, batch: StepBatch): ScheduledSlice | null {
     const slices = this.#slices;
-    if (slices === null) return null;
-    const unread = ready.find(
+    if (slices === null || batch.hasContext) return null;
+    const unread = survey.ready.find(
       ({ id, computed, whole }) => computed < whole && !slices.has(id) && this.#running.has(id),
     );
     if (slices.count === 0 && unread === undefined) return null;
-    if (unread !== undefined && !this.#mayComeWhole() && slices.hasRoom && this.#drawContext(unread)) {
+    if (unread !== undefined && !batch.limits.wholeContexts && slices.hasRoom && this.#drawContext(unread)) {
       slices.begin(unread.id, unread.whole);
     }
     const slice = slices.next(
-      this.#someDecode(),
-      microBatches,
+      survey.decoding > 0,
+      batch.limits.microBatches,
       (id) => this.#running.get(id)!.afterStep !== "go on",
     );
     if (slice === null) return null;
@@ -349,17 +365,30 @@ export class Scheduler {
     return true;
   }
 
-  /** A context that begins now need not be read in slices: nobody's next token waits for it. */
-  #mayComeWhole(): boolean {
-    return this.#slices === null || (this.#slices.count === 0 && !this.#someDecode());
+  #chooseMicroBatches(): number {
+    const running = this.#running.size;
+    if (running === 0) return 1;
+    const { microBatches, stageCount } = this.#limits;
+    const wanted =
+      microBatches ?? this.#timing.microBatches({ running, context: this.#context }) ?? stageCount;
+    return Math.max(1, Math.min(wanted, running, maxMicroBatchesInFlight));
   }
 
-  /** Somebody waits for the next token of a sequence whose context has been read. */
-  #someDecode(): boolean {
-    for (const { generates, afterStep, computed, whole } of this.#running.values()) {
-      if (generates && afterStep === "go on" && computed > 0 && computed >= whole) return true;
-    }
-    return false;
+  /** Sequences and decodes are divided evenly: each micro-batch reads the weights, however few rows it has. */
+  #newBatch({ decoding, interactiveDecoding }: Survey<SequenceState>): StepBatch {
+    const microBatches = this.#target;
+    const inFlight = [...this.#steps.values()];
+    const sequences = inFlight.map((step) => step.sequences.length);
+    const decodes = inFlight.map((step) => step.decodes);
+    return new StepBatch({
+      rows: this.#limits.maxStepRows,
+      share: evenShare(this.#running.size, microBatches, sequences),
+      decodeShare: evenShare(decoding, microBatches, decodes),
+      microBatches,
+      decoding: interactiveDecoding,
+      // Nobody's next token waits for it.
+      wholeContexts: this.#slices === null || (this.#slices.count === 0 && decoding === 0),
+    });
   }
 
   /**
@@ -414,9 +443,23 @@ export class Scheduler {
     const prepaid = submitted.tokens.length - submitted.paid;
     this.#waiting.chargePrompt(tab, prepaid);
     this.#runningOf[submitted.class]++;
+    const { tenant, class: ofClass, promptLength, longest, generates, order, paid } = submitted;
+    const { whole, salt, everyRow, rulesChangeAt } = submitted;
+    // Field by field: an object that begins as a copy of another one keeps its other fields apart from itself,
+    // and every step reads those of every sequence.
     this.#running.set(id, {
-      ...submitted,
       id,
+      tenant,
+      class: ofClass,
+      promptLength,
+      longest,
+      generates,
+      order,
+      paid,
+      whole,
+      salt,
+      everyRow,
+      rulesChangeAt,
       tab,
       prepaid,
       tokens: Array.from(submitted.tokens),
@@ -424,7 +467,7 @@ export class Scheduler {
       sent: 0,
       blocks: [],
       announced: 0,
-      node: this.#sharesBlocks(submitted.whole) ? this.#pool.root(submitted.tenant, submitted.salt) : null,
+      node: this.#sharesBlocks(whole) ? this.#pool.root(tenant, salt) : null,
       known: 0,
       reservation,
       drafter: null,
@@ -445,51 +488,47 @@ export class Scheduler {
     return blocksFor(this.#limits.prefixLength + tokens);
   }
 
-  #microBatchTarget(): number {
-    const wanted = this.#limits.microBatches ?? this.#limits.stageCount;
-    return Math.max(1, Math.min(wanted, this.#running.size));
-  }
-
-  /**
-   * Interactive sequences first, batch gets what they leave of the step. Within a class decodes first: each is
-   * one row and someone waits for it; then prefill, longest in the system first.
-   */
-  #ready(): SequenceState[] {
-    const interactive: ReadySequences = { decodes: [], prefills: [] };
-    const batch: ReadySequences = { decodes: [], prefills: [] };
-    for (const sequence of this.#running.values()) {
-      const left = sequence.tokens.length - sequence.computed;
-      if (sequence.inStep !== null || left === 0) continue;
-      const ready = sequence.class === "batch" ? batch : interactive;
-      (left === 1 ? ready.decodes : ready.prefills).push(sequence);
-    }
-    return interactive.decodes.concat(interactive.prefills, batch.decodes, batch.prefills);
-  }
-
-  /** @returns null when it has to wait for blocks. */
-  #schedule(sequence: SequenceState, budget: number): ScheduledRows | null {
+  /** @returns null when it has to wait, for blocks or because other prompts fill the step. */
+  #schedule(sequence: SequenceState, batch: StepBatch): ScheduledRows | null {
     this.#takeOver(sequence);
     const start = sequence.computed;
     const left = sequence.tokens.length - start;
     const whole = start < sequence.whole ? sequence.whole : 0;
-    const count = whole + Math.min(left - whole, this.#limits.prefillChunk, budget);
-    if (!this.#draw(sequence, this.#blocksFor(start + count) - sequence.blocks.length)) return null;
+    const most = Math.min(left - whole, this.#limits.prefillChunk, batch.budget);
+    const isChunk = whole === 0 && left > 1;
+    const count = whole + (isChunk ? this.#chunkRows(start, most, batch) : most);
+    if (count === 0) return null;
+    const { blocks, announced } = sequence;
+    if (!this.#draw(sequence, this.#blocksFor(start + count) - blocks.length)) return null;
     const rows = {
       sequence: sequence.id,
-      first: sequence.announced === 0,
+      first: announced === 0,
       reused: start - sequence.sent,
       start,
-      tokens: sequence.tokens.slice(start, start + count),
-      newBlocks: sequence.blocks.slice(sequence.announced),
+      tokens: count === 1 ? [sequence.tokens[start]!] : sequence.tokens.slice(start, start + count),
+      newBlocks: announced === blocks.length ? noBlocks : blocks.slice(announced),
       sample: sequence.generates && count === left,
       draftRows: 0,
     };
     this.#settle(sequence, start, start + count);
     sequence.computed = start + count;
     sequence.sent = sequence.computed;
-    sequence.announced = sequence.blocks.length;
+    sequence.announced = blocks.length;
     this.#makeKnown(sequence);
     return rows;
+  }
+
+  #chunkRows(start: number, most: number, batch: StepBatch): number {
+    return this.#timing.chunkRows({
+      has: batch.size,
+      start,
+      most,
+      first: this.#limits.prefillChunk,
+      microBatches: batch.limits.microBatches,
+      alone: this.#running.size === 1,
+      decoding: batch.limits.decoding,
+      mayBeNone: batch.hasPrompt,
+    });
   }
 
   /**
@@ -497,7 +536,8 @@ export class Scheduler {
    * @returns false when it must wait for them.
    */
   #draw(sequence: SequenceState, count: number): boolean {
-    const reserved = Math.max(0, Math.min(count, sequence.reservation));
+    if (count <= 0) return true;
+    const reserved = Math.min(count, sequence.reservation);
     while (count - reserved > this.#pool.available) {
       if (!this.#preemptBehind(sequence)) return false;
     }
@@ -546,7 +586,7 @@ export class Scheduler {
   }
 
   /** Guesses travel behind the decodes of a step, as far as they pay and its budget reaches. */
-  #addDrafts(rows: readonly ScheduledRows[], budget: number): void {
+  #addDrafts(rows: readonly ScheduledRows[], batch: StepBatch): void {
     if (this.#speculation === null) return;
     const entries: { entry: ScheduledRows; sequence: SequenceState; drafter: Drafter }[] = [];
     const candidates: DraftCandidate[] = [];
@@ -559,10 +599,12 @@ export class Scheduler {
     }
     if (candidates.length === 0) return;
     const usual = rows.reduce((total, { tokens }) => total + tokens.length, 0);
-    for (const [index, length] of this.#speculation.plan(candidates, usual, budget).entries()) {
+    for (const [index, length] of this.#speculation.plan(candidates, usual, batch.budget).entries()) {
       if (length === 0) continue;
       const { entry, sequence, drafter } = entries[index]!;
-      this.#addDraft(entry, sequence, drafter.draft(length));
+      const draft = drafter.draft(length);
+      this.#addDraft(entry, sequence, draft);
+      batch.addDraft(sequence.computed, draft.length);
     }
   }
 
@@ -584,7 +626,7 @@ export class Scheduler {
   #addDraft(entry: ScheduledRows, sequence: SequenceState, draft: readonly number[]): void {
     const missing = this.#blocksFor(sequence.computed + draft.length) - sequence.blocks.length;
     if (!this.#draw(sequence, Math.max(0, missing))) throw new Error("Scheduler: no block for a draft");
-    entry.newBlocks.push(...sequence.blocks.slice(sequence.announced));
+    entry.newBlocks = [...entry.newBlocks, ...sequence.blocks.slice(sequence.announced)];
     sequence.announced = sequence.blocks.length;
     entry.tokens.push(...draft);
     entry.draftRows = draft.length;

@@ -140,7 +140,8 @@ export class PlanRun implements ServedPlan {
       this.#logNonFinite(nonFiniteSequences(frame.result.sequences));
       await this.#send(frame, phase);
     } else if (output.activations !== null || input.sequences.length === 0) {
-      await this.#send(stepFrame(header, output.activations ?? noRows, output.sliceActivations), phase);
+      const { activations: rows, computeUs, sliceActivations } = output;
+      await this.#send(stepFrame(header, rows ?? noRows, computeUs, sliceActivations), phase);
     } else {
       throw new RelayError("stage_failed", `the engine gave no activations for step ${header.step}`);
     }

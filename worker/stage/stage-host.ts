@@ -156,7 +156,7 @@ function formatsOf(model: EngineModel, plan: StagePlan): { format: StepFormat; s
   const rowBytes = model.hiddenSize * elementBytes[plan.dtype];
   const contextRows = Math.min(model.contextRows, maxRows);
   return {
-    format: { first: isFirst(plan), last: isLast(plan), rowBytes, tokenCount, maxRows },
+    format: { first: isFirst(plan), last: isLast(plan), stage: plan.stage, rowBytes, tokenCount, maxRows },
     slices: { layerBegin, layerEnd, layerCount, rowBytes, tokenCount, contextRows },
   };
 }

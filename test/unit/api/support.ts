@@ -228,6 +228,13 @@ export class ScriptedService implements InferenceService {
       blocks: { size: 16, total: 100, used: 25, kept: 0 },
       sequences: { running: 4, waiting: 6 },
       microBatchesInFlight: 2,
+      timing: {
+        itlTargetMs: 200,
+        microBatchTarget: 2,
+        rowBudget: 96,
+        hopMs: 1.5,
+        stages: [{ baseMs: 4, rowMs: 0.5, keyMs: 0.001 }],
+      },
       oldestWaitMs: 1_250,
       probeAddress: null,
       grpcAddress: null,

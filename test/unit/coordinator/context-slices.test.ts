@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { bytesFromInt32 } from "../../../common/bytes.js";
 import { pipelineId, type SequenceId, sequenceId } from "../../../common/ids.js";
 import { kvBlockSize } from "../../../common/limits.js";
-import { Pipeline } from "../../../coordinator/pipeline/pipeline.js";
+import { Pipeline, sequenceSampling } from "../../../coordinator/pipeline/pipeline.js";
 import type { LayerRange } from "../../../coordinator/placement/cut.js";
 import { sliceLayers } from "../../../coordinator/scheduler/context-slices.js";
 import {
@@ -298,8 +298,9 @@ class CheckingStages {
       const first = index === 0;
       const slice = reader.read(header, Buffer.alloc(arriving));
       arriving = 0;
-      const format = { first, last: isLast, rowBytes: 1, tokenCount: 100, maxRows: 264 };
-      const input = decodeStep(header, Buffer.alloc(first ? 0 : rows), tables, format, slice);
+      const format = { first, last: isLast, stage: index, rowBytes: 1, tokenCount: 100, maxRows: 264 };
+      const timed = { ...header, stageUs: new Array<number>(index).fill(0) };
+      const input = decodeStep(timed, Buffer.alloc(first ? 0 : rows), tables, format, slice);
       if (input.slice === undefined || header.slice === null) continue;
       const { layerBegin, layerEnd } = input.slice;
       const sequence = header.slice.rows!.sequence;
@@ -354,9 +355,8 @@ describe("whatever comes and goes", () => {
           const workers = new CheckingStages(stages, blockCount, prefixLength);
           const wholeOf = (n: number) => Math.min(sequences[n]!.context, sequences[n]!.prompt - 1);
           const headers: StepHeader[] = [];
-          const pipeline = new Pipeline({ term: 1, plan: 1 }, pipelineId(0), (header) =>
-            headers.push(header),
-          );
+          const push = (header: StepHeader) => headers.push(header);
+          const pipeline = new Pipeline({ term: 1, plan: 1 }, pipelineId(0), push, stages.length);
           const context = (n: number) => ({
             length: wholeOf(n),
             mask: -1,
@@ -364,10 +364,10 @@ describe("whatever comes and goes", () => {
             remainingMasks: [],
           });
           const requests = {
-            rows: (n: SequenceId) => ({
+            rows: ({ sequence: n }: { sequence: SequenceId }) => ({
               requestId: "",
               context: wholeOf(n) === 0 ? null : context(n),
-              sampling: { ...sampling(), seed: 1n },
+              sampling: sequenceSampling(sampling(), 1n),
               bannedTokens: [],
               scoreTargets: [],
             }),
@@ -432,7 +432,11 @@ describe("whatever comes and goes", () => {
           expect([scheduler.blocksUsed, scheduler.runningCount, scheduler.waitingCount]).toEqual([0, 0, 0]);
           // The stages hear of the last ones with the next step.
           scheduler.submit(id(99), [1], 1);
-          pipeline.submit(scheduler.next()!, { ...requests, rows: () => requests.rows(id(0)) }, 0);
+          pipeline.submit(
+            scheduler.next()!,
+            { ...requests, rows: () => requests.rows({ sequence: id(0) }) },
+            0,
+          );
           const header = received({ ...headers.at(-1)!, sequences: [], slice: null });
           workers.step({ ...header, sequences: [{ ...rowOf(99) }] });
           expect(workers.parked).toBe(0);

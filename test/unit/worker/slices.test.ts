@@ -297,7 +297,7 @@ test.each(refused)(
 );
 
 describe("a step with a slice", () => {
-  const format: StepFormat = { first: true, last: true, rowBytes, tokenCount: 100, maxRows: 8 };
+  const format: StepFormat = { first: true, last: true, stage: 0, rowBytes, tokenCount: 100, maxRows: 8 };
   const whole: SliceFormat = { ...middle, layerBegin: 0, layerEnd: 6 };
 
   test("brings the context's blocks first, and rows that go on with it", () => {
@@ -354,7 +354,7 @@ describe("a step with a slice", () => {
 
   test("goes on with a checksum of its own for the slice's rows", () => {
     const header = sliceHeader(0, 2);
-    const frame = stepFrame(header, none, arrived) as LinkFrame__Output;
+    const frame = stepFrame(header, none, 7, arrived) as LinkFrame__Output;
     const read = stepFrames.read(frame);
     expect(read.bytes).toBe(arrived.byteLength);
     expect(read.content.sliceActivations).toEqual(arrived);
