@@ -311,7 +311,7 @@ export class Scheduler {
       if (this.#running.has(sequence.id) && batch.admits(sequence)) take(sequence);
     }
     // Behind the decodes, which have the first right to blocks.
-    const slice = this.#nextSlice(survey, step, batch);
+    const slice = this.#nextSlice(survey.ready, step, batch);
     if (slice?.last && batch.budget > 0) take(this.#running.get(slice.sequence)!);
     if (rows.length === 0 && slice === null) return null;
     this.#addDrafts(rows, batch);
@@ -326,10 +326,10 @@ export class Scheduler {
   }
 
   /** A slice for this step, of a context that decodes would have to wait for if it came whole. */
-  #nextSlice(survey: Survey<SequenceState>, step: number, batch: StepBatch): ScheduledSlice | null {
+  #nextSlice(ready: readonly SequenceState[], step: number, batch: StepBatch): ScheduledSlice | null {
     const slices = this.#slices;
     if (slices === null || batch.hasContext) return null;
-    const unread = survey.ready.find(
+    const unread = ready.find(
       ({ id, computed, whole }) => computed < whole && !slices.has(id) && this.#running.has(id),
     );
     if (slices.count === 0 && unread === undefined) return null;
@@ -337,7 +337,7 @@ export class Scheduler {
       slices.begin(unread.id, unread.whole);
     }
     const slice = slices.next(
-      survey.decoding > 0,
+      this.#someDecode(),
       batch.limits.microBatches,
       (id) => this.#running.get(id)!.afterStep !== "go on",
     );
@@ -356,6 +356,14 @@ export class Scheduler {
     }
     const tokens = first ? sequence.tokens.slice(0, rowCount) : [];
     return { ...slice, rowCount, tokens, newBlocks, first, last };
+  }
+
+  /** Somebody waits for the next token of a sequence whose context has been read. */
+  #someDecode(): boolean {
+    for (const { generates, afterStep, computed, whole } of this.#running.values()) {
+      if (generates && afterStep === "go on" && computed > 0 && computed >= whole) return true;
+    }
+    return false;
   }
 
   /** Blocks for a context. @returns false when it has to wait for them. */
@@ -387,7 +395,7 @@ export class Scheduler {
       microBatches,
       decoding: interactiveDecoding,
       // Nobody's next token waits for it.
-      wholeContexts: this.#slices === null || (this.#slices.count === 0 && decoding === 0),
+      wholeContexts: this.#slices === null || (this.#slices.count === 0 && !this.#someDecode()),
     });
   }
 
