@@ -6,6 +6,7 @@
  */
 import type { SequenceId } from "../../common/ids.js";
 import type { LayerRange } from "../placement/cut.js";
+import type { SliceSize } from "./timing/slice-time.js";
 
 /** Layers of one stage for all rows of one context. */
 export interface Slice extends LayerRange {
@@ -32,19 +33,24 @@ interface Context {
   layer: number;
 }
 
+/** What bounds a slice. */
+export interface SliceLimits {
+  /** Others decode, and wait for it. Otherwise a slice is all of the stage that is left. */
+  crowded: boolean;
+  /** How many may be in flight. */
+  microBatches: number;
+  /** Rows times layers that may be in flight on a stage; null: a chunk's. */
+  workOf(stage: number): number | null;
+}
+
 /**
- * Layers of the next slice: as much work as a chunk of causal prefill on the same stage, shared out over the
- * micro-batches in flight, of which each may bring one; at least one layer.
+ * Layers of a slice: the work that may be in flight on a stage is shared out over the micro-batches, of which
+ * each may bring a slice; at least one layer.
  * @param rows Of the context.
- * @param chunkRows Rows of a chunk.
+ * @param work Rows times layers.
  */
-export function sliceLayers(
-  rows: number,
-  stageLayers: number,
-  chunkRows: number,
-  microBatches: number,
-): number {
-  return Math.max(1, Math.floor((chunkRows * stageLayers) / (rows * microBatches)));
+export function sliceLayers(rows: number, work: number, microBatches: number): number {
+  return Math.max(1, Math.floor(work / (rows * microBatches)));
 }
 
 export class ContextSlices {
@@ -53,8 +59,8 @@ export class ContextSlices {
   readonly #chunkRows: number;
   /** In the order in which they began, so that none is in a stage behind one that began after it. */
   readonly #contexts = new Map<SequenceId, Context>();
-  /** By step, in the order sent: rows times layers of its slice, and on which stage. */
-  readonly #inFlight = new Map<number, { stage: LayerRange; work: number }>();
+  /** By step, in the order sent. */
+  readonly #inFlight = new Map<number, SliceSize>();
 
   /** @param chunkRows Rows of a chunk of causal prefill: the measure of a slice. */
   constructor(stages: readonly LayerRange[], chunkRows: number) {
@@ -86,28 +92,27 @@ export class ContextSlices {
   }
 
   /**
-   * The next slice, of the context that is furthest ahead and can go on.
-   * @param crowded Others decode: the slices in flight on a stage stay below a chunk's work, or are one.
-   *   Otherwise a slice is all of the stage that is left.
-   * @param microBatches How many may be in flight.
+   * The next slice, of the context that is furthest ahead and can go on. While others decode, the slices in
+   * flight on a stage stay within the limit, or are one.
    * @param stopped Contexts that do not go on.
    */
-  next(crowded: boolean, microBatches: number, stopped: (sequence: SequenceId) => boolean): Slice | null {
+  next(limits: SliceLimits, stopped: (sequence: SequenceId) => boolean): Slice | null {
     for (const [sequence, context] of this.#contexts) {
       if (stopped(sequence)) continue;
-      const layerEnd = this.#endOf(context, crowded, microBatches);
+      const layerEnd = this.#endOf(context, limits);
       if (layerEnd !== null) return { sequence, layerBegin: context.layer, layerEnd };
     }
     return null;
   }
 
-  /** A slice left in a step; with the model's last layer its context is read. */
-  sent(step: number, { sequence, layerBegin, layerEnd }: Slice): void {
+  /** A slice left in a step; with the model's last layer its context is read. @returns its size. */
+  sent(step: number, { sequence, layerBegin, layerEnd }: Slice): SliceSize {
     const context = this.#contexts.get(sequence)!;
-    const stage = this.#stageOf(layerBegin);
-    this.#inFlight.set(step, { stage, work: context.rows * (layerEnd - layerBegin) });
+    const size = { stage: this.#stageOf(layerBegin), work: context.rows * (layerEnd - layerBegin) };
+    this.#inFlight.set(step, size);
     context.layer = layerEnd;
     if (layerEnd === this.layerCount) this.#contexts.delete(sequence);
+    return size;
   }
 
   /** A step has come back. */
@@ -121,23 +126,23 @@ export class ContextSlices {
   }
 
   /** Where the context's next slice ends; null when it has to wait. */
-  #endOf({ rows, layer }: Context, crowded: boolean, microBatches: number): number | null {
+  #endOf({ rows, layer }: Context, { crowded, microBatches, workOf }: SliceLimits): number | null {
     const stage = this.#stageOf(layer);
-    const stageLayers = stage.layerEnd - stage.layerBegin;
-    const left = stage.layerEnd - layer;
-    const layers = crowded
-      ? Math.min(left, sliceLayers(rows, stageLayers, this.#chunkRows, microBatches))
-      : left;
-    if (crowded && !this.#hasTime(stage, rows * layers)) return null;
-    const next = this.#stages.find(({ layerBegin }) => layerBegin === layer + layers);
+    const { layerBegin, layerEnd } = this.#stages[stage]!;
+    const left = layerEnd - layer;
+    const most = workOf(stage) ?? this.#chunkRows * (layerEnd - layerBegin);
+    const layers = crowded ? Math.min(left, sliceLayers(rows, most, microBatches)) : left;
+    const before = this.#workInFlight(stage);
+    if (crowded && before > 0 && before + rows * layers > most) return null;
+    const next = this.#stages[stage + 1];
     if (layers === left && next !== undefined && !this.#isFree(next)) return null;
     return layer + layers;
   }
 
-  #hasTime(stage: LayerRange, work: number): boolean {
-    let before = 0;
-    for (const other of this.#inFlight.values()) if (other.stage === stage) before += other.work;
-    return before === 0 || before + work <= this.#chunkRows * (stage.layerEnd - stage.layerBegin);
+  #workInFlight(stage: number): number {
+    let work = 0;
+    for (const other of this.#inFlight.values()) if (other.stage === stage) work += other.work;
+    return work;
   }
 
   /** No context's rows are in the stage, behind the slices sent so far. */
@@ -145,7 +150,7 @@ export class ContextSlices {
     return [...this.#contexts.values()].every(({ layer }) => layer < layerBegin || layer >= layerEnd);
   }
 
-  #stageOf(layer: number): LayerRange {
-    return this.#stages.find(({ layerEnd }) => layer < layerEnd)!;
+  #stageOf(layer: number): number {
+    return this.#stages.findIndex(({ layerEnd }) => layer < layerEnd);
   }
 }

@@ -311,14 +311,14 @@ export class Scheduler {
       if (this.#running.has(sequence.id) && batch.admits(sequence)) take(sequence);
     }
     // Behind the decodes, which have the first right to blocks.
-    const slice = this.#nextSlice(survey.ready, step, batch);
+    const slice = this.#nextSlice(survey.ready, batch);
     if (slice?.last && batch.budget > 0) take(this.#running.get(slice.sequence)!);
     if (rows.length === 0 && slice === null) return null;
     this.#addDrafts(rows, batch);
     this.#lastStep = step;
     const sequences = rows.map(({ sequence }) => sequence);
     this.#steps.set(step, { sequences, decodes: batch.decodes, sliced: slice?.sequence ?? null });
-    this.#timing.sent(step, batch.size);
+    this.#timing.sent(step, batch.size, slice && this.#slices!.sent(step, slice));
     const [ended, preempted] = [this.#ended, this.#preemptedSinceStep];
     this.#ended = [];
     this.#preemptedSinceStep = [];
@@ -326,7 +326,7 @@ export class Scheduler {
   }
 
   /** A slice for this step, of a context that decodes would have to wait for if it came whole. */
-  #nextSlice(ready: readonly SequenceState[], step: number, batch: StepBatch): ScheduledSlice | null {
+  #nextSlice(ready: readonly SequenceState[], batch: StepBatch): ScheduledSlice | null {
     const slices = this.#slices;
     if (slices === null || batch.hasContext) return null;
     const unread = ready.find(
@@ -336,15 +336,16 @@ export class Scheduler {
     if (unread !== undefined && !batch.limits.wholeContexts && slices.hasRoom && this.#drawContext(unread)) {
       slices.begin(unread.id, unread.whole);
     }
-    const slice = slices.next(
-      this.#someDecode(),
-      batch.limits.microBatches,
-      (id) => this.#running.get(id)!.afterStep !== "go on",
-    );
+    const { microBatches } = batch.limits;
+    const limits = {
+      crowded: this.#someDecode(),
+      microBatches,
+      workOf: (stage: number) => this.#timing.sliceWork({ has: batch.size, stage, microBatches }),
+    };
+    const slice = slices.next(limits, (id) => this.#running.get(id)!.afterStep !== "go on");
     if (slice === null) return null;
-    slices.sent(step, slice);
     const sequence = this.#running.get(slice.sequence)!;
-    sequence.inStep = step;
+    sequence.inStep = this.#lastStep + 1;
     const first = sequence.announced === 0;
     const newBlocks = sequence.blocks.slice(sequence.announced);
     sequence.announced = sequence.blocks.length;

@@ -101,19 +101,16 @@ const slicesOf = (steps: readonly ScheduledStep[], sequence: SequenceId): [numbe
 
 describe("layers of a slice", () => {
   it.each([
-    // As many rows as a chunk: all of the stage.
-    [256, 14, 256, 1, 14],
-    [2048, 14, 256, 1, 1],
-    [512, 14, 256, 1, 7],
-    [512, 14, 256, 2, 3],
+    // A chunk of 256 rows on 14 layers.
+    [256, 256 * 14, 1, 14],
+    [2_048, 256 * 14, 1, 1],
+    [512, 256 * 14, 1, 7],
+    [512, 256 * 14, 2, 3],
     // At least one.
-    [2048, 14, 1, 4, 1],
-  ])(
-    "%i rows on %i layers, chunks of %i and %i micro-batches: %i",
-    (rows, layers, chunk, batches, expected) => {
-      expect(sliceLayers(rows, layers, chunk, batches)).toBe(expected);
-    },
-  );
+    [2_048, 0, 4, 1],
+  ])("of %i rows, work of %i and %i micro-batches: %i", (rows, work, microBatches, expected) => {
+    expect(sliceLayers(rows, work, microBatches)).toBe(expected);
+  });
 });
 
 describe("a context", () => {
