@@ -19,7 +19,7 @@ const recoveryTimeoutMax = 7 * 24 * 3600;
 export function addRecoveryOption(command: Command): Command {
   return command.option(
     "--recovery-timeout <seconds>",
-    "how long running requests wait when a worker was lost and none takes its place",
+    "how long accepted requests wait for the model to be served again when a worker or the coordinator was lost",
     integer(1, recoveryTimeoutMax),
     600,
   );

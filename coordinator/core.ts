@@ -30,6 +30,7 @@ import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { ChoicePrompt, mostTokens } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
+import { replay } from "./output/replay.js";
 import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import type { LayerRange } from "./placement/cut.js";
 import type { Detokenizer } from "./prompt/service.js";
@@ -149,10 +150,13 @@ export class Core {
     return new RelayError("model_loading", `the model is not being served: ${reason}`, { retryAfterS: 1 });
   }
 
-  /** Puts a request into the waiting set. Failures are told as its error event. */
-  admit(request: GenerationRequest): void {
+  /**
+   * Puts a request into the waiting set. Failures are told as its error event.
+   * @param decided Tokens of each choice that an earlier coordinator had decided; the request goes on behind them.
+   */
+  admit(request: GenerationRequest, decided: readonly TokenIds[] = []): void {
     try {
-      this.#start(request);
+      this.#start(request, decided);
     } catch (error) {
       this.#ports.emit(request.id, { type: "error", error: toRelayError(error) });
       this.#ports.ended(request.id);
@@ -320,14 +324,14 @@ export class Core {
     }
   }
 
-  #start(request: GenerationRequest): void {
+  #start(request: GenerationRequest, decided: readonly TokenIds[]): void {
     // What was accepted before a loss waits with those that it interrupted.
     const notReady = this.#loss === null ? this.notReady() : null;
     if (notReady !== null) throw notReady;
-    this.#begin(request);
+    this.#begin(request, decided);
   }
 
-  #begin(request: GenerationRequest): void {
+  #begin(request: GenerationRequest, decided: readonly TokenIds[] = []): void {
     const travels = (this.ready && !this.#suspects.trial) || request.id === warmUpId;
     if (this.#choices.size + request.choices.length > queueLimit) {
       throw new RelayError("queue_full", `${queueLimit} sequences are waiting or running`, {
@@ -368,8 +372,17 @@ export class Core {
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
         this.#emit(choice, choice.output.finishEmpty());
-      else if (travels) this.#serving!.submit(choice);
+      else if (this.#goOnBehind(choice, decided[choice.index] ?? []) && travels)
+        this.#serving!.submit(choice);
     }
+  }
+
+  /** @returns Whether the choice has tokens left to decide. */
+  #goOnBehind(choice: ActiveChoice, decided: TokenIds): boolean {
+    const { events, generated } = replay(choice.output, choice.prompt, decided);
+    choice.generated = generated;
+    for (const event of events) this.#emit(choice, event);
+    return events.at(-1)?.type !== "finish";
   }
 
   /** @throws RelayError context_length_exceeded for what the pipeline could never run. */
