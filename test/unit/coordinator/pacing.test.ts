@@ -189,7 +189,11 @@ describe("what the timing is told and asked", () => {
     microBatches(): number {
       return 1;
     }
-    chunkRows(question: ChunkQuestion): number {
+    sliceWork(): null {
+    return null;
+  }
+
+  chunkRows(question: ChunkQuestion): number {
       this.questions.push({ ...question, has: { ...question.has } });
       return Math.min(question.most, this.answers.shift() ?? question.most);
     }
