@@ -27,7 +27,9 @@ import { PromptScores } from "./output/prompt-scores.js";
 import { replay } from "./output/replay.js";
 import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import { Pipelines } from "./pipelines.js";
+import type { LayerRange } from "./placement/cut.js";
 import type { Detokenizer } from "./prompt/service.js";
+import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
 import { Serving, type ServingView } from "./serving.js";
 import { warmUpId, warmUpRequest } from "./warm-up.js";
@@ -92,6 +94,7 @@ export class Core {
   /** Choices that wait for a pipeline may find one now. */
   #mayPlace = false;
   #stepCount = 0;
+  #sliceCount = 0;
   #preemptions = 0;
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
@@ -110,8 +113,7 @@ export class Core {
       { ...config.membership, minBlocks: blocksFor(config.prefixLength + 1) },
       {
         ...ports,
-        formed: (pipeline, epoch, blockCount, stageCount) =>
-          this.#formed(pipeline, epoch, blockCount, stageCount),
+        formed: (pipeline, epoch, blockCount, stages) => this.#formed(pipeline, epoch, blockCount, stages),
         dissolved: (pipeline, error) => this.#dissolved(pipeline, error),
       },
       clock,
@@ -224,6 +226,7 @@ export class Core {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
         steps: this.#stepCount,
+        contextSlices: this.#sliceCount,
         preemptions: this.#preemptions,
         prefixCacheQueries: this.#promptTokens.looked,
         prefixCacheHits: this.#promptTokens.reused,
@@ -250,11 +253,12 @@ export class Core {
     });
   }
 
-  #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stageCount: number): void {
+  #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stages: readonly LayerRange[]): void {
     const { microBatches, prefillChunk, prefixLength, speculation, itlTargetMs } = this.#config;
     const limits = {
       blockCount,
-      stageCount,
+      stageCount: stages.length,
+      stages,
       microBatches: microBatches === null ? null : Math.min(microBatches, maxMicroBatchesInFlight),
       maxStepRows,
       prefixLength,
@@ -272,6 +276,7 @@ export class Core {
       choiceOf: (sequence: SequenceId) => this.#choices.get(sequence)!,
       preempted: (sequence: SequenceId) => this.#notePreempted(sequence),
       rowsDue: (choice: ActiveChoice, rows: ScheduledRows) => this.#rowsDue(choice, rows),
+      sliceDue: (choice: ActiveChoice, slice: ScheduledSlice) => this.#sliceDue(choice, slice),
     };
     const serving = new Serving(pipeline, epoch, limits, ports, this.#clock.nowMs());
     this.#pipelines.add(serving);
@@ -435,7 +440,16 @@ export class Core {
     choice.again = true;
   }
 
-  #rowsDue(choice: ActiveChoice, { first, reused, tokens, draftRows }: ScheduledRows): void {
+  #sliceDue(choice: ActiveChoice, slice: ScheduledSlice): void {
+    this.#sliceCount++;
+    this.#rowsDue(choice, { ...slice, reused: 0, draftRows: 0 });
+  }
+
+  #rowsDue(
+    choice: ActiveChoice,
+    rows: Pick<ScheduledRows, "first" | "reused" | "tokens" | "draftRows">,
+  ): void {
+    const { first, reused, tokens, draftRows } = rows;
     this.#draftTokens.drafted += draftRows;
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.
