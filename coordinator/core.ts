@@ -245,6 +245,10 @@ export class Core {
         kept: scheduler?.blocksKept ?? 0,
       },
       sequences: { running: scheduler?.runningCount ?? 0, waiting: scheduler?.waitingCount ?? 0 },
+      classes: {
+        interactive: scheduler?.countsOf("interactive") ?? { running: 0, waiting: 0 },
+        batch: scheduler?.countsOf("batch") ?? { running: 0, waiting: 0 },
+      },
       microBatchesInFlight: scheduler?.stepsInFlight ?? 0,
       counters: {
         ...this.membership.counters,

@@ -203,6 +203,8 @@ export interface ClusterView {
   /** `kept`: held by no sequence, and shared with the next one that begins alike. */
   blocks: { size: number; total: number; used: number; kept: number };
   sequences: { running: number; waiting: number };
+  /** The same by class. */
+  classes: Record<RequestClass, { running: number; waiting: number }>;
   microBatchesInFlight: number;
   /** How long the oldest request without a first step has waited; 0 when none waits. */
   oldestWaitMs: number;
