@@ -11,11 +11,11 @@ import { demoModel, TestCluster } from "../support/cluster.js";
 const seed = Number(process.env.GLM_RELAY_SEED ?? 20_261_125);
 const clients = 6;
 /**
- * Between a cluster that serves again and the next kill. Faster than a token comes, kills look like a request
- * that kills.
+ * Between a cluster that serves again and the next kill lie some steps and then a pause. Without a token in
+ * between, kills look like a request that kills, and it would be set aside.
  */
-const leastPauseMs = 150;
-const mostPauseMs = 900;
+const stepsBetween = 8;
+const mostPauseMs = 800;
 
 type Body = Record<string, unknown>;
 
@@ -101,7 +101,9 @@ describe.each(loads)("$name, $kills kills", ({ model, stages, flags, kills, bodi
     const killer = async () => {
       for (; killed < kills; killed++) {
         await cluster.revive();
-        await sleep(leastPauseMs + below(mostPauseMs - leastPauseMs));
+        const { steps } = (await cluster.view()).counters;
+        await cluster.until("steps", ({ counters }) => counters.steps >= steps + stepsBetween);
+        await sleep(below(mostPauseMs));
         const worker = cluster.workers[below(stages)]!;
         worker.kill("SIGKILL");
         await worker.exited;
