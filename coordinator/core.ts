@@ -14,6 +14,7 @@ import {
 } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
+import { FinishRate } from "./finish-rate.js";
 import type {
   ClusterView,
   GenerationRequest,
@@ -32,7 +33,7 @@ import { blocksFor, type ScheduledRows, Scheduler } from "./scheduler/scheduler.
 import { type Conduct, Suspects } from "./suspects.js";
 import { warmUpId, warmUpLimitMs, warmUpRequest } from "./warm-up.js";
 
-/** Sequences admitted and not finished; above it new requests get queue_full. */
+/** What CoreConfig.queueLimit is when the coordinator runs. */
 export const queueLimit = 10_000;
 /** What a reply is taken to need before any has ended, in tokens. */
 const firstExpectedReply = 256;
@@ -40,6 +41,8 @@ const firstExpectedReply = 256;
 const stepLostMs = 5_000;
 
 export interface CoreConfig {
+  /** Sequences admitted and not finished; above it new requests get queue_full. */
+  queueLimit: number;
   membership: Omit<MembershipConfig, "minBlocks">;
   /** Micro-batches in flight; null: min(stages, sequences). */
   microBatches: number | null;
@@ -123,6 +126,7 @@ export class Core {
   #blockCount = 0;
   #stepCount = 0;
   #preemptions = 0;
+  readonly #finishRate = new FinishRate();
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
   /** Over all epochs: a sequence keeps its number when it is rebuilt. */
@@ -347,10 +351,14 @@ export class Core {
 
   #begin(request: GenerationRequest): void {
     const travels = (this.ready && !this.#suspects.trial) || request.id === warmUpId;
-    if (this.#choices.size + request.choices.length > queueLimit) {
-      throw new RelayError("queue_full", `${queueLimit} sequences are waiting or running`, {
-        retryAfterS: 5,
-      });
+    const { queueLimit } = this.#config;
+    const excess = this.#choices.size + request.choices.length - queueLimit;
+    if (excess > 0) {
+      const message =
+        `${this.#choices.size} sequences are waiting or running, ` +
+        `and ${request.choices.length} more would be above the limit of ${queueLimit}`;
+      const retryAfterS = this.#finishRate.retryAfterS(this.#clock.nowMs(), excess);
+      throw new RelayError("queue_full", message, { retryAfterS });
     }
     if (travels) {
       for (const { promptTokens, context } of request.choices) {
@@ -534,7 +542,7 @@ export class Core {
       return;
     }
     this.#ports.emit(request.id, { ...event, cachedTokens: choice.reused });
-    this.#drop(choice);
+    this.#drop(choice, request.id === warmUpId ? 0 : 1);
     if (choice.request.open.size > 0) return;
     this.#requests.delete(request.id);
     this.#ports.log("debug", "request finished", namesOf(request));
@@ -585,11 +593,14 @@ export class Core {
   #open(choice: ActiveChoice): void {
     choice.request.open.set(choice.sequence, choice);
     this.#choices.set(choice.sequence, choice);
+    this.#finishRate.note(this.#clock.nowMs(), this.#choices.size);
   }
 
-  #drop(choice: ActiveChoice): void {
+  /** @param finished 1 when it was answered. */
+  #drop(choice: ActiveChoice, finished = 0): void {
     choice.request.open.delete(choice.sequence);
     this.#choices.delete(choice.sequence);
+    this.#finishRate.note(this.#clock.nowMs(), this.#choices.size, finished);
     this.#serving?.scheduler.remove(choice.sequence);
   }
 }

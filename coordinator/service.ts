@@ -7,6 +7,7 @@ import type { RequestId } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
 import { formatName, type Precision } from "../models/quantization.js";
 import type { Core } from "./core.js";
+import { Deadlines, deadlinePassed } from "./deadlines.js";
 import type {
   ClusterView,
   GenerationRequest,
@@ -53,6 +54,7 @@ export class Service implements InferenceService {
   readonly #pending = new Map<RequestId, Pending>();
   /** When those of them were accepted that have had no step yet, oldest first. */
   readonly #waitingSinceMs = new Map<RequestId, number>();
+  readonly #deadlines = new Deadlines((id) => this.#giveUp(id, deadlinePassed()));
   readonly #wakeUps = new WakeUps();
   readonly #stepListeners: ((rows: number) => void)[] = [];
   readonly #recoveryListeners: ((reason: string, seconds: number) => void)[] = [];
@@ -95,15 +97,19 @@ export class Service implements InferenceService {
   async submit(request: GenerationRequest): Promise<RequestHandle> {
     const notReady = this.notReady();
     if (notReady !== null) throw notReady;
+    const { deadlineMs = Number.POSITIVE_INFINITY } = request;
+    if (deadlineMs <= Date.now()) throw deadlinePassed();
     const stream = new EventStream(this.#wakeUps);
     const queuedAtMs = performance.now();
     this.#pending.set(request.id, { request, admitted: false, queuedAtMs, stream });
     this.#waitingSinceMs.set(request.id, queuedAtMs);
+    if (Number.isFinite(deadlineMs)) this.#deadlines.watch(request.id, deadlineMs);
     try {
       await this.#queue.add(request);
     } catch (error) {
       this.#pending.delete(request.id);
       this.#waitingSinceMs.delete(request.id);
+      this.#deadlines.forget(request.id);
       throw error;
     }
     this.#log.debug({ requestId: request.logId, completionId: request.id }, "request queued");
@@ -133,6 +139,7 @@ export class Service implements InferenceService {
     if (pending === undefined) return;
     this.#pending.delete(id);
     this.#waitingSinceMs.delete(id);
+    this.#deadlines.forget(id);
     pending.stream.end();
     this.#queue.ended(id);
   }
@@ -194,15 +201,17 @@ export class Service implements InferenceService {
   /** Ends what is left with an error. */
   close(error: RelayError): void {
     clearInterval(this.#sweep);
-    for (const id of [...this.#pending.keys()]) {
-      this.emit(id, { type: "error", error });
-      this.#cancel(id);
-    }
+    for (const id of [...this.#pending.keys()]) this.#giveUp(id, error);
   }
 
   #oldestWaitMs(): number {
     for (const sinceMs of this.#waitingSinceMs.values()) return performance.now() - sinceMs;
     return 0;
+  }
+
+  #giveUp(id: RequestId, error: RelayError): void {
+    this.emit(id, { type: "error", error });
+    this.#cancel(id);
   }
 
   #cancel(id: RequestId): void {
@@ -236,11 +245,7 @@ export class Service implements InferenceService {
     for (const [id, { admitted, queuedAtMs }] of this.#pending) {
       if (admitted || now - queuedAtMs < admitLimitMs) continue;
       const message = `the queue did not hand the request on within ${admitLimitMs / 1000} s`;
-      this.emit(id, {
-        type: "error",
-        error: new RelayError("queue_unavailable", message, { retryAfterS: 1 }),
-      });
-      this.#cancel(id);
+      this.#giveUp(id, new RelayError("queue_unavailable", message, { retryAfterS: 1 }));
     }
   }
 }

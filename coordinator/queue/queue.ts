@@ -16,7 +16,7 @@ export interface RequestQueue {
   remove(id: RequestId): Promise<void>;
 
   /**
-   * Hands requests to `admit`, at least once each, in the order of arrival. A request counts as
+   * Hands requests to `admit`, at least once each, a class after the other and in the order of arrival. A request counts as
    * done when its ledger record is written and `admit` has returned.
    */
   start(admit: (request: GenerationRequest) => void): Promise<void>;

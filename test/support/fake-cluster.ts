@@ -62,6 +62,7 @@ export interface FakeClusterOptions {
   recoveryTimeoutMs?: number;
   workerMemoryMB?: number;
   prefixLength?: number;
+  queueLimit?: number;
 }
 
 export class FakeCluster {
@@ -88,6 +89,7 @@ export class FakeCluster {
     prefillChunk = 256,
     recoveryTimeoutMs = 600_000,
     prefixLength = 0,
+    queueLimit = 10_000,
     workerMemoryMB = 100,
   }: FakeClusterOptions = {}) {
     this.stageCount = stageCount;
@@ -117,6 +119,7 @@ export class FakeCluster {
     };
     this.core = new Core(
       {
+        queueLimit,
         microBatches: null,
         prefixLength,
         prefillChunk,
