@@ -75,6 +75,7 @@ export class FakeCluster {
   readonly ended = new Set<RequestId>();
   readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
   readonly recoveries: { reason: string; afterMs: number }[] = [];
+  private listener: Pick<CorePorts, "emit" | "ended"> | null = null;
   /** Blocks per sequence, and the token in each of their slots, as every stage has them. */
   private readonly tables = new Map<number, number[]>();
   private readonly blocks = new Map<number, number>();
@@ -110,8 +111,12 @@ export class FakeCluster {
       emit: (id, event) => {
         const list = this.events.get(id) ?? [];
         this.events.set(id, [...list, event]);
+        this.listener?.emit(id, event);
       },
-      ended: (id) => this.ended.add(id),
+      ended: (id) => {
+        this.ended.add(id);
+        this.listener?.ended(id);
+      },
       stepFinished: () => {},
       readyChanged: () => {},
       recovered: (reason, afterMs) => this.recoveries.push({ reason, afterMs }),
@@ -151,6 +156,11 @@ export class FakeCluster {
       ports,
       { nowMs: () => this.nowMs },
     );
+  }
+
+  /** Who is told of requests beside the test. */
+  listen(listener: Pick<CorePorts, "emit" | "ended">): void {
+    this.listener = listener;
   }
 
   join(connection: number, overrides: Partial<NonNullable<WorkerMessage__Output["register"]>> = {}): void {

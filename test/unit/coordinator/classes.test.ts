@@ -218,7 +218,7 @@ describe("a tenant", () => {
     turn(scheduler); // 32 of its rows
     scheduler.remove(id(1));
     const order: number[] = [];
-    for (let round = 0; order.length < 4; round++) {
+    while (order.length < 4) {
       for (const { sequence, first, sample } of turn(scheduler)!.rows) {
         if (first) order.push(sequence);
         if (sample) scheduler.remove(sequence);
