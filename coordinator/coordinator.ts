@@ -159,9 +159,10 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       {
         send: (connection, message) => control.send(connection, message),
         disconnect: (connection) => control.disconnect(connection),
-        planMade: (epoch) => links.begin(epoch),
-        openResultLink: (epoch, address, stageCount) => links.dialLast(epoch, address, stageCount),
-        planOver: () => links.end(),
+        planMade: (pipeline, epoch) => links.begin(pipeline, epoch),
+        openResultLink: (pipeline, epoch, address, stageCount) =>
+          links.dialLast(pipeline, epoch, address, stageCount),
+        planOver: (pipeline) => links.end(pipeline),
         termRaised: (raised) => queue.raiseTerm(raised),
         sendStep: (header) => links.send(header),
         emit: (id, event) => service.emit(id, event),

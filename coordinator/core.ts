@@ -4,7 +4,7 @@
  */
 import type { Clock } from "../common/clock.js";
 import { type ErrorCode, RelayError, toRelayError } from "../common/errors.js";
-import { type Epoch, pipelineId, type RequestId, type SequenceId, sequenceId } from "../common/ids.js";
+import { type Epoch, type PipelineId, type RequestId, type SequenceId, sequenceId } from "../common/ids.js";
 import {
   kvBlockSize,
   maxContextRows,
@@ -14,6 +14,7 @@ import {
 } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
+import { type ActiveChoice, type ActiveRequest, namesOf } from "./active-request.js";
 import { FinishRate } from "./finish-rate.js";
 import type {
   ClusterView,
@@ -23,22 +24,22 @@ import type {
   TextParams,
   TokenIds,
 } from "./inference.js";
-import { Membership, type MembershipConfig, type MembershipPorts } from "./membership/membership.js";
+import { Membership } from "./membership/membership.js";
+import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { ChoicePrompt, mostTokens } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
-import { Pipeline, type RowRequests, type SequenceOutcome } from "./pipeline/pipeline.js";
+import type { SequenceOutcome } from "./pipeline/pipeline.js";
 import type { Detokenizer } from "./prompt/service.js";
-import { blocksFor, type ScheduledRows, Scheduler } from "./scheduler/scheduler.js";
-import { type Conduct, Suspects } from "./suspects.js";
-import { warmUpId, warmUpLimitMs, warmUpRequest } from "./warm-up.js";
+import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
+import { Serving } from "./serving.js";
+import { Suspects } from "./suspects.js";
+import { warmUpId, warmUpRequest } from "./warm-up.js";
 
 /** What CoreConfig.queueLimit is when the coordinator runs. */
 export const queueLimit = 10_000;
 /** What a reply is taken to need before any has ended, in tokens. */
 const firstExpectedReply = 256;
-/** A step that is away this long while every worker reports idle was lost on the way. */
-const stepLostMs = 5_000;
 
 export interface CoreConfig {
   /** Sequences admitted and not finished; above it new requests get queue_full. */
@@ -66,40 +67,6 @@ export interface CorePorts extends Omit<MembershipPorts, "formed" | "dissolved">
   readyChanged(ready: boolean): void;
   /** The first token after a ready pipeline was lost: why it was, and how long ago. */
   recovered(reason: ErrorCode, afterMs: number): void;
-}
-
-interface ActiveChoice {
-  request: ActiveRequest;
-  index: number;
-  sequence: SequenceId;
-  output: ChoiceOutput;
-  prompt: ChoicePrompt;
-  /** Decided since the prompt: with it all that a sequence is rebuilt from. At most maxTokens. */
-  generated: number[];
-  /** Tokens of the prompt that were not computed for it, because others had. */
-  reused: number;
-  /** Computed once more: its prompt was counted before. */
-  again: boolean;
-  seed: bigint;
-  /** Logprobs of the prompt, when asked for; null once given out. */
-  scores: PromptScores | null;
-}
-
-interface ActiveRequest extends Conduct {
-  request: GenerationRequest;
-  /** Choices not finished yet. */
-  open: Map<SequenceId, ActiveChoice>;
-  /** Rows of it have been sent. */
-  started: boolean;
-}
-
-/** What exists only while a pipeline is formed. */
-interface Serving {
-  scheduler: Scheduler;
-  pipeline: Pipeline;
-  warmUpUntilMs: number | null;
-  /** Rows per step in flight, for the step_tokens metric. */
-  rows: Map<number, number>;
 }
 
 /** What the service around the core adds to the view. */
@@ -144,8 +111,9 @@ export class Core {
       { ...config.membership, minBlocks: blocksFor(config.prefixLength + 1) },
       {
         ...ports,
-        formed: (epoch, blockCount, stageCount) => this.#formed(epoch, blockCount, stageCount),
-        dissolved: (error) => this.#dissolved(error),
+        formed: (pipeline, epoch, blockCount, stageCount) =>
+          this.#formed(pipeline, epoch, blockCount, stageCount),
+        dissolved: (_pipeline, error) => this.#dissolved(error),
       },
       clock,
     );
@@ -153,7 +121,7 @@ export class Core {
 
   /** A token has travelled through all stages of this pipeline. */
   get ready(): boolean {
-    return this.#serving !== null && this.#serving.warmUpUntilMs === null;
+    return this.#serving?.ready ?? false;
   }
 
   /** Tokens that the KV cache of the pipeline holds; no bound while none was formed yet. */
@@ -199,15 +167,11 @@ export class Core {
     const serving = this.#serving;
     if (serving === null) return;
     try {
-      const outcomes = serving.pipeline.complete(result);
+      const outcomes = serving.complete(result);
       if (outcomes === null) return;
-      serving.scheduler.complete(result.step);
-      this.#stepCount++;
-      this.#ports.stepFinished(serving.rows.get(result.step) ?? 0);
-      serving.rows.delete(result.step);
       for (const outcome of outcomes) this.#deliver(outcome);
     } catch (error) {
-      this.membership.linkBroken(serving.pipeline.epoch, toRelayError(error), -1);
+      this.membership.linkBroken(serving.epoch, toRelayError(error), -1);
       return;
     }
     this.#pump();
@@ -220,16 +184,11 @@ export class Core {
     if (this.membership.canGrow && this.#requests.size === 0) this.membership.grow();
     const serving = this.#serving;
     if (serving === null) return;
-    const now = this.#clock.nowMs();
-    const sentAtMs = serving.pipeline.oldestSentAtMs;
-    const lost =
-      sentAtMs !== null &&
-      now - sentAtMs > stepLostMs &&
-      this.membership.allIdleSince(sentAtMs + stepLostMs / 2);
-    const warmUpOver = serving.warmUpUntilMs !== null && now > serving.warmUpUntilMs;
-    if (!lost && !warmUpOver) return;
-    const what = lost ? "a step was lost between the workers" : "the first token did not come back in time";
-    this.membership.linkBroken(serving.pipeline.epoch, new RelayError("worker_lost", what), null);
+    const overdue = serving.overdue(this.#clock.nowMs(), (sinceMs) =>
+      this.membership.allIdleSince(serving.id, sinceMs),
+    );
+    if (overdue === null) return;
+    this.membership.linkBroken(serving.epoch, new RelayError("worker_lost", overdue), null);
   }
 
   view(): Omit<ClusterView, ServiceFacts> {
@@ -265,11 +224,10 @@ export class Core {
     };
   }
 
-  #formed(epoch: Epoch, blockCount: number, stageCount: number): void {
+  #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stageCount: number): void {
     this.#blockCount = blockCount;
-    const pipeline = new Pipeline(epoch, pipelineId(0), (header) => this.#ports.sendStep(header));
     const { microBatches, prefillChunk, prefixLength } = this.#config;
-    const scheduler = new Scheduler({
+    const limits = {
       blockCount,
       stageCount,
       microBatches: microBatches === null ? null : Math.min(microBatches, maxMicroBatchesInFlight),
@@ -277,20 +235,25 @@ export class Core {
       prefixLength,
       prefillChunk,
       firstExpectedReply,
-    });
-    this.#serving = {
-      scheduler,
-      pipeline,
-      warmUpUntilMs: this.#clock.nowMs() + warmUpLimitMs,
-      rows: new Map(),
     };
+    const ports = {
+      sendStep: (header: StepHeader) => this.#ports.sendStep(header),
+      stepFinished: (rows: number) => {
+        this.#stepCount++;
+        this.#ports.stepFinished(rows);
+      },
+      choiceOf: (sequence: SequenceId) => this.#choices.get(sequence)!,
+      preempted: (sequence: SequenceId) => this.#notePreempted(sequence),
+      rowsDue: (choice: ActiveChoice, rows: ScheduledRows) => this.#rowsDue(choice, rows),
+    };
+    this.#serving = new Serving(pipeline, epoch, limits, ports, this.#clock.nowMs());
     this.#begin(warmUpRequest());
     this.#pump();
   }
 
   #dissolved(error: RelayError): void {
     if (this.ready) this.#loss ??= { reason: error.code, sinceMs: this.#clock.nowMs() };
-    const travelling = this.#serving?.pipeline.sequencesInFlight() ?? new Set();
+    const travelling = this.#serving?.sequencesInFlight() ?? new Set();
     this.#serving = null;
     const warmUp = this.#requests.get(warmUpId);
     if (warmUp !== undefined) this.#close(warmUp);
@@ -338,7 +301,7 @@ export class Core {
     }
     for (const choice of active.open.values()) {
       this.#startOver(choice);
-      this.#submit(choice);
+      this.#serving!.submit(choice);
     }
   }
 
@@ -393,7 +356,7 @@ export class Core {
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
         this.#emit(choice, choice.output.finishEmpty());
-      else if (travels) this.#submit(choice);
+      else if (travels) this.#serving!.submit(choice);
     }
   }
 
@@ -416,35 +379,13 @@ export class Core {
     }
   }
 
-  /** From its beginning: the tokens decided so far are rows like those of the prompt. */
-  #submit({ sequence, prompt, generated, scores, request }: ActiveChoice): void {
-    const { tokens, context } = prompt;
-    const left = request.request.sampling.maxTokens - generated.length;
-    const all = generated.length === 0 ? tokens : Int32Array.from([...tokens, ...generated]);
-    const { tenant, class: ofClass, cacheSalt: salt = "" } = request.request;
-    const options = { tenant, class: ofClass, whole: context?.length ?? 0, salt, everyRow: scores !== null };
-    this.#serving!.scheduler.submit(sequence, all, left, options);
-  }
-
   #newOutput({ sampling, text }: GenerationRequest, index: number): ChoiceOutput {
     const { modelStopTokens } = this.#config;
     return new ChoiceOutput(index, { sampling, modelStopTokens }, this.#config.createDetokenizer(text));
   }
 
-  /** Sends steps until the scheduler has none to send now. */
   #pump(): void {
-    const serving = this.#serving;
-    if (serving === null) return;
-    for (let step = serving.scheduler.next(); step !== null; step = serving.scheduler.next()) {
-      serving.rows.set(
-        step.step,
-        step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
-      );
-      const rowsOf = new Map(step.rows.map((rows) => [rows.sequence, rows]));
-      for (const sequence of step.preempted) this.#notePreempted(sequence);
-      for (const rows of step.rows) this.#noteRows(rows);
-      serving.pipeline.submit(step, (id) => this.#rowRequests(rowsOf.get(id)!), this.#clock.nowMs());
-    }
+    this.#serving?.pump(this.#clock.nowMs());
   }
 
   /** It is computed again from its beginning, so all scores of its prompt come again. */
@@ -461,8 +402,7 @@ export class Core {
     choice.again = true;
   }
 
-  #noteRows({ sequence, first, reused, tokens }: ScheduledRows): void {
-    const choice = this.#choices.get(sequence)!;
+  #rowsDue(choice: ActiveChoice, { first, reused, tokens }: ScheduledRows): void {
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.
     if (choice.generated.length === 0 && !choice.again) {
@@ -473,27 +413,6 @@ export class Core {
     if (!first || active.started) return;
     active.started = true;
     this.#ports.emit(active.request.id, { type: "started" });
-  }
-
-  /** What the header says of a sequence's rows beside their tokens. */
-  #rowRequests({ sequence, first, start, tokens }: ScheduledRows): RowRequests {
-    const choice = this.#choices.get(sequence)!;
-    const { sampling, logId } = choice.request.request;
-    return {
-      requestId: first ? logId : "",
-      context: choice.prompt.context,
-      sampling: {
-        temperature: sampling.temperature,
-        topK: sampling.topK,
-        topP: sampling.topP,
-        minP: sampling.minP,
-        seed: choice.seed,
-        topLogprobs: sampling.topLogprobs,
-      },
-      bannedTokens: choice.output.bannedTokens(),
-      // The row of prompt token i scores token i + 1; rows of generated tokens score nothing.
-      scoreTargets: choice.scores?.targets(start, tokens.length) ?? [],
-    };
   }
 
   #deliver(outcome: SequenceOutcome): void {
@@ -532,7 +451,7 @@ export class Core {
     choice.generated = [];
     choice.output = this.#newOutput(choice.request.request, choice.index);
     this.#open(choice);
-    this.#submit(choice);
+    this.#serving!.submit(choice);
   }
 
   #emit(choice: ActiveChoice, event: RequestEvent): void {
@@ -551,8 +470,9 @@ export class Core {
   }
 
   #warmedUp(): void {
-    this.#serving!.warmUpUntilMs = null;
-    this.membership.proven();
+    const serving = this.#serving!;
+    serving.warmedUp();
+    this.membership.proven(serving.id);
     this.#ports.readyChanged(true);
     const loss = this.#loss;
     this.#loss = null;
@@ -603,9 +523,4 @@ export class Core {
     this.#finishRate.note(this.#clock.nowMs(), this.#choices.size, finished);
     this.#serving?.scheduler.remove(choice.sequence);
   }
-}
-
-/** Under which a request is found in the logs of all processes, and in the client's answer. */
-function namesOf({ id, logId }: GenerationRequest): { requestId: string; completionId: string } {
-  return { requestId: logId, completionId: id };
 }

@@ -5,6 +5,13 @@ import type { StageState__Output } from "../../proto/generated/glm/relay/interna
 import type { StageView, WorkerView } from "../inference.js";
 import type { StagePlacement } from "../placement/placement.js";
 
+/** Fields stand beside the message, as in pino; never a prompt, an answer or a key. */
+export type CoreLog = (
+  level: "debug" | "info" | "warn",
+  message: string,
+  fields?: Record<string, string | number | readonly string[]>,
+) => void;
+
 /** One control stream; a worker that comes back gets a new one. */
 export type ConnectionId = number;
 

@@ -73,8 +73,14 @@ export function judgeHello(
   }
 }
 
-/** Reads Hello and hands the stream to the plan, or ends it with the reason. */
-export function acceptLink(call: LinkCall, served: () => { plan: ServedPlan | null; newest: Epoch }): void {
+/**
+ * Reads Hello and hands the stream to the plan, or ends it with the reason.
+ * @param served The plan that serves the pipeline of this Hello, null for none, and its newest epoch known here.
+ */
+export function acceptLink(
+  call: LinkCall,
+  served: (hello: Hello__Output) => { plan: ServedPlan | null; newest: Epoch },
+): void {
   const timer = setTimeout(() => {
     call.emit("error", { code: status.DEADLINE_EXCEEDED, details: `no hello within ${helloTimeoutMs} ms` });
   }, helloTimeoutMs);
@@ -83,13 +89,15 @@ export function acceptLink(call: LinkCall, served: () => { plan: ServedPlan | nu
   call.once("end", forget);
   call.once("data", (request: LinkRequest__Output) => {
     forget();
-    const { plan, newest } = served();
-    const answer =
-      request.hello == null
-        ? refuse("corrupt_message", "the first message of a link must be hello")
-        : judgeHello(request.hello, plan, newest);
+    const { hello } = request;
+    if (hello == null) {
+      call.emit("error", refuse("corrupt_message", "the first message of a link must be hello"));
+      return;
+    }
+    const { plan, newest } = served(hello);
+    const answer = judgeHello(hello, plan, newest);
     if (answer !== null) call.emit("error", answer);
-    else plan?.downstream.attach(call, request.hello?.credits ?? 0);
+    else plan?.downstream.attach(call, hello.credits);
   });
 }
 

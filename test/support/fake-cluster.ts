@@ -104,7 +104,7 @@ export class FakeCluster {
         this.tables.clear();
         this.blocks.clear();
       },
-      openResultLink: (epoch) => this.core.membership.resultLinkOpened(epoch),
+      openResultLink: (_pipeline, epoch) => this.core.membership.resultLinkOpened(epoch),
       planOver: () => {},
       termRaised: () => {},
       sendStep: (header) => this.steps.push(header),

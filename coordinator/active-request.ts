@@ -1,0 +1,59 @@
+/** What the core knows of a request that it has admitted and that has not ended. */
+import type { RequestId, SequenceId } from "../common/ids.js";
+import type { GenerationRequest } from "./inference.js";
+import type { ChoiceOutput } from "./output/choice-output.js";
+import type { ChoicePrompt } from "./output/choice-prompt.js";
+import type { PromptScores } from "./output/prompt-scores.js";
+import type { RowRequests } from "./pipeline/pipeline.js";
+import type { ScheduledRows } from "./scheduler/scheduler.js";
+import type { Conduct } from "./suspects.js";
+
+export interface ActiveRequest extends Conduct {
+  request: GenerationRequest;
+  /** Choices not finished yet. */
+  open: Map<SequenceId, ActiveChoice>;
+  /** Rows of it have been sent. */
+  started: boolean;
+}
+
+export interface ActiveChoice {
+  request: ActiveRequest;
+  index: number;
+  sequence: SequenceId;
+  output: ChoiceOutput;
+  prompt: ChoicePrompt;
+  /** Decided since the prompt: with it all that a sequence is rebuilt from. At most maxTokens. */
+  generated: number[];
+  /** Tokens of the prompt that were not computed for it, because others had. */
+  reused: number;
+  /** Computed once more: its prompt was counted before. */
+  again: boolean;
+  seed: bigint;
+  /** Logprobs of the prompt, when asked for; null once given out. */
+  scores: PromptScores | null;
+}
+
+/** What the header says of a choice's rows beside their tokens. */
+export function rowRequests(choice: ActiveChoice, { first, start, tokens }: ScheduledRows): RowRequests {
+  const { sampling, logId } = choice.request.request;
+  return {
+    requestId: first ? logId : "",
+    context: choice.prompt.context,
+    sampling: {
+      temperature: sampling.temperature,
+      topK: sampling.topK,
+      topP: sampling.topP,
+      minP: sampling.minP,
+      seed: choice.seed,
+      topLogprobs: sampling.topLogprobs,
+    },
+    bannedTokens: choice.output.bannedTokens(),
+    // The row of prompt token i scores token i + 1; rows of generated tokens score nothing.
+    scoreTargets: choice.scores?.targets(start, tokens.length) ?? [],
+  };
+}
+
+/** Under which a request is found in the logs of all processes, and in the client's answer. */
+export function namesOf({ id, logId }: GenerationRequest): { requestId: string; completionId: RequestId } {
+  return { requestId: logId, completionId: id };
+}
