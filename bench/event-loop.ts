@@ -4,7 +4,6 @@
  * And reading a real tokenizer at the start, where GLM_RELAY_TOKENIZERS names a folder with chatglm3-6b.
  */
 import { mkdtempSync, rmSync } from "node:fs";
-import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -13,6 +12,7 @@ import { silent } from "../cli/status-line.js";
 import { packageRoot } from "../common/package.js";
 import { createPromptService } from "../coordinator/prompt/service.js";
 import { chatglm3 } from "../models/chatglm3.js";
+import { stallSinceLast } from "./loop-stall.js";
 import { type LoopStall, LoopWatch } from "./loop-watch.js";
 import type { Table } from "./report.js";
 
@@ -180,17 +180,4 @@ async function tokenizerRow(): Promise<string[]> {
 function figures(stalls: LoopStall[]): string[] {
   const range = (values: number[]) => [Math.min(...values).toFixed(1), Math.max(...values).toFixed(1)];
   return [...range(stalls.map(({ cpuMs }) => cpuMs)), ...range(stalls.map(({ wallMs }) => wallMs))];
-}
-
-function stallSinceLast(path: string): Promise<LoopStall> {
-  return new Promise((resolve, reject) => {
-    let text = "";
-    connect(path)
-      .setEncoding("utf8")
-      .on("data", (data: string) => {
-        text += data;
-      })
-      .on("error", reject)
-      .on("close", () => resolve(JSON.parse(text) as LoopStall));
-  });
 }

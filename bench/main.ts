@@ -12,8 +12,10 @@ import { printJson } from "./options.js";
 import { addQualityCommand } from "./quality.js";
 import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
+import { addSchedulerCostCommand } from "./scheduler-cost.js";
 import { servingBench } from "./serving.js";
 import { addSpeedCommand } from "./speed.js";
+import { addThroughputCommand } from "./throughput.js";
 import { endClustersOnSignal } from "./up.js";
 
 const benches: Record<string, () => Promise<Table>> = {
@@ -47,6 +49,8 @@ addQualityCommand(program);
 addMemoryCommand(program);
 addSpeedCommand(program);
 addFamiliesCommand(program);
+addSchedulerCostCommand(program);
+addThroughputCommand(program);
 
 endClustersOnSignal();
 try {

@@ -45,6 +45,7 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   data?: string;
   /** Seconds. */
   recoveryTimeout?: number;
+  speculation?: "auto" | "off";
   /** Tell how far rounded weights are from the stored ones. */
   verbose?: boolean;
 }
@@ -170,6 +171,7 @@ export class LocalCluster {
           ...(options.recoveryTimeout === undefined
             ? []
             : ["--recovery-timeout", String(options.recoveryTimeout)]),
+          ...(options.speculation === undefined ? [] : ["--speculation", options.speculation]),
           ...["--probe-port", "0"],
         ],
         logFile: data.logFile("coordinator"),

@@ -1,6 +1,6 @@
 /** `glm-relay coordinator`: the API, the queue and the schedule of one cluster. */
 import { resolve } from "node:path";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { maxStepRows } from "../common/limits.js";
 import { CommandError, exitStatus } from "./errors.js";
 import { addLayersOption, type LayerFlags, requireRangePerStage } from "./layers.js";
@@ -25,7 +25,18 @@ export function addRecoveryOption(command: Command): Command {
   );
 }
 
-interface Flags extends PrecisionFlags, ModelFlags, LayerFlags {
+export interface SpeculationFlags {
+  speculation: "auto" | "off";
+}
+
+export function addSpeculationOption(command: Command): Command {
+  const help =
+    "auto: steps carry guesses at next tokens, looked up in each text, where the measured hits pay for them; " +
+    "answers are the same";
+  return command.addOption(new Option("--speculation <mode>", help).choices(["auto", "off"]).default("auto"));
+}
+
+interface Flags extends SpeculationFlags, PrecisionFlags, ModelFlags, LayerFlags {
   model: string;
   host: string;
   port: number;
@@ -61,7 +72,7 @@ export function addCoordinatorCommand(program: Command): void {
     )
     .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
     .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay");
-  addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command))))
+  addSpeculationOption(addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command)))))
     .option(
       "--micro-batches <m>",
       "micro-batches in flight (default: the smaller of stages and sequences)",

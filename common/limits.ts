@@ -10,6 +10,9 @@ export const leaseMs = 2_000;
 /** Rows (prefill and decode tokens together) of one step. */
 export const maxStepRows = 512;
 
+/** Draft rows of one sequence in one step; with the decided row they are as many as a tile of logits has rows. */
+export const maxDraftRows = 15;
+
 /** Rows of a context that a prefix-LM reads in one step, beside them; the longest of any GLM is 2,048. */
 export const maxContextRows = 2_048;
 

@@ -4,7 +4,7 @@ import type { GenerationRequest } from "./inference.js";
 import type { ChoiceOutput } from "./output/choice-output.js";
 import type { ChoicePrompt } from "./output/choice-prompt.js";
 import type { PromptScores } from "./output/prompt-scores.js";
-import type { RowRequests } from "./pipeline/pipeline.js";
+import type { RowRequests, SequenceSampling } from "./pipeline/pipeline.js";
 import type { ScheduledRows } from "./scheduler/scheduler.js";
 import type { Conduct } from "./suspects.js";
 
@@ -28,25 +28,17 @@ export interface ActiveChoice {
   reused: number;
   /** Computed once more: its prompt was counted before. */
   again: boolean;
-  seed: bigint;
+  sampling: SequenceSampling;
   /** Logprobs of the prompt, when asked for; null once given out. */
   scores: PromptScores | null;
 }
 
 /** What the header says of a choice's rows beside their tokens. */
 export function rowRequests(choice: ActiveChoice, { first, start, tokens }: ScheduledRows): RowRequests {
-  const { sampling, logId } = choice.request.request;
   return {
-    requestId: first ? logId : "",
+    requestId: first ? choice.request.request.logId : "",
     context: choice.prompt.context,
-    sampling: {
-      temperature: sampling.temperature,
-      topK: sampling.topK,
-      topP: sampling.topP,
-      minP: sampling.minP,
-      seed: choice.seed,
-      topLogprobs: sampling.topLogprobs,
-    },
+    sampling: choice.sampling,
     bannedTokens: choice.output.bannedTokens(),
     // The row of prompt token i scores token i + 1; rows of generated tokens score nothing.
     scoreTargets: choice.scores?.targets(start, tokens.length) ?? [],

@@ -40,6 +40,8 @@ const drainPollMs = 20;
 /** tryShutdown can wait for ever on a half-open stream. */
 const grpcCloseLimitMs = 500;
 
+export type SpeculationMode = "auto" | "off";
+
 export interface CoordinatorOptions extends OpenOptions {
   /** Model directory. */
   model: string;
@@ -64,6 +66,8 @@ export interface CoordinatorOptions extends OpenOptions {
   microBatches?: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk?: number;
+  /** Decodes carry drafts where that pays, or never; default auto. */
+  speculation?: SpeculationMode;
   /** Seconds that interrupted requests wait for the next pipeline. */
   recoveryTimeoutS?: number;
   /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
@@ -137,6 +141,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         queueLimit,
         microBatches: options.microBatches ?? null,
         prefillChunk: options.prefillChunk ?? defaultPrefillChunk,
+        speculation: options.speculation !== "off",
         recoveryTimeoutMs: (options.recoveryTimeoutS ?? defaultRecoveryTimeoutS) * 1_000,
         prefixLength: model.prefixLength,
         modelStopTokens: new Set(model.stopTokens),

@@ -23,15 +23,17 @@ import type {
   RequestEvent,
   TextParams,
   TokenIds,
+  TokenLogprob,
 } from "./inference.js";
 import { Membership } from "./membership/membership.js";
 import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { ChoicePrompt, mostTokens } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
-import type { SequenceOutcome } from "./pipeline/pipeline.js";
+import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import type { Detokenizer } from "./prompt/service.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
+import { defaultKneeRows } from "./scheduler/speculation.js";
 import { Serving } from "./serving.js";
 import { Suspects } from "./suspects.js";
 import { warmUpId, warmUpRequest } from "./warm-up.js";
@@ -48,6 +50,8 @@ export interface CoreConfig {
   /** Micro-batches in flight; null: min(stages, sequences). */
   microBatches: number | null;
   prefillChunk: number;
+  /** Decodes may carry drafts where they pay. */
+  speculation: boolean;
   /** How long interrupted requests wait for the next pipeline. */
   recoveryTimeoutMs: number;
   /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
@@ -96,6 +100,8 @@ export class Core {
   readonly #finishRate = new FinishRate();
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
+  /** Tokens guessed at, and those of them that were drawn. */
+  readonly #draftTokens = { drafted: 0, accepted: 0 };
   /** Over all epochs: a sequence keeps its number when it is rebuilt. */
   #nextSequence = 1;
   readonly #suspects = new Suspects<ActiveRequest>();
@@ -220,13 +226,15 @@ export class Core {
         preemptions: this.#preemptions,
         prefixCacheQueries: this.#promptTokens.looked,
         prefixCacheHits: this.#promptTokens.reused,
+        draftedTokens: this.#draftTokens.drafted,
+        acceptedTokens: this.#draftTokens.accepted,
       },
     };
   }
 
   #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stageCount: number): void {
     this.#blockCount = blockCount;
-    const { microBatches, prefillChunk, prefixLength } = this.#config;
+    const { microBatches, prefillChunk, prefixLength, speculation } = this.#config;
     const limits = {
       blockCount,
       stageCount,
@@ -235,6 +243,7 @@ export class Core {
       prefixLength,
       prefillChunk,
       firstExpectedReply,
+      speculation: speculation ? { kneeRows: defaultKneeRows } : undefined,
     };
     const ports = {
       sendStep: (header: StepHeader) => this.#ports.sendStep(header),
@@ -341,7 +350,7 @@ export class Core {
         generated: [],
         reused: 0,
         again: false,
-        seed: BigInt(seed),
+        sampling: sequenceSampling(request.sampling, BigInt(seed)),
         scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
       };
       this.#open(choice);
@@ -402,7 +411,8 @@ export class Core {
     choice.again = true;
   }
 
-  #rowsDue(choice: ActiveChoice, { first, reused, tokens }: ScheduledRows): void {
+  #rowsDue(choice: ActiveChoice, { first, reused, tokens, draftRows }: ScheduledRows): void {
+    this.#draftTokens.drafted += draftRows;
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.
     if (choice.generated.length === 0 && !choice.again) {
@@ -415,30 +425,38 @@ export class Core {
     this.#ports.emit(active.request.id, { type: "started" });
   }
 
-  #deliver(outcome: SequenceOutcome): void {
-    const choice = this.#choices.get(outcome.sequence);
+  #deliver({ sequence, drawn, scores: scored, finite }: SequenceOutcome): void {
+    this.#draftTokens.accepted += Math.max(0, drawn.length - 1);
+    const choice = this.#choices.get(sequence);
     if (choice === undefined) return;
-    const { request } = choice.request;
-    if (!outcome.finite) {
-      const message = "the model computed a value that is not finite (NaN or infinity) for this request";
-      this.#ports.log("warn", message, { ...namesOf(request), sequence: choice.sequence });
-      this.#fail(choice.request, new RelayError("numeric_error", message));
-      return;
-    }
-    if (choice.scores !== null) {
-      const scores = choice.scores.take(outcome.scores);
-      if (scores !== null) {
-        this.#emit(choice, { type: "prompt", choice: choice.index, scores });
-        this.#gotOn(choice.request);
-        choice.scores = null;
-        if (request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
-      }
-    }
-    if (outcome.sampled === null) return;
-    this.#serving!.scheduler.append(choice.sequence, outcome.sampled.token);
-    choice.generated.push(outcome.sampled.token);
+    if (finite || drawn.length > 0) this.#takeScores(choice, scored);
+    // What a draft brought behind the end of the choice was never drawn: its sequence is gone by then.
+    for (const token of drawn) if (this.#choices.get(sequence) === choice) this.#take(choice, token);
+    if (!finite && this.#choices.get(sequence) === choice) this.#failNonFinite(choice);
+  }
+
+  #failNonFinite({ sequence, request: active }: ActiveChoice): void {
+    const message = "the model computed a value that is not finite (NaN or infinity) for this request";
+    this.#ports.log("warn", message, { ...namesOf(active.request), sequence });
+    this.#fail(active, new RelayError("numeric_error", message));
+  }
+
+  #takeScores(choice: ActiveChoice, scored: readonly TokenLogprob[]): void {
+    if (choice.scores === null) return;
+    const scores = choice.scores.take(scored);
+    if (scores === null) return;
+    this.#emit(choice, { type: "prompt", choice: choice.index, scores });
     this.#gotOn(choice.request);
-    for (const event of choice.output.push(outcome.sampled)) {
+    choice.scores = null;
+    if (choice.request.request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
+  }
+
+  /** The choice's next token. */
+  #take(choice: ActiveChoice, token: TokenLogprob): void {
+    this.#serving!.scheduler.append(choice.sequence, token.token);
+    choice.generated.push(token.token);
+    this.#gotOn(choice.request);
+    for (const event of choice.output.push(token)) {
       for (const told of choice.prompt.events(event)) this.#emit(choice, told);
       if (event.type === "finish" && choice.prompt.next(choice.output.tokensBehindEnd)) this.#goOn(choice);
     }

@@ -226,6 +226,9 @@ export interface ClusterView {
     /** Prompt tokens whose rows were due, and those of them that were computed before. */
     prefixCacheQueries: number;
     prefixCacheHits: number;
+    /** Tokens guessed at by speculation, and those of them that were drawn. */
+    draftedTokens: number;
+    acceptedTokens: number;
   };
 }
 

@@ -69,7 +69,14 @@ export class Serving {
     const left = request.request.sampling.maxTokens - generated.length;
     const all = generated.length === 0 ? tokens : Int32Array.from([...tokens, ...generated]);
     const { tenant, class: ofClass, cacheSalt: salt = "" } = request.request;
-    const options = { tenant, class: ofClass, whole: context?.length ?? 0, salt, everyRow: scores !== null };
+    const options = {
+      tenant,
+      class: ofClass,
+      whole: context?.length ?? 0,
+      salt,
+      everyRow: scores !== null,
+      rulesChangeAt: tokens.length + request.request.sampling.minTokens,
+    };
     this.scheduler.submit(sequence, all, left, options);
   }
 
@@ -80,10 +87,9 @@ export class Serving {
         step.step,
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
       );
-      const rowsOf = new Map(step.rows.map((rows) => [rows.sequence, rows]));
       for (const sequence of step.preempted) this.#ports.preempted(sequence);
       for (const rows of step.rows) this.#ports.rowsDue(this.#ports.choiceOf(rows.sequence), rows);
-      const requestsOf = (id: SequenceId) => rowRequests(this.#ports.choiceOf(id), rowsOf.get(id)!);
+      const requestsOf = (rows: ScheduledRows) => rowRequests(this.#ports.choiceOf(rows.sequence), rows);
       this.#pipeline.submit(step, requestsOf, nowMs);
     }
   }

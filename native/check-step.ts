@@ -112,6 +112,7 @@ function checkToken(name: string, token: number, config: StageConfig): void {
 function checkSample(name: string, request: SampleRequest, config: StageConfig, rowCount: number): void {
   integerIn(`${name}.row`, request.row, 0, rowCount - 1);
   integerIn(`${name}.position`, request.position, 0, Number.MAX_SAFE_INTEGER);
+  checkDraft(`${name}.draft`, request, config, rowCount);
   numberIn(`${name}.temperature`, request.temperature, 0, Number.MAX_VALUE);
   integerIn(`${name}.topK`, request.topK, 0, Number.MAX_SAFE_INTEGER);
   numberIn(`${name}.topP`, request.topP, 0, 1);
@@ -129,6 +130,23 @@ function checkSample(name: string, request: SampleRequest, config: StageConfig, 
     }
   }
   integerIn(`${name}.topLogprobs`, request.topLogprobs, -1, TOP_LOGPROBS_MAX);
+}
+
+function checkDraft(
+  name: string,
+  { row, draft }: SampleRequest,
+  config: StageConfig,
+  rowCount: number,
+): void {
+  int32Array(name, draft);
+  if (row + draft.length >= rowCount) {
+    throw new Error(
+      `${name}: ${draft.length} tokens behind row ${row} are more than the ${rowCount - 1 - row} rows that follow it`,
+    );
+  }
+  draft.forEach((token, i) => {
+    checkToken(`${name}[${i}]`, token, config);
+  });
 }
 
 function checkScore(name: string, request: ScoreRequest, config: StageConfig, rowCount: number): void {

@@ -183,12 +183,17 @@ export interface SequenceRows {
   blockTable: Int32Array;
 }
 
-/** Draw one token from the logits of a row. */
+/**
+ * Draw one token from the logits of a row. Behind that row may stand rows of a draft: one more token is drawn
+ * from each of them, exactly as it would be alone, as long as all tokens drawn before are the draft's.
+ */
 export interface SampleRequest {
   /** Row index within the step. */
   row: number;
-  /** Position that the sampled token will have: the Philox counter. */
+  /** Position that the sampled token will have: the Philox counter. One more for each row of the draft. */
   position: number;
+  /** Token ids of the rows behind `row`, in order; empty: no draft. */
+  draft: Int32Array;
   /** 0 is greedy (ties go to the lowest id). */
   temperature: number;
   /** 0 switches it off. */
@@ -238,6 +243,10 @@ export interface StepInput {
 export interface StepOutput {
   /** rows x hiddenSize in dtype, little-endian; null on the last stage. */
   activations: Uint8Array | null;
+  /**
+   * In the order of the requests. One with a draft of k has 1 to k + 1 of them: the last one is the first that
+   * is not the draft's token at its place (or not finite), or the one behind the whole draft.
+   */
   samples: TokenResult[];
   scores: TokenResult[];
   /** Wall time inside the engine, in microseconds. */

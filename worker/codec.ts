@@ -5,7 +5,7 @@
  */
 import { bytesFromFloat32, bytesFromInt32, checksum, int32FromBytes } from "../common/bytes.js";
 import { RelayError } from "../common/errors.js";
-import { maxLoggedIdLength } from "../common/limits.js";
+import { maxDraftRows, maxLoggedIdLength } from "../common/limits.js";
 import type { SampleRequest, ScoreRequest, StepInput, StepOutput, TokenResult } from "../native/index.js";
 import type { LinkFrame } from "../proto/generated/glm/relay/internal/v1/LinkFrame.js";
 import type { SequenceResult } from "../proto/generated/glm/relay/internal/v1/SequenceResult.js";
@@ -48,6 +48,7 @@ export function decodeStep(
     );
   }
   const tokenIds = format.first ? decodeTokens(header, rows, format.tokenCount) : null;
+  for (const sequence of header.sequences) checkDraft(sequence);
   const requests = format.last ? decodeRequests(header, format.tokenCount) : { samples: [], scores: [] };
   for (const { sequence, requestId } of header.sequences) {
     if (requestId.length <= maxLoggedIdLength) continue;
@@ -94,6 +95,20 @@ function contextOf(rows: SequenceRows__Output): { contextLength: number; maskPos
   return { contextLength: length, maskPosition };
 }
 
+/** Guesses stand behind a decided row, outside a context, and there is something to draw that they guess at. */
+function checkDraft(rows: SequenceRows__Output): void {
+  const { sequence, draftRows, rowCount, validLength, sampling, context } = rows;
+  if (draftRows === 0) return;
+  const draft = `sequence ${sequence} has ${draftRows} draft rows`;
+  if (sampling === null) throw corrupt(`${draft} and no sampling: expected 0`);
+  const most = Math.min(maxDraftRows, rowCount - 1);
+  if (draftRows > most) throw corrupt(`${draft} among ${rowCount} rows: expected at most ${most}`);
+  const begin = validLength + rowCount - draftRows;
+  if (context !== null && begin < context.length) {
+    throw corrupt(`${draft} from ${begin} on, in a context of ${context.length}: expected them behind it`);
+  }
+}
+
 function decodeTokens(header: StepHeader__Output, rows: number, tokenCount: number): Int32Array {
   const tokens = new Int32Array(rows);
   let row = 0;
@@ -114,7 +129,7 @@ function decodeRequests(
   const scores: ScoreRequest[] = [];
   let row = 0;
   for (const sequence of header.sequences) {
-    if (sequence.sampling !== null) samples.push(sampleRequest(sequence, row + sequence.rowCount - 1));
+    if (sequence.sampling !== null) samples.push(sampleRequest(sequence, row, tokenCount));
     if (sequence.scoreTargets.length > 0) {
       const targets = rowValues(sequence, sequence.scoreTargets, "score targets");
       for (const [index, token] of targets.entries()) {
@@ -128,12 +143,18 @@ function decodeRequests(
   return { samples, scores };
 }
 
-/** Draws the token after the sequence's last row: its position is the number of tokens before it. */
-function sampleRequest(sequence: SequenceRows__Output, row: number): SampleRequest {
+/**
+ * Draws the token after the sequence's last decided row, and those after its draft.
+ * @param row The sequence's first one in the step.
+ */
+function sampleRequest(sequence: SequenceRows__Output, row: number, tokenCount: number): SampleRequest {
   const sampling = sequence.sampling!;
+  const draft = draftOf(sequence);
+  for (const id of draft) requireToken(sequence, id, tokenCount);
   return {
-    row,
-    position: sampledPosition(sequence),
+    row: row + sequence.rowCount - 1 - draft.length,
+    position: drawnPosition(sequence),
+    draft,
     temperature: sampling.temperature,
     topK: sampling.topK,
     topP: sampling.topP,
@@ -144,7 +165,16 @@ function sampleRequest(sequence: SequenceRows__Output, row: number): SampleReque
   };
 }
 
-const sampledPosition = (sequence: SequenceRows__Output): number => sequence.validLength + sequence.rowCount;
+/** The number of tokens before it. */
+const drawnPosition = ({ validLength, rowCount, draftRows }: SequenceRows__Output): number =>
+  validLength + rowCount - draftRows;
+
+const noDraft = new Int32Array(0);
+
+function draftOf(sequence: SequenceRows__Output): Int32Array {
+  const { draftRows, rowCount, tokenIds } = sequence;
+  return draftRows === 0 ? noDraft : rowValues(sequence, tokenIds, "token ids").slice(rowCount - draftRows);
+}
 
 function rowValues(sequence: SequenceRows__Output, bytes: Uint8Array, what: string): Int32Array {
   const values = int32s(bytes, what, sequence.sequence);
@@ -181,7 +211,8 @@ export function resultFrame(
       scores: Array.from(targets, () => tokenMessage(take(scores))),
     };
     if (sequence.sampling === null) return result;
-    return { ...result, sampled: tokenMessage(take(samples)), sampledPosition: sampledPosition(sequence) };
+    const drawn = takeDrawn(samples, draftOf(sequence)).map(tokenMessage);
+    return { ...result, drawn, drawnPosition: drawnPosition(sequence) };
   });
   const { epoch, pipeline, step } = header;
   return { result: { epoch, pipeline, step, sequences } };
@@ -189,9 +220,8 @@ export function resultFrame(
 
 /** The sequences of an answer with a value that is NaN or infinite. */
 export function nonFiniteSequences(sequences: readonly SequenceResult[]): number[] {
-  const bad = sequences.filter(
-    ({ sampled, scores }) =>
-      sampled?.finite === false || (scores ?? []).some(({ finite }) => finite === false),
+  const bad = sequences.filter(({ drawn, scores }) =>
+    [...(drawn ?? []), ...(scores ?? [])].some(({ finite }) => finite === false),
   );
   return bad.map(({ sequence }) => sequence ?? 0);
 }
@@ -200,6 +230,17 @@ function take(results: Iterator<TokenResult>): TokenResult {
   const next = results.next();
   if (next.done) throw new RelayError("stage_failed", "the engine gave fewer results than were asked for");
   return next.value;
+}
+
+/** Of one request: how many there are follows from the draft (native/index.ts, StepOutput). */
+function takeDrawn(results: Iterator<TokenResult>, draft: Int32Array): TokenResult[] {
+  const drawn = [take(results)];
+  for (const guess of draft) {
+    const { token, finite } = drawn.at(-1)!;
+    if (!finite || token !== guess) break;
+    drawn.push(take(results));
+  }
+  return drawn;
 }
 
 function tokenMessage(result: TokenResult): TokenResultMessage {

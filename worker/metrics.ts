@@ -40,7 +40,7 @@ export class WorkerMetrics {
     }).set({ version: softwareVersion, kernels: engine.kernels }, 1);
     this.#stepSeconds = new Histogram({
       name: "glm_relay_stage_step_seconds",
-      help: "Time of one step inside the engine; phase is decode when every sequence has one row.",
+      help: "Time of one step inside the engine; phase is decode when every sequence has one row, drafts aside.",
       labelNames: ["stage", "phase"],
       buckets: stepBuckets,
       registers,

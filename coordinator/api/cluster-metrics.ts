@@ -72,6 +72,14 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     "Sequences that gave their KV blocks to others and were computed again.",
     ["model"],
   );
+  const draftedTokens = counter(
+    "speculation_drafted_tokens_total",
+    "Tokens guessed at whose rows were sent with a step.",
+    ["model"],
+  );
+  const acceptedTokens = counter("speculation_accepted_tokens_total", "Those of them that were drawn.", [
+    "model",
+  ]);
   const stageBusy = counter("stage_busy_seconds_total", "Time a stage has spent computing.", [
     "model",
     "stage",
@@ -137,6 +145,8 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
       show(prefixCacheQueries, { model }, view.counters.prefixCacheQueries);
       show(prefixCacheHits, { model }, view.counters.prefixCacheHits);
       show(preemptions, { model }, view.counters.preemptions);
+      show(draftedTokens, { model }, view.counters.draftedTokens);
+      show(acceptedTokens, { model }, view.counters.acceptedTokens);
       stageBusy.reset();
       stageIdle.reset();
       for (const { stage, busySeconds, idleSeconds } of view.stages) {

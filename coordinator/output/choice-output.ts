@@ -14,6 +14,8 @@ export interface OutputRules {
 type FinishEvent = Extract<RequestEvent, { type: "finish" }>;
 type TokensEvent = Extract<RequestEvent, { type: "tokens" }>;
 
+const noTokens: readonly number[] = [];
+
 export class ChoiceOutput {
   readonly #choice: number;
   readonly #rules: OutputRules;
@@ -37,9 +39,9 @@ export class ChoiceOutput {
   }
 
   /** Ids that may not be drawn next: stop tokens while the answer is shorter than min_tokens. */
-  bannedTokens(): number[] {
+  bannedTokens(): readonly number[] {
     const { sampling, modelStopTokens } = this.#rules;
-    if (this.#completionTokens >= sampling.minTokens) return [];
+    if (this.#completionTokens >= sampling.minTokens) return noTokens;
     return [...modelStopTokens, ...sampling.stopTokenIds];
   }
 

@@ -13,20 +13,36 @@ import {
 } from "../../common/ids.js";
 import type { Context } from "../../proto/generated/glm/relay/internal/v1/Context.js";
 import type { Sampling } from "../../proto/generated/glm/relay/internal/v1/Sampling.js";
+import type { SequenceResult__Output } from "../../proto/generated/glm/relay/internal/v1/SequenceResult.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { TokenResult__Output } from "../../proto/generated/glm/relay/internal/v1/TokenResult.js";
-import type { PromptContext, TokenLogprob } from "../inference.js";
-import type { ScheduledStep } from "../scheduler/scheduler.js";
+import type { PromptContext, SamplingParams, TokenLogprob } from "../inference.js";
+import type { ScheduledRows, ScheduledStep } from "../scheduler/scheduler.js";
 
-/** What the header says about drawing a sequence's next token; constant over its life but for the bans. */
-export interface SequenceSampling {
-  temperature: number;
-  topK: number;
-  topP: number;
-  minP: number;
-  seed: bigint;
-  topLogprobs: number;
+/** What the header says about drawing a sequence's next token; constant over its life, so it is made once. */
+export interface SequenceSampling
+  extends Readonly<Pick<SamplingParams, "temperature" | "topK" | "topP" | "minP" | "topLogprobs">> {
+  readonly seedLow: number;
+  readonly seedHigh: number;
+  /** None: those of a step take its place. */
+  readonly bannedTokens: Uint8Array;
+}
+
+/** @param seed Its lowest 64 bits count. */
+export function sequenceSampling(params: SamplingParams, seed: bigint): SequenceSampling {
+  const { temperature, topK, topP, minP, topLogprobs } = params;
+  const bits = BigInt.asUintN(64, seed);
+  return {
+    temperature,
+    topK,
+    topP,
+    minP,
+    seedLow: Number(bits & 0xffff_ffffn),
+    seedHigh: Number(bits >> 32n),
+    topLogprobs,
+    bannedTokens: bytesFromInt32([]),
+  };
 }
 
 /** What a step asks beside the scheduled rows, looked up per sequence while the header is built. */
@@ -44,15 +60,27 @@ export interface RowRequests {
 
 export interface SequenceOutcome {
   sequence: SequenceId;
-  /** The drawn token; null when the step asked for none. */
-  sampled: TokenLogprob | null;
+  /** The drawn tokens in order, more than one when a draft held; empty when the step asked for none. */
+  drawn: TokenLogprob[];
   scores: TokenLogprob[];
-  /** False when a logit was NaN or infinite: the request fails, the pipeline goes on. */
+  /**
+   * False when a logit behind the drawn tokens, or of a score, was NaN or infinite: the request fails with the
+   * next token, the pipeline goes on. Nothing counts as drawn beside such a score.
+   */
   finite: boolean;
 }
 
+interface SequenceInFlight {
+  id: SequenceId;
+  sample: boolean;
+  scores: number;
+  draft: readonly number[];
+  /** Of the first token that is drawn. */
+  position: number;
+}
+
 interface StepInFlight {
-  sequences: { id: SequenceId; sample: boolean; scores: number }[];
+  sequences: SequenceInFlight[];
   sentAtMs: number;
 }
 
@@ -80,7 +108,7 @@ export class Pipeline {
     return new Set([...this.#inFlight.values()].flatMap(({ sequences }) => sequences.map(({ id }) => id)));
   }
 
-  submit(scheduled: ScheduledStep, requests: (id: SequenceId) => RowRequests, nowMs: number): void {
+  submit(scheduled: ScheduledStep, requests: (rows: ScheduledRows) => RowRequests, nowMs: number): void {
     const sequences: StepInFlight["sequences"] = [];
     const header: StepHeader = {
       epoch: this.epoch,
@@ -88,12 +116,16 @@ export class Pipeline {
       step: scheduled.step,
       ended: scheduled.ended,
       sequences: scheduled.rows.map((rows) => {
-        const request = requests(rows.sequence);
-        const targets = request.scoreTargets.slice(0, rows.tokens.length);
+        const request = requests(rows);
+        const { scoreTargets } = request;
+        const scores = scoreTargets.length === 0 ? 0 : scoreTargets.filter((target) => target >= 0).length;
+        const decided = rows.tokens.length - rows.draftRows;
         sequences.push({
           id: rows.sequence,
           sample: rows.sample,
-          scores: targets.filter((target) => target >= 0).length,
+          scores,
+          draft: rows.draftRows === 0 ? noDraft : rows.tokens.slice(decided),
+          position: rows.start + decided,
         });
         return {
           sequence: rows.sequence,
@@ -102,10 +134,11 @@ export class Pipeline {
           tokenIds: bytesFromInt32(rows.tokens),
           newBlocks: bytesFromInt32(rows.newBlocks),
           sampling: rows.sample ? samplingMessage(request) : null,
-          scoreTargets: bytesFromInt32(targets),
+          scoreTargets: bytesFromInt32(scoreTargets),
           scoreTopLogprobs: Math.max(0, request.sampling.topLogprobs),
           context: request.context && contextMessage(request.context),
           requestId: request.requestId,
+          draftRows: rows.draftRows,
         };
       }),
     };
@@ -136,15 +169,15 @@ export class Pipeline {
       const got = result.sequences[index]!;
       if (got.sequence !== expected.id)
         throw this.#mismatch(result.step, `sequence ${got.sequence}`, `${expected.id}`);
-      if ((got.sampled !== null) !== expected.sample || got.scores.length !== expected.scores) {
+      if (!answers(got, expected)) {
         throw this.#mismatch(result.step, `answers for sequence ${got.sequence}`, "what its header asked");
       }
-      const all = got.sampled === null ? got.scores : [got.sampled, ...got.scores];
+      const scored = got.scores.every((token) => token.finite);
       return {
         sequence: expected.id,
-        sampled: got.sampled === null ? null : tokenLogprob(got.sampled),
+        drawn: scored ? got.drawn.filter((token) => token.finite).map(tokenLogprob) : [],
         scores: got.scores.map(tokenLogprob),
-        finite: all.every((token) => token.finite),
+        finite: scored && got.drawn.every((token) => token.finite),
       };
     });
   }
@@ -154,25 +187,32 @@ export class Pipeline {
   }
 }
 
+const noDraft: readonly number[] = [];
+
+/** As many scores as asked for, and tokens up to the first that is not the draft's (or not finite), no further. */
+function answers(got: SequenceResult__Output, expected: SequenceInFlight): boolean {
+  const { drawn, scores } = got;
+  if (scores.length !== expected.scores) return false;
+  if (!expected.sample) return drawn.length === 0;
+  if (got.drawnPosition !== expected.position || drawn.length === 0) return false;
+  if (drawn.length > expected.draft.length + 1) return false;
+  return drawn.every(({ token, finite }, index) => {
+    const isLast = index === drawn.length - 1;
+    if (!isLast) return finite && token === expected.draft[index];
+    return !finite || index === expected.draft.length || token !== expected.draft[index];
+  });
+}
+
 function contextMessage({ length, mask, constantPosition }: PromptContext): Context {
   return { length, maskPosition: constantPosition ? mask : -1 };
 }
 
 function samplingMessage({ sampling, bannedTokens }: RowRequests): Sampling {
-  const seed = BigInt.asUintN(64, sampling.seed);
-  return {
-    temperature: sampling.temperature,
-    topK: sampling.topK,
-    topP: sampling.topP,
-    minP: sampling.minP,
-    seedLow: Number(seed & 0xffff_ffffn),
-    seedHigh: Number(seed >> 32n),
-    topLogprobs: sampling.topLogprobs,
-    bannedTokens: bytesFromInt32(bannedTokens),
-  };
+  return bannedTokens.length === 0 ? sampling : { ...sampling, bannedTokens: bytesFromInt32(bannedTokens) };
 }
 
 function tokenLogprob(result: TokenResult__Output): TokenLogprob {
+  if (result.topTokens.length === 0) return { token: result.token, logprob: result.logprob, top: [] };
   const ids = int32FromBytes(result.topTokens);
   const values = float32FromBytes(result.topLogprobs);
   return {

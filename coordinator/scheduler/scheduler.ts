@@ -9,6 +9,7 @@ import { kvBlockSize } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
 import { defaultTenant, goesBefore, type RequestClass } from "../request-class.js";
 import { BlockPool, type PrefixNode } from "./block-pool.js";
+import { type DraftCandidate, type Drafter, Speculation, type SpeculationLimits } from "./speculation.js";
 import { type Tab, WaitingSet } from "./waiting-set.js";
 
 export interface SchedulerLimits {
@@ -25,9 +26,11 @@ export interface SchedulerLimits {
   prefillChunk: number;
   /** What a reply is taken to need before any has ended, in tokens. */
   firstExpectedReply: number;
+  /** Decodes may carry drafts; absent: none does. */
+  speculation?: SpeculationLimits | undefined;
 }
 
-/** Rows [start, start + tokens.length) of a sequence, part of one step. */
+/** Rows [start, start + tokens.length) of a sequence, part of one step; the last draftRows of them are guesses. */
 export interface ScheduledRows {
   sequence: SequenceId;
   start: number;
@@ -37,9 +40,11 @@ export interface ScheduledRows {
   /** Tokens before `start` that were found computed since its last rows, and are not computed again. */
   reused: number;
   /** Block ids to append to the sequence's block table before these rows. */
-  newBlocks: number[];
-  /** The last row is the sequence's newest token: draw the next one after it. */
+  newBlocks: readonly number[];
+  /** The last row, drafts aside, is the sequence's newest token: draw the next one after it. */
   sample: boolean;
+  /** Rows behind the decided ones; how many of them hold is told by `append`. */
+  draftRows: number;
 }
 
 export interface ScheduledStep {
@@ -65,6 +70,8 @@ export interface SequenceOptions {
   salt?: string;
   /** Every row is wanted: nothing that others have computed is taken over. */
   everyRow?: boolean;
+  /** From so many tokens on others may be drawn than before: a draft is drawn from by the rules of one side. */
+  rulesChangeAt?: number;
 }
 
 interface Submitted extends Required<SequenceOptions> {
@@ -101,6 +108,8 @@ interface SequenceState extends Submitted {
   known: number;
   /** Blocks it may still draw. */
   reservation: number;
+  /** Guesses at its next tokens; null without speculation, and before a token is drawn for it. */
+  drafter: Drafter | null;
   /** The step it travels in, or null. A sequence is in one step at a time. */
   inStep: number | null;
   /** What happens to it when the step that it travels in has come back. */
@@ -116,6 +125,8 @@ interface ReadySequences {
 /** How much the newest ended reply counts in what the next ones are taken to need. */
 const replyWeight = 1 / 32;
 
+const noBlocks: readonly number[] = [];
+
 const isBehind = (one: SequenceState, other: SequenceState): boolean =>
   one.class === other.class ? one.order > other.order : goesBefore(other.class, one.class);
 
@@ -128,6 +139,7 @@ export class Scheduler {
   readonly #waiting = new WaitingSet<Submitted>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
+  readonly #speculation: Speculation | null;
   readonly #steps = new Map<number, SequenceId[]>();
   readonly #runningOf: Record<RequestClass, number> = { interactive: 0, batch: 0 };
   #ended: SequenceId[] = [];
@@ -141,6 +153,7 @@ export class Scheduler {
     this.#limits = limits;
     this.#expectedReply = limits.firstExpectedReply;
     this.#pool = new BlockPool(limits.blockCount);
+    this.#speculation = limits.speculation === undefined ? null : new Speculation(limits.speculation);
   }
 
   get runningCount(): number {
@@ -179,7 +192,7 @@ export class Scheduler {
     if (promptTokens.length === 0) throw new Error("Scheduler.submit: empty prompt");
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
     const { tenant = defaultTenant, class: ofClass = "interactive" } = options;
-    const { whole = 0, salt = "", everyRow = false } = options;
+    const { whole = 0, salt = "", everyRow = false, rulesChangeAt = 0 } = options;
     this.#waiting.add(id, tenant, ofClass, {
       tokens: promptTokens,
       promptLength: promptTokens.length,
@@ -192,6 +205,7 @@ export class Scheduler {
       whole,
       salt,
       everyRow,
+      rulesChangeAt,
     });
   }
 
@@ -204,7 +218,10 @@ export class Scheduler {
     else sequence.afterStep = "end";
   }
 
-  /** A token was decided for a sequence: it becomes a row of one of the next steps. */
+  /**
+   * A token was decided for a sequence: it becomes a row of one of the next steps, unless it was one already, as
+   * the next one of a draft. To be called for every token drawn, in order, before the next step is formed.
+   */
   append(id: SequenceId, token: number): void {
     const running = this.#running.get(id);
     if (running?.afterStep === "end") return;
@@ -212,6 +229,7 @@ export class Scheduler {
       running.tokens.push(token);
       running.paid = running.tokens.length;
       this.#waiting.chargeGenerated(running.tab, 1);
+      this.#settleDraft(running, token);
       return;
     }
     const preempted = this.#waiting.preempted(id);
@@ -259,6 +277,7 @@ export class Scheduler {
       rows.push(scheduled);
     }
     if (rows.length === 0) return null;
+    this.#addDrafts(rows, budget);
     this.#lastStep = step;
     this.#steps.set(
       step,
@@ -322,9 +341,23 @@ export class Scheduler {
     const prepaid = submitted.tokens.length - submitted.paid;
     this.#waiting.chargePrompt(tab, prepaid);
     this.#runningOf[submitted.class]++;
+    const { tenant, class: ofClass, promptLength, longest, generates, order, paid } = submitted;
+    const { whole, salt, everyRow, rulesChangeAt } = submitted;
+    // Field by field: an object that begins as a copy of another one keeps its other fields apart from itself,
+    // and every step reads those of every sequence.
     this.#running.set(id, {
-      ...submitted,
       id,
+      tenant,
+      class: ofClass,
+      promptLength,
+      longest,
+      generates,
+      order,
+      paid,
+      whole,
+      salt,
+      everyRow,
+      rulesChangeAt,
       tab,
       prepaid,
       tokens: Array.from(submitted.tokens),
@@ -332,9 +365,10 @@ export class Scheduler {
       sent: 0,
       blocks: [],
       announced: 0,
-      node: this.#sharesBlocks(submitted.whole) ? this.#pool.root(submitted.tenant, submitted.salt) : null,
+      node: this.#sharesBlocks(whole) ? this.#pool.root(tenant, salt) : null,
       known: 0,
       reservation,
+      drafter: null,
       inStep: null,
       afterStep: "go on",
     });
@@ -380,20 +414,22 @@ export class Scheduler {
     const left = sequence.tokens.length - start;
     const whole = start < sequence.whole ? sequence.whole : 0;
     const count = whole + Math.min(left - whole, this.#limits.prefillChunk, budget);
-    if (!this.#draw(sequence, this.#blocksFor(start + count) - sequence.blocks.length)) return null;
+    const { blocks, announced } = sequence;
+    if (!this.#draw(sequence, this.#blocksFor(start + count) - blocks.length)) return null;
     const rows = {
       sequence: sequence.id,
-      first: sequence.announced === 0,
+      first: announced === 0,
       reused: start - sequence.sent,
       start,
-      tokens: sequence.tokens.slice(start, start + count),
-      newBlocks: sequence.blocks.slice(sequence.announced),
+      tokens: count === 1 ? [sequence.tokens[start]!] : sequence.tokens.slice(start, start + count),
+      newBlocks: announced === blocks.length ? noBlocks : blocks.slice(announced),
       sample: sequence.generates && count === left,
+      draftRows: 0,
     };
     this.#settle(sequence, start, start + count);
     sequence.computed = start + count;
     sequence.sent = sequence.computed;
-    sequence.announced = sequence.blocks.length;
+    sequence.announced = blocks.length;
     this.#makeKnown(sequence);
     return rows;
   }
@@ -403,7 +439,8 @@ export class Scheduler {
    * @returns false when it must wait for them.
    */
   #draw(sequence: SequenceState, count: number): boolean {
-    const reserved = Math.max(0, Math.min(count, sequence.reservation));
+    if (count <= 0) return true;
+    const reserved = Math.min(count, sequence.reservation);
     while (count - reserved > this.#pool.available) {
       if (!this.#preemptBehind(sequence)) return false;
     }
@@ -438,8 +475,8 @@ export class Scheduler {
     this.#free(sequence);
     this.#preemptedSinceStep.push(sequence.id);
     const { id, tab, tokens, promptLength, longest, generates, order, paid } = sequence;
-    const { tenant, class: ofClass, whole, salt, everyRow } = sequence;
-    const options = { tenant, class: ofClass, whole, salt, everyRow };
+    const { tenant, class: ofClass, whole, salt, everyRow, rulesChangeAt } = sequence;
+    const options = { tenant, class: ofClass, whole, salt, everyRow, rulesChangeAt };
     this.#waiting.putBack(id, tab, order, {
       tokens,
       promptLength,
@@ -449,6 +486,64 @@ export class Scheduler {
       paid,
       ...options,
     });
+  }
+
+  /** Guesses travel behind the decodes of a step, as far as they pay and its budget reaches. */
+  #addDrafts(rows: readonly ScheduledRows[], budget: number): void {
+    if (this.#speculation === null) return;
+    const entries: { entry: ScheduledRows; sequence: SequenceState; drafter: Drafter }[] = [];
+    const candidates: DraftCandidate[] = [];
+    for (const entry of rows) {
+      const sequence = this.#running.get(entry.sequence)!;
+      const { drafter } = sequence;
+      if (drafter === null || entry.tokens.length > 1 || sequence.afterStep !== "go on") continue;
+      entries.push({ entry, sequence, drafter });
+      candidates.push({ drafter, limit: this.#draftLimit(sequence) });
+    }
+    if (candidates.length === 0) return;
+    const usual = rows.reduce((total, { tokens }) => total + tokens.length, 0);
+    for (const [index, length] of this.#speculation.plan(candidates, usual, budget).entries()) {
+      if (length === 0) continue;
+      const { entry, sequence, drafter } = entries[index]!;
+      this.#addDraft(entry, sequence, drafter.draft(length));
+    }
+  }
+
+  /**
+   * The last token needs no row, all tokens of a step are drawn by the same rules, and a guess takes a block only
+   * while there is one for every running sequence: nobody is preempted for it.
+   */
+  #draftLimit({ tokens, longest, rulesChangeAt, blocks, reservation }: SequenceState): number {
+    const blocksLeft = reservation > 0 || this.#pool.available >= this.#running.size;
+    const slots = blocksLeft ? longest : blocks.length * kvBlockSize - this.#limits.prefixLength;
+    const end = tokens.length < rulesChangeAt ? rulesChangeAt - 1 : longest;
+    return Math.min(longest, slots, end) - tokens.length;
+  }
+
+  /**
+   * Its rows are not counted as computed: the next rows begin behind those that held, and overwrite the others.
+   * A block of rows that did not hold stays with the sequence for its next ones.
+   */
+  #addDraft(entry: ScheduledRows, sequence: SequenceState, draft: readonly number[]): void {
+    const missing = this.#blocksFor(sequence.computed + draft.length) - sequence.blocks.length;
+    if (!this.#draw(sequence, Math.max(0, missing))) throw new Error("Scheduler: no block for a draft");
+    entry.newBlocks = [...entry.newBlocks, ...sequence.blocks.slice(sequence.announced)];
+    sequence.announced = sequence.blocks.length;
+    entry.tokens.push(...draft);
+    entry.draftRows = draft.length;
+  }
+
+  /** The newest token of a sequence may have had a row already, as the next one of its draft. */
+  #settleDraft(sequence: SequenceState, token: number): void {
+    if (this.#speculation === null) return;
+    const { tokens, longest } = sequence;
+    if (sequence.drafter === null) {
+      sequence.drafter = this.#speculation.drafter(tokens, longest + 1);
+    } else if (sequence.drafter.settle(token)) {
+      sequence.computed++;
+      sequence.sent = sequence.computed;
+      this.#makeKnown(sequence);
+    }
   }
 
   /**

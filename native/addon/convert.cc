@@ -195,6 +195,7 @@ SampleRequest toSampleRequest(const Napi::Object& object) {
   SampleRequest request = {};
   request.row = toInt(object, "row");
   request.position = toUnsigned(object, "position");
+  request.draft = toInts(object, "draft");
   request.temperature = toDouble(object, "temperature");
   request.topK = object.Get("topK").As<Napi::Number>().Int64Value();
   request.topP = toDouble(object, "topP");

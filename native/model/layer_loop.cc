@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <future>
+#include <iterator>
 
 namespace glm_relay {
 
@@ -12,6 +13,14 @@ namespace {
 constexpr int kRowTile = 96;
 // Rows whose logits exist at the same time: at most 16 * 151552 * 4 bytes = 9.7 MB for the largest GLM.
 constexpr int kLogitTile = 16;
+
+// Nothing more is drawn for a request once a token is not the draft's at its place, or the draft is used up.
+bool isSettled(const SampleRequest& request, const std::vector<TokenResult>& drawn) {
+  if (drawn.empty()) return false;
+  const size_t index = drawn.size() - 1;
+  const TokenResult& last = drawn.back();
+  return index == request.draft.size() || !last.finite || last.token != request.draft[index];
+}
 
 }  // namespace
 
@@ -235,23 +244,32 @@ void LayerLoop::addDelta(int row, int rows, const DeviceBuffer* outNorm) {
   backend_.add(*hidden_, row, outNorm == nullptr ? *delta_ : *normed_, rows, shape.hiddenSize);
 }
 
-// Logits only of the rows that somebody asked for, a tile of them at a time.
+// Logits only of the rows that somebody asked for, a tile of them at a time. Those of a whole draft are computed
+// together: the weights of the head are read once for all of them.
 void LayerLoop::runHead(const StepInput& input, StepOutput& output) {
-  output.samples.resize(input.samples.size());
+  Drawn drawn(input.samples.size());
   output.scores.resize(input.scores.size());
   std::vector<int32_t> wanted;
-  for (const SampleRequest& request : input.samples) wanted.push_back(request.row);
+  for (const SampleRequest& request : input.samples) {
+    for (size_t i = 0; i <= request.draft.size(); i++) {
+      wanted.push_back(request.row + static_cast<int32_t>(i));
+    }
+  }
   for (const ScoreRequest& request : input.scores) wanted.push_back(request.row);
   std::sort(wanted.begin(), wanted.end());
   wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
 
   for (size_t begin = 0; begin < wanted.size(); begin += kLogitTile) {
     const size_t end = std::min(wanted.size(), begin + kLogitTile);
-    sampleTile(input, {wanted.begin() + begin, wanted.begin() + end}, output);
+    sampleTile(input, {wanted.begin() + begin, wanted.begin() + end}, drawn, output);
+  }
+  for (std::vector<TokenResult>& results : drawn) {
+    std::move(results.begin(), results.end(), std::back_inserter(output.samples));
   }
 }
 
-void LayerLoop::sampleTile(const StepInput& input, const std::vector<int32_t>& rows, StepOutput& output) {
+void LayerLoop::sampleTile(const StepInput& input, const std::vector<int32_t>& rows, Drawn& drawn,
+                           StepOutput& output) {
   const ModelShape& shape = config_.shape;
   const int count = static_cast<int>(rows.size());
   backend_.gatherRows(*sampledRows_, *hidden_, rows.data(), count, shape.hiddenSize);
@@ -268,13 +286,19 @@ void LayerLoop::sampleTile(const StepInput& input, const std::vector<int32_t>& r
   };
   const int64_t samples = static_cast<int64_t>(input.samples.size());
   pool_.forEach(samples + static_cast<int64_t>(input.scores.size()), [&](int64_t i, int thread) {
-    const int row = i < samples ? input.samples[i].row : input.scores[i - samples].row;
-    const float* logits = logitsOf(row);
-    if (logits == nullptr) return;  // of another tile
-    if (i < samples) {
-      output.samples[i] = sampler_->sample(logits, input.samples[i], thread);
-    } else {
-      output.scores[i - samples] = sampler_->score(logits, input.scores[i - samples], thread);
+    if (i >= samples) {
+      const ScoreRequest& request = input.scores[i - samples];
+      const float* logits = logitsOf(request.row);
+      if (logits != nullptr) output.scores[i - samples] = sampler_->score(logits, request, thread);
+      return;
+    }
+    // Rows of a draft one after the other; tiles come in ascending order, so the next one has those that follow.
+    const SampleRequest& request = input.samples[i];
+    while (!isSettled(request, drawn[i])) {
+      const int index = static_cast<int>(drawn[i].size());
+      const float* logits = logitsOf(request.row + index);
+      if (logits == nullptr) return;
+      drawn[i].push_back(sampler_->sample(logits, request, index, thread));
     }
   });
 }

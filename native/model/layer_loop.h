@@ -44,7 +44,9 @@ class LayerLoop {
   void addDelta(int row, int rows, const DeviceBuffer* outNorm);
   bool hasExperts() const { return config_.shape.experts.count > 0; }
   void runHead(const StepInput& input, StepOutput& output);
-  void sampleTile(const StepInput& input, const std::vector<int32_t>& rows, StepOutput& output);
+  // What has been drawn so far, per sample request.
+  using Drawn = std::vector<std::vector<TokenResult>>;
+  void sampleTile(const StepInput& input, const std::vector<int32_t>& rows, Drawn& drawn, StepOutput& output);
   void waitUntilIdle();
 
   const StageConfig config_;

@@ -185,6 +185,8 @@ struct SequenceRows {
 struct SampleRequest {
   int row;
   uint64_t position;
+  // Tokens of the rows behind `row`: each is drawn from as well while all before it were drawn as here.
+  std::vector<int32_t> draft;
   double temperature;
   int64_t topK;
   double topP;

@@ -49,13 +49,13 @@ uint64_t Sampler::scratchBytes() const {
   return scratch_.size() * static_cast<uint64_t>(tokenCount_) * (sizeof(int32_t) + sizeof(float));
 }
 
-TokenResult Sampler::sample(const float* logits, const SampleRequest& request, int thread) {
+TokenResult Sampler::sample(const float* logits, const SampleRequest& request, int draftIndex, int thread) {
   const RowMax row = scan(logits, tokenCount_);
   TokenResult result;
   result.finite = row.finite;
   result.logprob = std::numeric_limits<double>::quiet_NaN();
   if (!row.finite) return result;
-  result.token = draw(logits, request, scratch_[thread]);
+  result.token = draw(logits, request, request.position + draftIndex, scratch_[thread]);
   if (request.topLogprobs >= 0) explain(logits, request.topLogprobs, row.max, scratch_[thread], result);
   return result;
 }
@@ -117,7 +117,8 @@ void Sampler::limitCandidates(const float* logits, const SampleRequest& request,
   }
 }
 
-int Sampler::draw(const float* logits, const SampleRequest& request, Scratch& scratch) const {
+int Sampler::draw(const float* logits, const SampleRequest& request, uint64_t position,
+                  Scratch& scratch) const {
   std::vector<int32_t> banned = request.bannedTokens;
   std::sort(banned.begin(), banned.end());
   std::vector<int32_t>& candidates = scratch.candidates;
@@ -134,7 +135,7 @@ int Sampler::draw(const float* logits, const SampleRequest& request, Scratch& sc
   // ascending id; the walk takes candidates from a heap, since it rarely needs more than a few.
   double total = 0.0;
   for (const int32_t id : candidates) total += scratch.weights[id];
-  const double uniform = uniformAt(request.seed, request.position);
+  const double uniform = uniformAt(request.seed, position);
   const bool truncated = request.topP < 1.0;
   const double limit = (truncated ? request.topP : uniform) * total;
 

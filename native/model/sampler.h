@@ -15,7 +15,8 @@ class Sampler {
   Sampler(const KernelTable& kernels, int tokenCount, int threads);
 
   // logits: tokenCount values. Ids >= tokenCount do not exist here: the head has no rows for them.
-  TokenResult sample(const float* logits, const SampleRequest& request, int thread);
+  // draftIndex: how many tokens of the request were drawn before this one; the position goes on by as many.
+  TokenResult sample(const float* logits, const SampleRequest& request, int draftIndex, int thread);
   TokenResult score(const float* logits, const ScoreRequest& request, int thread);
 
   uint64_t scratchBytes() const;
@@ -25,7 +26,7 @@ class Sampler {
     std::vector<int32_t> candidates;
     std::vector<float> weights;
   };
-  int draw(const float* logits, const SampleRequest& request, Scratch& scratch) const;
+  int draw(const float* logits, const SampleRequest& request, uint64_t position, Scratch& scratch) const;
   void limitCandidates(const float* logits, const SampleRequest& request, Scratch& scratch) const;
   void explain(const float* logits, int topLogprobs, float max, Scratch& scratch, TokenResult& result) const;
 

@@ -310,6 +310,7 @@ export function greedy(row: number, position: number, topLogprobs = -1): SampleR
   return {
     row,
     position,
+    draft: new Int32Array(0),
     temperature: 0,
     topK: 0,
     topP: 1,

@@ -12,12 +12,16 @@ import type { GenerationRequest, RequestEvent, SamplingParams } from "../../coor
 import type { LayerRange } from "../../coordinator/placement/cut.js";
 import { defaultTenant } from "../../coordinator/request-class.js";
 import type { CoordinatorMessage } from "../../proto/generated/glm/relay/internal/v1/CoordinatorMessage.js";
+import type { SequenceRows } from "../../proto/generated/glm/relay/internal/v1/SequenceRows.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
 
 const MB = 1_000_000;
 export const stopToken = 9;
+
+/** What is drawn after some tokens. */
+export type FakeModel = (tokens: readonly number[]) => number;
 
 /** Next token of the fake model: the sum of all before it, modulo ten. */
 export const nextToken = (tokens: readonly number[]): number =>
@@ -63,6 +67,8 @@ export interface FakeClusterOptions {
   workerMemoryMB?: number;
   prefixLength?: number;
   queueLimit?: number;
+  speculation?: boolean;
+  model?: FakeModel;
 }
 
 export class FakeCluster {
@@ -82,6 +88,7 @@ export class FakeCluster {
   private readonly prefixLength: number;
   private readonly workerMemoryMB: number;
   private readonly stageCount: number;
+  private readonly model: FakeModel;
 
   constructor({
     stageCount = 2,
@@ -92,8 +99,11 @@ export class FakeCluster {
     prefixLength = 0,
     queueLimit = 10_000,
     workerMemoryMB = 100,
+    speculation = false,
+    model = nextToken,
   }: FakeClusterOptions = {}) {
     this.stageCount = stageCount;
+    this.model = model;
     this.prefixLength = prefixLength;
     this.workerMemoryMB = workerMemoryMB;
     const ports: CorePorts = {
@@ -126,6 +136,7 @@ export class FakeCluster {
       {
         queueLimit,
         microBatches: null,
+        speculation,
         prefixLength,
         prefillChunk,
         recoveryTimeoutMs,
@@ -271,19 +282,29 @@ export class FakeCluster {
       pipeline: 0,
       step: Number(header.step),
       sequences: sequences.map((rows) => {
-        const length = rows.validLength! + rows.rowCount!;
-        const table = this.tables.get(rows.sequence!)!;
-        const context = Array.from({ length }, (_, at) => this.blocks.get(this.slot(table, at))!);
         const targets = [...int32FromBytes(rows.scoreTargets as Uint8Array)].filter((target) => target >= 0);
         return {
           sequence: rows.sequence!,
-          sampled: rows.sampling == null ? null : this.token(nextToken(context)),
-          sampledPosition: context.length,
+          drawn: rows.sampling == null ? [] : this.draw(rows).map((token) => this.token(token)),
+          drawnPosition: rows.sampling == null ? 0 : rows.validLength! + rows.rowCount! - rows.draftRows!,
           scores: targets.map((target) => this.token(target)),
         };
       }),
     };
     this.core.stepResult(result);
+  }
+
+  /** Row after row from the last decided one on, as long as what was drawn is the next row's token. */
+  private draw(rows: SequenceRows): number[] {
+    const table = this.tables.get(rows.sequence!)!;
+    const end = rows.validLength! + rows.rowCount!;
+    const text = Array.from({ length: end }, (_, at) => this.blocks.get(this.slot(table, at))!);
+    const drawn: number[] = [];
+    for (let length = end - rows.draftRows!; length <= end; length++) {
+      drawn.push(this.model(text.slice(0, length)));
+      if (drawn.at(-1) !== text[length]) break;
+    }
+    return drawn;
   }
 
   private slot(table: readonly number[], position: number): number {
@@ -316,9 +337,9 @@ export class FakeCluster {
   }
 }
 
-/** What the fake model answers when undisturbed. */
-export function expectedTokens(prompt: readonly number[], count: number): number[] {
+/** What a fake model answers when undisturbed. */
+export function expectedTokens(prompt: readonly number[], count: number, model = nextToken): number[] {
   const tokens = [...prompt];
-  for (let n = 0; n < count; n++) tokens.push(nextToken(tokens));
+  for (let n = 0; n < count; n++) tokens.push(model(tokens));
   return tokens.slice(prompt.length);
 }

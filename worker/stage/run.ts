@@ -217,5 +217,7 @@ export class PlanRun implements ServedPlan {
 }
 
 function phaseOf(header: StepHeader__Output): "prefill" | "decode" {
-  return header.sequences.every((sequence) => sequence.rowCount === 1) ? "decode" : "prefill";
+  return header.sequences.every(({ rowCount, draftRows }) => rowCount - draftRows === 1)
+    ? "decode"
+    : "prefill";
 }

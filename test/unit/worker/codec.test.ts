@@ -66,6 +66,7 @@ test("the last stage gets what to draw and what to score, by row of the step", (
     {
       row: 3,
       position: 7,
+      draft: new Int32Array(0),
       temperature: 0.5,
       topK: 0,
       topP: 1,
@@ -196,24 +197,24 @@ test("results go back in the header's order with the position of each drawn toke
   const [first, second] = frame.result!.sequences!;
   expect(frame.result).toMatchObject({ epoch: { term: 1, plan: 1 }, pipeline: 0, step: 3 });
   expect(first).toMatchObject({ sequence: 1, scores: [{ token: 11, finite: true }, { finite: false }] });
-  expect(first?.sampled).toBeUndefined();
+  expect(first?.drawn).toBeUndefined();
   expect(second).toMatchObject({
     sequence: 2,
-    sampledPosition: 7,
-    sampled: { token: 42, rank: 2 },
+    drawnPosition: 7,
+    drawn: [{ token: 42, rank: 2 }],
     scores: [],
   });
-  expect(int32FromBytes(second!.sampled!.topTokens as Buffer)).toEqual(Int32Array.of(42, 4));
-  expect(float32FromBytes(second!.sampled!.topLogprobs as Buffer)).toEqual(Float32Array.of(-0.25, -3));
+  expect(int32FromBytes(second!.drawn![0]!.topTokens as Buffer)).toEqual(Int32Array.of(42, 4));
+  expect(float32FromBytes(second!.drawn![0]!.topLogprobs as Buffer)).toEqual(Float32Array.of(-0.25, -3));
 });
 
 test("sequences with a value that is not finite are named, whether it was drawn or scored", () => {
   const good = { token: 1, finite: true };
   const bad = { finite: false };
   const sequences = [
-    { sequence: 1, sampled: good, scores: [good, bad] },
-    { sequence: 2, sampled: good, scores: [good] },
-    { sequence: 3, sampled: bad, scores: [] },
+    { sequence: 1, drawn: [good], scores: [good, bad] },
+    { sequence: 2, drawn: [good], scores: [good] },
+    { sequence: 3, drawn: [good, bad], scores: [] },
     { sequence: 4, scores: [] },
   ];
   expect(nonFiniteSequences(sequences)).toEqual([1, 3]);

@@ -29,7 +29,7 @@ test("steps come back as results in order, one per step", async () => {
     results.credit(1);
     expect(result?.step).toBe(step);
     // Four floats of 3 + 4 layers each.
-    expect(result?.sequences?.[0]).toMatchObject({ sampled: { token: 28 }, sampledPosition: step });
+    expect(result?.sequences?.[0]).toMatchObject({ drawn: [{ token: 28 }], drawnPosition: step });
   }
   expect(engine.inputs).toHaveLength(12);
   await results.closeNow();
@@ -57,9 +57,9 @@ test("two stages in a row pass activations on and the tokens are those of one st
   await results.opened();
   link.send(stepOf(headerOf(1, [rowsOf(1, [9, 3], { newBlocks: bytesFromInt32([0]), sampling: greedy })])));
   link.send(stepOf(headerOf(2, [rowsOf(1, [28], { validLength: 2, sampling: greedy })])));
-  expect((await results.frames.next()).result?.sequences?.[0]?.sampled?.token).toBe(28);
+  expect((await results.frames.next()).result?.sequences?.[0]?.drawn?.[0]?.token).toBe(28);
   // 4 floats of 28 + 4 layers are 128.
-  expect((await results.frames.next()).result?.sequences?.[0]?.sampled?.token).toBe(28);
+  expect((await results.frames.next()).result?.sequences?.[0]?.drawn?.[0]?.token).toBe(28);
   expect(lastEngine.inputs[0]?.activations?.byteLength).toBe(2 * hiddenSize * 4);
   const beat = await lastSession.inbox.next(({ heartbeat }) => heartbeat?.steps === 2);
   expect(beat.heartbeat?.receivedBytes).toBe(3 * hiddenSize * 4);
@@ -85,7 +85,7 @@ test("the coordinator receives results with the same code that stages receive st
     link.send(stepOf(headerOf(step, [step === 1 ? firstRow : decodeRow(step - 1)])));
     const result = await results.next();
     results.consumed();
-    expect(result).toMatchObject({ step, sequences: [{ sampled: { token: 28 } }] });
+    expect(result).toMatchObject({ step, sequences: [{ drawn: [{ token: 28 }] }] });
   }
   results.close();
   expect(await results.next()).toBeNull();

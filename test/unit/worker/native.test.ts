@@ -68,7 +68,7 @@ async function generate(prompt: number[], count: number, cuts: [number, number][
     const { result } = await results.frames.next();
     results.credit(1);
     const [sequence] = result!.sequences!;
-    tokens.push(sequence!.sampled!.token!);
+    tokens.push(sequence!.drawn![0]!.token!);
     if (step === 1) logprobs = sequence!.scores!.map(({ logprob }) => Number(logprob));
   }
   await results.closeNow();

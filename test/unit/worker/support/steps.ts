@@ -32,6 +32,7 @@ export function rowsOf(
     scoreTopLogprobs: 0,
     context: null,
     requestId: "",
+    draftRows: 0,
     ...changes,
   };
 }

@@ -1,0 +1,88 @@
+/**
+ * An engine that computes nothing: what a cluster costs beside its kernels is what is left. Block tables,
+ * checks, links and control are those of every worker; only the numbers are made up.
+ */
+import { openModel } from "../../checkpoint/index.js";
+import type { StepInput, StepOutput, TokenResult } from "../../native/index.js";
+import type { Engine, EngineStage } from "../../worker/stage/engine.js";
+import { isFirst, isLast, type StagePlan } from "../../worker/stage/plan.js";
+
+/** Values of a row of activations: those of a small model. */
+const hiddenSize = 1_024;
+const elementBytes = { float32: 4, float16: 2, bfloat16: 2 } as const;
+
+/** Ids that it draws: ordinary text in every tokenizer, and none that ends an answer. */
+const firstDrawn = 300;
+const drawnCount = 1_000;
+
+/** What follows a token: a fixed function of it alone, so that every answer is known beforehand. */
+export const nullNextToken = (token: number): number => firstDrawn + ((token * 7 + 13) % drawnCount);
+
+const noInts = new Int32Array(0);
+const noFloats = new Float32Array(0);
+
+export function nullEngine(): Engine {
+  return {
+    kernels: "null",
+    backend: "null",
+    canonVersion: 0,
+    async openModel(directory, options) {
+      const { shape, fingerprint, prefixLength } = await openModel(directory, options);
+      return {
+        fingerprint,
+        layerCount: shape.layerCount,
+        hiddenSize,
+        tokenCount: shape.tokenCount,
+        prefixLength,
+        buildStage: async (plan) => new NullStage(plan),
+      };
+    },
+  };
+}
+
+/** Its activations hold the token of each row, so the last stage draws from what came through all others. */
+class NullStage implements EngineStage {
+  readonly weightBytes = 0;
+  readonly kvBytes = 0;
+  readonly workspaceBytes = 0;
+  readonly roundings = [];
+  readonly #plan: StagePlan;
+  readonly #rowBytes: number;
+  #steps = 0n;
+
+  constructor(plan: StagePlan) {
+    this.#plan = plan;
+    this.#rowBytes = hiddenSize * elementBytes[plan.dtype];
+  }
+
+  async step(input: StepInput): Promise<StepOutput> {
+    this.#steps++;
+    const rows = input.sequences.reduce((sum, { rowCount }) => sum + rowCount, 0);
+    const activations = isFirst(this.#plan) ? this.#embed(input.tokenIds!) : Buffer.from(input.activations!);
+    if (!isLast(this.#plan)) return { activations, samples: [], scores: [], computeUs: 0 };
+    const tokenAt = (row: number) => activations.readInt32LE(row * this.#rowBytes);
+    if (activations.length !== rows * this.#rowBytes) throw new Error(`${activations.length} bytes came`);
+    return {
+      activations: null,
+      samples: input.samples.map(({ row }) => result(nullNextToken(tokenAt(row)))),
+      scores: input.scores.map(({ token }) => result(token)),
+      computeUs: 0,
+    };
+  }
+
+  progress(): bigint {
+    return this.#steps;
+  }
+
+  async close(): Promise<void> {}
+
+  #embed(tokens: Int32Array): Buffer {
+    const activations = Buffer.alloc(tokens.length * this.#rowBytes);
+    for (const [row, token] of tokens.entries()) activations.writeInt32LE(token, row * this.#rowBytes);
+    return activations;
+  }
+}
+
+function result(token: number): TokenResult {
+  return { token, logprob: 0, rank: 1, topTokens: noInts, topLogprobs: noFloats, finite: true };
+}
