@@ -113,14 +113,17 @@ describe("admission", () => {
 
   it("takes the blocks of batch sequences for an interactive one, within one step, and no more than it needs", () => {
     for (const inFlight of [false, true]) {
-      const scheduler = new Scheduler({ ...limits, blockCount: 6 });
+      const scheduler = new Scheduler({ ...limits, blockCount: 6, maxStepRows: 64 });
       for (const n of [1, 2, 3]) scheduler.submit(id(n), prompt(n, 20), 10, batch);
       const steps = [drain(scheduler)];
+      expect(steps[0]!.map(shape)).toEqual([[1, 2, 3].map((n) => [n, 20])]);
       if (!inFlight) scheduler.complete(1);
       scheduler.submit(id(4), prompt(4, 20), 10);
       steps.push(drain(scheduler));
       if (inFlight) {
         expect(steps[1]).toEqual([]);
+        // Asked again before the step is back, it takes no second one.
+        expect(drain(scheduler)).toEqual([]);
         scheduler.complete(1);
         steps.push(drain(scheduler));
       }
@@ -204,6 +207,25 @@ describe("a tenant", () => {
     const { repeats = 0, varies = 0 } = turnsOf(sequences, 60);
     // 96 of 100 are found, but by the first one.
     expect(Math.abs(96 + repeats * 6 - varies * 102)).toBeLessThanOrEqual(102);
+  });
+
+  it("pays once for a prompt that is computed again", () => {
+    const scheduler = new Scheduler({ ...limits, blockCount: 8, maxStepRows: 128, prefillChunk: 128 });
+    for (const n of [1, 2]) scheduler.submit(id(n), prompt(n, 100), 2, { ...batch, tenant: "preempted" });
+    for (const n of [3, 4]) scheduler.submit(id(n), prompt(n, 120), 1, { ...batch, tenant: "other" });
+    turn(scheduler);
+    scheduler.submit(id(5), prompt(5, 120), 1);
+    const order: number[] = [];
+    for (let round = 0; order.length < 5; round++) {
+      expect(round).toBeLessThan(20);
+      for (const { sequence, sample } of turn(scheduler)!.rows) {
+        if (!sample) continue;
+        order.push(sequence);
+        scheduler.remove(sequence);
+      }
+    }
+    // The first one drew a token before it was preempted and one after: 104 against 122. Paid twice, 204.
+    expect(order).toEqual([5, 1, 3, 2, 4]);
   });
 
   it("pays nothing for what was never computed because it was cancelled", () => {
