@@ -106,7 +106,7 @@ class TestBed {
     bannedTokens: [],
     scoreTargets: [],
   };
-  readonly #answer: StepResult__Output = { epoch, pipeline: 0, step: 0, sequences: [] };
+  readonly #answer: StepResult__Output = { epoch, pipeline: 0, step: 0, sequences: [], stageUs: [100] };
   readonly #places: StepResult__Output["sequences"] = Array.from({ length: maxStepRows }, () => ({
     sequence: 0,
     drawn: [],
@@ -141,9 +141,10 @@ class TestBed {
       prefillChunk,
       firstExpectedReply: mostTokens,
     });
-    this.#pipeline = new Pipeline(epoch, pipelineId(0), (header) => {
+    const keep = (header: StepHeader) => {
       this.#sent = header;
-    });
+    };
+    this.#pipeline = new Pipeline(epoch, pipelineId(0), keep, 1);
     for (let i = 0; i < which.running; i++) this.#submit(promptTokens, mostTokens);
     // The first rows of all: a prompt of one token is decoded like any other.
     for (let left = which.running; left > 0; ) left -= this.#step();

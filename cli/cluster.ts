@@ -46,6 +46,7 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   /** Seconds. */
   recoveryTimeout?: number;
   speculation?: "auto" | "off";
+  itlTargetMs?: number;
   /** Tell how far rounded weights are from the stored ones. */
   verbose?: boolean;
 }
@@ -172,6 +173,7 @@ export class LocalCluster {
             ? []
             : ["--recovery-timeout", String(options.recoveryTimeout)]),
           ...(options.speculation === undefined ? [] : ["--speculation", options.speculation]),
+          ...(options.itlTargetMs === undefined ? [] : ["--itl-target-ms", String(options.itlTargetMs)]),
           ...["--probe-port", "0"],
         ],
         logFile: data.logFile("coordinator"),

@@ -19,24 +19,35 @@ const recoveryTimeoutMax = 7 * 24 * 3600;
 export function addRecoveryOption(command: Command): Command {
   return command.option(
     "--recovery-timeout <seconds>",
-    "how long running requests wait when a worker was lost and none takes its place",
+    "how long accepted requests wait for the model to be served again when a worker or the coordinator was lost",
     integer(1, recoveryTimeoutMax),
     600,
   );
 }
 
-export interface SpeculationFlags {
+/** Slower than any reader, and than any pipeline that is of use. */
+const itlTargetMax = 60_000;
+
+export interface SchedulingFlags {
+  itlTargetMs: number;
   speculation: "auto" | "off";
 }
 
-export function addSpeculationOption(command: Command): Command {
-  const help =
+export function addSchedulingOptions(command: Command): Command {
+  const speculation =
     "auto: steps carry guesses at next tokens, looked up in each text, where the measured hits pay for them; " +
     "answers are the same";
-  return command.addOption(new Option("--speculation <mode>", help).choices(["auto", "off"]).default("auto"));
+  return command
+    .option(
+      "--itl-target-ms <ms>",
+      "time between a reply's tokens that the prompts of others should leave; prompts go in smaller parts for it",
+      integer(1, itlTargetMax),
+      200,
+    )
+    .addOption(new Option("--speculation <mode>", speculation).choices(["auto", "off"]).default("auto"));
 }
 
-interface Flags extends SpeculationFlags, PrecisionFlags, ModelFlags, LayerFlags {
+interface Flags extends SchedulingFlags, PrecisionFlags, ModelFlags, LayerFlags {
   model: string;
   host: string;
   port: number;
@@ -72,15 +83,15 @@ export function addCoordinatorCommand(program: Command): void {
     )
     .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
     .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay");
-  addSpeculationOption(addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command)))))
+  addSchedulingOptions(addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command)))))
     .option(
       "--micro-batches <m>",
-      "micro-batches in flight (default: the smaller of stages and sequences)",
+      "micro-batches in flight (default: by measured times; before that as many as stages)",
       integer(1, microBatchesMax),
     )
     .option(
       "--prefill-chunk <tokens>",
-      "prompt tokens of one sequence in one step (default: 256)",
+      "prompt tokens of one sequence in one step at most (default: 256)",
       integer(1, maxStepRows),
     )
     .option(

@@ -1,7 +1,7 @@
 /** `glm-relay up`: everything on this machine, supervised until Ctrl-C. */
 import type { Command } from "commander";
 import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
-import { addRecoveryOption, addSpeculationOption, grpcPortHelp, stages } from "./coordinator.js";
+import { addRecoveryOption, addSchedulingOptions, grpcPortHelp, stages } from "./coordinator.js";
 import { addLayersOption, requireRangePerStage } from "./layers.js";
 import { addModelOptions } from "./model-options.js";
 import { port, redisUrl, size } from "./options.js";
@@ -19,7 +19,7 @@ export function addUpCommand(program: Command): void {
     .description("Runs everything on this machine: Redis, a coordinator and one worker per stage.")
     .requiredOption("--model <dir>", "directory of the model")
     .requiredOption("--stages <n>", "workers that share the model's layers", stages);
-  addSpeculationOption(addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command)))))
+  addSchedulingOptions(addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command)))))
     .option("--threads-per-worker <t>", "compute threads of each worker (default: cores / stages)", threads)
     .option(
       "--memory-per-worker <size>",

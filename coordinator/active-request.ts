@@ -1,6 +1,6 @@
 /** What the core knows of a request that it has admitted and that has not ended. */
 import type { RequestId, SequenceId } from "../common/ids.js";
-import type { GenerationRequest } from "./inference.js";
+import type { GenerationRequest, TokenLogprob } from "./inference.js";
 import type { ChoiceOutput } from "./output/choice-output.js";
 import type { ChoicePrompt } from "./output/choice-prompt.js";
 import type { PromptScores } from "./output/prompt-scores.js";
@@ -29,8 +29,10 @@ export interface ActiveChoice {
   /** Computed once more: its prompt was counted before. */
   again: boolean;
   sampling: SequenceSampling;
-  /** Logprobs of the prompt, when asked for; null once given out. */
+  /** Logprobs of the prompt, when asked for; null once all are there. */
   scores: PromptScores | null;
+  /** All of them, until they are given out. */
+  scored: (TokenLogprob | null)[] | null;
 }
 
 /** What the header says of a choice's rows beside their tokens. */
@@ -39,7 +41,7 @@ export function rowRequests(choice: ActiveChoice, { first, start, tokens }: Sche
     requestId: first ? choice.request.request.logId : "",
     context: choice.prompt.context,
     sampling: choice.sampling,
-    bannedTokens: choice.output.bannedTokens(),
+    bannedTokens: choice.output.bannedTokens(choice.generated.length),
     // The row of prompt token i scores token i + 1; rows of generated tokens score nothing.
     scoreTargets: choice.scores?.targets(start, tokens.length) ?? [],
   };

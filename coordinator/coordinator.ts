@@ -33,10 +33,14 @@ import { Service } from "./service.js";
 const maxFullSequences = 64;
 /** Prompt tokens of one sequence in one step: long prompts leave room for others' decodes in between. */
 const defaultPrefillChunk = 256;
+/** Five tokens a second are read without effort; far slower machines still get a block per step. */
+const defaultItlTargetMs = 200;
 export const defaultRecoveryTimeoutS = 600;
 /** What runs at shutdown may finish within this; with closing it stays below 10 s. */
 const drainLimitMs = 7_000;
 const drainPollMs = 20;
+/** For the errors of what is left to be written down. */
+const settleLimitMs = 500;
 /** tryShutdown can wait for ever on a half-open stream. */
 const grpcCloseLimitMs = 500;
 
@@ -62,8 +66,10 @@ export interface CoordinatorOptions extends OpenOptions {
   /** Default: dtype. */
   kvType?: KvType;
   quantization: Quantization;
-  /** Micro-batches in flight; default min(stages, sequences). */
+  /** Micro-batches in flight; default: by what is measured. */
   microBatches?: number;
+  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
+  itlTargetMs?: number;
   /** Prompt tokens of one sequence in one step. */
   prefillChunk?: number;
   /** Decodes carry drafts where that pays, or never; default auto. */
@@ -117,7 +123,9 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     const prompt = await createPromptService(model.directory, model.card);
     undo.push(() => prompt.close());
     const term = await queue.nextTerm();
+    const left = await queue.ledger.read(model.shape.tokenCount);
 
+    const recoveryTimeoutMs = (options.recoveryTimeoutS ?? defaultRecoveryTimeoutS) * 1_000;
     let clusterAddress = options.clusterListen;
     let becameReady: () => void = () => {};
     const ready = new Promise<void>((resolve) => {
@@ -142,7 +150,8 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         microBatches: options.microBatches ?? null,
         prefillChunk: options.prefillChunk ?? defaultPrefillChunk,
         speculation: options.speculation !== "off",
-        recoveryTimeoutMs: (options.recoveryTimeoutS ?? defaultRecoveryTimeoutS) * 1_000,
+        itlTargetMs: options.itlTargetMs ?? defaultItlTargetMs,
+        recoveryTimeoutMs,
         prefixLength: model.prefixLength,
         modelStopTokens: new Set(model.stopTokens),
         createDetokenizer: (text) => prompt.createDetokenizer(text),
@@ -190,6 +199,8 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         model: modelInfo(model),
         precision,
         numericsId: () => numericsId(core, model, precision),
+        term,
+        recoveryTimeoutMs,
         probeAddress,
         grpcAddress: () => api?.grpcAddress ?? null,
       },
@@ -208,6 +219,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
 
     const ticker = setInterval(() => core.tick(), tickMs);
     undo.push(async () => clearInterval(ticker));
+    service.restore(left);
     await queue.start((request) => service.admit(request));
     const { host, port, grpcPort } = options;
     const served = await createApi(service, { host, port, grpcPort, log, registry }).catch((error) => {
@@ -228,11 +240,9 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     const close = async (reason: string): Promise<void> => {
       log.info({ reason, pending: service.pendingCount }, "draining");
       service.drain();
-      const deadline = performance.now() + drainLimitMs;
-      while (service.pendingCount > 0 && performance.now() < deadline) {
-        await new Promise((resolve) => setTimeout(resolve, drainPollMs));
-      }
+      await noneLeft(service, drainLimitMs);
       service.close(new RelayError("draining", "the server shut down before the answer was complete"));
+      await noneLeft(service, settleLimitMs);
       await served.close();
       core.membership.shutDown();
       control.close();
@@ -258,6 +268,14 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   } catch (error) {
     for (const step of undo.reverse()) await step().catch(() => {});
     throw error;
+  }
+}
+
+/** Waits until no request is left, but no longer than the limit. */
+async function noneLeft(service: Service, limitMs: number): Promise<void> {
+  const deadline = performance.now() + limitMs;
+  while (service.pendingCount > 0 && performance.now() < deadline) {
+    await new Promise((resolve) => setTimeout(resolve, drainPollMs));
   }
 }
 

@@ -22,6 +22,7 @@ import type {
   PromptContext,
   RequestEvent,
   TextParams,
+  TimingView,
   TokenIds,
   TokenLogprob,
 } from "./inference.js";
@@ -30,6 +31,7 @@ import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { ChoicePrompt, mostTokens } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
+import { replay } from "./output/replay.js";
 import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import type { Detokenizer } from "./prompt/service.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
@@ -47,11 +49,13 @@ export interface CoreConfig {
   /** Sequences admitted and not finished; above it new requests get queue_full. */
   queueLimit: number;
   membership: Omit<MembershipConfig, "minBlocks">;
-  /** Micro-batches in flight; null: min(stages, sequences). */
+  /** Micro-batches in flight; null: by what is measured. */
   microBatches: number | null;
   prefillChunk: number;
   /** Decodes may carry drafts where they pay. */
   speculation: boolean;
+  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
+  itlTargetMs: number;
   /** How long interrupted requests wait for the next pipeline. */
   recoveryTimeoutMs: number;
   /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
@@ -148,10 +152,13 @@ export class Core {
     return new RelayError("model_loading", `the model is not being served: ${reason}`, { retryAfterS: 1 });
   }
 
-  /** Puts a request into the waiting set. Failures are told as its error event. */
-  admit(request: GenerationRequest): void {
+  /**
+   * Puts a request into the waiting set. Failures are told as its error event.
+   * @param decided Tokens of each choice that an earlier coordinator had decided; the request goes on behind them.
+   */
+  admit(request: GenerationRequest, decided: readonly TokenIds[] = []): void {
     try {
-      this.#start(request);
+      this.#start(request, decided);
     } catch (error) {
       this.#ports.emit(request.id, { type: "error", error: toRelayError(error) });
       this.#ports.ended(request.id);
@@ -173,8 +180,11 @@ export class Core {
     const serving = this.#serving;
     if (serving === null) return;
     try {
-      const outcomes = serving.complete(result);
+      const outcomes = serving.complete(result, this.#clock.nowMs());
       if (outcomes === null) return;
+      for (const outcome of outcomes) this.#decide(outcome);
+      // The next step leaves first: its tokens are known, and the stages work while text is made of them.
+      this.#pump();
       for (const outcome of outcomes) this.#deliver(outcome);
     } catch (error) {
       this.membership.linkBroken(serving.epoch, toRelayError(error), -1);
@@ -219,6 +229,7 @@ export class Core {
         batch: scheduler?.countsOf("batch") ?? { running: 0, waiting: 0 },
       },
       microBatchesInFlight: scheduler?.stepsInFlight ?? 0,
+      timing: this.#serving?.timingView() ?? notServing(this.#config.itlTargetMs),
       counters: {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
@@ -234,7 +245,7 @@ export class Core {
 
   #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stageCount: number): void {
     this.#blockCount = blockCount;
-    const { microBatches, prefillChunk, prefixLength, speculation } = this.#config;
+    const { microBatches, prefillChunk, prefixLength, speculation, itlTargetMs } = this.#config;
     const limits = {
       blockCount,
       stageCount,
@@ -244,6 +255,7 @@ export class Core {
       prefillChunk,
       firstExpectedReply,
       speculation: speculation ? { kneeRows: defaultKneeRows } : undefined,
+      itlTargetMs,
     };
     const ports = {
       sendStep: (header: StepHeader) => this.#ports.sendStep(header),
@@ -263,6 +275,7 @@ export class Core {
   #dissolved(error: RelayError): void {
     if (this.ready) this.#loss ??= { reason: error.code, sinceMs: this.#clock.nowMs() };
     const travelling = this.#serving?.sequencesInFlight() ?? new Set();
+    this.#serving?.end();
     this.#serving = null;
     const warmUp = this.#requests.get(warmUpId);
     if (warmUp !== undefined) this.#close(warmUp);
@@ -314,14 +327,14 @@ export class Core {
     }
   }
 
-  #start(request: GenerationRequest): void {
+  #start(request: GenerationRequest, decided: readonly TokenIds[]): void {
     // What was accepted before a loss waits with those that it interrupted.
     const notReady = this.#loss === null ? this.notReady() : null;
     if (notReady !== null) throw notReady;
-    this.#begin(request);
+    this.#begin(request, decided);
   }
 
-  #begin(request: GenerationRequest): void {
+  #begin(request: GenerationRequest, decided: readonly TokenIds[] = []): void {
     const travels = (this.ready && !this.#suspects.trial) || request.id === warmUpId;
     const { queueLimit } = this.#config;
     const excess = this.#choices.size + request.choices.length - queueLimit;
@@ -352,6 +365,7 @@ export class Core {
         again: false,
         sampling: sequenceSampling(request.sampling, BigInt(seed)),
         scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
+        scored: null,
       };
       this.#open(choice);
     }
@@ -365,8 +379,17 @@ export class Core {
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
         this.#emit(choice, choice.output.finishEmpty());
-      else if (travels) this.#serving!.submit(choice);
+      else if (this.#goOnBehind(choice, decided[choice.index] ?? []) && travels)
+        this.#serving!.submit(choice);
     }
+  }
+
+  /** @returns Whether the choice has tokens left to decide. */
+  #goOnBehind(choice: ActiveChoice, decided: TokenIds): boolean {
+    const { events, generated } = replay(choice.output, choice.prompt, decided);
+    choice.generated = generated;
+    for (const event of events) this.#emit(choice, event);
+    return events.at(-1)?.type !== "finish";
   }
 
   /** @throws RelayError context_length_exceeded for what the pipeline could never run. */
@@ -425,13 +448,43 @@ export class Core {
     this.#ports.emit(active.request.id, { type: "started" });
   }
 
-  #deliver({ sequence, drawn, scores: scored, finite }: SequenceOutcome): void {
+  /**
+   * What the ids alone decide: whether the sequence goes on, and with which tokens. A stop string shows only in
+   * the text; then one more row has been sent, whose outcome finds no choice.
+   */
+  #decide({ sequence, drawn, scores, finite }: SequenceOutcome): void {
     this.#draftTokens.accepted += Math.max(0, drawn.length - 1);
     const choice = this.#choices.get(sequence);
+    if (choice === undefined || (!finite && drawn.length === 0)) return;
+    const scored = choice.scores?.take(scores) ?? null;
+    if (scored !== null) {
+      choice.scores = null;
+      choice.scored = scored;
+    }
+    if (drawn.length > 0 || scored !== null) this.#gotOn(choice.request);
+    const { scheduler } = this.#serving!;
+    for (const { token } of drawn) {
+      choice.generated.push(token);
+      if (choice.output.endsWith(token, choice.generated.length)) {
+        // What a draft brought behind it was never drawn.
+        scheduler.remove(sequence);
+        return;
+      }
+      if (finite) scheduler.append(sequence, token);
+    }
+  }
+
+  /** Text and events of what was decided. */
+  #deliver({ sequence, drawn, finite }: SequenceOutcome): void {
+    const choice = this.#choices.get(sequence);
     if (choice === undefined) return;
-    if (finite || drawn.length > 0) this.#takeScores(choice, scored);
-    // What a draft brought behind the end of the choice was never drawn: its sequence is gone by then.
-    for (const token of drawn) if (this.#choices.get(sequence) === choice) this.#take(choice, token);
+    if (choice.scored !== null) {
+      this.#emit(choice, { type: "prompt", choice: choice.index, scores: choice.scored });
+      choice.scored = null;
+      const { maxTokens } = choice.request.request.sampling;
+      if (maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
+    }
+    for (const token of drawn) if (this.#choices.get(sequence) === choice) this.#write(choice, token);
     if (!finite && this.#choices.get(sequence) === choice) this.#failNonFinite(choice);
   }
 
@@ -441,21 +494,8 @@ export class Core {
     this.#fail(active, new RelayError("numeric_error", message));
   }
 
-  #takeScores(choice: ActiveChoice, scored: readonly TokenLogprob[]): void {
-    if (choice.scores === null) return;
-    const scores = choice.scores.take(scored);
-    if (scores === null) return;
-    this.#emit(choice, { type: "prompt", choice: choice.index, scores });
-    this.#gotOn(choice.request);
-    choice.scores = null;
-    if (choice.request.request.sampling.maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
-  }
-
-  /** The choice's next token. */
-  #take(choice: ActiveChoice, token: TokenLogprob): void {
-    this.#serving!.scheduler.append(choice.sequence, token.token);
-    choice.generated.push(token.token);
-    this.#gotOn(choice.request);
+  /** Text and events of the choice's next token. */
+  #write(choice: ActiveChoice, token: TokenLogprob): void {
     for (const event of choice.output.push(token)) {
       for (const told of choice.prompt.events(event)) this.#emit(choice, told);
       if (event.type === "finish" && choice.prompt.next(choice.output.tokensBehindEnd)) this.#goOn(choice);
@@ -469,7 +509,8 @@ export class Core {
     choice.generated = [];
     choice.output = this.#newOutput(choice.request.request, choice.index);
     this.#open(choice);
-    this.#serving!.submit(choice);
+    // When the pipeline was lost meanwhile, the next one builds it.
+    if (choice.request.travels) this.#serving!.submit(choice);
   }
 
   #emit(choice: ActiveChoice, event: RequestEvent): void {
@@ -542,3 +583,12 @@ export class Core {
     this.#serving?.scheduler.remove(choice.sequence);
   }
 }
+
+/** What is known of times while no pipeline is formed. */
+const notServing = (itlTargetMs: number): TimingView => ({
+  itlTargetMs,
+  microBatchTarget: 0,
+  rowBudget: null,
+  hopMs: null,
+  stages: [],
+});

@@ -23,8 +23,8 @@ export class Deadlines {
     const waitMs = Math.min(longestTimerMs, Math.max(0, deadlineMs - Date.now()));
     const timer = setTimeout(() => {
       this.#timers.delete(id);
-      if (Date.now() < deadlineMs) this.watch(id, deadlineMs);
-      else this.#passed(id);
+      if (hasPassed(deadlineMs)) this.#passed(id);
+      else this.watch(id, deadlineMs);
     }, waitMs);
     this.#timers.set(id, timer);
   }
@@ -34,6 +34,9 @@ export class Deadlines {
     this.#timers.delete(id);
   }
 }
+
+export const hasPassed = (deadlineMs: number | undefined): boolean =>
+  deadlineMs !== undefined && deadlineMs <= Date.now();
 
 export function deadlinePassed(): RelayError {
   return new RelayError("deadline_exceeded", "the request's deadline passed before its answer was complete");

@@ -83,7 +83,40 @@ export interface GenerationRequest {
   text: TextParams;
   /** Requests of a tenant with another one never share what was computed for their prompts. */
   cacheSalt?: string;
+  /** How its answer is written when nobody waits for it any more; absent: no answer is kept then. */
+  answer?: AnswerForm;
+  /** Since it was accepted. */
+  accepted?: Acceptance;
 }
+
+/** What the API, which alone reads it, needs for an answer beside the request's events. Plain JSON. */
+export interface AnswerForm {
+  /** Choices per prompt. */
+  n: number;
+  /** Tokens are named `token_id:N`. */
+  asTokenIds: boolean;
+  /** Those of the endpoint's answer, but for the names of tokens. */
+  options: object;
+}
+
+/** By which process, when and under what a request was accepted. Plain JSON. */
+export interface Acceptance {
+  /** The number that Redis gave the process: no other one has it. */
+  term: number;
+  /** Unix time with a fraction: requests are taken up again in this order. */
+  atMs: number;
+  /** Its tokens hold under no other one; "" while none is known. */
+  numericsId: string;
+  /** Processes that have taken it up since. */
+  recoveries: number;
+}
+
+/** What is known of a request by its name. */
+export type RequestState =
+  /** `queued`: no step has had rows of it yet. Unix time in seconds. */
+  | { status: "queued" | "running"; id: RequestId; createdS: number }
+  /** It ended without its client: what `keepAnswer` was given. */
+  | { status: "ended"; answer: string };
 
 export interface TokenLogprob {
   token: number;
@@ -186,6 +219,20 @@ export interface WorkerView {
 /** left: said goodbye; disconnected: its control stream ended; lease_over; replaced: it registered anew. */
 export type WorkerLossReason = "left" | "disconnected" | "lease_over" | "replaced";
 
+/** What finished steps say about the next ones; fitted figures are null or absent while too few have come back. */
+export interface TimingView {
+  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
+  itlTargetMs: number;
+  /** Steps that are kept on their way; 0 while no pipeline is formed. */
+  microBatchTarget: number;
+  /** Rows of a new prompt that a step may carry by the target, decodes not counted. */
+  rowBudget: number | null;
+  /** All hops of a step's way together, from the coordinator over the stages and back. */
+  hopMs: number | null;
+  /** A step takes baseMs + rows * rowMs + keys * keyMs, keys being those that its rows read in attention. */
+  stages: { baseMs: number; rowMs: number; keyMs: number }[];
+}
+
 export interface ClusterView {
   model: string;
   state: "waiting" | "loading" | "ready" | "draining";
@@ -206,6 +253,7 @@ export interface ClusterView {
   /** The same by class. */
   classes: Record<RequestClass, { running: number; waiting: number }>;
   microBatchesInFlight: number;
+  timing: TimingView;
   /** How long the oldest request without a first step has waited; 0 when none waits. */
   oldestWaitMs: number;
   redisUp: boolean;
@@ -248,6 +296,20 @@ export interface InferenceService {
   /** Called when what notReady says may have changed. */
   onReadiness(listener: () => void): void;
   cluster(): ClusterView;
+  /**
+   * Called for every request that an earlier process accepted and this one finishes, also for those taken up
+   * before the call. Whoever listens follows its events and then calls `keepAnswer`.
+   */
+  onOrphan(listener: (request: GenerationRequest, handle: RequestHandle) => void): void;
+  /** Keeps the answer of such a request, as text, for a time; the request is forgotten then. */
+  keepAnswer(id: RequestId, answer: string): void;
+  /**
+   * A request that has not ended, or whose answer is kept; null for any other.
+   * @param name Its id, or what its client called it (x-request-id): the newest one of that name.
+   * @param tenant Whose name it is; an id is nobody's.
+   * @throws RelayError queue_unavailable when Redis would have to be asked and is away.
+   */
+  lookUp(name: string, tenant: string): Promise<RequestState | null>;
   /** Called for every finished step: rows in it. */
   onStep(listener: (rows: number) => void): void;
   /** Called when the model is served again after a loss: the code of what was lost, and for how long. */

@@ -3,21 +3,28 @@
  * it through the queue and hands its events to the one who waits.
  */
 import { RelayError } from "../common/errors.js";
-import type { RequestId } from "../common/ids.js";
+import { type RequestId, requestId } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
 import { formatName, type Precision } from "../models/quantization.js";
 import type { Core } from "./core.js";
-import { Deadlines, deadlinePassed } from "./deadlines.js";
+import { Deadlines, deadlinePassed, hasPassed } from "./deadlines.js";
+import { EventStream } from "./event-stream.js";
+import { HeldRequests } from "./held-requests.js";
 import type {
+  Acceptance,
   ClusterView,
   GenerationRequest,
   InferenceService,
   ModelInfo,
   RequestEvent,
   RequestHandle,
+  RequestState,
+  TokenIds,
 } from "./inference.js";
+import { continuation, isCalled, type OrphanListener, Orphans, poisonOf } from "./orphans.js";
+import { canReplay } from "./output/replay.js";
 import type { PromptService } from "./prompt/service.js";
-import type { RequestQueue } from "./queue/queue.js";
+import type { LedgerEntry, RequestQueue } from "./queue/queue.js";
 import { WakeUps } from "./wake-ups.js";
 
 /** A request that the queue took and nobody admitted within this time is given up with a 503. */
@@ -31,12 +38,20 @@ interface Pending {
   admitted: boolean;
   queuedAtMs: number;
   stream: EventStream;
+  /** Its client was lost with the process that accepted it. */
+  orphan: boolean;
+  /** Its tokens are worth keeping. */
+  replays: boolean;
 }
 
 export interface ServiceFacts {
   model: ModelInfo;
   precision: Precision;
   numericsId: () => string | null;
+  /** The number that Redis gave this process. */
+  term: number;
+  /** How long requests of an earlier process wait for the model to be served. */
+  recoveryTimeoutMs: number;
   /** host:port of the coordinator's probes; null without them. */
   probeAddress: string | null;
   /** host:port of the gRPC API; null without it. */
@@ -59,6 +74,8 @@ export class Service implements InferenceService {
   readonly #stepListeners: ((rows: number) => void)[] = [];
   readonly #recoveryListeners: ((reason: string, seconds: number) => void)[] = [];
   readonly #readinessListeners: (() => void)[] = [];
+  readonly #held: HeldRequests;
+  readonly #orphans: Orphans;
   readonly #sweep: NodeJS.Timeout;
   #draining = false;
 
@@ -75,6 +92,13 @@ export class Service implements InferenceService {
     this.#queue = queue;
     this.#core = core;
     this.#log = log;
+    this.#orphans = new Orphans(facts.term);
+    this.#held = new HeldRequests({
+      ready: () => core().ready,
+      admit: (request, decided) => this.#handOver(request, decided),
+      later: (run) => setImmediate(run),
+      nowMs: () => performance.now(),
+    });
     this.#sweep = setInterval(() => this.#giveUpOverdue(), sweepMs).unref();
     queue.onUpChange((up) => {
       this.readinessChanged();
@@ -94,16 +118,12 @@ export class Service implements InferenceService {
     return this.#core().notReady();
   }
 
-  async submit(request: GenerationRequest): Promise<RequestHandle> {
+  async submit(submitted: GenerationRequest): Promise<RequestHandle> {
     const notReady = this.notReady();
     if (notReady !== null) throw notReady;
-    const { deadlineMs = Number.POSITIVE_INFINITY } = request;
-    if (deadlineMs <= Date.now()) throw deadlinePassed();
-    const stream = new EventStream(this.#wakeUps);
-    const queuedAtMs = performance.now();
-    this.#pending.set(request.id, { request, admitted: false, queuedAtMs, stream });
-    this.#waitingSinceMs.set(request.id, queuedAtMs);
-    if (Number.isFinite(deadlineMs)) this.#deadlines.watch(request.id, deadlineMs);
+    if (hasPassed(submitted.deadlineMs)) throw deadlinePassed();
+    const request = { ...submitted, accepted: this.#acceptance() };
+    const { stream } = this.#accept(request, false);
     try {
       await this.#queue.add(request);
     } catch (error) {
@@ -116,32 +136,82 @@ export class Service implements InferenceService {
     return { id: request.id, events: stream, cancel: () => this.#cancel(request.id) };
   }
 
-  /** The queue's side: a request without anyone waiting (its client left, or an earlier process had it) is dropped. */
+  /**
+   * The queue's side. A request without anyone waiting is dropped when its client left, and finished when the
+   * process that accepted it is gone.
+   * @throws RelayError stale_epoch for a request of a process that began after this one.
+   */
   admit(request: GenerationRequest): void {
-    const pending = this.#pending.get(request.id);
+    let pending = this.#pending.get(request.id);
     if (pending === undefined) {
-      this.#queue.ended(request.id);
-      return;
+      if (!this.#orphans.accepts(request)) {
+        this.#queue.ledger.ended(request.id);
+        return;
+      }
+      pending = this.#takeUp(request);
     }
     if (pending.admitted) return;
     pending.admitted = true;
-    this.#core().admit(pending.request);
+    if (this.#held.any || pending.orphan) this.#held.add(pending.request);
+    else this.#core().admit(pending.request);
+  }
+
+  /** At the start, before the queue hands anything on: what earlier processes had admitted and not ended. */
+  restore(entries: readonly LedgerEntry[]): void {
+    for (const { request, decided } of entries) {
+      this.#takeUp(request).admitted = true;
+      const poison = poisonOf(request);
+      if (poison === null) this.#held.add(request, decided);
+      else this.#refuse(request.id, poison);
+    }
+    if (entries.length === 0) return;
+    const tokens = entries.flatMap(({ decided }) => decided).reduce((sum, { length }) => sum + length, 0);
+    this.#log.info({ requests: entries.length, tokens }, "requests of an earlier run are taken up again");
+  }
+
+  onOrphan(listener: OrphanListener): void {
+    this.#orphans.listen(listener);
+  }
+
+  keepAnswer(id: RequestId, answer: string): void {
+    const pending = this.#pending.get(id);
+    if (pending === undefined) return;
+    this.#pending.delete(id);
+    this.#queue.ledger.keepAnswer(pending.request, answer);
+  }
+
+  async lookUp(name: string, tenant: string): Promise<RequestState | null> {
+    const request = this.#find(name, tenant);
+    if (request === null) {
+      const answer = await this.#queue.ledger.answer(name, tenant);
+      return answer === null ? null : { status: "ended", answer };
+    }
+    const { id, accepted } = request;
+    const createdS = Math.floor((accepted?.atMs ?? 0) / 1_000);
+    return { status: this.#waitingSinceMs.has(id) ? "queued" : "running", id, createdS };
   }
 
   /** The core's side. */
   emit(id: RequestId, event: RequestEvent): void {
     if (event.type === "started") this.#waitingSinceMs.delete(id);
-    this.#pending.get(id)?.stream.push(event);
+    const pending = this.#pending.get(id);
+    if (pending === undefined) return;
+    if (event.type === "tokens" && pending.replays) {
+      this.#queue.ledger.decided(id, event.choice, event.tokens);
+    }
+    pending.stream.push(event);
   }
 
   ended(id: RequestId): void {
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
-    this.#pending.delete(id);
     this.#waitingSinceMs.delete(id);
     this.#deadlines.forget(id);
     pending.stream.end();
-    this.#queue.ended(id);
+    // An orphan has ended when its answer is kept.
+    if (pending.orphan) return;
+    this.#pending.delete(id);
+    this.#queue.ledger.ended(id);
   }
 
   stepFinished(rows: number): void {
@@ -166,6 +236,7 @@ export class Service implements InferenceService {
 
   /** The core's side, and the queue's. */
   readinessChanged(): void {
+    this.#held.release();
     for (const listener of this.#readinessListeners) listener();
   }
 
@@ -217,12 +288,68 @@ export class Service implements InferenceService {
   #cancel(id: RequestId): void {
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
-    if (pending.admitted) {
+    if (pending.admitted && !this.#held.remove(id)) {
       this.#core().cancel(id);
       return;
     }
     this.ended(id);
-    void this.#queue.remove(id);
+    if (!pending.admitted) void this.#queue.remove(id);
+  }
+
+  /** Of those that have not ended. */
+  #find(name: string, tenant: string): GenerationRequest | null {
+    const pending = this.#pending.get(requestId(name));
+    if (pending !== undefined) return pending.request;
+    const called = Array.from(this.#pending.values(), ({ request }) => request);
+    return called.findLast((request) => isCalled(request, name, tenant)) ?? null;
+  }
+
+  #acceptance(): Acceptance {
+    const { term, numericsId } = this.#facts;
+    const atMs = performance.timeOrigin + performance.now();
+    return { term, atMs, numericsId: numericsId() ?? "", recoveries: 0 };
+  }
+
+  #accept(request: GenerationRequest, orphan: boolean): Pending {
+    const stream = new EventStream(this.#wakeUps);
+    const queuedAtMs = performance.now();
+    const pending = { request, admitted: false, queuedAtMs, stream, orphan, replays: canReplay(request) };
+    this.#pending.set(request.id, pending);
+    this.#waitingSinceMs.set(request.id, queuedAtMs);
+    if (request.deadlineMs !== undefined) this.#deadlines.watch(request.id, request.deadlineMs);
+    return pending;
+  }
+
+  #takeUp(request: GenerationRequest): Pending {
+    const { id } = request;
+    const pending = this.#accept(request, true);
+    this.#orphans.add(request, { id, events: pending.stream, cancel: () => this.#cancel(id) });
+    return pending;
+  }
+
+  /** The core's turn has come. */
+  #handOver(request: GenerationRequest, decided: readonly TokenIds[]): void {
+    if (hasPassed(request.deadlineMs)) {
+      this.#refuse(request.id, deadlinePassed());
+      return;
+    }
+    const { accepted } = request;
+    const numericsId = this.#facts.numericsId() ?? "";
+    const way = accepted === undefined ? "goOn" : continuation(accepted.numericsId, numericsId);
+    if (way === "goOn") this.#core().admit(request, decided);
+    else if (way === "anew") {
+      const restated = { ...request, accepted: { ...accepted!, numericsId } };
+      this.#queue.ledger.restate(restated);
+      this.#core().admit(restated);
+    } else {
+      const message = `the request was accepted for another model than ${this.model.id}, which is served now`;
+      this.#refuse(request.id, new RelayError("model_not_found", message));
+    }
+  }
+
+  #refuse(id: RequestId, error: RelayError): void {
+    this.emit(id, { type: "error", error });
+    this.ended(id);
   }
 
   /** Redis may have lost its last second: whoever still waits is queued again under the same id. */
@@ -241,50 +368,13 @@ export class Service implements InferenceService {
   }
 
   #giveUpOverdue(): void {
+    const overdue = this.#held.overdue(this.#facts.recoveryTimeoutMs);
+    for (const id of overdue?.ids ?? []) this.#refuse(id, overdue!.error);
     const now = performance.now();
     for (const [id, { admitted, queuedAtMs }] of this.#pending) {
       if (admitted || now - queuedAtMs < admitLimitMs) continue;
       const message = `the queue did not hand the request on within ${admitLimitMs / 1000} s`;
       this.#giveUp(id, new RelayError("queue_unavailable", message, { retryAfterS: 1 }));
     }
-  }
-}
-
-/** The events of one request: at most one per token and choice, read by one consumer. */
-class EventStream implements AsyncIterable<RequestEvent> {
-  readonly #wakeUps: WakeUps;
-  readonly #events: RequestEvent[] = [];
-  #done = false;
-  #wake: (() => void) | null = null;
-
-  constructor(wakeUps: WakeUps) {
-    this.#wakeUps = wakeUps;
-  }
-
-  push(event: RequestEvent): void {
-    this.#events.push(event);
-    this.#notify();
-  }
-
-  end(): void {
-    this.#done = true;
-    this.#notify();
-  }
-
-  async *[Symbol.asyncIterator](): AsyncGenerator<RequestEvent> {
-    for (;;) {
-      while (this.#events.length > 0) yield this.#events.shift()!;
-      if (this.#done) return;
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-      });
-    }
-  }
-
-  #notify(): void {
-    const wake = this.#wake;
-    if (wake === null) return;
-    this.#wake = null;
-    this.#wakeUps.wake(wake);
   }
 }

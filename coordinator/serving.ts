@@ -6,12 +6,19 @@ import type { Epoch, PipelineId, SequenceId } from "../common/ids.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import { type ActiveChoice, rowRequests } from "./active-request.js";
+import type { TimingView } from "./inference.js";
 import { Pipeline, type SequenceOutcome } from "./pipeline/pipeline.js";
 import { type ScheduledRows, Scheduler, type SchedulerLimits } from "./scheduler/scheduler.js";
+import { TimingModel } from "./scheduler/timing/timing-model.js";
 import { warmUpLimitMs } from "./warm-up.js";
 
 /** A step that is away this long while every worker reports idle was lost on the way. */
 const stepLostMs = 5_000;
+
+export interface ServingLimits extends SchedulerLimits {
+  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
+  itlTargetMs: number;
+}
 
 export interface ServingPorts {
   sendStep(header: StepHeader): void;
@@ -31,20 +38,25 @@ export class Serving {
   /** KV blocks that every stage has. */
   readonly blockCount: number;
   readonly scheduler: Scheduler;
+  readonly #limits: ServingLimits;
+  readonly #timing: TimingModel;
   readonly #ports: ServingPorts;
   readonly #pipeline: Pipeline;
   /** When the first token is overdue; null once it has come back. */
   #warmUpUntilMs: number | null;
   /** Rows per step in flight. */
   readonly #rows = new Map<number, number>();
+  #ended = false;
 
-  constructor(id: PipelineId, epoch: Epoch, limits: SchedulerLimits, ports: ServingPorts, nowMs: number) {
+  constructor(id: PipelineId, epoch: Epoch, limits: ServingLimits, ports: ServingPorts, nowMs: number) {
     this.id = id;
     this.epoch = epoch;
     this.blockCount = limits.blockCount;
-    this.scheduler = new Scheduler(limits);
+    this.#limits = limits;
+    this.#timing = new TimingModel(limits);
+    this.scheduler = new Scheduler(limits, this.#timing);
     this.#ports = ports;
-    this.#pipeline = new Pipeline(epoch, id, (header) => ports.sendStep(header));
+    this.#pipeline = new Pipeline(epoch, id, (header) => ports.sendStep(header), limits.stageCount);
     this.#warmUpUntilMs = nowMs + warmUpLimitMs;
   }
 
@@ -80,9 +92,17 @@ export class Serving {
     this.scheduler.submit(sequence, all, left, options);
   }
 
+  /** The pipeline is gone: nothing is sent any more. */
+  end(): void {
+    this.#ended = true;
+  }
+
   /** Sends steps until the scheduler has none to send now. */
   pump(nowMs: number): void {
-    for (let step = this.scheduler.next(); step !== null; step = this.scheduler.next()) {
+    // Sending may find that the link broke, and then this is over.
+    while (!this.#ended) {
+      const step = this.scheduler.next();
+      if (step === null) return;
       this.#rows.set(
         step.step,
         step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
@@ -99,13 +119,33 @@ export class Serving {
    * @returns One outcome per sequence of the step, or null for a message of another epoch.
    * @throws RelayError corrupt_message when it is not what was asked for: the epoch cannot go on.
    */
-  complete(result: StepResult__Output): SequenceOutcome[] | null {
+  complete(result: StepResult__Output, nowMs: number): SequenceOutcome[] | null {
+    const sentAtMs = this.#pipeline.oldestSentAtMs ?? nowMs;
     const outcomes = this.#pipeline.complete(result);
     if (outcomes === null) return null;
-    this.scheduler.complete(result.step);
+    const { step, stageUs } = result;
+    this.scheduler.complete(step, { stageUs, roundtripUs: (nowMs - sentAtMs) * 1_000 });
     this.#ports.stepFinished(this.#rows.get(result.step) ?? 0);
     this.#rows.delete(result.step);
     return outcomes;
+  }
+
+  /** What finished steps say about the next ones. */
+  timingView(): TimingView {
+    const { microBatchTarget } = this.scheduler;
+    const { times } = this.#timing;
+    const rowBudget = this.#timing.rowBudget(Math.max(1, microBatchTarget));
+    return {
+      itlTargetMs: this.#limits.itlTargetMs,
+      microBatchTarget,
+      rowBudget: rowBudget === null ? null : Math.min(rowBudget, this.#limits.maxStepRows),
+      hopMs: times === null ? null : times.hopUs / 1_000,
+      stages: (times?.stages ?? []).map(({ baseUs, rowUs, keyUs }) => ({
+        baseMs: baseUs / 1_000,
+        rowMs: rowUs / 1_000,
+        keyMs: keyUs / 1_000,
+      })),
+    };
   }
 
   /**

@@ -15,12 +15,17 @@ import type { StepResult } from "../proto/generated/glm/relay/internal/v1/StepRe
 import type { TokenResult as TokenResultMessage } from "../proto/generated/glm/relay/internal/v1/TokenResult.js";
 import type { BlockTables } from "./kv-cache/block-tables.js";
 
+/** The field is a uint32. */
+const maxStageUs = 2 ** 32 - 1;
+
 /** What the decoder must know of the stage that it decodes for. */
 export interface StepFormat {
   /** First stage: token ids come in. Otherwise activations do. */
   first: boolean;
   /** Last stage: tokens are drawn and scored here. */
   last: boolean;
+  /** Its number: as many stages before it have written how long the step took them. */
+  stage: number;
   /** Bytes of one row of activations. */
   rowBytes: number;
   /** Ids of tokens are below it. */
@@ -46,6 +51,10 @@ export function decodeStep(
     throw corrupt(
       `${activations.byteLength} bytes of activations for ${rows} rows: expected ${activationBytes}`,
     );
+  }
+  if (header.stageUs.length !== format.stage) {
+    const got = `${header.stageUs.length} compute times`;
+    throw corrupt(`step has the ${got} of stages before stage ${format.stage}: expected ${format.stage}`);
   }
   const tokenIds = format.first ? decodeTokens(header, rows, format.tokenCount) : null;
   for (const sequence of header.sequences) checkDraft(sequence);
@@ -192,9 +201,18 @@ function requireToken(sequence: SequenceRows__Output, token: number, tokenCount:
   throw corrupt(`sequence ${sequence.sequence} holds token ${token}: the model has ${tokenCount}`);
 }
 
-/** The frame for the successor: the header as it came, with this stage's activations. */
-export function stepFrame(header: StepHeader__Output, activations: Uint8Array): LinkFrame {
-  return { step: { header, activations, checksum: checksum(activations) } };
+/**
+ * The frame for the successor: the header as it came, with this stage's activations and compute time.
+ * @param computeUs Microseconds inside the engine.
+ */
+export function stepFrame(header: StepHeader__Output, activations: Uint8Array, computeUs: number): LinkFrame {
+  const stageUs = stageTimes(header, computeUs);
+  return { step: { header: { ...header, stageUs }, activations, checksum: checksum(activations) } };
+}
+
+/** Whole microseconds; a step that takes over an hour says no more than that it took as long. */
+function stageTimes(header: StepHeader__Output, computeUs: number): number[] {
+  return [...header.stageUs, Math.min(Math.round(computeUs), maxStageUs)];
 }
 
 /** The last stage's answer to the coordinator: one result per sequence, in the header's order. */
@@ -215,7 +233,7 @@ export function resultFrame(
     return { ...result, drawn, drawnPosition: drawnPosition(sequence) };
   });
   const { epoch, pipeline, step } = header;
-  return { result: { epoch, pipeline, step, sequences } };
+  return { result: { epoch, pipeline, step, sequences, stageUs: stageTimes(header, output.computeUs) } };
 }
 
 /** The sequences of an answer with a value that is NaN or infinite. */

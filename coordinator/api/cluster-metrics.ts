@@ -52,6 +52,18 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     "worker",
   ]);
   const inFlight = gauge("micro_batches_in_flight", "Micro-batches in the stages.", ["model"]);
+  const microBatchTarget = gauge("micro_batch_target", "Micro-batches that are kept in the stages.", [
+    "model",
+  ]);
+  const rowBudget = gauge("step_row_budget", "Rows of new prompts that the ITL target allows in a step.", [
+    "model",
+  ]);
+  const hopSeconds = gauge("hop_fit_seconds", "All hops of a step together, fitted.", ["model"]);
+  const stageFit = gauge("stage_fit_seconds", "Parts of a stage's time for a step, fitted.", [
+    "model",
+    "stage",
+    "part",
+  ]);
   const redisUp = gauge("redis_up", "1 while Redis answers.", []);
   const placements = counter("placements_total", "Plans made, by what ended the one before.", [
     "model",
@@ -134,6 +146,16 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
         heartbeatAge.set({ model, worker: id }, heartbeatAgeMs / 1_000);
       }
       inFlight.set({ model }, view.microBatchesInFlight);
+      const { timing } = view;
+      microBatchTarget.set({ model }, timing.microBatchTarget);
+      for (const fitted of [rowBudget, hopSeconds, stageFit]) fitted.reset();
+      if (timing.rowBudget !== null) rowBudget.set({ model }, timing.rowBudget);
+      if (timing.hopMs !== null) hopSeconds.set({ model }, timing.hopMs / 1_000);
+      for (const [stage, { baseMs, rowMs, keyMs }] of timing.stages.entries()) {
+        stageFit.set({ model, stage, part: "base" }, baseMs / 1_000);
+        stageFit.set({ model, stage, part: "row" }, rowMs / 1_000);
+        stageFit.set({ model, stage, part: "key" }, keyMs / 1_000);
+      }
       redisUp.set(view.redisUp ? 1 : 0);
       for (const [reason, count] of Object.entries(view.counters.placementsByReason)) {
         show(placements, { model, reason }, count);

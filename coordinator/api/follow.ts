@@ -48,9 +48,13 @@ export class RunningCalls {
   /** @returns False when no such request runs. */
   cancel(id: RequestId): boolean {
     const presence = this.#presences.get(id);
-    presence?.leave(new RelayError("cancelled", "the request was cancelled"));
+    presence?.leave(cancelledByRequest());
     return presence !== undefined;
   }
+}
+
+export function cancelledByRequest(): RelayError {
+  return new RelayError("cancelled", "the request was cancelled");
 }
 
 export function clientLeft(): RelayError {
@@ -65,7 +69,7 @@ export async function* follow(
   handle: RequestHandle,
   choiceCount: number,
   client: Presence,
-  metrics: CallMetrics,
+  metrics: Pick<CallMetrics, "note" | "end">,
 ): AsyncGenerator<AnswerEvent, void> {
   const events = handle.events[Symbol.asyncIterator]();
   let unfinished = choiceCount;

@@ -73,7 +73,8 @@ async function readCall<E extends GenerationEndpoint>(
   if (unknownFields.length > 0) {
     context.log.debug({ requestId: request.id, fields: unknownFields }, "unknown fields ignored");
   }
-  const generation = { ...call.generation, ...headers, logId: request.id };
+  const form = { n: call.n, asTokenIds, options };
+  const generation = { ...call.generation, ...headers, logId: request.id, answer: form };
   const names = tokenNames(context.service.prompt, asTokenIds);
   return { ...call, generation, answer: answerTo(generation, { ...options, names }) };
 }

@@ -47,6 +47,9 @@ export const maxRequestTimeoutMs = 24 * 60 * 60 * 1_000;
 /** Names of unknown fields that a log line repeats. */
 export const maxLoggedFields = 16;
 
+/** Of an answer that is kept because its client is gone. */
+export const maxKeptAnswerCharacters = 16 * 1024 * 1024;
+
 export interface Timing {
   /** Silence on a stream after which a comment keeps proxies from closing it. */
   pingMs: number;

@@ -25,6 +25,8 @@ export interface Metrics {
     n: number,
     times: { arrivedMs: number; submittedMs: number },
   ): CallMetrics;
+  /** A request that an earlier process had accepted has ended. */
+  orphanEnded(outcome: "completed" | "failed"): void;
 }
 
 /** @param registry May hold figures of other parts already. */
@@ -115,6 +117,12 @@ export function createMetrics(service: InferenceService, registry: Registry): Me
   );
   service.onRecovery((reason, seconds) => recovery.observe({ model, reason }, seconds));
 
+  const orphans = counter("orphans_total", "Requests of an earlier process that this one has ended.", [
+    "model",
+    "outcome",
+  ]);
+  for (const outcome of ["completed", "failed"]) orphans.inc({ model, outcome }, 0);
+
   const cluster = createClusterMetrics(registry);
   const engine = { model_name: model, engine: "0" };
   const plain = () => engine;
@@ -162,6 +170,7 @@ export function createMetrics(service: InferenceService, registry: Registry): Me
       grpcDuration.observe({ method, status }, seconds);
     },
     startCall: (generation, n, times) => new CallMetrics(calls, model, generation, n, times),
+    orphanEnded: (outcome) => orphans.inc({ model, outcome }),
   };
 }
 

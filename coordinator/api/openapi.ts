@@ -36,10 +36,13 @@ const errorSchema: JsonSchema = {
   },
 };
 
+/** How a route says that an id stands in its path. */
+const idParameter = /\*$|:id(?=\/|$)/;
+
 export function openApiDocument(routes: Route[]): JsonSchema {
   const paths: Record<string, Record<string, JsonSchema>> = {};
   for (const route of routes) {
-    const path = route.path.replace("*", "{id}");
+    const path = route.path.replace(idParameter, "{id}");
     paths[path] = { ...paths[path], [route.method.toLowerCase()]: operation(route) };
   }
   return {
@@ -69,7 +72,7 @@ function operation({ path, summary }: Route): JsonSchema {
 }
 
 function parametersOf(path: string): JsonSchema {
-  if (path.endsWith("*")) {
+  if (idParameter.test(path)) {
     return { parameters: [{ name: "id", in: "path", required: true, schema: { type: "string" } }] };
   }
   if (!generationPaths.has(path)) return {};

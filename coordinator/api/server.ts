@@ -28,7 +28,9 @@ import {
 import { createMetrics } from "./metrics.js";
 import { modelRoutes } from "./models.js";
 import { openApiDocument } from "./openapi.js";
+import { adoptOrphans } from "./orphans.js";
 import { acceptRequestId, outcomeFields } from "./request-log.js";
+import { requestRoutes } from "./requests.js";
 import { tokenizeRoutes } from "./tokenize.js";
 
 /** While it closes, how often it looks for connections whose answer has ended. */
@@ -103,6 +105,7 @@ export async function createApi(service: InferenceService, options: ApiOptions):
     completionsRoute(context),
     embeddingsRoute(context),
     ...modelRoutes(context),
+    ...requestRoutes(context),
     ...tokenizeRoutes(context),
     ...healthRoutes(context),
   ];
@@ -125,6 +128,7 @@ export async function createApi(service: InferenceService, options: ApiOptions):
           await server.close();
           throw error;
         });
+  adoptOrphans(context);
   return {
     server,
     address: `http://${host.includes(":") ? `[${host}]` : host}:${port}`,

@@ -38,23 +38,29 @@ export class ChoiceOutput {
     return this.#tokensBehindEnd;
   }
 
-  /** Ids that may not be drawn next: stop tokens while the answer is shorter than min_tokens. */
-  bannedTokens(): readonly number[] {
+  /**
+   * Ids that may not be drawn next: stop tokens while the answer is shorter than min_tokens.
+   * @param count Tokens decided so far; `push` may not have had all of them yet.
+   */
+  bannedTokens(count: number): readonly number[] {
     const { sampling, modelStopTokens } = this.#rules;
-    if (this.#completionTokens >= sampling.minTokens) return noTokens;
+    if (count >= sampling.minTokens) return noTokens;
     return [...modelStopTokens, ...sampling.stopTokenIds];
+  }
+
+  /** Whether the answer ends with this token, its `count`-th, whatever its text is. */
+  endsWith(token: number, count: number): boolean {
+    return this.#isStop(token, count) || count >= this.#rules.sampling.maxTokens;
   }
 
   /** Takes the next decided token. After a finish event no more may come. */
   push(result: TokenLogprob): (TokensEvent | FinishEvent)[] {
-    const { sampling, modelStopTokens } = this.#rules;
+    const { sampling } = this.#rules;
     this.#completionTokens++;
     const mayStop = this.#completionTokens > sampling.minTokens;
-    if (mayStop && !sampling.ignoreEos && modelStopTokens.has(result.token)) {
-      return [this.#finish("stop", null, this.#held + this.#detokenizer.flush())];
-    }
-    if (mayStop && sampling.stopTokenIds.includes(result.token)) {
-      return [this.#finish("stop", result.token, this.#held + this.#detokenizer.flush())];
+    if (this.#isStop(result.token, this.#completionTokens)) {
+      const reason = this.#isModelStop(result.token) ? null : result.token;
+      return [this.#finish("stop", reason, this.#held + this.#detokenizer.flush())];
     }
     const last = this.#completionTokens >= sampling.maxTokens;
     this.#starts.set(this.#held.length, (this.#starts.get(this.#held.length) ?? 0) + 1);
@@ -84,6 +90,15 @@ export class ChoiceOutput {
   /** The choice ends without a generated token: its prompt was only to be scored. */
   finishEmpty(): FinishEvent {
     return this.#finish("length", null, "");
+  }
+
+  #isStop(token: number, count: number): boolean {
+    const { minTokens, stopTokenIds } = this.#rules.sampling;
+    return count > minTokens && (this.#isModelStop(token) || stopTokenIds.includes(token));
+  }
+
+  #isModelStop(token: number): boolean {
+    return !this.#rules.sampling.ignoreEos && this.#rules.modelStopTokens.has(token);
   }
 
   #finish(reason: "stop" | "length", stopReason: string | number | null, text: string): FinishEvent {

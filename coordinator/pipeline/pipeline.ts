@@ -88,13 +88,16 @@ export class Pipeline {
   readonly epoch: Epoch;
   readonly #id: PipelineId;
   readonly #send: (header: StepHeader) => void;
+  readonly #stageCount: number;
   /** In the order sent. Bounded by maxMicroBatchesInFlight through the scheduler. */
   readonly #inFlight = new Map<number, StepInFlight>();
 
-  constructor(epoch: Epoch, id: PipelineId, send: (header: StepHeader) => void) {
+  /** @param stageCount Every result says of so many stages how long they computed. */
+  constructor(epoch: Epoch, id: PipelineId, send: (header: StepHeader) => void, stageCount: number) {
     this.epoch = epoch;
     this.#id = id;
     this.#send = send;
+    this.#stageCount = stageCount;
   }
 
   /** When the oldest step in flight was sent; null when none is. */
@@ -164,6 +167,10 @@ export class Pipeline {
     this.#inFlight.delete(result.step);
     if (result.sequences.length !== asked.sequences.length) {
       throw this.#mismatch(result.step, `${result.sequences.length} sequences`, `${asked.sequences.length}`);
+    }
+    if (result.stageUs.length !== this.#stageCount) {
+      const got = `compute times of ${result.stageUs.length} stages`;
+      throw this.#mismatch(result.step, got, `${this.#stageCount}`);
     }
     return asked.sequences.map((expected, index) => {
       const got = result.sequences[index]!;

@@ -11,6 +11,7 @@ import type { RequestId } from "../../common/ids.js";
 import type { Logger } from "../../common/log.js";
 import type { GenerationRequest } from "../inference.js";
 import type { RequestClass } from "../request-class.js";
+import { RedisLedger } from "./ledger.js";
 import { QueueMetrics } from "./metrics.js";
 import type { RequestQueue } from "./queue.js";
 import { fromRecord, type RequestRecord, toRecord } from "./record.js";
@@ -26,17 +27,13 @@ const jobPriority: Record<RequestClass, number> = { interactive: 10, batch: 20 }
 const admitRetry = { attempts: 5, backoff: { type: "fixed", delay: 200 } };
 /** BullMQ's close has no deadline of its own. */
 const closeLimitMs = 2_000;
-/** A ledger record outlives its request at most this long, should Redis be away when it ends. */
-const ledgerTtlS = 24 * 3600;
-
-/** Ledger records deleted by one command. */
-const deleteCount = 256;
 
 const queueName = "requests";
 /** States that a job of ours can stay in: with a priority it waits as `prioritized`, between attempts as `delayed`. */
 const countedStates = ["waiting", "prioritized", "active", "delayed"] as const;
 
 export class BullmqQueue implements RequestQueue {
+  readonly ledger: RedisLedger;
   readonly #url: string;
   readonly #prefix: string;
   readonly #log: Logger;
@@ -45,8 +42,6 @@ export class BullmqQueue implements RequestQueue {
   readonly #metrics: QueueMetrics;
   #worker: Worker<RequestRecord> | null = null;
   readonly #listeners: ((up: boolean) => void)[] = [];
-  /** Ledger records that the next turn of the event loop deletes. */
-  readonly #endedKeys: string[] = [];
   #isUp = true;
   #closing = false;
 
@@ -76,6 +71,7 @@ export class BullmqQueue implements RequestQueue {
     commands.on("error", () => this.#setUp(false));
     commands.on("close", () => this.#setUp(false));
     commands.on("ready", () => this.#setUp(true));
+    this.ledger = new RedisLedger(commands, this.#prefix, log);
     this.#queue = new Queue(queueName, {
       connection: commands,
       prefix: this.#prefix,
@@ -122,10 +118,7 @@ export class BullmqQueue implements RequestQueue {
       queueName,
       async (job) => {
         const request = fromRecord(job.data);
-        const record = JSON.stringify(job.data);
-        await this.#metrics.timed(() =>
-          this.#commands.set(this.#ledgerKey(request.id), record, "EX", ledgerTtlS),
-        );
+        await this.#metrics.timed(() => this.ledger.admit(job.data));
         admit(request);
       },
       {
@@ -145,28 +138,18 @@ export class BullmqQueue implements RequestQueue {
     await this.#worker.waitUntilReady();
   }
 
-  ended(id: RequestId): void {
-    this.#endedKeys.push(this.#ledgerKey(id));
-    if (this.#endedKeys.length === 1) setImmediate(() => this.#deleteEnded());
-  }
-
   async close(): Promise<void> {
     this.#closing = true;
     const deadline = new Promise<void>((resolve) => setTimeout(resolve, closeLimitMs).unref());
-    await Promise.race([Promise.allSettled([this.#worker?.close(), this.#queue.close()]), deadline]);
+    const close = async () => {
+      await this.#worker?.close();
+      await this.ledger.close();
+      await this.#queue.close();
+    };
+    await Promise.race([close().catch(() => undefined), deadline]);
     this.#commands.disconnect();
     await this.#worker?.disconnect().catch(() => {});
     await this.#queue.disconnect().catch(() => {});
-  }
-
-  /** A lost worker ends thousands of requests at once. */
-  #deleteEnded(): void {
-    this.#behind(this.#commands.del(...this.#endedKeys.splice(0, deleteCount)));
-    if (this.#endedKeys.length > 0) setImmediate(() => this.#deleteEnded());
-  }
-
-  #ledgerKey(id: RequestId): string {
-    return `${this.#prefix}:ledger:${id}`;
   }
 
   /** Runs a command whose failure means that Redis is away. */

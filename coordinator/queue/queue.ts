@@ -3,7 +3,7 @@
  * (bullmq-queue.ts) keeps and the service relies on.
  */
 import type { RequestId } from "../../common/ids.js";
-import type { GenerationRequest } from "../inference.js";
+import type { GenerationRequest, TokenIds } from "../inference.js";
 
 export interface RequestQueue {
   /**
@@ -16,13 +16,13 @@ export interface RequestQueue {
   remove(id: RequestId): Promise<void>;
 
   /**
-   * Hands requests to `admit`, at least once each, a class after the other and in the order of arrival. A request counts as
-   * done when its ledger record is written and `admit` has returned.
+   * Hands requests to `admit`, at least once each, a class after the other and each in the order of arrival. A
+   * request counts as done when its ledger record is written and `admit` has returned; it comes again when
+   * `admit` has thrown.
    */
   start(admit: (request: GenerationRequest) => void): Promise<void>;
 
-  /** Forgets the ledger record of a request that ended. Never throws. */
-  ended(id: RequestId): void;
+  readonly ledger: RequestLedger;
 
   /** True while the queue answers. */
   readonly up: boolean;
@@ -31,4 +31,42 @@ export interface RequestQueue {
   onUpChange(listener: (up: boolean) => void): void;
 
   close(): Promise<void>;
+}
+
+/** A request that was admitted and has not ended. */
+export interface LedgerEntry {
+  request: GenerationRequest;
+  /** Of each choice, from its first one on. */
+  decided: TokenIds[];
+}
+
+/** What a coordinator leaves behind when it dies, and the next one reads. */
+export interface RequestLedger {
+  /**
+   * Everything that earlier processes admitted and did not end, in the order of acceptance. Records that cannot
+   * be read are set aside. To be called once, before anything is admitted.
+   * @param tokenCount Ids from here on do not exist.
+   * @throws RelayError queue_unavailable
+   */
+  read(tokenCount: number): Promise<LedgerEntry[]>;
+
+  /** Writes a request's record anew, and forgets the tokens decided for it. */
+  restate(request: GenerationRequest): void;
+
+  /** The next tokens of a choice; those that were read from the ledger come once more. Written behind. */
+  decided(id: RequestId, choice: number, tokens: readonly number[]): void;
+
+  /** Forgets a request that ended. Never throws. */
+  ended(id: RequestId): void;
+
+  /** Forgets a request that ended without its client, and keeps its answer for a time. Never throws. */
+  keepAnswer(request: GenerationRequest, answer: string): void;
+
+  /**
+   * @param name A request's id, or what its client called it.
+   * @param tenant Whose name it is.
+   * @returns null when no answer of such a request is kept.
+   * @throws RelayError queue_unavailable
+   */
+  answer(name: string, tenant: string): Promise<string | null>;
 }

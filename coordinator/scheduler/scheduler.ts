@@ -5,18 +5,22 @@
  */
 
 import type { SequenceId } from "../../common/ids.js";
-import { kvBlockSize } from "../../common/limits.js";
+import { kvBlockSize, maxMicroBatchesInFlight } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
 import { defaultTenant, goesBefore, type RequestClass } from "../request-class.js";
 import { BlockPool, type PrefixNode } from "./block-pool.js";
+import { evenShare } from "./even-share.js";
 import { type DraftCandidate, type Drafter, Speculation, type SpeculationLimits } from "./speculation.js";
+import { StepBatch } from "./step-batch.js";
+import { isDecode, type Survey, surveyOf } from "./survey.js";
+import { type MeasuredStep, type StepTiming, unmeasured } from "./timing/step-timing.js";
 import { type Tab, WaitingSet } from "./waiting-set.js";
 
 export interface SchedulerLimits {
   /** KV blocks that every stage has. */
   blockCount: number;
   stageCount: number;
-  /** Micro-batches in flight at most; null: min(stages, sequences). */
+  /** Micro-batches in flight at most; null: what the timing says, and stages before it says anything. */
   microBatches: number | null;
   /** Rows of one step, prefill and decode together. */
   maxStepRows: number;
@@ -116,10 +120,10 @@ interface SequenceState extends Submitted {
   afterStep: "go on" | "end" | "wait";
 }
 
-/** Of one class, sequences whose next rows can be computed now. */
-interface ReadySequences {
-  decodes: SequenceState[];
-  prefills: SequenceState[];
+interface StepInFlight {
+  sequences: SequenceId[];
+  /** Those of them that decode. */
+  decodes: number;
 }
 
 /** How much the newest ended reply counts in what the next ones are taken to need. */
@@ -134,13 +138,14 @@ export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockS
 
 export class Scheduler {
   readonly #limits: SchedulerLimits;
+  readonly #timing: StepTiming;
   readonly #pool: BlockPool;
   /** Bounded by the queue limit of the coordinator's core. */
   readonly #waiting = new WaitingSet<Submitted>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
   readonly #speculation: Speculation | null;
-  readonly #steps = new Map<number, SequenceId[]>();
+  readonly #steps = new Map<number, StepInFlight>();
   readonly #runningOf: Record<RequestClass, number> = { interactive: 0, batch: 0 };
   #ended: SequenceId[] = [];
   #preemptedSinceStep: SequenceId[] = [];
@@ -148,9 +153,14 @@ export class Scheduler {
   #submitted = 0;
   /** Mean tokens of the replies that ended lately. */
   #expectedReply: number;
+  /** Mean tokens that were computed of a sequence when a step was last formed. */
+  #context = 0;
+  #target = 0;
 
-  constructor(limits: SchedulerLimits) {
+  /** @param timing Is told of steps, and asked how many and how large they should be. */
+  constructor(limits: SchedulerLimits, timing: StepTiming = unmeasured) {
     this.#limits = limits;
+    this.#timing = timing;
     this.#expectedReply = limits.firstExpectedReply;
     this.#pool = new BlockPool(limits.blockCount);
     this.#speculation = limits.speculation === undefined ? null : new Speculation(limits.speculation);
@@ -171,6 +181,11 @@ export class Scheduler {
 
   get stepsInFlight(): number {
     return this.#steps.size;
+  }
+
+  /** Steps that are kept on their way, one per sequence at most. */
+  get microBatchTarget(): number {
+    return this.#target;
   }
 
   /** Blocks that no sequence holds, kept for those that begin alike. */
@@ -239,12 +254,16 @@ export class Scheduler {
     this.#waiting.chargeGenerated(preempted.tab, 1);
   }
 
-  /** A step has left the last stage: its sequences may be scheduled again, ended ones give back their blocks. */
-  complete(step: number): void {
-    const ids = this.#steps.get(step);
-    if (ids === undefined) throw new Error(`Scheduler.complete: step ${step} is not in flight`);
+  /**
+   * A step has left the last stage: its sequences may be scheduled again, ended ones give back their blocks.
+   * @param measured How long it took, where that is known.
+   */
+  complete(step: number, measured?: MeasuredStep): void {
+    const inFlight = this.#steps.get(step);
+    if (inFlight === undefined) throw new Error(`Scheduler.complete: step ${step} is not in flight`);
     this.#steps.delete(step);
-    for (const id of ids) {
+    if (measured !== undefined) this.#timing.finished(step, measured);
+    for (const id of inFlight.sequences) {
       const sequence = this.#running.get(id)!;
       sequence.inStep = null;
       if (sequence.afterStep === "end") this.#end(sequence);
@@ -255,38 +274,58 @@ export class Scheduler {
   /** Forms the next step, or null when nothing can be sent now. */
   next(): ScheduledStep | null {
     this.#admit();
-    const target = this.#microBatchTarget();
-    if (this.#steps.size >= target) return null;
-    const share = Math.ceil(this.#running.size / target);
+    this.#target = this.#chooseMicroBatches();
+    if (this.#steps.size >= this.#target) return null;
+    const survey = surveyOf(this.#running.values());
+    this.#context = survey.context;
     const step = this.#lastStep + 1;
     const rows: ScheduledRows[] = [];
-    let budget = this.#limits.maxStepRows;
-    let hasContext = false;
-    for (const sequence of this.#ready()) {
-      if (rows.length >= share || budget === 0) break;
+    const batch = this.#newBatch(survey);
+    for (const sequence of survey.ready) {
+      if (batch.full) break;
       // Preempted for one before it.
-      if (!this.#running.has(sequence.id)) continue;
-      const isContext = sequence.computed < sequence.whole;
-      // One context per step: the stages have room for the longest one beside a usual step.
-      if (isContext && hasContext) continue;
-      const scheduled = this.#schedule(sequence, budget);
+      if (!this.#running.has(sequence.id) || !batch.admits(sequence)) continue;
+      const whole = sequence.computed < sequence.whole ? sequence.whole : 0;
+      const decodes = isDecode(sequence);
+      const scheduled = this.#schedule(sequence, batch);
       if (scheduled === null) continue;
       this.#depart(sequence, step);
-      hasContext ||= isContext;
-      budget -= scheduled.tokens.length - (isContext ? sequence.whole : 0);
+      batch.add(scheduled.start, scheduled.tokens.length, whole, decodes);
       rows.push(scheduled);
     }
     if (rows.length === 0) return null;
-    this.#addDrafts(rows, budget);
+    this.#addDrafts(rows, batch);
     this.#lastStep = step;
-    this.#steps.set(
-      step,
-      rows.map((entry) => entry.sequence),
-    );
+    this.#steps.set(step, { sequences: rows.map(({ sequence }) => sequence), decodes: batch.decodes });
+    this.#timing.sent(step, batch.size);
     const [ended, preempted] = [this.#ended, this.#preemptedSinceStep];
     this.#ended = [];
     this.#preemptedSinceStep = [];
     return { step, rows, ended, preempted };
+  }
+
+  #chooseMicroBatches(): number {
+    const running = this.#running.size;
+    if (running === 0) return 1;
+    const { microBatches, stageCount } = this.#limits;
+    const wanted =
+      microBatches ?? this.#timing.microBatches({ running, context: this.#context }) ?? stageCount;
+    return Math.max(1, Math.min(wanted, running, maxMicroBatchesInFlight));
+  }
+
+  /** Sequences and decodes are divided evenly: each micro-batch reads the weights, however few rows it has. */
+  #newBatch({ decoding, interactiveDecoding }: Survey<SequenceState>): StepBatch {
+    const microBatches = this.#target;
+    const inFlight = [...this.#steps.values()];
+    const sequences = inFlight.map((step) => step.sequences.length);
+    const decodes = inFlight.map((step) => step.decodes);
+    return new StepBatch({
+      rows: this.#limits.maxStepRows,
+      share: evenShare(this.#running.size, microBatches, sequences),
+      decodeShare: evenShare(decoding, microBatches, decodes),
+      microBatches,
+      decoding: interactiveDecoding,
+    });
   }
 
   /**
@@ -386,34 +425,16 @@ export class Scheduler {
     return blocksFor(this.#limits.prefixLength + tokens);
   }
 
-  #microBatchTarget(): number {
-    const wanted = this.#limits.microBatches ?? this.#limits.stageCount;
-    return Math.max(1, Math.min(wanted, this.#running.size));
-  }
-
-  /**
-   * Interactive sequences first, batch gets what they leave of the step. Within a class decodes first: each is
-   * one row and someone waits for it; then prefill, longest in the system first.
-   */
-  #ready(): SequenceState[] {
-    const interactive: ReadySequences = { decodes: [], prefills: [] };
-    const batch: ReadySequences = { decodes: [], prefills: [] };
-    for (const sequence of this.#running.values()) {
-      const left = sequence.tokens.length - sequence.computed;
-      if (sequence.inStep !== null || left === 0) continue;
-      const ready = sequence.class === "batch" ? batch : interactive;
-      (left === 1 ? ready.decodes : ready.prefills).push(sequence);
-    }
-    return interactive.decodes.concat(interactive.prefills, batch.decodes, batch.prefills);
-  }
-
-  /** @returns null when it has to wait for blocks. */
-  #schedule(sequence: SequenceState, budget: number): ScheduledRows | null {
+  /** @returns null when it has to wait, for blocks or because other prompts fill the step. */
+  #schedule(sequence: SequenceState, batch: StepBatch): ScheduledRows | null {
     this.#takeOver(sequence);
     const start = sequence.computed;
     const left = sequence.tokens.length - start;
     const whole = start < sequence.whole ? sequence.whole : 0;
-    const count = whole + Math.min(left - whole, this.#limits.prefillChunk, budget);
+    const most = Math.min(left - whole, this.#limits.prefillChunk, batch.budget);
+    const isChunk = whole === 0 && left > 1;
+    const count = whole + (isChunk ? this.#chunkRows(start, most, batch) : most);
+    if (count === 0) return null;
     const { blocks, announced } = sequence;
     if (!this.#draw(sequence, this.#blocksFor(start + count) - blocks.length)) return null;
     const rows = {
@@ -432,6 +453,19 @@ export class Scheduler {
     sequence.announced = blocks.length;
     this.#makeKnown(sequence);
     return rows;
+  }
+
+  #chunkRows(start: number, most: number, batch: StepBatch): number {
+    return this.#timing.chunkRows({
+      has: batch.size,
+      start,
+      most,
+      first: this.#limits.prefillChunk,
+      microBatches: batch.limits.microBatches,
+      alone: this.#running.size === 1,
+      decoding: batch.limits.decoding,
+      mayBeNone: batch.hasPrompt,
+    });
   }
 
   /**
@@ -489,7 +523,7 @@ export class Scheduler {
   }
 
   /** Guesses travel behind the decodes of a step, as far as they pay and its budget reaches. */
-  #addDrafts(rows: readonly ScheduledRows[], budget: number): void {
+  #addDrafts(rows: readonly ScheduledRows[], batch: StepBatch): void {
     if (this.#speculation === null) return;
     const entries: { entry: ScheduledRows; sequence: SequenceState; drafter: Drafter }[] = [];
     const candidates: DraftCandidate[] = [];
@@ -502,10 +536,12 @@ export class Scheduler {
     }
     if (candidates.length === 0) return;
     const usual = rows.reduce((total, { tokens }) => total + tokens.length, 0);
-    for (const [index, length] of this.#speculation.plan(candidates, usual, budget).entries()) {
+    for (const [index, length] of this.#speculation.plan(candidates, usual, batch.budget).entries()) {
       if (length === 0) continue;
       const { entry, sequence, drafter } = entries[index]!;
-      this.#addDraft(entry, sequence, drafter.draft(length));
+      const draft = drafter.draft(length);
+      this.#addDraft(entry, sequence, draft);
+      batch.addDraft(sequence.computed, draft.length);
     }
   }
 

@@ -67,7 +67,7 @@ describe("the request queue on real Redis", () => {
     await until("its admission", () => reads.length === 1);
     await Promise.all(reads);
     expect(listed(fromRecord(JSON.parse(records[0]!)))).toEqual(request);
-    queue.ended(request.id);
+    queue.ledger.ended(request.id);
     await until(
       "the record to be gone",
       async () => (await reader.exists(`glm-relay:t:ledger:${request.id}`)) === 0,
@@ -84,7 +84,7 @@ describe("the request queue on real Redis", () => {
     await Promise.all(Array.from({ length: count }, (_, i) => queue.add(generation(`r${i}`, [i]))));
     await until("all to be admitted", () => admitted.length === count);
     expect(await reader.keys("glm-relay:t:ledger:*")).toHaveLength(count);
-    for (const { id } of admitted) queue.ended(id);
+    for (const { id } of admitted) queue.ledger.ended(id);
     await until("the records to be gone", async () => (await reader.keys("*:ledger:*")).length === 0);
     reader.disconnect();
   });

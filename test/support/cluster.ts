@@ -27,6 +27,7 @@ export interface ClusterOptions {
   kernels?: string;
   prefillChunk?: number;
   microBatches?: number;
+  itlTargetMs?: number;
   memory?: string;
   threads?: number;
   /** The coordinator serves the gRPC API as well, on a free port. */
@@ -225,6 +226,7 @@ export class TestCluster {
     args.push(...(options.precision ?? []));
     if (options.prefillChunk !== undefined) args.push("--prefill-chunk", `${options.prefillChunk}`);
     if (options.microBatches !== undefined) args.push("--micro-batches", `${options.microBatches}`);
+    if (options.itlTargetMs !== undefined) args.push("--itl-target-ms", `${options.itlTargetMs}`);
     if (options.probes) args.push("--probe-port", "0");
     if (options.grpc) args.push("--grpc-port", "0");
     this.url = `http://127.0.0.1:${port}`;

@@ -3,6 +3,7 @@
  * to move, and a "model" whose next token is a fixed function of the tokens before it.
  */
 import { bytesFromInt32, int32FromBytes } from "../../common/bytes.js";
+import { RelayError } from "../../common/errors.js";
 import type { Epoch, RequestId } from "../../common/ids.js";
 import { requestId } from "../../common/ids.js";
 import { kvBlockSize } from "../../common/limits.js";
@@ -64,6 +65,8 @@ export interface FakeClusterOptions {
   maxBlocks?: number;
   prefillChunk?: number;
   recoveryTimeoutMs?: number;
+  microBatches?: number;
+  itlTargetMs?: number;
   workerMemoryMB?: number;
   prefixLength?: number;
   queueLimit?: number;
@@ -79,6 +82,10 @@ export class FakeCluster {
   readonly steps: StepHeader[] = [];
   readonly events = new Map<RequestId, RequestEvent[]>();
   readonly ended = new Set<RequestId>();
+  /** What left the core, in order: steps, and the types of events. */
+  readonly order: string[] = [];
+  /** The link to the first stage is found broken when a step is sent. */
+  breakLink = false;
   readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
   readonly recoveries: { reason: string; afterMs: number }[] = [];
   private listener: Pick<CorePorts, "emit" | "ended"> | null = null;
@@ -96,6 +103,8 @@ export class FakeCluster {
     maxBlocks = 64,
     prefillChunk = 256,
     recoveryTimeoutMs = 600_000,
+    microBatches,
+    itlTargetMs = 200,
     prefixLength = 0,
     queueLimit = 10_000,
     workerMemoryMB = 100,
@@ -117,8 +126,15 @@ export class FakeCluster {
       openResultLink: (_pipeline, epoch) => this.core.membership.resultLinkOpened(epoch),
       planOver: () => {},
       termRaised: () => {},
-      sendStep: (header) => this.steps.push(header),
+      sendStep: (header) => {
+        this.order.push("step");
+        if (this.breakLink) {
+          const broken = new RelayError("worker_lost", "stage 0 left");
+          this.core.membership.linkBroken(this.core.membership.epoch!, broken, 0);
+        } else this.steps.push(header);
+      },
       emit: (id, event) => {
+        this.order.push(event.type);
         const list = this.events.get(id) ?? [];
         this.events.set(id, [...list, event]);
         this.listener?.emit(id, event);
@@ -135,7 +151,8 @@ export class FakeCluster {
     this.core = new Core(
       {
         queueLimit,
-        microBatches: null,
+        microBatches: microBatches ?? null,
+        itlTargetMs,
         speculation,
         prefixLength,
         prefillChunk,
@@ -281,6 +298,7 @@ export class FakeCluster {
       epoch: { term: Number(header.epoch!.term), plan: header.epoch!.plan! },
       pipeline: 0,
       step: Number(header.step),
+      stageUs: this.stageTimes(sequences),
       sequences: sequences.map((rows) => {
         const targets = [...int32FromBytes(rows.scoreTargets as Uint8Array)].filter((target) => target >= 0);
         return {
@@ -311,6 +329,9 @@ export class FakeCluster {
     const at = this.prefixLength + position;
     return table[Math.floor(at / kvBlockSize)]! * kvBlockSize + (at % kvBlockSize);
   }
+
+  /** Nothing takes any time unless a test says what does. */
+  stageTimes: (sequences: SequenceRows[]) => number[] = () => this.core.view().stages.map(() => 0);
 
   answerAll(): void {
     for (let round = 0; this.steps.length > 0; round++) {

@@ -138,7 +138,7 @@ export class PlanRun implements ServedPlan {
       this.#logNonFinite(nonFiniteSequences(frame.result.sequences));
       await this.#send(frame, phase);
     } else if (output.activations !== null) {
-      await this.#send(stepFrame(header, output.activations), phase);
+      await this.#send(stepFrame(header, output.activations, output.computeUs), phase);
     } else {
       throw new RelayError("stage_failed", `the engine gave no activations for step ${header.step}`);
     }

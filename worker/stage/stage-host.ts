@@ -151,6 +151,7 @@ function formatOf(model: EngineModel, plan: StagePlan): StepFormat {
   return {
     first: isFirst(plan),
     last: isLast(plan),
+    stage: plan.stage,
     rowBytes: model.hiddenSize * elementBytes[plan.dtype],
     tokenCount: model.tokenCount,
     maxRows: plan.maxRows,

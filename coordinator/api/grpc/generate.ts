@@ -44,11 +44,13 @@ async function answer(
   // A copy, since what came may lie in memory that others use and this may move to a thread.
   const read = await bytesAs(service, new Uint8Array(call.request), "generate", false);
   client.check();
+  const { n, asTokenIds, options } = read;
   const generation = {
     ...read.generation,
     ...headers,
     ...earlierDeadline(call, headers.deadlineMs),
     logId: record.requestId,
+    answer: { n, asTokenIds, options },
   };
   const times = { arrivedMs: record.arrivedMs, submittedMs: performance.now() };
   const usage = new UsageCounter(generation.choices, read.n);

@@ -116,13 +116,16 @@ describe("openapi.json", () => {
       "/v1/embeddings",
       "/v1/models",
       "/v1/models/{id}",
+      "/v1/requests/{id}",
+      "/v1/requests/{id}/cancel",
     ]);
     for (const [path, methods] of Object.entries(body.paths)) {
       for (const method of Object.keys(methods as object)) {
         const url = api.address + path.replace("{id}", "glm-test");
         const init = method === "post" ? { body: "{}", headers: { "content-type": "application/json" } } : {};
         const response = await fetch(url, { method: method.toUpperCase(), ...init });
-        await response.arrayBuffer();
+        // Nobody knows a request of this name; a path that is not there says so in other words.
+        if ((await response.text()).includes("is not known")) continue;
         expect([404, 405]).not.toContain(response.status);
       }
     }

@@ -6,7 +6,7 @@ import { connect } from "node:net";
 import { pino } from "pino";
 import { Registry } from "prom-client";
 import { RelayError } from "../../../common/errors.js";
-import { workerId } from "../../../common/ids.js";
+import { type RequestId, workerId } from "../../../common/ids.js";
 import type { Logger } from "../../../common/log.js";
 import type { Timing } from "../../../coordinator/api/limits.js";
 import { type BodyTask, type Read, readBody } from "../../../coordinator/api/read-body.js";
@@ -18,6 +18,7 @@ import type {
   ModelInfo,
   RequestEvent,
   RequestHandle,
+  RequestState,
   TokenIds,
   TokenLogprob,
 } from "../../../coordinator/inference.js";
@@ -147,6 +148,9 @@ export class ScriptedService implements InferenceService {
   /** What submit rejects with. */
   refusal: RelayError | null = null;
   notReadyError: RelayError | null = null;
+  orphanListener: (request: GenerationRequest, handle: RequestHandle) => void = () => {};
+  /** What lookUp answers with. */
+  readonly states = new Map<RequestId, RequestState>();
   readinessListeners: (() => void)[] = [];
   stepListeners: ((rows: number) => void)[] = [];
   recoveryListeners: ((reason: string, seconds: number) => void)[] = [];
@@ -164,6 +168,18 @@ export class ScriptedService implements InferenceService {
       choices: choices.map((choice) => ({ ...choice, promptTokens: Array.from(choice.promptTokens) })),
     });
     return { id: request.id, events: this.script(request), cancel: () => this.cancelled.push(request.id) };
+  }
+
+  onOrphan(listener: (request: GenerationRequest, handle: RequestHandle) => void): void {
+    this.orphanListener = listener;
+  }
+
+  keepAnswer(id: RequestId, answer: string): void {
+    this.states.set(id, { status: "ended", answer });
+  }
+
+  async lookUp(name: string): Promise<RequestState | null> {
+    return this.states.get(name as RequestId) ?? null;
   }
 
   notReady(): RelayError | null {
@@ -229,6 +245,13 @@ export class ScriptedService implements InferenceService {
       sequences: { running: 4, waiting: 6 },
       classes: { interactive: { running: 3, waiting: 1 }, batch: { running: 1, waiting: 5 } },
       microBatchesInFlight: 2,
+      timing: {
+        itlTargetMs: 200,
+        microBatchTarget: 2,
+        rowBudget: 96,
+        hopMs: 1.5,
+        stages: [{ baseMs: 4, rowMs: 0.5, keyMs: 0.001 }],
+      },
       oldestWaitMs: 1_250,
       probeAddress: null,
       grpcAddress: null,

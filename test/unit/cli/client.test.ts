@@ -151,6 +151,13 @@ describe("status", () => {
     sequences: { running: 1, waiting: 2 },
     classes: { interactive: { running: 1, waiting: 0 }, batch: { running: 0, waiting: 2 } },
     microBatchesInFlight: 1,
+    timing: {
+      itlTargetMs: 200,
+      microBatchTarget: 2,
+      rowBudget: 96,
+      hopMs: 1.5,
+      stages: [{ baseMs: 4, rowMs: 0.5, keyMs: 0.001 }],
+    },
     oldestWaitMs: 0,
     probeAddress: "127.0.0.1:9100",
     grpcAddress: "127.0.0.1:9200",

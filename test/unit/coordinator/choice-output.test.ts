@@ -92,12 +92,37 @@ describe("the output of a choice", () => {
       modelStopTokens: new Set([eos]),
     };
     const output = new ChoiceOutput(0, rules, { push: (token) => letters[token]!, flush: () => "" });
-    expect(output.bannedTokens()).toEqual([eos, 5]);
-    output.push({ token: 1, logprob: 0, top: [] });
-    output.push({ token: 1, logprob: 0, top: [] });
-    expect(output.bannedTokens()).toEqual([]);
+    expect(output.bannedTokens(0)).toEqual([eos, 5]);
+    expect(output.bannedTokens(1)).toEqual([eos, 5]);
+    expect(output.bannedTokens(2)).toEqual([]);
     expect(textOf(run("aaab", { stop: ["a"], minTokens: 2 }))).toBe("aa");
     expect(run("aaab", { stop: ["a"], minTokens: 2 })).toHaveLength(4);
+  });
+
+  it("knows from a token's id and number alone what `push` finds when it takes the token", () => {
+    const token = fc.integer({ min: 0, max: 4 });
+    fc.assert(
+      fc.property(
+        fc.array(token, { minLength: 1, maxLength: 12 }),
+        fc.record({
+          maxTokens: fc.integer({ min: 1, max: 10 }),
+          minTokens: fc.integer({ min: 0, max: 6 }),
+          ignoreEos: fc.boolean(),
+          stopTokenIds: fc.array(token, { maxLength: 2 }),
+        }),
+        (tokens, overrides) => {
+          const rules = { sampling: sampling(overrides), modelStopTokens: new Set([eos]) };
+          const output = new ChoiceOutput(0, rules, { push: (id) => letters[id]!, flush: () => "" });
+          for (const [index, id] of tokens.entries()) {
+            const foretold = output.endsWith(id, index + 1);
+            const ended = output.push({ token: id, logprob: 0, top: [] }).at(-1)!.type === "finish";
+            expect(foretold).toBe(ended);
+            if (ended) return;
+          }
+        },
+      ),
+      { numRuns: 300 },
+    );
   });
 
   it("streams exactly the text before the first stop string, for any text and stops", () => {

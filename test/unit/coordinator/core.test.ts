@@ -286,10 +286,26 @@ describe("the coordinator's core", () => {
     const cluster = new FakeCluster();
     const epoch = cluster.start();
     cluster.core.admit(generation("z", [1, 2]));
-    cluster.core.stepResult({ epoch, pipeline: 0, step: 77, sequences: [] });
+    cluster.core.stepResult({ epoch, pipeline: 0, step: 77, sequences: [], stageUs: [] });
     expect(cluster.core.ready).toBe(false);
     cluster.pass(500, [1, 2]);
     expect(cluster.link()).toEqual({ term: 5, plan: epoch.plan + 1 });
+    expect(cluster.tokensOf("z")).toEqual(expectedTokens([1, 2], 8));
+  });
+
+  it("ends the epoch when an answer lacks the compute time of a stage", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    cluster.core.admit(generation("z", [1, 2]));
+    cluster.stageTimes = () => [7];
+    cluster.answer();
+    expect(cluster.core.ready).toBe(false);
+    expect(cluster.logged).toContainEqual(
+      expect.objectContaining({ message: "requests were interrupted", level: "warn" }),
+    );
+    cluster.stageTimes = () => [7, 7];
+    cluster.pass(500, [1, 2]);
+    cluster.link();
     expect(cluster.tokensOf("z")).toEqual(expectedTokens([1, 2], 8));
   });
 

@@ -38,7 +38,14 @@ function start(options: { takes?: boolean; admits?: boolean; maxBlocks?: number 
     },
     remove: async (id) => void removed.push(id),
     start: async () => {},
-    ended: (id) => ended.push(id),
+    ledger: {
+      read: async () => [],
+      restate: () => {},
+      decided: () => {},
+      ended: (id) => ended.push(id),
+      keepAnswer: () => {},
+      answer: async () => null,
+    },
     onUpChange: () => {},
     close: async () => {},
   };
@@ -46,6 +53,8 @@ function start(options: { takes?: boolean; admits?: boolean; maxBlocks?: number 
     model: {} as ModelInfo,
     precision: { dtype: "float32", kvType: "float32", weights: null, head: null },
     numericsId: () => null,
+    term: 7,
+    recoveryTimeoutMs: 600_000,
     probeAddress: null,
     grpcAddress: () => null,
   } as const;
@@ -113,6 +122,37 @@ it("on its way, from which it goes with the step that it is in", async () => {
   expect(told.filter(({ type }) => type === "tokens")).toHaveLength(5);
   expect(errorOf(told)?.code).toBe("deadline_exceeded");
   expect(ended).toEqual(["a"]);
+});
+
+it("of an earlier process, while it is held and where it runs", async () => {
+  const { cluster, service } = start();
+  const left = (id: string, deadlineMs: number) => ({
+    ...until(deadlineMs, generation(id, [1, 2], { maxTokens: 40 })),
+    accepted: { term: 3, atMs: 5_000, numericsId: "", recoveries: 1 },
+    answer: { n: 1, asTokenIds: false, options: {} },
+  });
+  const followed: Promise<RequestEvent[]>[] = [];
+  service.onOrphan((_, handle) => followed.push(readAll(handle)));
+  // The model is not served yet.
+  cluster.core.membership.gone(1, "its control stream broke");
+  service.restore(
+    [left("held", 1_000_500), left("runs", 1_002_000)].map((request) => ({ request, decided: [[]] })),
+  );
+  vi.advanceTimersByTime(500);
+  expect(errorOf(await followed[0]!)?.code).toBe("deadline_exceeded");
+  cluster.join(3, { worker: "worker-1" });
+  cluster.pass(6_000, [2, 3]);
+  cluster.link();
+  service.readinessChanged();
+  await new Promise((resolve) => setImmediate(resolve));
+  for (let n = 0; n < 5; n++) cluster.answer();
+  expect(cluster.core.view().sequences.running).toBe(1);
+  vi.advanceTimersByTime(1_500);
+  cluster.answerAll();
+  const told = await followed[1]!;
+  expect(told.filter(({ type }) => type === "tokens").length).toBeGreaterThan(2);
+  expect(errorOf(told)?.code).toBe("deadline_exceeded");
+  expect(cluster.core.view().blocks.used).toBe(0);
 });
 
 it("is refused when it comes too late, and left alone when it was answered before", async () => {

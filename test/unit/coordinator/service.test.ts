@@ -5,9 +5,18 @@ import { requestId } from "../../../common/ids.js";
 import type { Core } from "../../../coordinator/core.js";
 import type { ModelInfo } from "../../../coordinator/inference.js";
 import type { PromptService } from "../../../coordinator/prompt/service.js";
-import type { RequestQueue } from "../../../coordinator/queue/queue.js";
+import type { RequestLedger, RequestQueue } from "../../../coordinator/queue/queue.js";
 import { Service, type ServiceFacts } from "../../../coordinator/service.js";
 import { generation } from "../../support/fake-cluster.js";
+
+class NoLedger implements RequestLedger {
+  read = async () => [];
+  restate = () => {};
+  decided = () => {};
+  ended = () => {};
+  keepAnswer = () => {};
+  answer = async () => null;
+}
 
 const services: Service[] = [];
 afterEach(() => {
@@ -21,7 +30,7 @@ function service(): Service {
     add: async () => {},
     remove: async () => {},
     start: async () => {},
-    ended: () => {},
+    ledger: new NoLedger(),
     onUpChange: () => {},
     close: async () => {},
   };
@@ -30,6 +39,8 @@ function service(): Service {
     model: {} as ModelInfo,
     precision: { dtype: "float32", kvType: "float32", weights: null, head: null },
     numericsId: () => null,
+    term: 1,
+    recoveryTimeoutMs: 1_000,
     probeAddress: null,
     grpcAddress: () => null,
   };

@@ -12,7 +12,14 @@ import {
 import { BlockTables } from "../../../worker/kv-cache/block-tables.js";
 import { greedy, headerOf, rowsOf } from "./support/steps.js";
 
-const format: StepFormat = { first: true, last: true, rowBytes: 16, tokenCount: 100, maxRows: 8 };
+const format: StepFormat = {
+  first: true,
+  last: true,
+  stage: 0,
+  rowBytes: 16,
+  tokenCount: 100,
+  maxRows: 8,
+};
 const none = Buffer.alloc(0);
 const tables = () => new BlockTables(8, 4);
 
@@ -97,6 +104,20 @@ test.each([
     Buffer.alloc(60),
     { ...format, first: false },
     "60 bytes of activations for 4 rows: expected 64",
+  ],
+  [
+    "the compute time of a stage that is not before it",
+    headerOf(1, [rowsOf(1, [1])], { stageUs: [7] }),
+    none,
+    format,
+    "step has the 1 compute times of stages before stage 0: expected 0",
+  ],
+  [
+    "too few compute times",
+    headerOf(1, [rowsOf(1, [1])], { stageUs: [7] }),
+    Buffer.alloc(16),
+    { ...format, first: false, stage: 2 },
+    "step has the 1 compute times of stages before stage 2: expected 2",
   ],
   [
     "token ids that are not one per row",
@@ -192,10 +213,10 @@ test("results go back in the header's order with the position of each drawn toke
     activations: null,
     samples: [result(42)],
     scores: [result(11), result(-1, false)],
-    computeUs: 1,
+    computeUs: 1.5,
   });
   const [first, second] = frame.result!.sequences!;
-  expect(frame.result).toMatchObject({ epoch: { term: 1, plan: 1 }, pipeline: 0, step: 3 });
+  expect(frame.result).toMatchObject({ epoch: { term: 1, plan: 1 }, pipeline: 0, step: 3, stageUs: [2] });
   expect(first).toMatchObject({ sequence: 1, scores: [{ token: 11, finite: true }, { finite: false }] });
   expect(first?.drawn).toBeUndefined();
   expect(second).toMatchObject({
@@ -238,9 +259,11 @@ test("an engine that gives too few results is found out", () => {
   expect(() => resultFrame(header, output)).toThrow("fewer results");
 });
 
-test("the frame for the next stage carries the header unchanged and a checksum", () => {
+test("the frame for the next stage carries the header with one more compute time, and a checksum", () => {
   const activations = Buffer.from("activations");
-  expect(stepFrame(header, activations)).toEqual({
-    step: { header, activations, checksum: checksum(activations) },
+  const came = { ...header, stageUs: [11] };
+  expect(stepFrame(came, activations, 500.4)).toEqual({
+    step: { header: { ...header, stageUs: [11, 500] }, activations, checksum: checksum(activations) },
   });
+  expect(stepFrame(came, activations, 1e12).step?.header?.stageUs).toEqual([11, 2 ** 32 - 1]);
 });

@@ -59,7 +59,10 @@ test("two stages in a row pass activations on and the tokens are those of one st
   link.send(stepOf(headerOf(2, [rowsOf(1, [28], { validLength: 2, sampling: greedy })])));
   expect((await results.frames.next()).result?.sequences?.[0]?.drawn?.[0]?.token).toBe(28);
   // 4 floats of 28 + 4 layers are 128.
-  expect((await results.frames.next()).result?.sequences?.[0]?.drawn?.[0]?.token).toBe(28);
+  const second = (await results.frames.next()).result;
+  expect(second?.sequences?.[0]?.drawn?.[0]?.token).toBe(28);
+  // Both stages say how long they took.
+  expect(second?.stageUs).toEqual([500, 500]);
   expect(lastEngine.inputs[0]?.activations?.byteLength).toBe(2 * hiddenSize * 4);
   const beat = await lastSession.inbox.next(({ heartbeat }) => heartbeat?.steps === 2);
   expect(beat.heartbeat?.receivedBytes).toBe(3 * hiddenSize * 4);
@@ -358,7 +361,8 @@ test("a large step crosses whole", async () => {
   const rows = 64;
   const activations = Buffer.from(Float32Array.from({ length: rows * hiddenSize }, (_, i) => i).buffer);
   const newBlocks = bytesFromInt32([0, 1, 2, 3]);
-  link.send(stepOf(headerOf(1, [rowsOf(1, new Array(rows).fill(1), { newBlocks })]), activations));
+  const header = headerOf(1, [rowsOf(1, new Array(rows).fill(1), { newBlocks })], { stageUs: [9] });
+  link.send(stepOf(header, activations));
   await session.inbox.next(({ heartbeat }) => heartbeat?.steps === 1);
   expect(Buffer.compare(Buffer.from(engine.inputs[0]!.activations!), activations)).toBe(0);
 });

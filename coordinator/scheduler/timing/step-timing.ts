@@ -1,0 +1,48 @@
+/** What the scheduler asks of times, and tells of them. It knows no clock: times come as data. */
+import type { Load } from "./cycle.js";
+import type { StepSize } from "./step-size.js";
+
+/** Of one finished step, in microseconds. */
+export interface MeasuredStep {
+  /** Compute time, one per stage. */
+  stageUs: readonly number[];
+  /** From sending its header to its result. */
+  roundtripUs: number;
+}
+
+/** A prompt's chunk that a step could take. */
+export interface ChunkQuestion {
+  /** What the step has already. */
+  has: StepSize;
+  /** Tokens of the prompt that are computed. */
+  start: number;
+  /** Rows that may be taken at most, 1 or more. */
+  most: number;
+  /** Prompt tokens of one sequence in one step at most. */
+  first: number;
+  /** Micro-batches on their way, this one included. */
+  microBatches: number;
+  /** Nothing else runs. */
+  alone: boolean;
+  /** Some sequence waits for its next token. */
+  decoding: boolean;
+  /** The step has rows of another prompt: none need be taken. */
+  mayBeNone: boolean;
+}
+
+export interface StepTiming {
+  sent(step: number, size: StepSize): void;
+  finished(step: number, measured: MeasuredStep): void;
+  /** Micro-batches to keep on their way; null while that is not known. */
+  microBatches(load: Load): number | null;
+  /** @returns 0 to `most` rows; 1 or more unless `mayBeNone`. */
+  chunkRows(question: ChunkQuestion): number;
+}
+
+/** Without measurements: as many micro-batches as stages, chunks as large as allowed. */
+export const unmeasured: StepTiming = {
+  sent() {},
+  finished() {},
+  microBatches: () => null,
+  chunkRows: ({ most }) => most,
+};

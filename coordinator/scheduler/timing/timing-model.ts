@@ -1,0 +1,101 @@
+/**
+ * What finished steps say about the next ones: how many micro-batches to keep on their way, and how many rows
+ * of prompts a step may carry. It begins with nothing and answers like `unmeasured` until enough steps have
+ * come back. Pure: the same steps give the same answers.
+ */
+import { kvBlockSize, maxMicroBatchesInFlight } from "../../../common/limits.js";
+import { equalTimeRows, type Load, type PipelineTimes, rowsWithin } from "./cycle.js";
+import { HopTime } from "./hop-time.js";
+import { MicroBatchChoice } from "./micro-batch-choice.js";
+import { StageFit } from "./stage-fit.js";
+import type { StepSize } from "./step-size.js";
+import type { ChunkQuestion, MeasuredStep, StepTiming } from "./step-timing.js";
+
+/** Steps before anything is decided by them: the first ones find cold caches. */
+const leastSteps = 32;
+/** The line through the averages moves slowly: it is drawn anew after so many steps. */
+const fitEvery = 16;
+
+export interface TimingOptions {
+  stageCount: number;
+  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
+  itlTargetMs: number;
+}
+
+interface Sent {
+  size: StepSize;
+  /** Slowest stages of all steps that had finished when it was sent, summed. */
+  finishedUs: number;
+}
+
+export class TimingModel implements StepTiming {
+  readonly #options: TimingOptions;
+  readonly #fit: StageFit;
+  readonly #hops = new HopTime();
+  readonly #choice: MicroBatchChoice;
+  /** Bounded by the scheduler, which sends at most maxMicroBatchesInFlight. */
+  readonly #sent = new Map<number, Sent>();
+  #steps = 0;
+  #finishedUs = 0;
+  #times: PipelineTimes | null = null;
+
+  constructor(options: TimingOptions) {
+    this.#options = options;
+    this.#fit = new StageFit(options.stageCount);
+    this.#choice = new MicroBatchChoice(options.stageCount, maxMicroBatchesInFlight);
+  }
+
+  /** What is known of the pipeline; null before. */
+  get times(): PipelineTimes | null {
+    return this.#times;
+  }
+
+  sent(step: number, size: StepSize): void {
+    this.#sent.set(step, { size, finishedUs: this.#finishedUs });
+  }
+
+  finished(step: number, { stageUs, roundtripUs }: MeasuredStep): void {
+    const sent = this.#sent.get(step);
+    if (sent === undefined) return;
+    this.#sent.delete(step);
+    this.#steps++;
+    this.#fit.add(sent.size, stageUs);
+    // Steps come back in the order sent: what finished since then was ahead of it.
+    this.#hops.add({ roundtripUs, stageUs, aheadUs: this.#finishedUs - sent.finishedUs });
+    this.#finishedUs += Math.max(...stageUs);
+    if (this.#steps >= leastSteps && this.#steps % fitEvery === 0) {
+      this.#times = { stages: this.#fit.fit(), hopUs: this.#hops.us };
+    }
+  }
+
+  microBatches(load: Load): number | null {
+    if (this.#times === null) return null;
+    return this.#choice.choose(this.#times, load, this.#steps);
+  }
+
+  chunkRows({ has, start, most, first, microBatches, alone, decoding, mayBeNone }: ChunkQuestion): number {
+    const times = this.#times;
+    // Alone, a prompt is through soonest in large chunks: the next one waits for the last.
+    if (times === null || alone) return most;
+    const wanted = Math.min(
+      equalTimeRows(times, start, first),
+      decoding ? rowsWithin(times, microBatches, has, start, this.#limitUs) : most,
+    );
+    if (wanted >= most) return most;
+    const end = Math.floor((start + wanted) / kvBlockSize) * kvBlockSize;
+    if (end > start) return end - start;
+    // A block in every step, or the prompt never gets to its end.
+    const toNextBlock = kvBlockSize - (start % kvBlockSize);
+    return mayBeNone ? 0 : Math.min(most, toNextBlock);
+  }
+
+  /** Rows of new prompts that a step without decodes may take by the target; null while that is not known. */
+  rowBudget(microBatches: number): number | null {
+    if (this.#times === null) return null;
+    return Math.floor(rowsWithin(this.#times, microBatches, { rows: 0, keys: 0 }, 0, this.#limitUs));
+  }
+
+  get #limitUs(): number {
+    return this.#options.itlTargetMs * 1_000;
+  }
+}
