@@ -9,6 +9,7 @@ import { kvBlockSize, maxLoggedRequests, maxMicroBatchesInFlight, maxStepRows } 
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import { type ActiveChoice, type ActiveRequest, namesOf } from "./active-request.js";
+import { FinishRate } from "./finish-rate.js";
 import type {
   ClusterView,
   GenerationRequest,
@@ -27,17 +28,22 @@ import { PromptScores } from "./output/prompt-scores.js";
 import { replay } from "./output/replay.js";
 import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import { Pipelines } from "./pipelines.js";
+import type { LayerRange } from "./placement/cut.js";
 import type { Detokenizer } from "./prompt/service.js";
+import { requestClasses } from "./request-class.js";
+import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
 import { Serving, type ServingView } from "./serving.js";
 import { warmUpId, warmUpRequest } from "./warm-up.js";
 
-/** Sequences admitted and not finished; above it new requests get queue_full. */
+/** What CoreConfig.queueLimit is when the coordinator runs. */
 export const queueLimit = 10_000;
 /** What a reply is taken to need before any has ended, in tokens. */
 const firstExpectedReply = 256;
 
 export interface CoreConfig {
+  /** Sequences admitted and not finished; above it new requests get queue_full. */
+  queueLimit: number;
   membership: Omit<MembershipConfig, "minBlocks">;
   /** Micro-batches in flight; null: by what is measured. */
   microBatches: number | null;
@@ -92,7 +98,9 @@ export class Core {
   /** Choices that wait for a pipeline may find one now. */
   #mayPlace = false;
   #stepCount = 0;
+  #sliceCount = 0;
   #preemptions = 0;
+  readonly #finishRate = new FinishRate();
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
   /** Tokens guessed at, and those of them that were drawn. */
@@ -110,8 +118,7 @@ export class Core {
       { ...config.membership, minBlocks: blocksFor(config.prefixLength + 1) },
       {
         ...ports,
-        formed: (pipeline, epoch, blockCount, stageCount) =>
-          this.#formed(pipeline, epoch, blockCount, stageCount),
+        formed: (pipeline, epoch, blockCount, stages) => this.#formed(pipeline, epoch, blockCount, stages),
         dissolved: (pipeline, error) => this.#dissolved(pipeline, error),
       },
       clock,
@@ -217,6 +224,7 @@ export class Core {
         running: sum(({ sequences }) => sequences.running),
         waiting: sum(({ sequences }) => sequences.waiting),
       },
+      classes: this.#classes(),
       microBatchesInFlight: sum(({ microBatchesInFlight }) => microBatchesInFlight),
       timing: (pipelines.find(({ state }) => state === "ready") ?? pipelines[0]!).timing,
       pipelines,
@@ -224,6 +232,7 @@ export class Core {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
         steps: this.#stepCount,
+        contextSlices: this.#sliceCount,
         preemptions: this.#preemptions,
         prefixCacheQueries: this.#promptTokens.looked,
         prefixCacheHits: this.#promptTokens.reused,
@@ -231,6 +240,18 @@ export class Core {
         acceptedTokens: this.#draftTokens.accepted,
       },
     };
+  }
+
+  #classes(): ClusterView["classes"] {
+    const counts = { interactive: { running: 0, waiting: 0 }, batch: { running: 0, waiting: 0 } };
+    for (const serving of this.#pipelines.formed) {
+      for (const of of requestClasses) {
+        const { running, waiting } = serving.countsOf(of);
+        counts[of].running += running;
+        counts[of].waiting += waiting;
+      }
+    }
+    return counts;
   }
 
   #pipelineViews(): PipelineView[] {
@@ -250,11 +271,12 @@ export class Core {
     });
   }
 
-  #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stageCount: number): void {
+  #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stages: readonly LayerRange[]): void {
     const { microBatches, prefillChunk, prefixLength, speculation, itlTargetMs } = this.#config;
     const limits = {
       blockCount,
-      stageCount,
+      stageCount: stages.length,
+      stages,
       microBatches: microBatches === null ? null : Math.min(microBatches, maxMicroBatchesInFlight),
       maxStepRows,
       prefixLength,
@@ -272,6 +294,7 @@ export class Core {
       choiceOf: (sequence: SequenceId) => this.#choices.get(sequence)!,
       preempted: (sequence: SequenceId) => this.#notePreempted(sequence),
       rowsDue: (choice: ActiveChoice, rows: ScheduledRows) => this.#rowsDue(choice, rows),
+      sliceDue: (choice: ActiveChoice, slice: ScheduledSlice) => this.#sliceDue(choice, slice),
     };
     const serving = new Serving(pipeline, epoch, limits, ports, this.#clock.nowMs());
     this.#pipelines.add(serving);
@@ -355,10 +378,14 @@ export class Core {
     decided: readonly TokenIds[],
     place: (choice: ActiveChoice) => void,
   ): void {
-    if (this.#choices.size + request.choices.length > queueLimit) {
-      throw new RelayError("queue_full", `${queueLimit} sequences are waiting or running`, {
-        retryAfterS: 5,
-      });
+    const { queueLimit } = this.#config;
+    const excess = this.#choices.size + request.choices.length - queueLimit;
+    if (excess > 0) {
+      const message =
+        `${this.#choices.size} sequences are waiting or running, ` +
+        `and ${request.choices.length} more would be above the limit of ${queueLimit}`;
+      const retryAfterS = this.#finishRate.retryAfterS(this.#clock.nowMs(), excess);
+      throw new RelayError("queue_full", message, { retryAfterS });
     }
     const { maxTokens } = request.sampling;
     if (this.ready) {
@@ -435,7 +462,16 @@ export class Core {
     choice.again = true;
   }
 
-  #rowsDue(choice: ActiveChoice, { first, reused, tokens, draftRows }: ScheduledRows): void {
+  #sliceDue(choice: ActiveChoice, slice: ScheduledSlice): void {
+    this.#sliceCount++;
+    this.#rowsDue(choice, { ...slice, reused: 0, draftRows: 0 });
+  }
+
+  #rowsDue(
+    choice: ActiveChoice,
+    rows: Pick<ScheduledRows, "first" | "reused" | "tokens" | "draftRows">,
+  ): void {
+    const { first, reused, tokens, draftRows } = rows;
     this.#draftTokens.drafted += draftRows;
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.
@@ -521,7 +557,7 @@ export class Core {
       return;
     }
     this.#ports.emit(request.id, { ...event, cachedTokens: choice.reused });
-    this.#drop(choice);
+    this.#drop(choice, request.id === choice.serving?.warmUp ? 0 : 1);
     if (choice.request.open.size > 0) return;
     this.#requests.delete(request.id);
     this.#ports.log("debug", "request finished", namesOf(request));
@@ -569,11 +605,14 @@ export class Core {
   #open(choice: ActiveChoice): void {
     choice.request.open.set(choice.sequence, choice);
     this.#choices.set(choice.sequence, choice);
+    this.#finishRate.note(this.#clock.nowMs(), this.#choices.size);
   }
 
-  #drop(choice: ActiveChoice): void {
+  /** @param finished 1 when it was answered. */
+  #drop(choice: ActiveChoice, finished = 0): void {
     choice.request.open.delete(choice.sequence);
     this.#choices.delete(choice.sequence);
+    this.#finishRate.note(this.#clock.nowMs(), this.#choices.size, finished);
     choice.serving?.remove(choice.sequence);
     this.#gotOn(choice);
   }

@@ -7,6 +7,7 @@ import { type RequestId, requestId } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
 import { formatName, type Precision } from "../models/quantization.js";
 import type { Core } from "./core.js";
+import { Deadlines, deadlinePassed, hasPassed } from "./deadlines.js";
 import { EventStream } from "./event-stream.js";
 import { HeldRequests } from "./held-requests.js";
 import type {
@@ -20,30 +21,18 @@ import type {
   RequestState,
   TokenIds,
 } from "./inference.js";
+import { type Accepted, Intake, intakeLimitS, sweepMs } from "./intake.js";
 import { continuation, isCalled, type OrphanListener, Orphans, poisonOf } from "./orphans.js";
 import { canReplay } from "./output/replay.js";
 import type { PromptService } from "./prompt/service.js";
 import type { LedgerEntry, RequestQueue } from "./queue/queue.js";
 import { WakeUps } from "./wake-ups.js";
 
-/**
- * A request that the queue took is given up with a 503 when for so many sweeps it was not handed on, and either
- * later ones were or none at all. Ten thousand at once take their time. Sweeps and not seconds: what this process
- * missed while it stood still is not the queue's fault.
- */
-const admitLimitSweeps = 10;
-/** The queue hands on several at a time, which may change places. */
-const mostOvertaking = 256;
-/** How often overdue requests are looked for. */
-const sweepMs = 1_000;
-
 /** An accepted request: queued until the core has it, then admitted. */
 interface Pending {
   request: GenerationRequest;
   admitted: boolean;
-  /** Its place among all that were accepted, and the sweep after which it was. */
-  place: number;
-  sweep: number;
+  accepted: Accepted;
   stream: EventStream;
   /** Its client was lost with the process that accepted it. */
   orphan: boolean;
@@ -72,10 +61,11 @@ export class Service implements InferenceService {
   readonly #queue: RequestQueue;
   readonly #core: () => Core;
   readonly #log: Logger;
-  /** Bounded by the core's queue limit and, while they are queued, by admitLimitSweeps. */
+  /** Bounded by the core's queue limit and, while they are queued, by intakeLimitS. */
   readonly #pending = new Map<RequestId, Pending>();
   /** When those of them were accepted that have had no step yet, oldest first. */
   readonly #waitingSinceMs = new Map<RequestId, number>();
+  readonly #deadlines = new Deadlines((id) => this.#giveUp(id, deadlinePassed()));
   readonly #wakeUps = new WakeUps();
   readonly #stepListeners: ((rows: number) => void)[] = [];
   readonly #recoveryListeners: ((reason: string, seconds: number) => void)[] = [];
@@ -83,10 +73,7 @@ export class Service implements InferenceService {
   readonly #held: HeldRequests;
   readonly #orphans: Orphans;
   readonly #sweep: NodeJS.Timeout;
-  #sweeps = 0;
-  #accepted = 0;
-  /** The latest place that the queue has handed on, and the sweep after which it last handed on any request. */
-  #handedOn = { place: -1, sweep: 0 };
+  readonly #intake = new Intake();
   #draining = false;
 
   constructor(
@@ -131,6 +118,7 @@ export class Service implements InferenceService {
   async submit(submitted: GenerationRequest): Promise<RequestHandle> {
     const notReady = this.notReady();
     if (notReady !== null) throw notReady;
+    if (hasPassed(submitted.deadlineMs)) throw deadlinePassed();
     const request = { ...submitted, accepted: this.#acceptance() };
     const { stream } = this.#accept(request, false);
     try {
@@ -138,6 +126,7 @@ export class Service implements InferenceService {
     } catch (error) {
       this.#pending.delete(request.id);
       this.#waitingSinceMs.delete(request.id);
+      this.#deadlines.forget(request.id);
       throw error;
     }
     this.#log.debug({ requestId: request.logId, completionId: request.id }, "request queued");
@@ -160,7 +149,7 @@ export class Service implements InferenceService {
     }
     if (pending.admitted) return;
     pending.admitted = true;
-    this.#noteHandedOn(pending);
+    this.#intake.handedOn(pending.orphan ? null : pending.accepted);
     if (this.#held.any || pending.orphan) this.#held.add(pending.request);
     else this.#core().admit(pending.request);
   }
@@ -215,6 +204,7 @@ export class Service implements InferenceService {
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
     this.#waitingSinceMs.delete(id);
+    this.#deadlines.forget(id);
     pending.stream.end();
     // An orphan has ended when its answer is kept.
     if (pending.orphan) return;
@@ -280,15 +270,17 @@ export class Service implements InferenceService {
   /** Ends what is left with an error. */
   close(error: RelayError): void {
     clearInterval(this.#sweep);
-    for (const id of [...this.#pending.keys()]) {
-      this.emit(id, { type: "error", error });
-      this.#cancel(id);
-    }
+    for (const id of [...this.#pending.keys()]) this.#giveUp(id, error);
   }
 
   #oldestWaitMs(): number {
     for (const sinceMs of this.#waitingSinceMs.values()) return performance.now() - sinceMs;
     return 0;
+  }
+
+  #giveUp(id: RequestId, error: RelayError): void {
+    this.emit(id, { type: "error", error });
+    this.#cancel(id);
   }
 
   #cancel(id: RequestId): void {
@@ -321,14 +313,14 @@ export class Service implements InferenceService {
     const pending = {
       request,
       admitted: false,
-      place: this.#accepted++,
-      sweep: this.#sweeps,
+      accepted: this.#intake.accept(),
       stream,
       orphan,
       replays: canReplay(request),
     };
     this.#pending.set(request.id, pending);
     this.#waitingSinceMs.set(request.id, performance.now());
+    if (request.deadlineMs !== undefined) this.#deadlines.watch(request.id, request.deadlineMs);
     return pending;
   }
 
@@ -341,12 +333,11 @@ export class Service implements InferenceService {
 
   /** The core's turn has come. */
   #handOver(request: GenerationRequest, decided: readonly TokenIds[]): void {
-    const { accepted, deadlineMs = Number.POSITIVE_INFINITY } = request;
-    if (deadlineMs <= Date.now()) {
-      const message = "the time in which the answer was wanted passed while the coordinator was restarted";
-      this.#refuse(request.id, new RelayError("deadline_exceeded", message));
+    if (hasPassed(request.deadlineMs)) {
+      this.#refuse(request.id, deadlinePassed());
       return;
     }
+    const { accepted } = request;
     const numericsId = this.#facts.numericsId() ?? "";
     const way = accepted === undefined ? "goOn" : continuation(accepted.numericsId, numericsId);
     if (way === "goOn") this.#core().admit(request, decided);
@@ -380,27 +371,14 @@ export class Service implements InferenceService {
     }
   }
 
-  /** What an earlier process had put into the queue has no place among ours. */
-  #noteHandedOn({ orphan, place }: Pending): void {
-    const latest = orphan ? -1 : place;
-    this.#handedOn = { place: Math.max(latest, this.#handedOn.place), sweep: this.#sweeps };
-  }
-
   #giveUpOverdue(): void {
     const overdue = this.#held.overdue(this.#facts.recoveryTimeoutMs);
     for (const id of overdue?.ids ?? []) this.#refuse(id, overdue!.error);
-    this.#sweeps++;
-    const handedOn = this.#handedOn;
-    const isStuck = this.#sweeps - handedOn.sweep >= admitLimitSweeps;
-    for (const [id, { admitted, place, sweep }] of this.#pending) {
-      if (admitted || this.#sweeps - sweep < admitLimitSweeps) continue;
-      if (!isStuck && place + mostOvertaking > handedOn.place) continue;
-      const message = `the queue did not hand the request on within ${(admitLimitSweeps * sweepMs) / 1000} s`;
-      this.emit(id, {
-        type: "error",
-        error: new RelayError("queue_unavailable", message, { retryAfterS: 1 }),
-      });
-      this.#cancel(id);
+    this.#intake.sweep();
+    for (const [id, { admitted, accepted }] of this.#pending) {
+      if (admitted || !this.#intake.isLost(accepted)) continue;
+      const message = `the queue did not hand the request on within ${intakeLimitS} s`;
+      this.#giveUp(id, new RelayError("queue_unavailable", message, { retryAfterS: 1 }));
     }
   }
 }

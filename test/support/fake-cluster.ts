@@ -19,6 +19,7 @@ import type { StepResult__Output } from "../../proto/generated/glm/relay/interna
 import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
 
 const MB = 1_000_000;
+const fakeLayers = 4;
 export const stopToken = 9;
 
 /** What is drawn after some tokens. */
@@ -71,6 +72,7 @@ export interface FakeClusterOptions {
   itlTargetMs?: number;
   workerMemoryMB?: number;
   prefixLength?: number;
+  queueLimit?: number;
   speculation?: boolean;
   model?: FakeModel;
 }
@@ -97,8 +99,11 @@ export class FakeCluster {
   breakLink = false;
   readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
   readonly recoveries: { reason: string; afterMs: number }[] = [];
+  private listener: Pick<CorePorts, "emit" | "ended"> | null = null;
   /** What the stages of each pipeline have. */
   private readonly caches = new Map<number, FakeCache>();
+  /** Contexts that are read in slices. */
+  readonly slices = new FakeSlices();
   readonly pipelineCount: number;
   private readonly prefixLength: number;
   private readonly workerMemoryMB: number;
@@ -115,6 +120,7 @@ export class FakeCluster {
     microBatches,
     itlTargetMs = 200,
     prefixLength = 0,
+    queueLimit = 10_000,
     workerMemoryMB = 100,
     speculation = false,
     model = nextToken,
@@ -130,6 +136,7 @@ export class FakeCluster {
       planMade: (pipeline) => {
         const others = this.steps.filter((step) => step.pipeline !== pipeline);
         this.steps.splice(0, this.steps.length, ...others);
+        this.slices.clear(pipeline);
         this.caches.set(pipeline, { tables: new Map(), slots: new Map() });
       },
       openResultLink: (_pipeline, epoch) => this.core.membership.resultLinkOpened(epoch),
@@ -146,10 +153,12 @@ export class FakeCluster {
         this.order.push(event.type);
         const list = this.events.get(id) ?? [];
         this.events.set(id, [...list, event]);
+        this.listener?.emit(id, event);
       },
       ended: (id) => {
         this.ended.add(id);
         this.endings.set(id, (this.endings.get(id) ?? 0) + 1);
+        this.listener?.ended(id);
       },
       stepFinished: () => {},
       readyChanged: () => {},
@@ -158,6 +167,7 @@ export class FakeCluster {
     };
     this.core = new Core(
       {
+        queueLimit,
         microBatches: microBatches ?? null,
         itlTargetMs,
         speculation,
@@ -176,7 +186,7 @@ export class FakeCluster {
           fingerprint: "f",
           precision: { dtype: "float32", kvType: "float32", weights: null, head: null },
           placementModel: {
-            layerBytes: [MB, MB, MB, MB],
+            layerBytes: Array.from({ length: fakeLayers }, () => MB),
             embeddingBytes: MB,
             headBytes: MB,
             layerKvBytesPerToken: 100,
@@ -192,6 +202,11 @@ export class FakeCluster {
       ports,
       { nowMs: () => this.nowMs },
     );
+  }
+
+  /** Who is told of requests beside the test. */
+  listen(listener: Pick<CorePorts, "emit" | "ended">): void {
+    this.listener = listener;
   }
 
   join(connection: number, overrides: Partial<NonNullable<WorkerMessage__Output["register"]>> = {}): void {
@@ -300,8 +315,9 @@ export class FakeCluster {
     const { tables, slots } = cache;
     for (const ended of header.ended ?? []) tables.delete(ended);
     const sequences = header.sequences!;
+    const slice = this.slices.take(header);
     // All rows of a step are stored before any is read.
-    for (const rows of sequences) {
+    for (const rows of slice === null ? sequences : [slice, ...sequences]) {
       const table = [...(tables.get(rows.sequence!) ?? []), ...int32FromBytes(rows.newBlocks as Uint8Array)];
       tables.set(rows.sequence!, table);
       for (const [i, token] of int32FromBytes(rows.tokenIds as Uint8Array).entries()) {
@@ -370,6 +386,40 @@ export class FakeCluster {
       topLogprobs: Buffer.alloc(0),
       finite: true,
     };
+  }
+}
+
+/** How far contexts have been read, layer by layer, by the header's own word. */
+class FakeSlices {
+  /** First layer that is not computed yet, by sequence, of each pipeline. */
+  private readonly pipelines = new Map<number, Map<number, number>>();
+  /** Layers of every slice that was answered. */
+  readonly seen: { sequence: number; layerBegin: number; layerEnd: number; others: number }[] = [];
+
+  /** The rows of the header's slice, which goes on where the one before it ended; null without one. */
+  take({ pipeline, slice, sequences, ended }: StepHeader): SequenceRows | null {
+    const layers = this.pipelines.get(pipeline!)!;
+    for (const sequence of ended ?? []) layers.delete(sequence);
+    if (slice?.rows != null) {
+      const { rows, layerBegin = 0, layerEnd = 0 } = slice;
+      const sequence = rows.sequence!;
+      if (layerBegin !== (layers.get(sequence) ?? 0) || layerEnd <= layerBegin) {
+        throw new Error(`sequence ${sequence}: slice [${layerBegin}, ${layerEnd}) is out of order`);
+      }
+      layers.set(sequence, layerEnd);
+      this.seen.push({ sequence, layerBegin, layerEnd, others: sequences!.length });
+    }
+    for (const { sequence } of sequences!) {
+      const layer = layers.get(sequence!);
+      if (layer === undefined || layer === fakeLayers) continue;
+      throw new Error(`sequence ${sequence} has rows, but its context is read up to layer ${layer} only`);
+    }
+    return slice?.rows ?? null;
+  }
+
+  /** A plan was made: nothing is computed. */
+  clear(pipeline: number): void {
+    this.pipelines.set(pipeline, new Map());
   }
 }
 

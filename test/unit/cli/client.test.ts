@@ -150,6 +150,7 @@ describe("status", () => {
     ],
     blocks: { size: 16, total: 100, used: 3, kept: 0 },
     sequences: { running: 1, waiting: 2 },
+    classes: { interactive: { running: 1, waiting: 0 }, batch: { running: 0, waiting: 2 } },
     microBatchesInFlight: 1,
     pipelines: [],
     timing: {
@@ -172,6 +173,7 @@ describe("status", () => {
       preemptions: 0,
       prefixCacheQueries: 0,
       prefixCacheHits: 0,
+      contextSlices: 0,
       draftedTokens: 0,
       acceptedTokens: 0,
       steps: 17,
