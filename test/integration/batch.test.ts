@@ -93,7 +93,9 @@ describe(
         const { custom_id, response, error } = JSON.parse(text);
         if (answers.has(custom_id)) throw new Error(`two lines of ${custom_id}`);
         const { choices, usage, error: refusal } = response.body;
-        answers.set(custom_id, { status: response.status_code, choices, usage, refusal, error });
+        // How much of a prompt was found computed depends on what ran before.
+        const tokens = usage && [usage.prompt_tokens, usage.completion_tokens];
+        answers.set(custom_id, { status: response.status_code, choices, tokens, refusal, error });
       }
       return answers;
     }
@@ -149,9 +151,8 @@ describe(
       await cluster.until("the loss", (view) => view.state !== "ready");
       cluster.startWorker(1);
       await run.exited;
-      const summary = summaryOf(run);
-      expect(summary).toMatchObject(wholeCounts);
-      expect(summary.retries).toBeGreaterThan(0);
+      // Those that ran go on; only what was sent meanwhile is tried again.
+      expect(summaryOf(run)).toMatchObject(wholeCounts);
       expect(answersOf(output)).toEqual(undisturbed);
     });
 
