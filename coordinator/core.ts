@@ -30,7 +30,7 @@ import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import { Pipelines } from "./pipelines.js";
 import type { LayerRange } from "./placement/cut.js";
 import type { Detokenizer } from "./prompt/service.js";
-import type { RequestClass } from "./request-class.js";
+import { requestClasses } from "./request-class.js";
 import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
 import { Serving, type ServingView } from "./serving.js";
@@ -207,10 +207,6 @@ export class Core {
     const pipelines = this.#pipelineViews();
     const sum = (figure: (view: PipelineView) => number) =>
       pipelines.reduce((total, view) => total + figure(view), 0);
-    const sumOf = (of: RequestClass) => ({
-      running: sum(({ classes }) => classes[of].running),
-      waiting: sum(({ classes }) => classes[of].waiting),
-    });
     return {
       state: this.ready ? "ready" : this.membership.phase === "waiting" ? "waiting" : "loading",
       reason: this.notReady()?.message ?? "",
@@ -228,10 +224,7 @@ export class Core {
         running: sum(({ sequences }) => sequences.running),
         waiting: sum(({ sequences }) => sequences.waiting),
       },
-      classes: {
-        interactive: sumOf("interactive"),
-        batch: sumOf("batch"),
-      },
+      classes: this.#classes(),
       microBatchesInFlight: sum(({ microBatchesInFlight }) => microBatchesInFlight),
       timing: (pipelines.find(({ state }) => state === "ready") ?? pipelines[0]!).timing,
       pipelines,
@@ -247,6 +240,18 @@ export class Core {
         acceptedTokens: this.#draftTokens.accepted,
       },
     };
+  }
+
+  #classes(): ClusterView["classes"] {
+    const counts = { interactive: { running: 0, waiting: 0 }, batch: { running: 0, waiting: 0 } };
+    for (const serving of this.#pipelines.formed) {
+      for (const of of requestClasses) {
+        const { running, waiting } = serving.countsOf(of);
+        counts[of].running += running;
+        counts[of].waiting += waiting;
+      }
+    }
+    return counts;
   }
 
   #pipelineViews(): PipelineView[] {
@@ -617,7 +622,6 @@ export class Core {
 const notServing = (itlTargetMs: number): ServingView => ({
   blocks: { size: kvBlockSize, total: 0, used: 0, kept: 0 },
   sequences: { running: 0, waiting: 0 },
-  classes: { interactive: { running: 0, waiting: 0 }, batch: { running: 0, waiting: 0 } },
   microBatchesInFlight: 0,
   timing: { itlTargetMs, microBatchTarget: 0, rowBudget: null, hopMs: null, stages: [] },
 });

@@ -234,8 +234,6 @@ export interface PipelineView {
   blocks: { size: number; total: number; used: number; kept: number };
   /** `waiting`: for blocks. */
   sequences: { running: number; waiting: number };
-  /** The same by class. */
-  classes: Record<RequestClass, { running: number; waiting: number }>;
   microBatchesInFlight: number;
   timing: TimingView;
 }
@@ -272,7 +270,8 @@ export interface ClusterView {
   workers: WorkerView[];
   blocks: PipelineView["blocks"];
   sequences: PipelineView["sequences"];
-  classes: PipelineView["classes"];
+  /** The same by class. */
+  classes: Record<RequestClass, { running: number; waiting: number }>;
   microBatchesInFlight: number;
   /** Of the first pipeline that serves. */
   timing: TimingView;

@@ -9,6 +9,7 @@ import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v
 import { type ActiveChoice, contextRequest, rowRequests } from "./active-request.js";
 import type { PipelineView, TimingView } from "./inference.js";
 import { Pipeline, type SequenceOutcome } from "./pipeline/pipeline.js";
+import type { RequestClass } from "./request-class.js";
 import type { Candidate } from "./routing.js";
 import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import {
@@ -43,10 +44,7 @@ export interface ServingPorts {
   sliceDue(choice: ActiveChoice, slice: ScheduledSlice): void;
 }
 
-export type ServingView = Pick<
-  PipelineView,
-  "blocks" | "sequences" | "classes" | "microBatchesInFlight" | "timing"
->;
+export type ServingView = Pick<PipelineView, "blocks" | "sequences" | "microBatchesInFlight" | "timing">;
 
 export class Serving {
   readonly id: PipelineId;
@@ -179,15 +177,15 @@ export class Serving {
     return outcomes;
   }
 
+  countsOf(of: RequestClass): { running: number; waiting: number } {
+    return this.#scheduler.countsOf(of);
+  }
+
   view(): ServingView {
     const { blocksUsed: used, blocksKept: kept, runningCount, waitingCount, stepsInFlight } = this.#scheduler;
     return {
       blocks: { size: kvBlockSize, total: this.blockCount, used, kept },
       sequences: { running: runningCount, waiting: waitingCount },
-      classes: {
-        interactive: this.#scheduler.countsOf("interactive"),
-        batch: this.#scheduler.countsOf("batch"),
-      },
       microBatchesInFlight: stepsInFlight,
       timing: this.#timingView(),
     };

@@ -265,7 +265,6 @@ export class ScriptedService implements InferenceService {
           stages,
           blocks: { size: 16, total: 100, used: 25, kept: 0 },
           sequences: { running: 4, waiting: 6 },
-          classes: { interactive: { running: 3, waiting: 1 }, batch: { running: 1, waiting: 5 } },
           microBatchesInFlight: 2,
           timing,
         },

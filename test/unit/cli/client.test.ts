@@ -212,7 +212,6 @@ describe("status", () => {
       stages: [stage!],
       blocks: { size: 16, total: 50, used: 3, kept: 7 },
       sequences: { running: 1, waiting: 2 },
-      classes: { interactive: { running: 1, waiting: 0 }, batch: { running: 0, waiting: 2 } },
       microBatchesInFlight: 1,
       timing: view.timing,
     };
