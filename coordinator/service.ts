@@ -27,8 +27,14 @@ import type { PromptService } from "./prompt/service.js";
 import type { LedgerEntry, RequestQueue } from "./queue/queue.js";
 import { WakeUps } from "./wake-ups.js";
 
-/** A request that the queue took and nobody admitted within this time is given up with a 503. */
-const admitLimitMs = 10_000;
+/**
+ * A request that the queue took is given up with a 503 when for so many sweeps it was not handed on, and either
+ * later ones were or none at all. Ten thousand at once take their time. Sweeps and not seconds: what this process
+ * missed while it stood still is not the queue's fault.
+ */
+const admitLimitSweeps = 10;
+/** The queue hands on several at a time, which may change places. */
+const mostOvertaking = 256;
 /** How often overdue requests are looked for. */
 const sweepMs = 1_000;
 
@@ -36,7 +42,9 @@ const sweepMs = 1_000;
 interface Pending {
   request: GenerationRequest;
   admitted: boolean;
-  queuedAtMs: number;
+  /** Its place among all that were accepted, and the sweep after which it was. */
+  place: number;
+  sweep: number;
   stream: EventStream;
   /** Its client was lost with the process that accepted it. */
   orphan: boolean;
@@ -65,7 +73,7 @@ export class Service implements InferenceService {
   readonly #queue: RequestQueue;
   readonly #core: () => Core;
   readonly #log: Logger;
-  /** Bounded by the core's queue limit and, while they are queued, by admitLimitMs. */
+  /** Bounded by the core's queue limit and, while they are queued, by admitLimitSweeps. */
   readonly #pending = new Map<RequestId, Pending>();
   /** When those of them were accepted that have had no step yet, oldest first. */
   readonly #waitingSinceMs = new Map<RequestId, number>();
@@ -77,6 +85,10 @@ export class Service implements InferenceService {
   readonly #held: HeldRequests;
   readonly #orphans: Orphans;
   readonly #sweep: NodeJS.Timeout;
+  #sweeps = 0;
+  #accepted = 0;
+  /** The latest place that the queue has handed on, and the sweep after which it last handed on any request. */
+  #handedOn = { place: -1, sweep: 0 };
   #draining = false;
 
   constructor(
@@ -152,6 +164,7 @@ export class Service implements InferenceService {
     }
     if (pending.admitted) return;
     pending.admitted = true;
+    this.#noteHandedOn(pending);
     if (this.#held.any || pending.orphan) this.#held.add(pending.request);
     else this.#core().admit(pending.request);
   }
@@ -312,10 +325,17 @@ export class Service implements InferenceService {
 
   #accept(request: GenerationRequest, orphan: boolean): Pending {
     const stream = new EventStream(this.#wakeUps);
-    const queuedAtMs = performance.now();
-    const pending = { request, admitted: false, queuedAtMs, stream, orphan, replays: canReplay(request) };
+    const pending = {
+      request,
+      admitted: false,
+      place: this.#accepted++,
+      sweep: this.#sweeps,
+      stream,
+      orphan,
+      replays: canReplay(request),
+    };
     this.#pending.set(request.id, pending);
-    this.#waitingSinceMs.set(request.id, queuedAtMs);
+    this.#waitingSinceMs.set(request.id, performance.now());
     if (request.deadlineMs !== undefined) this.#deadlines.watch(request.id, request.deadlineMs);
     return pending;
   }
@@ -367,13 +387,22 @@ export class Service implements InferenceService {
     }
   }
 
+  /** What an earlier process had put into the queue has no place among ours. */
+  #noteHandedOn({ orphan, place }: Pending): void {
+    const latest = orphan ? -1 : place;
+    this.#handedOn = { place: Math.max(latest, this.#handedOn.place), sweep: this.#sweeps };
+  }
+
   #giveUpOverdue(): void {
     const overdue = this.#held.overdue(this.#facts.recoveryTimeoutMs);
     for (const id of overdue?.ids ?? []) this.#refuse(id, overdue!.error);
-    const now = performance.now();
-    for (const [id, { admitted, queuedAtMs }] of this.#pending) {
-      if (admitted || now - queuedAtMs < admitLimitMs) continue;
-      const message = `the queue did not hand the request on within ${admitLimitMs / 1000} s`;
+    this.#sweeps++;
+    const handedOn = this.#handedOn;
+    const isStuck = this.#sweeps - handedOn.sweep >= admitLimitSweeps;
+    for (const [id, { admitted, place, sweep }] of this.#pending) {
+      if (admitted || this.#sweeps - sweep < admitLimitSweeps) continue;
+      if (!isStuck && place + mostOvertaking > handedOn.place) continue;
+      const message = `the queue did not hand the request on within ${(admitLimitSweeps * sweepMs) / 1000} s`;
       this.#giveUp(id, new RelayError("queue_unavailable", message, { retryAfterS: 1 }));
     }
   }
