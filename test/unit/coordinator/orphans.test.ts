@@ -188,7 +188,7 @@ describe("requests that an earlier process left", () => {
     ]);
     await serve();
     expect(admitted).toEqual([{ id: "a", decided: [] }]);
-    expect(noted).toEqual([["restate", "a", numericsId, 1, false]]);
+    expect(noted).toEqual([["restate", "a", numericsId, 0, false]]);
     const events = [];
     for await (const event of orphans[1]!.handle.events) events.push(event);
     expect(events).toMatchObject([{ type: "error", error: { code: "model_not_found" } }]);
