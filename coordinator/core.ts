@@ -34,7 +34,6 @@ import { replay } from "./output/replay.js";
 import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import type { Detokenizer } from "./prompt/service.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
-import { defaultKneeRows } from "./scheduler/speculation.js";
 import { Serving } from "./serving.js";
 import { Suspects } from "./suspects.js";
 import { warmUpId, warmUpRequest } from "./warm-up.js";
@@ -246,7 +245,7 @@ export class Core {
       prefixLength,
       prefillChunk,
       firstExpectedReply,
-      speculation: speculation ? { kneeRows: defaultKneeRows } : undefined,
+      speculation,
       itlTargetMs,
     };
     const ports = {

@@ -1,6 +1,8 @@
 /**
  * Workers killed with SIGKILL again and again, at random points under load: every request is answered, with
- * the bytes of an undisturbed run. GLM_RELAY_SEED replays a run's choices (not its timing).
+ * the bytes of an undisturbed run. The first cluster has all at once that may change how an answer comes about:
+ * an INT8 cache with few blocks, small chunks, shared prompts, guesses, classes, tenants, clients that leave.
+ * GLM_RELAY_SEED replays a run's choices (not its timing).
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -9,7 +11,7 @@ import { seededRandom } from "../native/support.js";
 import { demoModel, TestCluster } from "../support/cluster.js";
 
 const seed = Number(process.env.GLM_RELAY_SEED ?? 20_261_125);
-const clients = 6;
+const clients = 8;
 /**
  * Between a cluster that serves again and the next kill lie some steps and then a pause. Without a token in
  * between, kills look like a request that kills, and it would be set aside.
@@ -24,6 +26,11 @@ interface Load {
   model: string;
   stages: number;
   flags: string[];
+  prefillChunk?: number;
+  /** KV blocks, about; absent: as many as there is memory for. */
+  blocks?: number;
+  /** What must have happened on the way. */
+  counters: ("preemptions" | "prefixCacheHits" | "acceptedTokens")[];
   kills: number;
   bodies: Body[];
 }
@@ -32,8 +39,17 @@ const random = seededRandom(seed);
 const below = (bound: number) => Math.floor(random() * bound);
 
 const sampled = { temperature: 0.9, top_p: 0.95, top_k: 40, logprobs: 2, ignore_eos: true };
-const demoBodies = Array.from({ length: 12 }, (_, i): Body => {
-  const prompt = Array.from({ length: 1 + below(120) }, () => below(1_500));
+/** Begins as others do, or says the same again and again, or neither. */
+const words = (count: number) => Array.from({ length: count }, () => below(1_500));
+const shared = words(70);
+const phrase = words(9);
+const prompts = [
+  () => words(1 + below(120)),
+  () => [...shared, ...words(1 + below(40))],
+  () => Array.from({ length: 5 }, () => phrase).flat(),
+];
+const demoBodies = Array.from({ length: 24 }, (_, i): Body => {
+  const prompt = prompts[i % prompts.length]!();
   const body = { prompt, ...sampled, seed: i, max_tokens: 40 + below(160), return_tokens_as_token_ids: true };
   if (i % 4 === 1) return { ...body, temperature: 0, echo: true };
   return i % 4 === 2 ? { ...body, n: 3 } : body;
@@ -41,13 +57,23 @@ const demoBodies = Array.from({ length: 12 }, (_, i): Body => {
 const glm130b = readExpected("glm-130b-tiny");
 const { mask, sop, gmask } = glm130b.ids!;
 const blankBodies = Array.from({ length: 8 }, (_, i): Body => {
-  const words = (count: number) => Array.from({ length: count }, () => 1 + below(90));
-  const prompt = [...words(8), mask, ...words(5), mask, ...words(3), sop];
+  const some = (count: number) => Array.from({ length: count }, () => 1 + below(90));
+  const prompt = [...some(8), mask, ...some(5), mask, ...some(3), sop];
   return { prompt, ...sampled, seed: i, max_tokens: 20 };
 });
 
 const loads: Load[] = [
-  { name: "a causal model", model: demoModel, stages: 3, flags: [], kills: 100, bodies: demoBodies },
+  {
+    name: "a causal model",
+    model: demoModel,
+    stages: 3,
+    flags: ["--itl-target-ms", "5"],
+    prefillChunk: 32,
+    blocks: 60,
+    counters: ["preemptions", "prefixCacheHits", "acceptedTokens"],
+    kills: 100,
+    bodies: demoBodies,
+  },
   {
     name: "a prefix-LM that fills blanks",
     model: fixtureFolder("glm-130b-tiny"),
@@ -57,22 +83,46 @@ const loads: Load[] = [
       ...["--set", `gmask_token_id=${gmask}`],
       ...["--set", `sop_token_id=${sop}`],
     ],
+    counters: [],
     kills: 20,
     bodies: blankBodies,
   },
 ];
 
-describe.each(loads)("$name, $kills kills", ({ model, stages, flags, kills, bodies }) => {
+/** Memory of each worker that holds about so many blocks. */
+async function memoryFor(blocks: number, options: Parameters<typeof TestCluster.start>[0]): Promise<string> {
+  const roomy = await TestCluster.start(options);
+  try {
+    const view = await roomy.view();
+    const bytes = view.stages.map(
+      ({ planned: { weightBytes, kvBytes, workspaceBytes, processBytes } }) =>
+        weightBytes + workspaceBytes + processBytes + Math.ceil((kvBytes / view.blocks.total) * blocks),
+    );
+    return `${Math.max(...bytes)}`;
+  } finally {
+    await roomy.stop();
+  }
+}
+
+const headersOf = (which: number): Record<string, string> => ({
+  "x-glm-class": which % 3 === 0 ? "batch" : "interactive",
+  "x-glm-tenant": which % 4 === 0 ? "one" : "other",
+});
+
+describe.each(loads)("$name, $kills kills", (load) => {
+  const { model, stages, flags, prefillChunk, blocks, counters, kills, bodies } = load;
   let cluster: TestCluster;
   beforeAll(async () => {
-    cluster = await TestCluster.start({ model, stages, precision: ["--kv", "int8", ...flags] });
+    const options = { model, stages, prefillChunk, precision: ["--kv", "int8", ...flags] };
+    const memory = blocks === undefined ? undefined : await memoryFor(blocks, options);
+    cluster = await TestCluster.start({ ...options, memory });
   });
   afterAll(() => cluster?.stop());
 
   /** Refused while the cluster re-forms: asked again. Anything else is an answer. */
-  async function ask(body: Body): Promise<unknown> {
+  async function ask(which: number): Promise<unknown> {
     for (;;) {
-      const answer = await cluster.post("/v1/completions", body);
+      const answer = await cluster.post("/v1/completions", bodies[which]!, headersOf(which));
       if (answer.status === 503 && answer.body.error.code === "model_loading") {
         await sleep(50);
         continue;
@@ -85,7 +135,7 @@ describe.each(loads)("$name, $kills kills", ({ model, stages, flags, kills, bodi
 
   it("every answer is that of an undisturbed run", async () => {
     const expected: unknown[] = [];
-    for (const body of bodies) expected.push(await ask(body));
+    for (const which of bodies.keys()) expected.push(await ask(which));
     let killed = 0;
     let answered = 0;
     let interrupted = 0;
@@ -93,9 +143,20 @@ describe.each(loads)("$name, $kills kills", ({ model, stages, flags, kills, bodi
       for (let i = first; killed < kills; i++) {
         const which = i % bodies.length;
         const before = killed;
-        expect(await ask(bodies[which]!), `request ${which}, seed ${seed}`).toEqual(expected[which]);
+        expect(await ask(which), `request ${which}, seed ${seed}`).toEqual(expected[which]);
         answered++;
         if (killed > before) interrupted++;
+      }
+    };
+    /** Asks and leaves before the answer is complete. */
+    const leaver = async () => {
+      while (killed < kills) {
+        const signal = AbortSignal.timeout(10 + below(700));
+        const body = JSON.stringify({ ...bodies[below(bodies.length)]!, stream: true });
+        const headers = { "content-type": "application/json" };
+        const url = `${cluster.url}/v1/completions`;
+        const left = fetch(url, { method: "POST", headers, body, signal }).then((answer) => answer.text());
+        await left.catch((error: Error) => expect(error.name).toMatch(/TimeoutError|AbortError/));
       }
     };
     const killer = async () => {
@@ -110,11 +171,15 @@ describe.each(loads)("$name, $kills kills", ({ model, stages, flags, kills, bodi
       }
       await cluster.revive();
     };
-    await Promise.all([killer(), ...Array.from({ length: clients }, (_, i) => client(2 * i))]);
+    const asking = Array.from({ length: clients }, (_, i) => client(4 * i));
+    await Promise.all([killer(), leaver(), ...asking]);
     console.log(`${killed} kills, ${answered} answers, ${interrupted} of them across a kill, all equal`);
     expect(interrupted).toBeGreaterThan(kills / 4);
     const view = await cluster.until("all blocks to be back", ({ blocks }) => blocks.used === 0);
     expect([view.sequences.running, view.sequences.waiting]).toEqual([0, 0]);
+    const { preemptions, prefixCacheHits, acceptedTokens, draftedTokens } = view.counters;
+    console.log({ preemptions, prefixCacheHits, acceptedTokens, draftedTokens, blocks: view.blocks.total });
+    for (const counter of counters) expect(view.counters[counter], counter).toBeGreaterThan(0);
   });
 });
 
