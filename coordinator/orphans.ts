@@ -7,6 +7,9 @@ import type { LedgerEntry } from "./queue/queue.js";
 /** A request that so many processes in a row have computed, and got no further, may be what ends them. */
 const maxRecoveries = 5;
 
+/** Following one takes some microseconds, and there may be thousands. */
+const toldPerTurn = 64;
+
 export type OrphanListener = (request: GenerationRequest, handle: RequestHandle) => void;
 
 export class Orphans {
@@ -41,14 +44,15 @@ export class Orphans {
 
   add(request: GenerationRequest, handle: RequestHandle): void {
     this.#takenUp.add(request.id);
-    if (this.#listener === null) this.#unclaimed.push({ request, handle });
+    if (this.#listener === null || this.#unclaimed.length > 0) this.#unclaimed.push({ request, handle });
     else this.#listener(request, handle);
   }
 
-  /** Those that came before are told now. */
+  /** Those that came before are told first, some per turn of the event loop. */
   listen(listener: OrphanListener): void {
     this.#listener = listener;
-    for (const { request, handle } of this.#unclaimed.splice(0)) listener(request, handle);
+    for (const { request, handle } of this.#unclaimed.splice(0, toldPerTurn)) listener(request, handle);
+    if (this.#unclaimed.length > 0) setImmediate(() => this.listen(listener));
   }
 }
 

@@ -132,6 +132,18 @@ describe("requests that an earlier process left", () => {
     expect(made.listen().orphans.map(({ request }) => request.id)).toEqual(["a"]);
   });
 
+  it("are told some per turn of the event loop, in their order", async () => {
+    const made = new Bench();
+    benches.push(made);
+    const ids = Array.from({ length: 150 }, (_, i) => `r${i}`);
+    made.service.restore(ids.slice(0, 149).map((id) => ({ request: left(id, 3), decided: [] })));
+    expect(made.listen().orphans).toHaveLength(64);
+    made.service.admit(left("r149", 3));
+    expect(made.orphans).toHaveLength(64);
+    for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
+    expect(made.orphans.map(({ request }) => request.id)).toEqual(ids);
+  });
+
   it("end when their answer is kept, and leave nothing else in the ledger", async () => {
     const { service, noted, serve, orphans, end } = bind(bench());
     service.restore([{ request: left("a", 3), decided: [[]] }]);
