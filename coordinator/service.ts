@@ -21,7 +21,15 @@ import type {
   RequestState,
   TokenIds,
 } from "./inference.js";
-import { continuation, isCalled, type OrphanListener, Orphans, poisonOf } from "./orphans.js";
+import {
+  begun,
+  continuation,
+  isCalled,
+  type OrphanListener,
+  Orphans,
+  poisonOf,
+  withProgress,
+} from "./orphans.js";
 import { canReplay } from "./output/replay.js";
 import type { PromptService } from "./prompt/service.js";
 import type { LedgerEntry, RequestQueue } from "./queue/queue.js";
@@ -171,10 +179,11 @@ export class Service implements InferenceService {
 
   /** At the start, before the queue hands anything on: what earlier processes had admitted and not ended. */
   restore(entries: readonly LedgerEntry[]): void {
-    for (const { request, decided } of entries) {
+    for (const entry of entries) {
+      const request = withProgress(entry);
       this.#takeUp(request).admitted = true;
       const poison = poisonOf(request);
-      if (poison === null) this.#held.add(request, decided);
+      if (poison === null) this.#held.add(request, entry.decided);
       else this.#refuse(request.id, poison);
     }
     if (entries.length === 0) return;
@@ -209,6 +218,7 @@ export class Service implements InferenceService {
     if (event.type === "started") this.#waitingSinceMs.delete(id);
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
+    if (event.type === "started" && pending.orphan) this.#queue.ledger.restate(begun(pending.request), true);
     if (event.type === "tokens" && pending.replays) {
       this.#queue.ledger.decided(id, event.choice, event.tokens);
     }
@@ -320,7 +330,7 @@ export class Service implements InferenceService {
   #acceptance(): Acceptance {
     const { term, numericsId } = this.#facts;
     const atMs = performance.timeOrigin + performance.now();
-    return { term, atMs, numericsId: numericsId() ?? "", recoveries: 0 };
+    return { term, atMs, numericsId: numericsId() ?? "", recoveries: 0, tokens: 0 };
   }
 
   #accept(request: GenerationRequest, orphan: boolean): Pending {
@@ -356,15 +366,20 @@ export class Service implements InferenceService {
     const { accepted } = request;
     const numericsId = this.#facts.numericsId() ?? "";
     const way = accepted === undefined ? "goOn" : continuation(accepted.numericsId, numericsId);
-    if (way === "goOn") this.#core().admit(request, decided);
-    else if (way === "anew") {
-      const restated = { ...request, accepted: { ...accepted!, numericsId } };
-      this.#queue.ledger.restate(restated);
-      this.#core().admit(restated);
-    } else {
+    if (way === "never") {
       const message = `the request was accepted for another model than ${this.model.id}, which is served now`;
       this.#refuse(request.id, new RelayError("model_not_found", message));
+      return;
     }
+    if (way === "goOn") {
+      this.#core().admit(request, decided);
+      return;
+    }
+    const anew = { ...request, accepted: { ...accepted!, numericsId, tokens: 0 } };
+    const pending = this.#pending.get(request.id);
+    if (pending !== undefined) pending.request = anew;
+    this.#queue.ledger.restate(anew, false);
+    this.#core().admit(anew);
   }
 
   #refuse(id: RequestId, error: RelayError): void {
