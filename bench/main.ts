@@ -4,6 +4,7 @@
  */
 import { Command, CommanderError } from "commander";
 import { CommandError, exitStatus, formatFailure, statusOfFailure } from "../cli/errors.js";
+import { addBatchingCommand } from "./batching.js";
 import { eventLoopBench } from "./event-loop.js";
 import { addFamiliesCommand } from "./families.js";
 import { hopBench } from "./hop.js";
@@ -53,6 +54,7 @@ addSpeculationCommand(program);
 addFamiliesCommand(program);
 addSchedulerCostCommand(program);
 addThroughputCommand(program);
+addBatchingCommand(program);
 
 endClustersOnSignal();
 try {

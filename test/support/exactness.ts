@@ -30,6 +30,8 @@ export interface Shape {
   concurrency: 1 | 9;
   /** Default: as the coordinator has it. */
   speculation?: "off";
+  /** What prompts should leave of the time between others' tokens: it says how large chunks are. */
+  itlTargetMs?: number;
 }
 
 export interface Answer {
@@ -78,6 +80,7 @@ export async function collect(shape: Shape): Promise<Answer[]> {
     kernels: shape.kernels,
     prefillChunk: shape.chunk ?? 512,
     speculation: shape.speculation,
+    itlTargetMs: shape.itlTargetMs,
   });
   try {
     const all = requests();
@@ -101,10 +104,11 @@ async function ask(cluster: TestCluster, request: Record<string, unknown>): Prom
 }
 
 export function describeShape(shape: Shape): string {
-  const { stages, precision, kernels, chunk, concurrency, speculation } = shape;
+  const { stages, precision, kernels, chunk, concurrency, speculation, itlTargetMs } = shape;
   const load = concurrency === 1 ? "alone" : "beside 8 others";
   const guesses = speculation === "off" ? ", no speculation" : "";
-  return `${stages} stages, ${precision}, ${kernels}, ${chunk === null ? "whole prompt" : `chunks of ${chunk}`}, ${load}${guesses}`;
+  const target = itlTargetMs === undefined ? "" : `, ITL target ${itlTargetMs} ms`;
+  return `${stages} stages, ${precision}, ${kernels}, ${chunk === null ? "whole prompt" : `chunks of ${chunk}`}, ${load}${guesses}${target}`;
 }
 
 /** Names the first difference, so that a failure says more than "not equal". */
