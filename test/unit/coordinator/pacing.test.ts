@@ -190,10 +190,10 @@ describe("what the timing is told and asked", () => {
       return 1;
     }
     sliceWork(): null {
-    return null;
-  }
+      return null;
+    }
 
-  chunkRows(question: ChunkQuestion): number {
+    chunkRows(question: ChunkQuestion): number {
       this.questions.push({ ...question, has: { ...question.has } });
       return Math.min(question.most, this.answers.shift() ?? question.most);
     }
