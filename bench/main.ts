@@ -14,6 +14,7 @@ import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
 import { addSchedulerCostCommand } from "./scheduler-cost.js";
 import { servingBench } from "./serving.js";
+import { addSlicesCommand } from "./slices.js";
 import { addSpeedCommand } from "./speed.js";
 import { addThroughputCommand } from "./throughput.js";
 import { endClustersOnSignal } from "./up.js";
@@ -48,6 +49,7 @@ const program = new Command("bench")
 addQualityCommand(program);
 addMemoryCommand(program);
 addSpeedCommand(program);
+addSlicesCommand(program);
 addFamiliesCommand(program);
 addSchedulerCostCommand(program);
 addThroughputCommand(program);
