@@ -7,9 +7,10 @@ import type { PromptScores } from "./output/prompt-scores.js";
 import type { ContextRequest, RowRequests, SequenceSampling } from "./pipeline/pipeline.js";
 import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import type { ScheduledRows } from "./scheduler/scheduler.js";
+import type { Serving } from "./serving.js";
 import type { Conduct } from "./suspects.js";
 
-export interface ActiveRequest extends Conduct {
+export interface ActiveRequest {
   request: GenerationRequest;
   /** Choices not finished yet. */
   open: Map<SequenceId, ActiveChoice>;
@@ -17,10 +18,12 @@ export interface ActiveRequest extends Conduct {
   started: boolean;
 }
 
-export interface ActiveChoice {
+export interface ActiveChoice extends Conduct {
   request: ActiveRequest;
   index: number;
   sequence: SequenceId;
+  /** The pipeline that has it; null while it waits for one. */
+  serving: Serving | null;
   output: ChoiceOutput;
   prompt: ChoicePrompt;
   /** Decided since the prompt: with it all that a sequence is rebuilt from. At most maxTokens. */

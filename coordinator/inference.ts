@@ -183,6 +183,7 @@ export interface ModelInfo {
 }
 
 export interface StageView {
+  pipeline: number;
   stage: number;
   worker: string;
   layerBegin: number;
@@ -219,6 +220,24 @@ export interface WorkerView {
 /** left: said goodbye; disconnected: its control stream ended; lease_over; replaced: it registered anew. */
 export type WorkerLossReason = "left" | "disconnected" | "lease_over" | "replaced";
 
+/** One of the pipelines that hold the model, each once. */
+export interface PipelineView {
+  pipeline: number;
+  state: "waiting" | "loading" | "ready";
+  /** Why it is not ready; empty when it is. */
+  reason: string;
+  epoch: { term: number; plan: number } | null;
+  /** Stages wanted. */
+  stageCount: number;
+  stages: StageView[];
+  /** `kept`: held by no sequence, and shared with the next one that begins alike. */
+  blocks: { size: number; total: number; used: number; kept: number };
+  /** `waiting`: for blocks. */
+  sequences: { running: number; waiting: number };
+  microBatchesInFlight: number;
+  timing: TimingView;
+}
+
 /** What finished steps say about the next ones; fitted figures are null or absent while too few have come back. */
 export interface TimingView {
   /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
@@ -238,20 +257,23 @@ export interface ClusterView {
   state: "waiting" | "loading" | "ready" | "draining";
   /** Why it is not ready; empty when it is. */
   reason: string;
+  /** Of the newest plan that holds. */
   epoch: { term: number; plan: number } | null;
   numericsId: string | null;
   dtype: string;
   kvType: string;
   /** Of the layers' matrices and of the head: "stored", "int4-g32-search", ... */
   quantization: { weights: string; head: string };
+  /** Stages wanted, of all pipelines together, as are the figures below. */
   stageCount: number;
   stages: StageView[];
   workers: WorkerView[];
-  /** `kept`: held by no sequence, and shared with the next one that begins alike. */
-  blocks: { size: number; total: number; used: number; kept: number };
-  sequences: { running: number; waiting: number };
+  blocks: PipelineView["blocks"];
+  sequences: PipelineView["sequences"];
   microBatchesInFlight: number;
+  /** Of the first pipeline that serves. */
   timing: TimingView;
+  pipelines: PipelineView[];
   /** How long the oldest request without a first step has waited; 0 when none waits. */
   oldestWaitMs: number;
   redisUp: boolean;

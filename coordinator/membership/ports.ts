@@ -7,6 +7,7 @@ import type { PlacementModel } from "../placement/placement.js";
 import type { MembersPorts } from "./members.js";
 
 export interface MembershipConfig {
+  pipelineCount: number;
   /** Of each pipeline. */
   stageCount: number;
   /** Layers of each stage, made by hand; absent: placement decides. */

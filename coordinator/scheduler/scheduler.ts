@@ -12,7 +12,7 @@ import { defaultTenant, goesBefore, type RequestClass } from "../request-class.j
 import { BlockPool, type PrefixNode } from "./block-pool.js";
 import { ContextSlices, type ScheduledSlice } from "./context-slices.js";
 import { evenShare } from "./even-share.js";
-import { type DraftCandidate, type Drafter, Speculation, type SpeculationLimits } from "./speculation.js";
+import { type DraftCandidate, type Drafter, Speculation } from "./speculation.js";
 import { StepBatch } from "./step-batch.js";
 import { isDecode, type Survey, surveyOf } from "./survey.js";
 import { type MeasuredStep, type StepTiming, unmeasured } from "./timing/step-timing.js";
@@ -34,8 +34,8 @@ export interface SchedulerLimits {
   prefillChunk: number;
   /** What a reply is taken to need before any has ended, in tokens. */
   firstExpectedReply: number;
-  /** Decodes may carry drafts; absent: none does. */
-  speculation?: SpeculationLimits | undefined;
+  /** Decodes may carry drafts where they pay; absent: none does. */
+  speculation?: boolean;
 }
 
 /** Rows [start, start + tokens.length) of a sequence, part of one step; the last draftRows of them are guesses. */
@@ -134,6 +134,9 @@ interface StepInFlight {
   sliced: SequenceId | null;
 }
 
+/** Where several pipelines hold the beginning of a prompt, more of it does not matter for the choice between them. */
+const maxProbedTokens = 16_384;
+
 /** How much the newest ended reply counts in what the next ones are taken to need. */
 const replyWeight = 1 / 32;
 
@@ -175,7 +178,7 @@ export class Scheduler {
     this.#pool = new BlockPool(limits.blockCount);
     const { stages, prefillChunk } = limits;
     this.#slices = stages === undefined ? null : new ContextSlices(stages, prefillChunk);
-    this.#speculation = limits.speculation === undefined ? null : new Speculation(limits.speculation);
+    this.#speculation = limits.speculation === true ? new Speculation() : null;
   }
 
   get runningCount(): number {
@@ -207,6 +210,35 @@ export class Scheduler {
 
   get blocksUsed(): number {
     return this.#pool.used;
+  }
+
+  /**
+   * How many of a new sequence's tokens stand in blocks that it could take over now, of the first
+   * maxProbedTokens; nothing changes.
+   */
+  heldTokens(tokens: TokenIds, options: SequenceOptions): number {
+    const { tenant = defaultTenant, whole = 0, salt = "", everyRow = false } = options;
+    if (everyRow || !this.#sharesBlocks(whole)) return 0;
+    const most = Math.min(tokens.length - 1, maxProbedTokens);
+    let held = 0;
+    let node: PrefixNode | null = this.#pool.root(tenant, salt);
+    for (let end = kvBlockSize; end <= most; end += kvBlockSize) {
+      const block = Array.from({ length: kvBlockSize }, (_, index) => tokens[held + index]!);
+      node = this.#pool.find(node, block);
+      if (node === null) break;
+      held = end;
+    }
+    return held;
+  }
+
+  /** Sequences that are admitted before a new one of this class. */
+  waitingBefore(ofClass: RequestClass): number {
+    return ofClass === "batch" ? this.#waiting.size : this.#waiting.sizeOf(ofClass);
+  }
+
+  /** Whether the blocks of so many tokens are there. */
+  hasRoomFor(tokens: number): boolean {
+    return this.#blocksFor(tokens) <= this.#pool.available;
   }
 
   /** Whether a sequence could ever run, with all blocks to itself. The last token drawn needs no slot. */
@@ -596,7 +628,8 @@ export class Scheduler {
 
   /** Guesses travel behind the decodes of a step, as far as they pay and its budget reaches. */
   #addDrafts(rows: readonly ScheduledRows[], batch: StepBatch): void {
-    if (this.#speculation === null) return;
+    const knee = this.#timing.kneeRows(batch.limits.microBatches, batch.size);
+    if (this.#speculation === null || !this.#speculation.mayPay(batch.size.rows, knee)) return;
     const entries: { entry: ScheduledRows; sequence: SequenceState; drafter: Drafter }[] = [];
     const candidates: DraftCandidate[] = [];
     for (const entry of rows) {
@@ -607,8 +640,8 @@ export class Scheduler {
       candidates.push({ drafter, limit: this.#draftLimit(sequence) });
     }
     if (candidates.length === 0) return;
-    const usual = rows.reduce((total, { tokens }) => total + tokens.length, 0);
-    for (const [index, length] of this.#speculation.plan(candidates, usual, batch.budget).entries()) {
+    const lengths = this.#speculation.plan(candidates, batch.size.rows, batch.budget, knee);
+    for (const [index, length] of lengths.entries()) {
       if (length === 0) continue;
       const { entry, sequence, drafter } = entries[index]!;
       const draft = drafter.draft(length);

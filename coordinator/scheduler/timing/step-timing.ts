@@ -51,6 +51,8 @@ export interface StepTiming {
   chunkRows(question: ChunkQuestion): number;
   /** Rows times layers of slices that may be in flight on a stage, this one included; null while not known. */
   sliceWork(question: SliceQuestion): number | null;
+  /** Rows that cost as much as a step like this one does whatever its rows; null while that is not known. */
+  kneeRows(microBatches: number, size: StepSize): number | null;
 }
 
 /** Without measurements: as many micro-batches as stages, chunks as large as allowed, and slices like them. */
@@ -60,4 +62,5 @@ export const unmeasured: StepTiming = {
   microBatches: () => null,
   chunkRows: ({ most }) => most,
   sliceWork: () => null,
+  kneeRows: () => null,
 };

@@ -7,6 +7,7 @@ import { kvBlockSize, maxMicroBatchesInFlight } from "../../../common/limits.js"
 import {
   cycleUs,
   equalTimeRows,
+  kneeRows,
   type Load,
   type PipelineTimes,
   rowsWithin,
@@ -23,6 +24,8 @@ import type { ChunkQuestion, MeasuredStep, SliceQuestion, StepTiming } from "./s
 const leastSteps = 32;
 /** The line through the averages moves slowly: it is drawn anew after so many steps. */
 const fitEvery = 16;
+/** While all steps were of one size, rows seem to cost nothing: nobody relies on more than this. */
+const mostKneeRows = 32;
 
 export interface TimingOptions {
   stageCount: number;
@@ -116,6 +119,11 @@ export class TimingModel implements StepTiming {
     const stage = this.#times?.stages[slice.stage];
     const rowsUs = stage === undefined || rows === 0 ? 0 : timeOf(stage, { rows, keys });
     this.#slices.add(slice, stageUs[slice.stage]! - rowsUs);
+  }
+
+  kneeRows(microBatches: number, size: StepSize): number | null {
+    if (this.#times === null) return null;
+    return Math.min(mostKneeRows, kneeRows(this.#times, microBatches, size));
   }
 
   /** Rows of new prompts that a step without decodes may take by the target; null while that is not known. */
