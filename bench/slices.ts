@@ -58,7 +58,9 @@ export function addSlicesCommand(program: Command): void {
     .action(async (more: string[], flags: Flags) => {
       const model = makeScratch();
       await writeModel(model, { like, layers: flags.layers });
-      const upFlags = [...quantizationFlags(flags.quantization), "--threads-per-worker", "1", ...more];
+      // Each token is a step.
+      const fixed = ["--threads-per-worker", "1", "--speculation", "off"];
+      const upFlags = [...quantizationFlags(flags.quantization), ...fixed, ...more];
       const rounds = await withCluster({ model, stages: flags.stages, flags: upFlags }, async (cluster) => {
         const measured: Round[] = [];
         for (let round = 0; round < flags.rounds; round++) {
@@ -98,8 +100,7 @@ async function measure(cluster: BenchCluster, rows: number, round: number): Prom
   let stopped = false;
   const stream = (async () => {
     for await (const { choices } of cluster.stream("/v1/completions", body(streamPromptRows, streamTokens))) {
-      // One time per step, which may bring several tokens.
-      if ((choices[0]?.token_ids ?? []).length > 0) arrivals.push(performance.now());
+      for (const _ of choices[0]?.token_ids ?? []) arrivals.push(performance.now());
       if (stopped) return;
     }
   })();
