@@ -133,9 +133,9 @@ describe.each([
       expect((await idle(cluster)).blocks.used).toBe(0);
     });
 
-    it.runIf(speculation === "off")(
-      "a stream gets a step for every second slice of a context at least",
-      async () => {
+    // With speculation a token is no step.
+    if (speculation === "off")
+      it("a stream gets a step for every second slice of a context at least", async () => {
         const stream = new Stream(cluster, { ...streams[0]!, max_tokens: 1_500 });
         await cluster.until("the stream", ({ sequences }) => sequences.running === 1);
         while (stream.steps < 5) await new Promise((resolve) => setTimeout(resolve, 5));
@@ -148,8 +148,7 @@ describe.each([
         stream.stop();
         await expect(stream.done).rejects.toThrow();
         expect((await idle(cluster)).blocks.used).toBe(0);
-      },
-    );
+      });
 
     it("a client that leaves while its context is read gives everything back, and the next context is right", async () => {
       const stream = new Stream(cluster, { ...streams[0]!, max_tokens: 1_500 });
