@@ -9,6 +9,7 @@ import { kvBlockSize, maxLoggedRequests, maxMicroBatchesInFlight, maxStepRows } 
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import { type ActiveChoice, type ActiveRequest, namesOf } from "./active-request.js";
+import { FinishRate } from "./finish-rate.js";
 import type {
   ClusterView,
   GenerationRequest,
@@ -29,17 +30,20 @@ import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import { Pipelines } from "./pipelines.js";
 import type { LayerRange } from "./placement/cut.js";
 import type { Detokenizer } from "./prompt/service.js";
+import { requestClasses } from "./request-class.js";
 import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
 import { Serving, type ServingView } from "./serving.js";
 import { warmUpId, warmUpRequest } from "./warm-up.js";
 
-/** Sequences admitted and not finished; above it new requests get queue_full. */
+/** What CoreConfig.queueLimit is when the coordinator runs. */
 export const queueLimit = 10_000;
 /** What a reply is taken to need before any has ended, in tokens. */
 const firstExpectedReply = 256;
 
 export interface CoreConfig {
+  /** Sequences admitted and not finished; above it new requests get queue_full. */
+  queueLimit: number;
   membership: Omit<MembershipConfig, "minBlocks">;
   /** Micro-batches in flight; null: by what is measured. */
   microBatches: number | null;
@@ -96,6 +100,7 @@ export class Core {
   #stepCount = 0;
   #sliceCount = 0;
   #preemptions = 0;
+  readonly #finishRate = new FinishRate();
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
   /** Tokens guessed at, and those of them that were drawn. */
@@ -219,6 +224,7 @@ export class Core {
         running: sum(({ sequences }) => sequences.running),
         waiting: sum(({ sequences }) => sequences.waiting),
       },
+      classes: this.#classes(),
       microBatchesInFlight: sum(({ microBatchesInFlight }) => microBatchesInFlight),
       timing: (pipelines.find(({ state }) => state === "ready") ?? pipelines[0]!).timing,
       pipelines,
@@ -234,6 +240,18 @@ export class Core {
         acceptedTokens: this.#draftTokens.accepted,
       },
     };
+  }
+
+  #classes(): ClusterView["classes"] {
+    const counts = { interactive: { running: 0, waiting: 0 }, batch: { running: 0, waiting: 0 } };
+    for (const serving of this.#pipelines.formed) {
+      for (const of of requestClasses) {
+        const { running, waiting } = serving.countsOf(of);
+        counts[of].running += running;
+        counts[of].waiting += waiting;
+      }
+    }
+    return counts;
   }
 
   #pipelineViews(): PipelineView[] {
@@ -360,10 +378,14 @@ export class Core {
     decided: readonly TokenIds[],
     place: (choice: ActiveChoice) => void,
   ): void {
-    if (this.#choices.size + request.choices.length > queueLimit) {
-      throw new RelayError("queue_full", `${queueLimit} sequences are waiting or running`, {
-        retryAfterS: 5,
-      });
+    const { queueLimit } = this.#config;
+    const excess = this.#choices.size + request.choices.length - queueLimit;
+    if (excess > 0) {
+      const message =
+        `${this.#choices.size} sequences are waiting or running, ` +
+        `and ${request.choices.length} more would be above the limit of ${queueLimit}`;
+      const retryAfterS = this.#finishRate.retryAfterS(this.#clock.nowMs(), excess);
+      throw new RelayError("queue_full", message, { retryAfterS });
     }
     const { maxTokens } = request.sampling;
     if (this.ready) {
@@ -535,7 +557,7 @@ export class Core {
       return;
     }
     this.#ports.emit(request.id, { ...event, cachedTokens: choice.reused });
-    this.#drop(choice);
+    this.#drop(choice, request.id === choice.serving?.warmUp ? 0 : 1);
     if (choice.request.open.size > 0) return;
     this.#requests.delete(request.id);
     this.#ports.log("debug", "request finished", namesOf(request));
@@ -583,11 +605,14 @@ export class Core {
   #open(choice: ActiveChoice): void {
     choice.request.open.set(choice.sequence, choice);
     this.#choices.set(choice.sequence, choice);
+    this.#finishRate.note(this.#clock.nowMs(), this.#choices.size);
   }
 
-  #drop(choice: ActiveChoice): void {
+  /** @param finished 1 when it was answered. */
+  #drop(choice: ActiveChoice, finished = 0): void {
     choice.request.open.delete(choice.sequence);
     this.#choices.delete(choice.sequence);
+    this.#finishRate.note(this.#clock.nowMs(), this.#choices.size, finished);
     choice.serving?.remove(choice.sequence);
     this.#gotOn(choice);
   }

@@ -72,6 +72,7 @@ export interface FakeClusterOptions {
   itlTargetMs?: number;
   workerMemoryMB?: number;
   prefixLength?: number;
+  queueLimit?: number;
   speculation?: boolean;
   model?: FakeModel;
 }
@@ -98,10 +99,11 @@ export class FakeCluster {
   breakLink = false;
   readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
   readonly recoveries: { reason: string; afterMs: number }[] = [];
-  /** Contexts that are read in slices. */
-  readonly slices = new FakeSlices();
+  private listener: Pick<CorePorts, "emit" | "ended"> | null = null;
   /** What the stages of each pipeline have. */
   private readonly caches = new Map<number, FakeCache>();
+  /** Contexts that are read in slices. */
+  readonly slices = new FakeSlices();
   readonly pipelineCount: number;
   private readonly prefixLength: number;
   private readonly workerMemoryMB: number;
@@ -118,6 +120,7 @@ export class FakeCluster {
     microBatches,
     itlTargetMs = 200,
     prefixLength = 0,
+    queueLimit = 10_000,
     workerMemoryMB = 100,
     speculation = false,
     model = nextToken,
@@ -133,8 +136,8 @@ export class FakeCluster {
       planMade: (pipeline) => {
         const others = this.steps.filter((step) => step.pipeline !== pipeline);
         this.steps.splice(0, this.steps.length, ...others);
-        this.caches.set(pipeline, { tables: new Map(), slots: new Map() });
         this.slices.clear(pipeline);
+        this.caches.set(pipeline, { tables: new Map(), slots: new Map() });
       },
       openResultLink: (_pipeline, epoch) => this.core.membership.resultLinkOpened(epoch),
       planOver: () => {},
@@ -150,10 +153,12 @@ export class FakeCluster {
         this.order.push(event.type);
         const list = this.events.get(id) ?? [];
         this.events.set(id, [...list, event]);
+        this.listener?.emit(id, event);
       },
       ended: (id) => {
         this.ended.add(id);
         this.endings.set(id, (this.endings.get(id) ?? 0) + 1);
+        this.listener?.ended(id);
       },
       stepFinished: () => {},
       readyChanged: () => {},
@@ -162,6 +167,7 @@ export class FakeCluster {
     };
     this.core = new Core(
       {
+        queueLimit,
         microBatches: microBatches ?? null,
         itlTargetMs,
         speculation,
@@ -196,6 +202,11 @@ export class FakeCluster {
       ports,
       { nowMs: () => this.nowMs },
     );
+  }
+
+  /** Who is told of requests beside the test. */
+  listen(listener: Pick<CorePorts, "emit" | "ended">): void {
+    this.listener = listener;
   }
 
   join(connection: number, overrides: Partial<NonNullable<WorkerMessage__Output["register"]>> = {}): void {
@@ -380,14 +391,14 @@ export class FakeCluster {
 
 /** How far contexts have been read, layer by layer, by the header's own word. */
 class FakeSlices {
-  /** First layer that is not computed yet, by pipeline and sequence. */
-  private readonly layers = new Map<number, Map<number, number>>();
+  /** First layer that is not computed yet, by sequence, of each pipeline. */
+  private readonly pipelines = new Map<number, Map<number, number>>();
   /** Layers of every slice that was answered. */
   readonly seen: { sequence: number; layerBegin: number; layerEnd: number; others: number }[] = [];
 
   /** The rows of the header's slice, which goes on where the one before it ended; null without one. */
-  take({ pipeline = 0, slice, sequences, ended }: StepHeader): SequenceRows | null {
-    const layers = this.layersOf(pipeline);
+  take({ pipeline, slice, sequences, ended }: StepHeader): SequenceRows | null {
+    const layers = this.pipelines.get(pipeline!)!;
     for (const sequence of ended ?? []) layers.delete(sequence);
     if (slice?.rows != null) {
       const { rows, layerBegin = 0, layerEnd = 0 } = slice;
@@ -406,14 +417,9 @@ class FakeSlices {
     return slice?.rows ?? null;
   }
 
+  /** A plan was made: nothing is computed. */
   clear(pipeline: number): void {
-    this.layersOf(pipeline).clear();
-  }
-
-  private layersOf(pipeline: number): Map<number, number> {
-    const layers = this.layers.get(pipeline) ?? new Map<number, number>();
-    this.layers.set(pipeline, layers);
-    return layers;
+    this.pipelines.set(pipeline, new Map());
   }
 }
 

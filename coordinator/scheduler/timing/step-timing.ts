@@ -49,10 +49,10 @@ export interface StepTiming {
   microBatches(load: Load): number | null;
   /** @returns 0 to `most` rows; 1 or more unless `mayBeNone`. */
   chunkRows(question: ChunkQuestion): number;
-  /** Rows times layers of slices that may be in flight on a stage, this one included; null while not known. */
-  sliceWork(question: SliceQuestion): number | null;
   /** Rows that cost as much as a step like this one does whatever its rows; null while that is not known. */
   kneeRows(microBatches: number, size: StepSize): number | null;
+  /** Rows times layers of slices that may be in flight on a stage, this one included; null while not known. */
+  sliceWork(question: SliceQuestion): number | null;
 }
 
 /** Without measurements: as many micro-batches as stages, chunks as large as allowed, and slices like them. */
@@ -61,6 +61,6 @@ export const unmeasured: StepTiming = {
   finished() {},
   microBatches: () => null,
   chunkRows: ({ most }) => most,
-  sliceWork: () => null,
   kneeRows: () => null,
+  sliceWork: () => null,
 };

@@ -107,6 +107,11 @@ export class TimingModel implements StepTiming {
     return mayBeNone ? 0 : Math.min(most, toNextBlock);
   }
 
+  kneeRows(microBatches: number, size: StepSize): number | null {
+    if (this.#times === null) return null;
+    return Math.min(mostKneeRows, kneeRows(this.#times, microBatches, size));
+  }
+
   sliceWork({ has, stage, microBatches }: SliceQuestion): number | null {
     const us = this.#slices.us(stage);
     if (this.#times === null || us === null) return null;
@@ -119,11 +124,6 @@ export class TimingModel implements StepTiming {
     const stage = this.#times?.stages[slice.stage];
     const rowsUs = stage === undefined || rows === 0 ? 0 : timeOf(stage, { rows, keys });
     this.#slices.add(slice, stageUs[slice.stage]! - rowsUs);
-  }
-
-  kneeRows(microBatches: number, size: StepSize): number | null {
-    if (this.#times === null) return null;
-    return Math.min(mostKneeRows, kneeRows(this.#times, microBatches, size));
   }
 
   /** Rows of new prompts that a step without decodes may take by the target; null while that is not known. */

@@ -493,18 +493,22 @@ describe("the pipeline", () => {
       sample: true,
       draftRows: 2,
     };
-    const request = {
-      requestId: "",
-      context: null,
-      sampling: sequenceSampling(sampling(), 1n),
-      bannedTokens: [],
-      scoreTargets: [],
-    };
-    const noSlice = () => {
-      throw new Error("no context is read in slices");
-    };
-    const step = { step: 1, slice: null, rows: [rows], ended: [], preempted: [] };
-    pipeline.submit(step, { rows: () => request, slice: noSlice }, 0);
+    pipeline.submit(
+      { step: 1, rows: [rows], ended: [], preempted: [], slice: null },
+      {
+        rows: () => ({
+          requestId: "",
+          context: null,
+          sampling: sequenceSampling(sampling(), 1n),
+          bannedTokens: [],
+          scoreTargets: [],
+        }),
+        slice: () => {
+          throw new Error("none is sent");
+        },
+      },
+      0,
+    );
     expect(headers[0]!.sequences![0]).toMatchObject({ rowCount: 3, draftRows: 2, validLength: 3 });
     const sequences = [{ sequence: 1, drawn, drawnPosition, scores: [] }];
     return pipeline.complete({ epoch, pipeline: 0, step: 1, sequences, stageUs: [1] })![0]!;
