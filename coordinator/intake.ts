@@ -1,45 +1,48 @@
-/**
- * Which of the requests that the queue took it will not hand on any more. Ten thousand at once take their time, so
- * it is not the waiting alone: for so long either later ones were handed on, or none at all. Time is counted in
- * sweeps: what this process missed while it stood still is not the queue's fault. No clock.
- */
+/** How many sequences the coordinator takes in, and when one that it refuses should come back. */
+import { RelayError } from "../common/errors.js";
+import { FinishRate } from "./finish-rate.js";
+import type { RequestClass } from "./request-class.js";
 
-/** How often the service looks. */
-export const sweepMs = 1_000;
-const limitSweeps = 10;
-export const intakeLimitS = (limitSweeps * sweepMs) / 1_000;
-/** The queue hands on several at a time, which may change places. */
-const mostOvertaking = 256;
-
-/** Of one request: its place among all that were accepted, and the sweep after which it was. */
-export interface Accepted {
-  readonly place: number;
-  readonly sweep: number;
-}
+/** Of the limit, what batch sequences may fill: a flood of them leaves room for interactive ones. */
+const batchShare = 1 / 2;
 
 export class Intake {
-  #sweeps = 0;
-  #accepted = 0;
-  #lastPlace = -1;
-  #lastSweep = 0;
+  readonly #limit: number;
+  readonly #batchLimit: number;
+  /** Sequences that wait or run. */
+  readonly #open: Record<RequestClass, number> = { interactive: 0, batch: 0 };
+  readonly #finishRate = new FinishRate();
 
-  accept(): Accepted {
-    return { place: this.#accepted++, sweep: this.#sweeps };
+  /** @param limit Sequences of all classes that may wait or run. */
+  constructor(limit: number) {
+    this.#limit = limit;
+    this.#batchLimit = Math.ceil(limit * batchShare);
   }
 
-  /** @param accepted Null for what an earlier process had put into the queue: it has no place among ours. */
-  handedOn(accepted: Accepted | null): void {
-    this.#lastPlace = Math.max(this.#lastPlace, accepted?.place ?? -1);
-    this.#lastSweep = this.#sweeps;
+  /** @throws RelayError queue_full when so many more are too many. */
+  require(of: RequestClass, count: number, nowMs: number): void {
+    const { batch, interactive } = this.#open;
+    this.#requireRoom(batch + interactive, "", count, this.#limit, nowMs);
+    if (of === "batch") this.#requireRoom(batch, " batch", count, this.#batchLimit, nowMs);
   }
 
-  sweep(): void {
-    this.#sweeps++;
+  opened(of: RequestClass, nowMs: number): void {
+    this.#open[of]++;
+    this.#finishRate.note(nowMs, this.#open.interactive + this.#open.batch);
   }
 
-  /** Of one that was not handed on. */
-  isLost({ place, sweep }: Accepted): boolean {
-    if (this.#sweeps - sweep < limitSweeps) return false;
-    return this.#sweeps - this.#lastSweep >= limitSweeps || place + mostOvertaking <= this.#lastPlace;
+  /** @param finished Whether it was answered. */
+  closed(of: RequestClass, finished: boolean, nowMs: number): void {
+    this.#open[of]--;
+    this.#finishRate.note(nowMs, this.#open.interactive + this.#open.batch, finished ? 1 : 0);
+  }
+
+  #requireRoom(open: number, kind: string, count: number, limit: number, nowMs: number): void {
+    const excess = open + count - limit;
+    if (excess <= 0) return;
+    const message =
+      `${open}${kind} sequences are waiting or running, ` +
+      `and ${count} more would be above the limit of ${limit}`;
+    throw new RelayError("queue_full", message, { retryAfterS: this.#finishRate.retryAfterS(nowMs, excess) });
   }
 }

@@ -21,11 +21,19 @@ import type {
   RequestState,
   TokenIds,
 } from "./inference.js";
-import { type Accepted, Intake, intakeLimitS, sweepMs } from "./intake.js";
-import { continuation, isCalled, type OrphanListener, Orphans, poisonOf } from "./orphans.js";
+import {
+  begun,
+  continuation,
+  isCalled,
+  type OrphanListener,
+  Orphans,
+  poisonOf,
+  withProgress,
+} from "./orphans.js";
 import { canReplay } from "./output/replay.js";
 import type { PromptService } from "./prompt/service.js";
 import type { LedgerEntry, RequestQueue } from "./queue/queue.js";
+import { type Accepted, handOnLimitS, QueueOrder, sweepMs } from "./queue-order.js";
 import { WakeUps } from "./wake-ups.js";
 
 /** An accepted request: queued until the core has it, then admitted. */
@@ -61,7 +69,7 @@ export class Service implements InferenceService {
   readonly #queue: RequestQueue;
   readonly #core: () => Core;
   readonly #log: Logger;
-  /** Bounded by the core's queue limit and, while they are queued, by intakeLimitS. */
+  /** Bounded by the core's queue limit and, while they are queued, by handOnLimitS. */
   readonly #pending = new Map<RequestId, Pending>();
   /** When those of them were accepted that have had no step yet, oldest first. */
   readonly #waitingSinceMs = new Map<RequestId, number>();
@@ -73,7 +81,7 @@ export class Service implements InferenceService {
   readonly #held: HeldRequests;
   readonly #orphans: Orphans;
   readonly #sweep: NodeJS.Timeout;
-  readonly #intake = new Intake();
+  readonly #order = new QueueOrder();
   #draining = false;
 
   constructor(
@@ -149,17 +157,18 @@ export class Service implements InferenceService {
     }
     if (pending.admitted) return;
     pending.admitted = true;
-    this.#intake.handedOn(pending.orphan ? null : pending.accepted);
+    this.#order.handedOn(pending.orphan ? null : pending.accepted);
     if (this.#held.any || pending.orphan) this.#held.add(pending.request);
     else this.#core().admit(pending.request);
   }
 
   /** At the start, before the queue hands anything on: what earlier processes had admitted and not ended. */
   restore(entries: readonly LedgerEntry[]): void {
-    for (const { request, decided } of entries) {
+    for (const entry of entries) {
+      const request = withProgress(entry);
       this.#takeUp(request).admitted = true;
       const poison = poisonOf(request);
-      if (poison === null) this.#held.add(request, decided);
+      if (poison === null) this.#held.add(request, entry.decided);
       else this.#refuse(request.id, poison);
     }
     if (entries.length === 0) return;
@@ -194,6 +203,7 @@ export class Service implements InferenceService {
     if (event.type === "started") this.#waitingSinceMs.delete(id);
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
+    if (event.type === "started" && pending.orphan) this.#queue.ledger.restate(begun(pending.request), true);
     if (event.type === "tokens" && pending.replays) {
       this.#queue.ledger.decided(id, event.choice, event.tokens);
     }
@@ -305,7 +315,7 @@ export class Service implements InferenceService {
   #acceptance(): Acceptance {
     const { term, numericsId } = this.#facts;
     const atMs = performance.timeOrigin + performance.now();
-    return { term, atMs, numericsId: numericsId() ?? "", recoveries: 0 };
+    return { term, atMs, numericsId: numericsId() ?? "", recoveries: 0, tokens: 0 };
   }
 
   #accept(request: GenerationRequest, orphan: boolean): Pending {
@@ -313,7 +323,7 @@ export class Service implements InferenceService {
     const pending = {
       request,
       admitted: false,
-      accepted: this.#intake.accept(),
+      accepted: this.#order.accept(),
       stream,
       orphan,
       replays: canReplay(request),
@@ -340,15 +350,20 @@ export class Service implements InferenceService {
     const { accepted } = request;
     const numericsId = this.#facts.numericsId() ?? "";
     const way = accepted === undefined ? "goOn" : continuation(accepted.numericsId, numericsId);
-    if (way === "goOn") this.#core().admit(request, decided);
-    else if (way === "anew") {
-      const restated = { ...request, accepted: { ...accepted!, numericsId } };
-      this.#queue.ledger.restate(restated);
-      this.#core().admit(restated);
-    } else {
+    if (way === "never") {
       const message = `the request was accepted for another model than ${this.model.id}, which is served now`;
       this.#refuse(request.id, new RelayError("model_not_found", message));
+      return;
     }
+    if (way === "goOn") {
+      this.#core().admit(request, decided);
+      return;
+    }
+    const anew = { ...request, accepted: { ...accepted!, numericsId, tokens: 0 } };
+    const pending = this.#pending.get(request.id);
+    if (pending !== undefined) pending.request = anew;
+    this.#queue.ledger.restate(anew, false);
+    this.#core().admit(anew);
   }
 
   #refuse(id: RequestId, error: RelayError): void {
@@ -374,10 +389,10 @@ export class Service implements InferenceService {
   #giveUpOverdue(): void {
     const overdue = this.#held.overdue(this.#facts.recoveryTimeoutMs);
     for (const id of overdue?.ids ?? []) this.#refuse(id, overdue!.error);
-    this.#intake.sweep();
+    this.#order.sweep();
     for (const [id, { admitted, accepted }] of this.#pending) {
-      if (admitted || !this.#intake.isLost(accepted)) continue;
-      const message = `the queue did not hand the request on within ${intakeLimitS} s`;
+      if (admitted || !this.#order.isLost(accepted)) continue;
+      const message = `the queue did not hand the request on within ${handOnLimitS} s`;
       this.#giveUp(id, new RelayError("queue_unavailable", message, { retryAfterS: 1 }));
     }
   }
