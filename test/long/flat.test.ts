@@ -69,10 +69,19 @@ function draw(): Asked {
   }
   const own = ids(1 + below(120));
   const prompt = random() < 0.5 ? own : [...beginnings[below(beginnings.length)]!, ...own];
-  // Half of the answer stands in some prompts, and is guessed.
-  if (random() < 0.2) prompt.push(...following(prompt[0]!, max_tokens / 2), prompt[0]!);
   const expected = following(prompt.at(-1)!, max_tokens);
   return { ...asked, path: "/v1/completions", body: { ...common, ...sampling, prompt }, expected };
+}
+
+/** The answer stands in the prompt; without others beside it, it is guessed. */
+function drawGuessed(): Asked {
+  const [first] = ids(1);
+  const expected = following(first!, 40);
+  const body = { prompt: [first, ...expected, first], max_tokens: 40, temperature: 0, ignore_eos: true };
+  return {
+    ...{ path: "/v1/completions", body: { ...body, return_token_ids: true }, stream: false },
+    ...{ expected, choices: 1, leave: null },
+  };
 }
 
 function following(token: number, count: number): number[] {
@@ -190,6 +199,7 @@ it(`${rounds * requestsPerRound} requests leave nothing behind`, async () => {
   let left = 0;
   for (let count = 0; count < rounds; count++) {
     left += (await round()).left;
+    await ask(drawGuessed());
     await until("all blocks to be back", isEmpty);
     for (const { name, pid } of processes()) samples.get(name)!.push(await heldBy(pid));
   }
