@@ -575,5 +575,6 @@ const notServing = (itlTargetMs: number): TimingView => ({
   microBatchTarget: 0,
   rowBudget: null,
   hopMs: null,
+  stationMs: null,
   stages: [],
 });

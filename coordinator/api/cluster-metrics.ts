@@ -54,6 +54,9 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     "model",
   ]);
   const hopSeconds = gauge("hop_fit_seconds", "All hops of a step together, fitted.", ["model"]);
+  const stationSeconds = gauge("station_fit_seconds", "Slowest thing between the stages, per step, fitted.", [
+    "model",
+  ]);
   const stageFit = gauge("stage_fit_seconds", "Parts of a stage's time for a step, fitted.", [
     "model",
     "stage",
@@ -140,9 +143,10 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
       inFlight.set({ model }, view.microBatchesInFlight);
       const { timing } = view;
       microBatchTarget.set({ model }, timing.microBatchTarget);
-      for (const fitted of [rowBudget, hopSeconds, stageFit]) fitted.reset();
+      for (const fitted of [rowBudget, hopSeconds, stationSeconds, stageFit]) fitted.reset();
       if (timing.rowBudget !== null) rowBudget.set({ model }, timing.rowBudget);
       if (timing.hopMs !== null) hopSeconds.set({ model }, timing.hopMs / 1_000);
+      if (timing.stationMs !== null) stationSeconds.set({ model }, timing.stationMs / 1_000);
       for (const [stage, { baseMs, rowMs, keyMs }] of timing.stages.entries()) {
         stageFit.set({ model, stage, part: "base" }, baseMs / 1_000);
         stageFit.set({ model, stage, part: "row" }, rowMs / 1_000);

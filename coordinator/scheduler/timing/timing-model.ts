@@ -5,8 +5,8 @@
  */
 import { kvBlockSize, maxMicroBatchesInFlight } from "../../../common/limits.js";
 import { equalTimeRows, type Load, type PipelineTimes, rowsWithin } from "./cycle.js";
-import { HopTime } from "./hop-time.js";
 import { MicroBatchChoice } from "./micro-batch-choice.js";
+import { RoundTrips } from "./round-trips.js";
 import { StageFit } from "./stage-fit.js";
 import type { StepSize } from "./step-size.js";
 import type { ChunkQuestion, MeasuredStep, StepTiming } from "./step-timing.js";
@@ -24,6 +24,8 @@ export interface TimingOptions {
 
 interface Sent {
   size: StepSize;
+  /** Steps on the way, itself included. */
+  onWay: number;
   /** Slowest stages of all steps that had finished when it was sent, summed. */
   finishedUs: number;
 }
@@ -31,7 +33,7 @@ interface Sent {
 export class TimingModel implements StepTiming {
   readonly #options: TimingOptions;
   readonly #fit: StageFit;
-  readonly #hops = new HopTime();
+  readonly #roundTrips = new RoundTrips();
   readonly #choice: MicroBatchChoice;
   /** Bounded by the scheduler, which sends at most maxMicroBatchesInFlight. */
   readonly #sent = new Map<number, Sent>();
@@ -51,7 +53,7 @@ export class TimingModel implements StepTiming {
   }
 
   sent(step: number, size: StepSize): void {
-    this.#sent.set(step, { size, finishedUs: this.#finishedUs });
+    this.#sent.set(step, { size, onWay: this.#sent.size + 1, finishedUs: this.#finishedUs });
   }
 
   finished(step: number, { stageUs, roundtripUs }: MeasuredStep): void {
@@ -61,10 +63,11 @@ export class TimingModel implements StepTiming {
     this.#steps++;
     this.#fit.add(sent.size, stageUs);
     // Steps come back in the order sent: what finished since then was ahead of it.
-    this.#hops.add({ roundtripUs, stageUs, aheadUs: this.#finishedUs - sent.finishedUs });
+    const aheadUs = this.#finishedUs - sent.finishedUs;
+    this.#roundTrips.add({ onWay: sent.onWay, roundtripUs, stageUs, aheadUs });
     this.#finishedUs += Math.max(...stageUs);
     if (this.#steps >= leastSteps && this.#steps % fitEvery === 0) {
-      this.#times = { stages: this.#fit.fit(), hopUs: this.#hops.us };
+      this.#times = { stages: this.#fit.fit(), ...this.#roundTrips.times };
     }
   }
 
