@@ -35,6 +35,8 @@ const logCheckMs = 30_000;
 
 export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFlags {
   model: string;
+  /** Default 1; each has its own workers. */
+  pipelines?: number;
   /** 0 picks a free one. */
   port: number;
   /** Of the gRPC API; 0 picks a free one, absent: none. */
@@ -155,6 +157,7 @@ export class LocalCluster {
             "--stages",
             String(options.stages),
           ],
+          ...(options.pipelines === undefined ? [] : ["--pipelines", String(options.pipelines)]),
           // A restart takes the ports of the first life: clients and workers know them.
           ...["--port", listening ? new URL(listening.url).port : String(options.port)],
           ...grpcArguments(listening?.grpcAddress ?? null, options.grpcPort),
@@ -196,10 +199,11 @@ export class LocalCluster {
 
   private startWorkers(data: DataDir, address: string): void {
     const { options } = this;
-    const memory = options.memoryPerWorker ?? Math.floor((freeMemoryBytes() * memoryShare) / options.stages);
-    const threads = options.threadsPerWorker ?? Math.max(1, Math.floor(coreCount() / options.stages));
-    this.teller.print(`starting ${options.stages} ${options.stages === 1 ? "worker" : "workers"}`);
-    this.workers = Array.from({ length: options.stages }, (_, index) =>
+    const count = (options.pipelines ?? 1) * options.stages;
+    const memory = options.memoryPerWorker ?? Math.floor((freeMemoryBytes() * memoryShare) / count);
+    const threads = options.threadsPerWorker ?? Math.max(1, Math.floor(coreCount() / count));
+    this.teller.print(`starting ${count} ${count === 1 ? "worker" : "workers"}`);
+    this.workers = Array.from({ length: count }, (_, index) =>
       this.supervise({
         name: `worker-${index}`,
         command: process.execPath,

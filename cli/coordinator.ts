@@ -13,8 +13,18 @@ import { runService } from "./service.js";
 /** More stages than any GLM has layers, more micro-batches than a pipeline keeps busy: typing errors. */
 const stagesMax = 1_000;
 const microBatchesMax = 32;
+const pipelinesMax = 64;
 
 const recoveryTimeoutMax = 7 * 24 * 3600;
+
+export function addPipelinesOption(command: Command): Command {
+  return command.option(
+    "--pipelines <n>",
+    "pipelines, each of which holds the model once in so many stages and serves its share of the requests",
+    integer(1, pipelinesMax),
+    1,
+  );
+}
 
 export function addRecoveryOption(command: Command): Command {
   return command.option(
@@ -49,6 +59,7 @@ export function addSchedulingOptions(command: Command): Command {
 
 interface Flags extends SchedulingFlags, PrecisionFlags, ModelFlags, LayerFlags {
   model: string;
+  pipelines: number;
   host: string;
   port: number;
   grpcPort?: number;
@@ -69,7 +80,7 @@ export const stages = integer(1, stagesMax);
 export function addCoordinatorCommand(program: Command): void {
   const command = program
     .command("coordinator")
-    .description("Runs the coordinator: the HTTP API, the queue and the schedule of one pipeline.")
+    .description("Runs the coordinator: the HTTP API, the queue and the schedule of the pipelines.")
     .requiredOption("--model <dir>", "directory of the model")
     .requiredOption("--stages <n>", "workers that share the model's layers", stages)
     .option("--host <host>", "address of the HTTP API", "127.0.0.1")
@@ -83,10 +94,12 @@ export function addCoordinatorCommand(program: Command): void {
     )
     .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
     .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay");
-  addSchedulingOptions(addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command)))))
+  addSchedulingOptions(
+    addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(addPipelinesOption(command))))),
+  )
     .option(
       "--micro-batches <m>",
-      "micro-batches in flight (default: by measured times; before that as many as stages)",
+      "micro-batches in flight in each pipeline (default: by measured times; before that as many as stages)",
       integer(1, microBatchesMax),
     )
     .option(

@@ -1,6 +1,6 @@
 /** `glm-relay status`: what /api/cluster says, as a table or as JSON. */
 import type { Command } from "commander";
-import type { ClusterView, StageView, WorkerView } from "../coordinator/inference.js";
+import type { ClusterView, PipelineView, StageView, WorkerView } from "../coordinator/inference.js";
 import { fetchCluster } from "./api.js";
 import { httpUrl } from "./options.js";
 import { formatBytes, formatTable } from "./text.js";
@@ -22,11 +22,10 @@ async function run(flags: { url: string; json?: boolean }): Promise<void> {
 }
 
 export async function formatStatus(view: ClusterView): Promise<string> {
-  const epoch = view.epoch === null ? "none" : `${view.epoch.term}.${view.epoch.plan}`;
   const lines = [
     `model      ${view.model}, ${formatPrecision(view)}`,
     `state      ${view.state}${view.reason === "" ? "" : `: ${view.reason}`}`,
-    `epoch      ${epoch}`,
+    `epoch      ${formatEpoch(view.epoch)}`,
     `requests   ${view.sequences.running} running, ${view.sequences.waiting} waiting`,
     `KV blocks  ${view.blocks.used} of ${view.blocks.total} used, ${view.blocks.size} tokens each`,
     `redis      ${view.redisUp ? "up" : "down"}`,
@@ -34,7 +33,11 @@ export async function formatStatus(view: ClusterView): Promise<string> {
     `gRPC       ${view.grpcAddress ?? "off"}`,
     `probes     ${view.probeAddress ?? "none"}`,
   ];
-  const tables = [await formatStages(view.stages), await formatWorkers(view.workers)];
+  const tables = [
+    view.pipelines.length > 1 ? await formatPipelines(view.pipelines) : "",
+    await formatStages(view.stages),
+    await formatWorkers(view.workers),
+  ];
   return `${[...lines, ...tables.filter((table) => table !== "")].join("\n")}\n`;
 }
 
@@ -47,12 +50,36 @@ export function formatPrecision({ dtype, kvType, quantization }: ClusterView): s
   return parts.join(", ");
 }
 
-/** The plan: which worker holds which layers, and what they weigh. Empty while there is none. */
+function formatEpoch(epoch: ClusterView["epoch"]): string {
+  return epoch === null ? "none" : `${epoch.term}.${epoch.plan}`;
+}
+
+function formatPipelines(pipelines: PipelineView[]): Promise<string> {
+  return formatTable(
+    ["pipeline", "state", "epoch", "stages", "running", "waiting", "KV blocks", "cached"],
+    pipelines.map((pipeline) => [
+      String(pipeline.pipeline),
+      pipeline.reason === "" ? pipeline.state : `${pipeline.state}: ${pipeline.reason}`,
+      formatEpoch(pipeline.epoch),
+      `${pipeline.stages.length} of ${pipeline.stageCount}`,
+      String(pipeline.sequences.running),
+      String(pipeline.sequences.waiting),
+      `${pipeline.blocks.used} of ${pipeline.blocks.total}`,
+      String(pipeline.blocks.kept),
+    ]),
+  );
+}
+
+/**
+ * The plan: which worker holds which layers, and what they weigh; 1.0 is stage 0 of pipeline 1 where there are
+ * several. Empty while there is none.
+ */
 export function formatStages(stages: StageView[]): Promise<string> {
+  const several = stages.some(({ pipeline }) => pipeline !== stages[0]!.pipeline);
   return formatTable(
     ["stage", "worker", "layers", "weights", "KV cache", "workspace", "memory", "steps", "busy"],
     stages.map((stage) => [
-      String(stage.stage),
+      several ? `${stage.pipeline}.${stage.stage}` : String(stage.stage),
       stage.worker,
       `${stage.layerBegin}..${stage.layerEnd - 1}`,
       formatBytes(stage.weightBytes),

@@ -1,7 +1,13 @@
 /** `glm-relay up`: everything on this machine, supervised until Ctrl-C. */
 import type { Command } from "commander";
 import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
-import { addRecoveryOption, addSchedulingOptions, grpcPortHelp, stages } from "./coordinator.js";
+import {
+  addPipelinesOption,
+  addRecoveryOption,
+  addSchedulingOptions,
+  grpcPortHelp,
+  stages,
+} from "./coordinator.js";
 import { addLayersOption, requireRangePerStage } from "./layers.js";
 import { addModelOptions } from "./model-options.js";
 import { port, redisUrl, size } from "./options.js";
@@ -16,14 +22,18 @@ export const statusLogMs = 5_000;
 export function addUpCommand(program: Command): void {
   const command = program
     .command("up")
-    .description("Runs everything on this machine: Redis, a coordinator and one worker per stage.")
+    .description(
+      "Runs everything on this machine: Redis, a coordinator and one worker per stage of each pipeline.",
+    )
     .requiredOption("--model <dir>", "directory of the model")
     .requiredOption("--stages <n>", "workers that share the model's layers", stages);
-  addSchedulingOptions(addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(command)))))
-    .option("--threads-per-worker <t>", "compute threads of each worker (default: cores / stages)", threads)
+  addSchedulingOptions(
+    addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(addPipelinesOption(command))))),
+  )
+    .option("--threads-per-worker <t>", "compute threads of each worker (default: cores / workers)", threads)
     .option(
       "--memory-per-worker <size>",
-      "memory of each worker, like 4GiB (default: 80 % of what is free / stages)",
+      "memory of each worker, like 4GiB (default: 80 % of what is free / workers)",
       size,
     )
     .option("--port <port>", "port of the HTTP API on loopback, 0 picks a free one", port, 8000)

@@ -16,9 +16,10 @@ import { formatName, type KvType, type Precision, type Quantization } from "../m
 import type { DType } from "../models/shape.js";
 import { internalProto } from "../proto/load.js";
 import { type Api, createApi } from "./api/server.js";
-import { Core } from "./core.js";
+import { Core, queueLimit } from "./core.js";
 import type { ModelInfo } from "./inference.js";
 import { tickMs } from "./membership/leases.js";
+import { maxWorkers } from "./membership/members.js";
 import { ControlServer } from "./membership/server.js";
 import { openModelInThread } from "./open-model.js";
 import { CoordinatorLinks } from "./pipeline/links.js";
@@ -50,6 +51,8 @@ export interface CoordinatorOptions extends OpenOptions {
   /** Model directory. */
   model: string;
   stages: number;
+  /** Each of them holds the model once, in so many stages; default 1. */
+  pipelines?: number;
   /** Layers of each stage, one range per stage without gaps from 0 on; absent: placement decides. */
   layers?: readonly LayerRange[];
   host: string;
@@ -66,7 +69,7 @@ export interface CoordinatorOptions extends OpenOptions {
   /** Default: dtype. */
   kvType?: KvType;
   quantization: Quantization;
-  /** Micro-batches in flight; default: by what is measured. */
+  /** Micro-batches in flight in each pipeline; default: by what is measured. */
   microBatches?: number;
   /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
   itlTargetMs?: number;
@@ -116,6 +119,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     for (const warning of model.warnings) log.warn(warning);
     requireStageCount(options.stages, model.shape.layerCount);
     requireAllLayers(options.layers, model.shape.layerCount);
+    requireWorkerCount(options.pipelines ?? 1, options.stages);
     const dtype = options.dtype ?? model.dtype;
     const precision: Precision = { ...options.quantization, dtype, kvType: options.kvType ?? dtype };
     const queue = await BullmqQueue.open(options.redis, options.name, log, registry);
@@ -146,6 +150,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     });
     const core: Core = new Core(
       {
+        queueLimit,
         microBatches: options.microBatches ?? null,
         prefillChunk: options.prefillChunk ?? defaultPrefillChunk,
         speculation: options.speculation !== "off",
@@ -155,6 +160,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         modelStopTokens: new Set(model.stopTokens),
         createDetokenizer: (text) => prompt.createDetokenizer(text),
         membership: {
+          pipelineCount: options.pipelines ?? 1,
           stageCount: options.stages,
           cut: options.layers,
           modelDirectory: model.directory,
@@ -297,6 +303,14 @@ function requireStageCount(stages: number, layerCount: number): void {
   throw new RelayError(
     "invalid_configuration",
     `--stages ${stages}: the model has ${layerCount} layers, expected 1 to ${layerCount} stages`,
+  );
+}
+
+function requireWorkerCount(pipelines: number, stages: number): void {
+  if (pipelines * stages <= maxWorkers) return;
+  throw new RelayError(
+    "invalid_configuration",
+    `--pipelines ${pipelines} of --stages ${stages} need ${pipelines * stages} workers: expected at most ${maxWorkers}`,
   );
 }
 

@@ -5,46 +5,45 @@
 import type { Clock } from "../common/clock.js";
 import { type ErrorCode, RelayError, toRelayError } from "../common/errors.js";
 import { type Epoch, type PipelineId, type RequestId, type SequenceId, sequenceId } from "../common/ids.js";
-import {
-  kvBlockSize,
-  maxContextRows,
-  maxLoggedRequests,
-  maxMicroBatchesInFlight,
-  maxStepRows,
-} from "../common/limits.js";
+import { kvBlockSize, maxLoggedRequests, maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import { type ActiveChoice, type ActiveRequest, namesOf } from "./active-request.js";
+import { FinishRate } from "./finish-rate.js";
 import type {
   ClusterView,
   GenerationRequest,
-  PromptContext,
+  PipelineView,
   RequestEvent,
   TextParams,
-  TimingView,
   TokenIds,
   TokenLogprob,
 } from "./inference.js";
+
 import { Membership } from "./membership/membership.js";
 import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
-import { ChoicePrompt, mostTokens } from "./output/choice-prompt.js";
+import { ChoicePrompt } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
 import { replay } from "./output/replay.js";
 import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
+import { Pipelines } from "./pipelines.js";
+import type { LayerRange } from "./placement/cut.js";
 import type { Detokenizer } from "./prompt/service.js";
+import { requestClasses } from "./request-class.js";
+import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
-import { defaultKneeRows } from "./scheduler/speculation.js";
-import { Serving } from "./serving.js";
-import { Suspects } from "./suspects.js";
+import { Serving, type ServingView } from "./serving.js";
 import { warmUpId, warmUpRequest } from "./warm-up.js";
 
-/** Sequences admitted and not finished; above it new requests get queue_full. */
+/** What CoreConfig.queueLimit is when the coordinator runs. */
 export const queueLimit = 10_000;
 /** What a reply is taken to need before any has ended, in tokens. */
 const firstExpectedReply = 256;
 
 export interface CoreConfig {
+  /** Sequences admitted and not finished; above it new requests get queue_full. */
+  queueLimit: number;
   membership: Omit<MembershipConfig, "minBlocks">;
   /** Micro-batches in flight; null: by what is measured. */
   microBatches: number | null;
@@ -74,6 +73,8 @@ export interface CorePorts extends Omit<MembershipPorts, "formed" | "dissolved">
   recovered(reason: ErrorCode, afterMs: number): void;
 }
 
+const noTokenYet = "the first token has not come back yet";
+
 /** What the service around the core adds to the view. */
 type ServiceFacts =
   | "model"
@@ -93,48 +94,45 @@ export class Core {
   readonly #clock: Clock;
   readonly #requests = new Map<RequestId, ActiveRequest>();
   readonly #choices = new Map<SequenceId, ActiveChoice>();
-  #serving: Serving | null = null;
-  /** KV blocks of the pipeline that is or was formed last. */
-  #blockCount = 0;
+  readonly #pipelines: Pipelines;
+  /** Choices that wait for a pipeline may find one now. */
+  #mayPlace = false;
   #stepCount = 0;
+  #sliceCount = 0;
   #preemptions = 0;
+  readonly #finishRate = new FinishRate();
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
   /** Tokens guessed at, and those of them that were drawn. */
   readonly #draftTokens = { drafted: 0, accepted: 0 };
   /** Over all epochs: a sequence keeps its number when it is rebuilt. */
   #nextSequence = 1;
-  readonly #suspects = new Suspects<ActiveRequest>();
-  /** Since when and why a pipeline that was ready is gone; null while none is missed. */
-  #loss: { reason: ErrorCode; sinceMs: number } | null = null;
 
   constructor(config: CoreConfig, ports: CorePorts, clock: Clock) {
     this.#config = config;
     this.#ports = ports;
     this.#clock = clock;
+    this.#pipelines = new Pipelines(config.membership.pipelineCount, config.prefixLength);
     this.membership = new Membership(
       // What the first token needs.
       { ...config.membership, minBlocks: blocksFor(config.prefixLength + 1) },
       {
         ...ports,
-        formed: (pipeline, epoch, blockCount, stageCount) =>
-          this.#formed(pipeline, epoch, blockCount, stageCount),
-        dissolved: (_pipeline, error) => this.#dissolved(error),
+        formed: (pipeline, epoch, blockCount, stages) => this.#formed(pipeline, epoch, blockCount, stages),
+        dissolved: (pipeline, error) => this.#dissolved(pipeline, error),
       },
       clock,
     );
   }
 
-  /** A token has travelled through all stages of this pipeline. */
+  /** A token has travelled through all stages of a pipeline. */
   get ready(): boolean {
-    return this.#serving?.ready ?? false;
+    return this.#pipelines.ready;
   }
 
-  /** Tokens that the KV cache of the pipeline holds; no bound while none was formed yet. */
+  /** Tokens that the KV cache of a pipeline holds; no bound while none was formed yet. */
   get sequenceTokens(): number {
-    return this.#blockCount === 0
-      ? Number.POSITIVE_INFINITY
-      : this.#blockCount * kvBlockSize - this.#config.prefixLength;
+    return this.#pipelines.sequenceTokens;
   }
 
   get requestCount(): number {
@@ -144,7 +142,7 @@ export class Core {
   /** Null when a new request would be taken; else the error it gets. */
   notReady(): RelayError | null {
     if (this.ready) return null;
-    const reason = this.membership.notFormedReason || "the first token has not come back yet";
+    const reason = this.membership.notFormedReason || noTokenYet;
     return new RelayError("model_loading", `the model is not being served: ${reason}`, { retryAfterS: 1 });
   }
 
@@ -173,7 +171,7 @@ export class Core {
 
   /** An answer of the last stage. */
   stepResult(result: StepResult__Output): void {
-    const serving = this.#serving;
+    const serving = this.#pipelines.of(result.pipeline);
     if (serving === null) return;
     try {
       const outcomes = serving.complete(result, this.#clock.nowMs());
@@ -193,39 +191,48 @@ export class Core {
   tick(): void {
     this.membership.tick();
     this.#giveUpInterrupted();
-    if (this.membership.canGrow && this.#requests.size === 0) this.membership.grow();
-    const serving = this.#serving;
-    if (serving === null) return;
-    const overdue = serving.overdue(this.#clock.nowMs(), (sinceMs) =>
-      this.membership.allIdleSince(serving.id, sinceMs),
-    );
-    if (overdue === null) return;
-    this.membership.linkBroken(serving.epoch, new RelayError("worker_lost", overdue), null);
+    for (const serving of this.#pipelines.formed) {
+      const isIdle = () => ![...this.#choices.values()].some((choice) => choice.serving === serving);
+      if (this.membership.canGrow(serving.id) && isIdle()) this.membership.grow(serving.id);
+      const overdue = serving.overdue(this.#clock.nowMs(), (sinceMs) =>
+        this.membership.allIdleSince(serving.id, sinceMs),
+      );
+      if (overdue === null) continue;
+      this.membership.linkBroken(serving.epoch, new RelayError("worker_lost", overdue), null);
+    }
+    this.#pump();
   }
 
   view(): Omit<ClusterView, ServiceFacts> {
-    const scheduler = this.#serving?.scheduler;
-    const total = this.#serving === null ? 0 : this.#blockCount;
+    const pipelines = this.#pipelineViews();
+    const sum = (figure: (view: PipelineView) => number) =>
+      pipelines.reduce((total, view) => total + figure(view), 0);
     return {
       state: this.ready ? "ready" : this.membership.phase === "waiting" ? "waiting" : "loading",
       reason: this.notReady()?.message ?? "",
       epoch: this.membership.epoch,
-      stageCount: this.#config.membership.stageCount,
-      stages: this.membership.stageViews(),
+      stageCount: sum(({ stageCount }) => stageCount),
+      stages: pipelines.flatMap(({ stages }) => stages),
       workers: this.membership.workerViews(),
       blocks: {
         size: kvBlockSize,
-        total,
-        used: scheduler?.blocksUsed ?? 0,
-        kept: scheduler?.blocksKept ?? 0,
+        total: sum(({ blocks }) => blocks.total),
+        used: sum(({ blocks }) => blocks.used),
+        kept: sum(({ blocks }) => blocks.kept),
       },
-      sequences: { running: scheduler?.runningCount ?? 0, waiting: scheduler?.waitingCount ?? 0 },
-      microBatchesInFlight: scheduler?.stepsInFlight ?? 0,
-      timing: this.#serving?.timingView() ?? notServing(this.#config.itlTargetMs),
+      sequences: {
+        running: sum(({ sequences }) => sequences.running),
+        waiting: sum(({ sequences }) => sequences.waiting),
+      },
+      classes: this.#classes(),
+      microBatchesInFlight: sum(({ microBatchesInFlight }) => microBatchesInFlight),
+      timing: (pipelines.find(({ state }) => state === "ready") ?? pipelines[0]!).timing,
+      pipelines,
       counters: {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
         steps: this.#stepCount,
+        contextSlices: this.#sliceCount,
         preemptions: this.#preemptions,
         prefixCacheQueries: this.#promptTokens.looked,
         prefixCacheHits: this.#promptTokens.reused,
@@ -235,18 +242,47 @@ export class Core {
     };
   }
 
-  #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stageCount: number): void {
-    this.#blockCount = blockCount;
+  #classes(): ClusterView["classes"] {
+    const counts = { interactive: { running: 0, waiting: 0 }, batch: { running: 0, waiting: 0 } };
+    for (const serving of this.#pipelines.formed) {
+      for (const of of requestClasses) {
+        const { running, waiting } = serving.countsOf(of);
+        counts[of].running += running;
+        counts[of].waiting += waiting;
+      }
+    }
+    return counts;
+  }
+
+  #pipelineViews(): PipelineView[] {
+    const { stageCount } = this.#config.membership;
+    return this.membership.planViews().map(({ pipeline, epoch, phase, reason, stages }) => {
+      const serving = this.#pipelines.of(pipeline);
+      const isReady = serving?.ready ?? false;
+      return {
+        pipeline,
+        state: isReady ? "ready" : phase === "waiting" ? "waiting" : "loading",
+        reason: isReady ? "" : reason || noTokenYet,
+        epoch,
+        stageCount,
+        stages,
+        ...(serving?.view() ?? notServing(this.#config.itlTargetMs)),
+      };
+    });
+  }
+
+  #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stages: readonly LayerRange[]): void {
     const { microBatches, prefillChunk, prefixLength, speculation, itlTargetMs } = this.#config;
     const limits = {
       blockCount,
-      stageCount,
+      stageCount: stages.length,
+      stages,
       microBatches: microBatches === null ? null : Math.min(microBatches, maxMicroBatchesInFlight),
       maxStepRows,
       prefixLength,
       prefillChunk,
       firstExpectedReply,
-      speculation: speculation ? { kneeRows: defaultKneeRows } : undefined,
+      speculation,
       itlTargetMs,
     };
     const ports = {
@@ -258,87 +294,106 @@ export class Core {
       choiceOf: (sequence: SequenceId) => this.#choices.get(sequence)!,
       preempted: (sequence: SequenceId) => this.#notePreempted(sequence),
       rowsDue: (choice: ActiveChoice, rows: ScheduledRows) => this.#rowsDue(choice, rows),
+      sliceDue: (choice: ActiveChoice, slice: ScheduledSlice) => this.#sliceDue(choice, slice),
     };
-    this.#serving = new Serving(pipeline, epoch, limits, ports, this.#clock.nowMs());
-    this.#begin(warmUpRequest());
+    const serving = new Serving(pipeline, epoch, limits, ports, this.#clock.nowMs());
+    this.#pipelines.add(serving);
+    this.#begin(warmUpRequest(pipeline), [], (choice) => {
+      choice.serving = serving;
+      serving.submit(choice);
+    });
     this.#pump();
   }
 
-  #dissolved(error: RelayError): void {
-    if (this.ready) this.#loss ??= { reason: error.code, sinceMs: this.#clock.nowMs() };
-    const travelling = this.#serving?.sequencesInFlight() ?? new Set();
-    this.#serving?.end();
-    this.#serving = null;
-    const warmUp = this.#requests.get(warmUpId);
+  /** What the pipeline had goes on in another one that serves, or waits until there is one. */
+  #dissolved(pipeline: PipelineId, error: RelayError): void {
+    const warmUp = this.#requests.get(warmUpId(pipeline));
     if (warmUp !== undefined) this.#close(warmUp);
-    this.#ports.readyChanged(false);
-    this.#logInterrupted(error);
-    const poisonous = this.#suspects.pipelineLost([...this.#requests.values()], ({ open }) =>
-      [...open.keys()].some((sequence) => travelling.has(sequence)),
+    const { interrupted, poisonous } = this.#pipelines.lost(
+      pipeline,
+      error.code,
+      this.#choices.values(),
+      this.#clock.nowMs(),
     );
-    for (const active of poisonous) {
+    this.#ports.readyChanged(this.ready);
+    this.#logInterrupted(interrupted, error);
+    for (const choice of interrupted) this.#startOver(choice);
+    for (const { request: active, deaths } of poisonous) {
+      if (!this.#requests.has(active.request.id)) continue;
       const message =
-        `${active.deaths} pipelines in a row were lost while they computed this request, ` +
+        `${deaths} pipelines in a row were lost while they computed this request, ` +
         `the last one because of: ${error.message}`;
       this.#fail(active, new RelayError("request_poisoned", message, { cause: error }));
     }
+    this.#mayPlace = true;
+    this.#pump();
   }
 
   /** Interrupted requests wait for the next pipeline, but not for ever. */
   #giveUpInterrupted(): void {
-    if (this.#loss === null || this.#requests.size === 0) return;
     const { recoveryTimeoutMs } = this.#config;
-    if (this.#clock.nowMs() - this.#loss.sinceMs <= recoveryTimeoutMs) return;
-    const message =
-      `a worker was lost (${this.#loss.reason}) and the model was not served again ` +
-      `within ${recoveryTimeoutMs / 1_000} s: ${this.membership.notFormedReason}`;
-    const lost = new RelayError("worker_lost", message, { retryAfterS: 1 });
-    for (const active of [...this.#requests.values()]) {
-      if (active.request.id !== warmUpId) this.#fail(active, lost);
+    for (const choice of [...this.#choices.values()]) {
+      if (choice.serving !== null || !this.#choices.has(choice.sequence)) continue;
+      const lost = this.#pipelines.givenUp(choice, this.#clock.nowMs(), recoveryTimeoutMs);
+      if (lost === null) continue;
+      const message =
+        `a worker was lost (${lost.loss.reason}) and the model was not served again ` +
+        `within ${recoveryTimeoutMs / 1_000} s: ${this.membership.planViews()[lost.pipeline]!.reason}`;
+      this.#fail(choice.request, new RelayError("worker_lost", message, { retryAfterS: 1 }));
     }
   }
 
-  /** A new pipeline holds nothing yet: what waits for it is built from its tokens and goes on. */
-  #resume(): void {
+  /** What waits for a pipeline is built there from its tokens, and goes on. */
+  #placeWaiting(): void {
+    this.#mayPlace = false;
     if (!this.ready) return;
-    for (const active of this.#suspects.depart([...this.#requests.values()])) this.#rebuild(active);
+    const waiting = [...this.#choices.values()].filter(({ serving }) => serving === null);
+    for (const choice of this.#pipelines.inOrder(waiting)) {
+      // The request of one before it may have failed.
+      if (this.#choices.has(choice.sequence)) this.#place(choice);
+    }
   }
 
-  #rebuild(active: ActiveRequest): void {
+  #place(choice: ActiveChoice): void {
     try {
-      for (const { prompt } of active.open.values()) {
-        this.#checkLength(active.request, prompt.tokens, prompt.context ?? undefined);
-      }
+      this.#pipelines.place(choice);
     } catch (error) {
-      this.#fail(active, toRelayError(error));
-      return;
-    }
-    for (const choice of active.open.values()) {
-      this.#startOver(choice);
-      this.#serving!.submit(choice);
+      this.#fail(choice.request, toRelayError(error));
     }
   }
 
   #start(request: GenerationRequest, decided: readonly TokenIds[]): void {
     // What was accepted before a loss waits with those that it interrupted.
-    const notReady = this.#loss === null ? this.notReady() : null;
+    const notReady = this.#pipelines.missed ? null : this.notReady();
     if (notReady !== null) throw notReady;
-    this.#begin(request, decided);
+    const place = (choice: ActiveChoice) => {
+      if (this.ready) this.#place(choice);
+    };
+    this.#begin(request, decided, place);
   }
 
-  #begin(request: GenerationRequest, decided: readonly TokenIds[] = []): void {
-    const travels = (this.ready && !this.#suspects.trial) || request.id === warmUpId;
-    if (this.#choices.size + request.choices.length > queueLimit) {
-      throw new RelayError("queue_full", `${queueLimit} sequences are waiting or running`, {
-        retryAfterS: 5,
-      });
+  /** @param place Gives a choice to a pipeline, or lets it wait. */
+  #begin(
+    request: GenerationRequest,
+    decided: readonly TokenIds[],
+    place: (choice: ActiveChoice) => void,
+  ): void {
+    const { queueLimit } = this.#config;
+    const excess = this.#choices.size + request.choices.length - queueLimit;
+    if (excess > 0) {
+      const message =
+        `${this.#choices.size} sequences are waiting or running, ` +
+        `and ${request.choices.length} more would be above the limit of ${queueLimit}`;
+      const retryAfterS = this.#finishRate.retryAfterS(this.#clock.nowMs(), excess);
+      throw new RelayError("queue_full", message, { retryAfterS });
     }
-    if (travels) {
-      for (const { promptTokens, context } of request.choices) {
-        this.#checkLength(request, promptTokens, context);
+    const { maxTokens } = request.sampling;
+    if (this.ready) {
+      for (const { promptTokens: prompt, context = null } of request.choices) {
+        this.#pipelines.requireRoom({ prompt, context, maxTokens });
       }
     }
-    const active: ActiveRequest = { request, open: new Map(), started: false, deaths: 0, travels };
+    const active: ActiveRequest = { request, open: new Map(), started: false };
     this.#requests.set(request.id, active);
     for (const [index, { promptTokens, context = null, seed }] of request.choices.entries()) {
       const sequence = sequenceId(this.#nextSequence++);
@@ -346,6 +401,8 @@ export class Core {
         request: active,
         index,
         sequence,
+        serving: null,
+        deaths: 0,
         output: this.#newOutput(request, index),
         prompt: new ChoicePrompt(index, promptTokens, context),
         generated: [],
@@ -364,11 +421,11 @@ export class Core {
       choices: request.choices.length,
     });
     for (const choice of [...active.open.values()]) {
+      if (!this.#requests.has(request.id)) return;
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
         this.#emit(choice, choice.output.finishEmpty());
-      else if (this.#goOnBehind(choice, decided[choice.index] ?? []) && travels)
-        this.#serving!.submit(choice);
+      else if (this.#goOnBehind(choice, decided[choice.index] ?? [])) place(choice);
     }
   }
 
@@ -380,32 +437,15 @@ export class Core {
     return events.at(-1)?.type !== "finish";
   }
 
-  /** @throws RelayError context_length_exceeded for what the pipeline could never run. */
-  #checkLength({ sampling }: GenerationRequest, prompt: TokenIds, context?: PromptContext): void {
-    const { maxTokens } = sampling;
-    const most = mostTokens(prompt, context ?? null, maxTokens);
-    const extra = { n_prompt_tokens: prompt.length };
-    if (!this.#serving!.scheduler.fits(prompt.length, most.reply)) {
-      const message =
-        `${prompt.length} prompt tokens and up to ${most.reply} new ones need more KV blocks ` +
-        `than the cluster has (${this.#blockCount})`;
-      throw new RelayError("context_length_exceeded", message, { extra });
-    }
-    if (most.context > maxContextRows) {
-      const message =
-        `a context of ${most.context} tokens, the blanks filled before included, is longer than ` +
-        `the ${maxContextRows} that one step reads`;
-      throw new RelayError("context_length_exceeded", message, { extra });
-    }
-  }
-
   #newOutput({ sampling, text }: GenerationRequest, index: number): ChoiceOutput {
     const { modelStopTokens } = this.#config;
     return new ChoiceOutput(index, { sampling, modelStopTokens }, this.#config.createDetokenizer(text));
   }
 
+  /** The end of everything that happens: gives out what waits, and sends what may be sent. */
   #pump(): void {
-    this.#serving?.pump(this.#clock.nowMs());
+    while (this.#mayPlace) this.#placeWaiting();
+    for (const serving of this.#pipelines.formed) serving.pump(this.#clock.nowMs());
   }
 
   /** It is computed again from its beginning, so all scores of its prompt come again. */
@@ -422,7 +462,16 @@ export class Core {
     choice.again = true;
   }
 
-  #rowsDue(choice: ActiveChoice, { first, reused, tokens, draftRows }: ScheduledRows): void {
+  #sliceDue(choice: ActiveChoice, slice: ScheduledSlice): void {
+    this.#sliceCount++;
+    this.#rowsDue(choice, { ...slice, reused: 0, draftRows: 0 });
+  }
+
+  #rowsDue(
+    choice: ActiveChoice,
+    rows: Pick<ScheduledRows, "first" | "reused" | "tokens" | "draftRows">,
+  ): void {
+    const { first, reused, tokens, draftRows } = rows;
     this.#draftTokens.drafted += draftRows;
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.
@@ -449,16 +498,16 @@ export class Core {
       choice.scores = null;
       choice.scored = scored;
     }
-    if (drawn.length > 0 || scored !== null) this.#gotOn(choice.request);
-    const { scheduler } = this.#serving!;
+    if (drawn.length > 0 || scored !== null) this.#gotOn(choice);
+    const serving = choice.serving!;
     for (const { token } of drawn) {
       choice.generated.push(token);
       if (choice.output.endsWith(token, choice.generated.length)) {
         // What a draft brought behind it was never drawn.
-        scheduler.remove(sequence);
+        serving.remove(sequence);
         return;
       }
-      if (finite) scheduler.append(sequence, token);
+      if (finite) serving.append(sequence, token);
     }
   }
 
@@ -497,8 +546,8 @@ export class Core {
     choice.generated = [];
     choice.output = this.#newOutput(choice.request.request, choice.index);
     this.#open(choice);
-    // When the pipeline was lost meanwhile, the next one builds it.
-    if (choice.request.travels) this.#serving!.submit(choice);
+    // When the pipeline was lost meanwhile, another one builds it.
+    choice.serving?.submit(choice);
   }
 
   #emit(choice: ActiveChoice, event: RequestEvent): void {
@@ -508,24 +557,21 @@ export class Core {
       return;
     }
     this.#ports.emit(request.id, { ...event, cachedTokens: choice.reused });
-    this.#drop(choice);
+    this.#drop(choice, request.id === choice.serving?.warmUp ? 0 : 1);
     if (choice.request.open.size > 0) return;
     this.#requests.delete(request.id);
     this.#ports.log("debug", "request finished", namesOf(request));
     this.#ports.ended(request.id);
-    if (request.id === warmUpId) this.#warmedUp();
+    if (request.id === choice.serving?.warmUp) this.#warmedUp(choice.serving);
   }
 
-  #warmedUp(): void {
-    const serving = this.#serving!;
-    serving.warmedUp();
+  #warmedUp(serving: Serving): void {
+    const loss = this.#pipelines.warmedUp(serving);
     this.membership.proven(serving.id);
     this.#ports.readyChanged(true);
-    const loss = this.#loss;
-    this.#loss = null;
-    if (loss === null) return;
-    this.#resume();
-    this.#ports.recovered(loss.reason, this.#clock.nowMs() - loss.sinceMs);
+    // Some may wait for this one though others serve.
+    this.#mayPlace = true;
+    if (loss !== null) this.#ports.recovered(loss.reason, this.#clock.nowMs() - loss.sinceMs);
   }
 
   #fail(active: ActiveRequest, error: RelayError): void {
@@ -535,13 +581,13 @@ export class Core {
   }
 
   /** One line for a loss, however many requests it hits; each has its own line where it is answered. */
-  #logInterrupted(error: RelayError): void {
-    if (this.#requests.size === 0) return;
-    const named = [...this.#requests.values()].slice(0, maxLoggedRequests);
+  #logInterrupted(interrupted: readonly ActiveChoice[], error: RelayError): void {
+    if (interrupted.length === 0) return;
+    const requests = [...new Set(interrupted.map(({ request }) => request))];
     this.#ports.log("warn", "requests were interrupted", {
       code: error.code,
-      count: this.#requests.size,
-      requestIds: named.map(({ request }) => request.logId),
+      count: requests.length,
+      requestIds: requests.slice(0, maxLoggedRequests).map(({ request }) => request.logId),
     });
   }
 
@@ -549,32 +595,33 @@ export class Core {
     for (const choice of [...active.open.values()]) this.#drop(choice);
     this.#requests.delete(active.request.id);
     this.#ports.ended(active.request.id);
-    this.#gotOn(active);
   }
 
   /** Further than where pipelines were lost, or to its end. */
-  #gotOn(active: ActiveRequest): void {
-    if (this.#suspects.cleared(active)) this.#resume();
+  #gotOn(choice: ActiveChoice): void {
+    if (this.#pipelines.cleared(choice)) this.#mayPlace = true;
   }
 
   #open(choice: ActiveChoice): void {
     choice.request.open.set(choice.sequence, choice);
     this.#choices.set(choice.sequence, choice);
+    this.#finishRate.note(this.#clock.nowMs(), this.#choices.size);
   }
 
-  #drop(choice: ActiveChoice): void {
+  /** @param finished 1 when it was answered. */
+  #drop(choice: ActiveChoice, finished = 0): void {
     choice.request.open.delete(choice.sequence);
     this.#choices.delete(choice.sequence);
-    this.#serving?.scheduler.remove(choice.sequence);
+    this.#finishRate.note(this.#clock.nowMs(), this.#choices.size, finished);
+    choice.serving?.remove(choice.sequence);
+    this.#gotOn(choice);
   }
 }
 
-/** What is known of times while no pipeline is formed. */
-const notServing = (itlTargetMs: number): TimingView => ({
-  itlTargetMs,
-  microBatchTarget: 0,
-  rowBudget: null,
-  hopMs: null,
-  stationMs: null,
-  stages: [],
+/** Of a pipeline that is not formed. */
+const notServing = (itlTargetMs: number): ServingView => ({
+  blocks: { size: kvBlockSize, total: 0, used: 0, kept: 0 },
+  sequences: { running: 0, waiting: 0 },
+  microBatchesInFlight: 0,
+  timing: { itlTargetMs, microBatchTarget: 0, rowBudget: null, hopMs: null, stationMs: null, stages: [] },
 });

@@ -183,6 +183,7 @@ export interface ModelInfo {
 }
 
 export interface StageView {
+  pipeline: number;
   stage: number;
   worker: string;
   layerBegin: number;
@@ -219,6 +220,24 @@ export interface WorkerView {
 /** left: said goodbye; disconnected: its control stream ended; lease_over; replaced: it registered anew. */
 export type WorkerLossReason = "left" | "disconnected" | "lease_over" | "replaced";
 
+/** One of the pipelines that hold the model, each once. */
+export interface PipelineView {
+  pipeline: number;
+  state: "waiting" | "loading" | "ready";
+  /** Why it is not ready; empty when it is. */
+  reason: string;
+  epoch: { term: number; plan: number } | null;
+  /** Stages wanted. */
+  stageCount: number;
+  stages: StageView[];
+  /** `kept`: held by no sequence, and shared with the next one that begins alike. */
+  blocks: { size: number; total: number; used: number; kept: number };
+  /** `waiting`: for blocks. */
+  sequences: { running: number; waiting: number };
+  microBatchesInFlight: number;
+  timing: TimingView;
+}
+
 /** What finished steps say about the next ones; fitted figures are null or absent while too few have come back. */
 export interface TimingView {
   /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
@@ -240,20 +259,25 @@ export interface ClusterView {
   state: "waiting" | "loading" | "ready" | "draining";
   /** Why it is not ready; empty when it is. */
   reason: string;
+  /** Of the newest plan that holds. */
   epoch: { term: number; plan: number } | null;
   numericsId: string | null;
   dtype: string;
   kvType: string;
   /** Of the layers' matrices and of the head: "stored", "int4-g32-search", ... */
   quantization: { weights: string; head: string };
+  /** Stages wanted, of all pipelines together, as are the figures below. */
   stageCount: number;
   stages: StageView[];
   workers: WorkerView[];
-  /** `kept`: held by no sequence, and shared with the next one that begins alike. */
-  blocks: { size: number; total: number; used: number; kept: number };
-  sequences: { running: number; waiting: number };
+  blocks: PipelineView["blocks"];
+  sequences: PipelineView["sequences"];
+  /** The same by class. */
+  classes: Record<RequestClass, { running: number; waiting: number }>;
   microBatchesInFlight: number;
+  /** Of the first pipeline that serves. */
   timing: TimingView;
+  pipelines: PipelineView[];
   /** How long the oldest request without a first step has waited; 0 when none waits. */
   oldestWaitMs: number;
   redisUp: boolean;
@@ -269,6 +293,8 @@ export interface ClusterView {
     workersLostByReason: Record<WorkerLossReason, number>;
     staleMessages: number;
     steps: number;
+    /** Slices in which contexts were read while others decoded. */
+    contextSlices: number;
     /** Sequences that gave their KV blocks to others and were computed again. */
     preemptions: number;
     /** Prompt tokens whose rows were due, and those of them that were computed before. */
@@ -287,7 +313,7 @@ export interface InferenceService {
   readonly prompt: PromptService;
   /**
    * Accepts a request: through BullMQ into the scheduler's waiting set.
-   * @throws RelayError queue_unavailable (Redis), queue_full, model_loading, draining,
+   * @throws RelayError queue_unavailable (Redis), queue_full, model_loading, draining, deadline_exceeded,
    *   context_length_exceeded (needs more KV blocks than the cluster has).
    */
   submit(request: GenerationRequest): Promise<RequestHandle>;

@@ -2,15 +2,25 @@
  * What exists only while a pipeline is formed, once per pipeline: its schedule and its steps in flight, from
  * the first token that proves it to its end. A state machine without socket or clock.
  */
-import type { Epoch, PipelineId, SequenceId } from "../common/ids.js";
+import type { Epoch, PipelineId, RequestId, SequenceId } from "../common/ids.js";
+import { kvBlockSize } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
-import { type ActiveChoice, rowRequests } from "./active-request.js";
-import type { TimingView } from "./inference.js";
+import { type ActiveChoice, contextRequest, rowRequests } from "./active-request.js";
+import type { PipelineView, TimingView } from "./inference.js";
 import { Pipeline, type SequenceOutcome } from "./pipeline/pipeline.js";
-import { type ScheduledRows, Scheduler, type SchedulerLimits } from "./scheduler/scheduler.js";
+import type { RequestClass } from "./request-class.js";
+import type { Candidate } from "./routing.js";
+import type { ScheduledSlice } from "./scheduler/context-slices.js";
+import {
+  type ScheduledRows,
+  type ScheduledStep,
+  Scheduler,
+  type SchedulerLimits,
+  type SequenceOptions,
+} from "./scheduler/scheduler.js";
 import { TimingModel } from "./scheduler/timing/timing-model.js";
-import { warmUpLimitMs } from "./warm-up.js";
+import { warmUpId, warmUpLimitMs } from "./warm-up.js";
 
 /** A step that is away this long while every worker reports idle was lost on the way. */
 const stepLostMs = 5_000;
@@ -30,31 +40,42 @@ export interface ServingPorts {
   preempted(sequence: SequenceId): void;
   /** These rows of a choice are about to be sent. */
   rowsDue(choice: ActiveChoice, rows: ScheduledRows): void;
+  /** So is this slice of its context. */
+  sliceDue(choice: ActiveChoice, slice: ScheduledSlice): void;
 }
+
+export type ServingView = Pick<PipelineView, "blocks" | "sequences" | "microBatchesInFlight" | "timing">;
 
 export class Serving {
   readonly id: PipelineId;
   readonly epoch: Epoch;
   /** KV blocks that every stage has. */
   readonly blockCount: number;
-  readonly scheduler: Scheduler;
+  /** The request whose only token proves it. */
+  readonly warmUp: RequestId;
   readonly #limits: ServingLimits;
   readonly #timing: TimingModel;
+  readonly #scheduler: Scheduler;
   readonly #ports: ServingPorts;
   readonly #pipeline: Pipeline;
   /** When the first token is overdue; null once it has come back. */
   #warmUpUntilMs: number | null;
   /** Rows per step in flight. */
   readonly #rows = new Map<number, number>();
+  /** The scheduler may have a step to send: something has happened since it had none. */
+  #due = true;
+  /** Sequences submitted since then. */
+  #new = 0;
   #ended = false;
 
   constructor(id: PipelineId, epoch: Epoch, limits: ServingLimits, ports: ServingPorts, nowMs: number) {
     this.id = id;
     this.epoch = epoch;
     this.blockCount = limits.blockCount;
+    this.warmUp = warmUpId(id);
     this.#limits = limits;
     this.#timing = new TimingModel(limits);
-    this.scheduler = new Scheduler(limits, this.#timing);
+    this.#scheduler = new Scheduler(limits, this.#timing);
     this.#ports = ports;
     this.#pipeline = new Pipeline(epoch, id, (header) => ports.sendStep(header), limits.stageCount);
     this.#warmUpUntilMs = nowMs + warmUpLimitMs;
@@ -75,21 +96,41 @@ export class Serving {
     return this.#pipeline.sequencesInFlight();
   }
 
+  /** As the sequence of this choice would find it. @param byPrefix Whether it matters what it holds of the prompt. */
+  candidate(choice: ActiveChoice, byPrefix: boolean): Candidate & { serving: Serving } {
+    const { runningCount, blocksUsed, blocksKept } = this.#scheduler;
+    // Those that came since the last step could be formed will run, as far as is known.
+    const running = runningCount + this.#new;
+    const waiting = Math.max(0, this.#scheduler.waitingBefore(choice.request.request.class) - this.#new);
+    return {
+      serving: this,
+      held: byPrefix ? this.#heldOf(choice) : 0,
+      running,
+      waiting,
+      startsAtOnce: waiting === 0 && this.#scheduler.hasRoomFor(choice.prompt.tokens.length),
+      unused: this.blockCount - blocksUsed - blocksKept,
+    };
+  }
+
   /** From its beginning: the tokens decided so far are rows like those of the prompt. */
-  submit({ sequence, prompt, generated, scores, request }: ActiveChoice): void {
-    const { tokens, context } = prompt;
+  submit(choice: ActiveChoice): void {
+    const { sequence, prompt, generated, request } = choice;
+    const { tokens } = prompt;
     const left = request.request.sampling.maxTokens - generated.length;
     const all = generated.length === 0 ? tokens : Int32Array.from([...tokens, ...generated]);
-    const { tenant, class: ofClass, cacheSalt: salt = "" } = request.request;
-    const options = {
-      tenant,
-      class: ofClass,
-      whole: context?.length ?? 0,
-      salt,
-      everyRow: scores !== null,
-      rulesChangeAt: tokens.length + request.request.sampling.minTokens,
-    };
-    this.scheduler.submit(sequence, all, left, options);
+    this.#scheduler.submit(sequence, all, left, optionsOf(choice));
+    this.#new++;
+    this.#due = true;
+  }
+
+  append(sequence: SequenceId, token: number): void {
+    this.#scheduler.append(sequence, token);
+    this.#due = true;
+  }
+
+  remove(sequence: SequenceId): void {
+    this.#scheduler.remove(sequence);
+    this.#due = true;
   }
 
   /** The pipeline is gone: nothing is sent any more. */
@@ -99,18 +140,23 @@ export class Serving {
 
   /** Sends steps until the scheduler has none to send now. */
   pump(nowMs: number): void {
+    if (!this.#due) return;
+    this.#due = false;
+    this.#new = 0;
     // Sending may find that the link broke, and then this is over.
     while (!this.#ended) {
-      const step = this.scheduler.next();
+      const step = this.#scheduler.next();
       if (step === null) return;
-      this.#rows.set(
-        step.step,
-        step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
-      );
+      this.#rows.set(step.step, rowCountOf(step));
       for (const sequence of step.preempted) this.#ports.preempted(sequence);
+      const { slice } = step;
+      if (slice !== null) this.#ports.sliceDue(this.#ports.choiceOf(slice.sequence), slice);
       for (const rows of step.rows) this.#ports.rowsDue(this.#ports.choiceOf(rows.sequence), rows);
-      const requestsOf = (rows: ScheduledRows) => rowRequests(this.#ports.choiceOf(rows.sequence), rows);
-      this.#pipeline.submit(step, requestsOf, nowMs);
+      const requests = {
+        rows: (rows: ScheduledRows) => rowRequests(this.#ports.choiceOf(rows.sequence), rows),
+        slice: (part: ScheduledSlice) => contextRequest(this.#ports.choiceOf(part.sequence), part),
+      };
+      this.#pipeline.submit(step, requests, nowMs);
     }
   }
 
@@ -124,15 +170,30 @@ export class Serving {
     const outcomes = this.#pipeline.complete(result);
     if (outcomes === null) return null;
     const { step, stageUs } = result;
-    this.scheduler.complete(step, { stageUs, roundtripUs: (nowMs - sentAtMs) * 1_000 });
+    this.#scheduler.complete(step, { stageUs, roundtripUs: (nowMs - sentAtMs) * 1_000 });
+    this.#due = true;
     this.#ports.stepFinished(this.#rows.get(result.step) ?? 0);
     this.#rows.delete(result.step);
     return outcomes;
   }
 
+  countsOf(of: RequestClass): { running: number; waiting: number } {
+    return this.#scheduler.countsOf(of);
+  }
+
+  view(): ServingView {
+    const { blocksUsed: used, blocksKept: kept, runningCount, waitingCount, stepsInFlight } = this.#scheduler;
+    return {
+      blocks: { size: kvBlockSize, total: this.blockCount, used, kept },
+      sequences: { running: runningCount, waiting: waitingCount },
+      microBatchesInFlight: stepsInFlight,
+      timing: this.#timingView(),
+    };
+  }
+
   /** What finished steps say about the next ones. */
-  timingView(): TimingView {
-    const { microBatchTarget } = this.scheduler;
+  #timingView(): TimingView {
+    const { microBatchTarget } = this.#scheduler;
     const { times } = this.#timing;
     const rowBudget = this.#timing.rowBudget(Math.max(1, microBatchTarget));
     return {
@@ -163,4 +224,31 @@ export class Serving {
     }
     return null;
   }
+
+  /** Tokens of its prompt that it would not compute: others have, or another choice of the request is about to. */
+  #heldOf(choice: ActiveChoice): number {
+    const { tokens } = choice.prompt;
+    for (const other of choice.request.open.values()) {
+      if (other !== choice && other.serving === this && other.prompt.tokens === tokens) return tokens.length;
+    }
+    return this.#scheduler.heldTokens(tokens, optionsOf(choice));
+  }
+}
+
+function optionsOf({ prompt, scores, request }: ActiveChoice): SequenceOptions {
+  const { tenant, class: ofClass, cacheSalt: salt = "", sampling } = request.request;
+  return {
+    tenant,
+    class: ofClass,
+    whole: prompt.context?.length ?? 0,
+    salt,
+    everyRow: scores !== null,
+    rulesChangeAt: prompt.tokens.length + sampling.minTokens,
+  };
+}
+
+/** Rows that a step computes; those of a context that is read in slices count with the last one. */
+function rowCountOf({ rows, slice }: ScheduledStep): number {
+  const context = slice?.last ? slice.rowCount : 0;
+  return rows.reduce((total, { tokens }) => total + tokens.length, context);
 }

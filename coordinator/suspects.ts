@@ -1,60 +1,55 @@
 /**
- * Which request kills the pipelines that compute it. A request that was on its way in several lost pipelines in
- * a row, without a token in between, is suspicious: it travels while those that wait for a pipeline stand back,
- * so that the next loss tells. Its companions of the earlier losses get on that way and are cleared. Pure.
+ * Which sequence kills the pipelines that compute it. One that was on its way in several lost pipelines in a
+ * row, whichever they were, without a token in between, is suspicious: it goes on trial in one pipeline, into
+ * which no other may go meanwhile, so that the next loss tells. Its companions of the earlier losses get on
+ * that way and are cleared. Pure.
  */
+import type { PipelineId } from "../common/ids.js";
 
-/** Lost pipelines in a row after which a request is suspicious, and after which it is set aside. */
+/** Lost pipelines in a row after which a sequence is suspicious, and after which its request is set aside. */
 const suspiciousDeaths = 2;
 const poisonousDeaths = 3;
 
-/** What is known of one request. */
+/** What is known of one sequence. */
 export interface Conduct {
   /** Pipelines in a row that were lost with rows of it on their way, and no token since. */
   deaths: number;
-  /** The pipeline of this epoch has it; else it waits for one. */
-  travels: boolean;
 }
 
-export class Suspects<T extends Conduct> {
-  /** The one whose first token all others wait for. */
-  #onTrial: T | null = null;
+export const isSuspicious = ({ deaths }: Conduct): boolean => deaths >= suspiciousDeaths;
 
-  /** Whether new requests must wait. */
-  get trial(): boolean {
-    return this.#onTrial !== null;
+export class Suspects<T extends Conduct> {
+  /** Those whose next token the others wait for, outside of these pipelines. */
+  readonly #onTrial = new Map<PipelineId, T>();
+
+  /** Whether others must stay out of the pipeline. */
+  isTrying(pipeline: PipelineId): boolean {
+    return this.#onTrial.has(pipeline);
+  }
+
+  /** A suspicious sequence goes into the pipeline. */
+  try(pipeline: PipelineId, suspect: T): void {
+    this.#onTrial.set(pipeline, suspect);
   }
 
   /**
    * A pipeline was lost.
-   * @param wasTravelling Whether rows of the request were on their way.
+   * @param sequences Those that it had, and those that wait for a pipeline: it was lost without them.
+   * @param wasTravelling Whether rows of the sequence were on their way in it.
    * @returns Those that are to be set aside.
    */
-  pipelineLost(requests: readonly T[], wasTravelling: (request: T) => boolean): T[] {
-    this.#onTrial = null;
-    for (const request of requests) {
-      request.deaths = wasTravelling(request) ? request.deaths + 1 : 0;
-      request.travels = false;
+  pipelineLost(pipeline: PipelineId, sequences: readonly T[], wasTravelling: (sequence: T) => boolean): T[] {
+    this.#onTrial.delete(pipeline);
+    for (const sequence of sequences) sequence.deaths = wasTravelling(sequence) ? sequence.deaths + 1 : 0;
+    return sequences.filter(({ deaths }) => deaths >= poisonousDeaths);
+  }
+
+  /** The sequence has got on, or is over. @returns Whether others may go where it is now. */
+  cleared(sequence: T): boolean {
+    sequence.deaths = 0;
+    for (const [pipeline, suspect] of this.#onTrial) {
+      if (suspect === sequence) return this.#onTrial.delete(pipeline);
     }
-    return requests.filter(({ deaths }) => deaths >= poisonousDeaths);
-  }
-
-  /** Those of the waiting requests that may travel now; they are marked so. */
-  depart(requests: readonly T[]): T[] {
-    if (this.#onTrial !== null) return [];
-    const waiting = requests.filter(({ travels }) => !travels);
-    const suspect = waiting.find(({ deaths }) => deaths >= suspiciousDeaths);
-    const departing = suspect === undefined ? waiting : [suspect];
-    this.#onTrial = suspect ?? null;
-    for (const request of departing) request.travels = true;
-    return departing;
-  }
-
-  /** The request has got on, or is over. @returns Whether others may depart now. */
-  cleared(request: T): boolean {
-    request.deaths = 0;
-    if (this.#onTrial !== request) return false;
-    this.#onTrial = null;
-    return true;
+    return false;
   }
 }

@@ -1,17 +1,18 @@
 /** The first request through a new pipeline: one greedy token after token 0 proves that every stage answers. */
-import { requestId } from "../common/ids.js";
+import { type PipelineId, type RequestId, requestId } from "../common/ids.js";
 import type { GenerationRequest } from "./inference.js";
 import { defaultTenant } from "./request-class.js";
 
-export const warmUpId = requestId("warm-up");
+export const warmUpId = (pipeline: PipelineId): RequestId => requestId(`warm-up-${pipeline}`);
 
 /** The first token through a new pipeline. */
 export const warmUpLimitMs = 60_000;
 
-export function warmUpRequest(): GenerationRequest {
+export function warmUpRequest(pipeline: PipelineId): GenerationRequest {
+  const id = warmUpId(pipeline);
   return {
-    id: warmUpId,
-    logId: warmUpId,
+    id,
+    logId: id,
     endpoint: "completions",
     tenant: defaultTenant,
     class: "interactive",

@@ -1,4 +1,5 @@
 /** A member as membership keeps it, and what the API shows of members and their stages. */
+import type { PipelineId } from "../../common/ids.js";
 import type { Heartbeat__Output } from "../../proto/generated/glm/relay/internal/v1/Heartbeat.js";
 import type { Register__Output } from "../../proto/generated/glm/relay/internal/v1/Register.js";
 import type { StageState__Output } from "../../proto/generated/glm/relay/internal/v1/StageState.js";
@@ -26,10 +27,16 @@ export interface Member {
 }
 
 /** The plan's figures until the worker has loaded and tells its own. */
-export function stageView(index: number, placed: StagePlacement, member: Member | undefined): StageView {
+export function stageView(
+  pipeline: PipelineId,
+  index: number,
+  placed: StagePlacement,
+  member: Member | undefined,
+): StageView {
   const { worker, layerBegin, layerEnd, weightBytes, kvBytes, workspaceBytes, processBytes } = placed;
   const loaded = member?.stageState;
   return {
+    pipeline,
     stage: index,
     worker,
     layerBegin,

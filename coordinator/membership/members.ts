@@ -11,7 +11,7 @@ import { Leases } from "./leases.js";
 import { type ConnectionId, type CoreLog, type Member, workerView } from "./member.js";
 
 /** Members beyond the stages are spares; more than this are turned away. */
-const maxWorkers = 1_024;
+export const maxWorkers = 1_024;
 
 export interface MembersPorts {
   send(connection: ConnectionId, message: CoordinatorMessage): void;

@@ -8,50 +8,83 @@ import { compareEpochs, type Epoch, type PipelineId, pipelineId } from "../../co
 import type { StageState__Output } from "../../proto/generated/glm/relay/internal/v1/StageState.js";
 import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
 import type { StageView, WorkerView } from "../inference.js";
+import { type Allotment, allot } from "./allotment.js";
 import type { ConnectionId, Member } from "./member.js";
 import { Members } from "./members.js";
 import { PipelinePlan } from "./pipeline-plan.js";
 import type { MembershipConfig, MembershipPorts } from "./ports.js";
 
+/**
+ * Workers that begin at the same time, or dial a restarted coordinator, join within this time. Where several
+ * pipelines are wanted the first wait for the others: in the order of their names they find the weights they
+ * have. And nobody goes on with fewer stages while others are just coming back.
+ */
+const settleMs = 3_000;
+
+/** What is planned for one pipeline. */
+export interface PlanView {
+  pipeline: PipelineId;
+  epoch: Epoch | null;
+  phase: "waiting" | "loading" | "formed";
+  /** Why it is not formed; empty when it is. */
+  reason: string;
+  stages: StageView[];
+}
+
 export class Membership {
   readonly #config: MembershipConfig;
+  readonly #clock: Clock;
   readonly #members: Members;
-  readonly #plan: PipelinePlan;
+  readonly #plans: readonly PipelinePlan[];
+  /** Over all pipelines: an epoch names one plan of one of them. */
   #planNumber = 0;
+  #firstJoinMs: number | null = null;
+  #lastJoinMs = Number.NEGATIVE_INFINITY;
   readonly #placements = { placements: 0, placementsByReason: {} as Record<string, number> };
 
   constructor(config: MembershipConfig, ports: MembershipPorts, clock: Clock) {
     this.#config = config;
-    const lost = (member: Member, reason: string) => this.#lost(member, reason);
+    this.#clock = clock;
+    const lost = (member: Member, reason: string) =>
+      this.#holderOf(member.connection)?.memberLost(member, reason);
     this.#members = new Members(config.term, { ...ports, lost }, clock);
-    this.#plan = new PipelinePlan(pipelineId(0), config, ports, this.#members, clock);
-    this.#plan.lacks(0);
+    this.#plans = Array.from(
+      { length: config.pipelineCount },
+      (_, index) => new PipelinePlan(pipelineId(index), config, ports, this.#members, clock),
+    );
+    this.#formIfPossible();
   }
 
   get counters() {
     return { ...this.#placements, ...this.#members.counters };
   }
 
+  /** Of the newest plan that holds; null without one. */
   get epoch(): Epoch | null {
-    return this.#plan.epoch;
+    const epochs = this.#plans.flatMap(({ epoch }) => epoch ?? []);
+    return epochs.sort(compareEpochs).at(-1) ?? null;
   }
 
-  /** Why no pipeline is formed; empty when one is. */
+  /** Why no pipeline is formed, of the one that is nearest to it; empty when one is. */
   get notFormedReason(): string {
-    return this.#plan.notFormedReason;
+    const [nearest] = [...this.#plans].sort((a, b) => phases.indexOf(b.phase) - phases.indexOf(a.phase));
+    return nearest!.notFormedReason;
   }
 
-  get phase(): "waiting" | "loading" | "formed" {
-    return this.#plan.phase;
+  /** Of the pipeline that is nearest to being formed. */
+  get phase(): PlanView["phase"] {
+    return phases[Math.max(...this.#plans.map(({ phase }) => phases.indexOf(phase)))]!;
   }
 
-  /** True when every worker of the plan said in its last heartbeat, sent after `sinceMs`, that it computes nothing. */
-  allIdleSince(_pipeline: PipelineId, sinceMs: number): boolean {
-    return this.#plan.allIdleSince(sinceMs);
+  /** True when every worker of a plan said in its last heartbeat, sent after `sinceMs`, that it computes nothing. */
+  allIdleSince(pipeline: PipelineId, sinceMs: number): boolean {
+    return this.#plans[pipeline]!.allIdleSince(sinceMs);
   }
 
   message(connection: ConnectionId, message: WorkerMessage__Output): void {
     if (message.register != null && this.#members.register(connection, message.register)) {
+      this.#lastJoinMs = this.#clock.nowMs();
+      this.#firstJoinMs ??= this.#lastJoinMs;
       this.#formIfPossible();
     }
     const member = this.#members.get(connection);
@@ -81,35 +114,44 @@ export class Membership {
   /** Call every tickMs. */
   tick(): void {
     this.#members.checkLeases();
-    this.#plan.tick();
+    for (const plan of this.#plans) plan.tick();
     this.#formIfPossible();
   }
 
-  /** Fewer stages than wanted hold the model, and there are workers for all of them again. */
-  get canGrow(): boolean {
-    const { stageCount } = this.#config;
-    return (
-      this.#plan.phase === "formed" && this.#plan.stageCount < stageCount && this.#members.size >= stageCount
-    );
+  /** Fewer stages than wanted hold the model, and there are workers for all of them that no other pipeline lacks. */
+  canGrow(pipeline: PipelineId): boolean {
+    const { growth } = this.#plans[pipeline]!;
+    return growth > 0 && this.#allot().spares.length >= growth;
   }
 
   /** Gives the layers out again, to all stages. */
-  grow(): void {
-    this.#plan.grow();
+  grow(pipeline: PipelineId): void {
+    this.#plans[pipeline]!.grow();
   }
 
   /** The formed pipeline answered its first token: later failures count from zero again. */
-  proven(_pipeline: PipelineId): void {
-    this.#plan.proven();
+  proven(pipeline: PipelineId): void {
+    this.#plans[pipeline]!.proven();
   }
 
-  /** Tells every worker that the plan is over; nothing is formed afterwards. */
+  /** Tells every worker that the plans are over; nothing is formed afterwards. */
   shutDown(): void {
-    this.#plan.shutDown();
+    for (const plan of this.#plans) plan.shutDown();
   }
 
+  planViews(): PlanView[] {
+    return this.#plans.map((plan) => ({
+      pipeline: plan.id,
+      epoch: plan.epoch,
+      phase: plan.phase,
+      reason: plan.notFormedReason,
+      stages: plan.stageViews(),
+    }));
+  }
+
+  /** Of all pipelines. */
   stageViews(): StageView[] {
-    return this.#plan.stageViews();
+    return this.#plans.flatMap((plan) => plan.stageViews());
   }
 
   workerViews(): WorkerView[] {
@@ -126,8 +168,11 @@ export class Membership {
   }
 
   #planOf(epoch: Epoch): PipelinePlan | undefined {
-    const { epoch: ours } = this.#plan;
-    return ours !== null && compareEpochs(epoch, ours) === 0 ? this.#plan : undefined;
+    return this.#plans.find((plan) => plan.epoch !== null && compareEpochs(epoch, plan.epoch) === 0);
+  }
+
+  #holderOf(connection: ConnectionId): PipelinePlan | undefined {
+    return this.#plans.find((plan) => plan.has(connection));
   }
 
   #stageState(member: Member, message: StageState__Output): void {
@@ -136,20 +181,42 @@ export class Membership {
     if (plan?.has(member.connection)) plan.stageState(member, message);
   }
 
-  #lost(member: Member, reason: string): void {
-    if (this.#plan.has(member.connection)) this.#plan.memberLost(member, reason);
+  #allot(): Allotment {
+    const free = this.#members.sorted().filter(({ connection }) => this.#holderOf(connection) === undefined);
+    const claims = this.#plans.flatMap((plan) => plan.claim ?? []);
+    const names = free.map(({ register }) => register.worker);
+    return allot(claims, names, this.#config.stageCount);
   }
 
   #formIfPossible(): void {
-    const plan = this.#plan;
-    if (!plan.mayForm) return;
-    const there = this.#members.sorted();
-    const enough = there.length >= this.#config.stageCount;
-    if (!enough && !(plan.mayShrink && there.length > 0)) {
-      plan.lacks(there.length);
-      return;
+    const waiting = this.#plans.filter((plan) => plan.mayForm);
+    if (waiting.length === 0) return;
+    const { workers } = this.#allot();
+    const { stageCount } = this.#config;
+    const members = new Map(this.#members.sorted().map((member) => [member.register.worker, member]));
+    for (const plan of waiting) {
+      const chosen = workers.get(plan.id)!;
+      const mayShrink = plan.mayShrink && this.#clock.nowMs() - this.#lastJoinMs >= settleMs;
+      const enough = chosen.length === stageCount || (mayShrink && chosen.length > 0);
+      if (!enough) plan.waitFor(missing(chosen.length, stageCount));
+      else if (!this.#settled && plan.isNew) plan.waitFor(missing(members.size, this.#wanted));
+      else
+        plan.form(
+          chosen.map((name) => members.get(name)!),
+          () => this.#nextEpoch(plan.replanReason),
+        );
     }
-    plan.form(there.slice(0, this.#config.stageCount), () => this.#nextEpoch(plan.replanReason));
+  }
+
+  /** Workers for all stages of all pipelines. */
+  get #wanted(): number {
+    return this.#config.pipelineCount * this.#config.stageCount;
+  }
+
+  /** All are there, or those that are not have had their time. */
+  get #settled(): boolean {
+    const sinceMs = this.#firstJoinMs ?? Number.POSITIVE_INFINITY;
+    return this.#members.size >= this.#wanted || this.#clock.nowMs() - sinceMs >= settleMs;
   }
 
   #nextEpoch(reason: string): Epoch {
@@ -158,4 +225,11 @@ export class Membership {
     placementsByReason[reason] = (placementsByReason[reason] ?? 0) + 1;
     return { term: this.#members.term, plan: ++this.#planNumber };
   }
+}
+
+/** From the farthest from serving to the nearest. */
+const phases = ["waiting", "loading", "formed"] as const;
+
+function missing(there: number, wanted: number): string {
+  return `waiting for workers: ${there} of ${wanted} have joined`;
 }

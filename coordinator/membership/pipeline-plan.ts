@@ -10,6 +10,7 @@ import { formatName } from "../../models/quantization.js";
 import type { StageState__Output } from "../../proto/generated/glm/relay/internal/v1/StageState.js";
 import type { StageView } from "../inference.js";
 import { type Placement, place } from "../placement/placement.js";
+import type { Claim } from "./allotment.js";
 import { type ConnectionId, loadedRatio, type Member, stageView } from "./member.js";
 import type { Members } from "./members.js";
 import type { MembershipConfig, MembershipPorts } from "./ports.js";
@@ -18,7 +19,7 @@ import type { MembershipConfig, MembershipPorts } from "./ports.js";
 const loadLimitMs = 30 * 60_000;
 /** From the last stage loaded to all streams open. */
 const linkLimitMs = 15_000;
-/** A lost worker is waited for this long; then the others take its layers, if they have room. */
+/** A lost worker is waited for this long; then those that are there are used without it. */
 const regroupAfterMs = 10_000;
 /** Waits between attempts to form a plan after one failed. */
 const formBackoffMs = { first: 100, most: 5_000 };
@@ -49,8 +50,12 @@ export class PipelinePlan {
   readonly #clock: Clock;
   #state: PlanState = { kind: "waiting", reason: "", notBeforeMs: 0 };
   #failuresInARow = 0;
-  /** Since when a formed plan is gone; null before the first, and again when there is one. */
-  #lostAtMs: number | null = null;
+  /** Workers of the last plan with all stages, in their order. */
+  #seats: readonly string[] = [];
+  /** Since when none is formed; it counts while none is. */
+  #missingSinceMs: number;
+  /** One was formed since the coordinator began. */
+  #everFormed = false;
   /** What ended the plan before the next one: "start" before the first, then an error's code. */
   #replanReason = "start";
 
@@ -66,6 +71,7 @@ export class PipelinePlan {
     this.#ports = ports;
     this.#members = members;
     this.#clock = clock;
+    this.#missingSinceMs = clock.nowMs();
   }
 
   get epoch(): Epoch | null {
@@ -96,6 +102,11 @@ export class PipelinePlan {
     return this.#state.kind === "waiting" ? 0 : this.#state.plan.stages.length;
   }
 
+  /** Fewer stages than wanted hold the model: this many workers more would be taken. */
+  get growth(): number {
+    return this.#state.kind === "formed" ? this.#config.stageCount - this.stageCount : 0;
+  }
+
   has(connection: ConnectionId): boolean {
     return this.#state.kind !== "waiting" && this.#state.plan.stages.includes(connection);
   }
@@ -114,16 +125,26 @@ export class PipelinePlan {
     return this.#state.kind === "waiting" && this.#clock.nowMs() >= this.#state.notBeforeMs;
   }
 
-  /** And with fewer: a lost worker stays away, and nobody has cut the layers by hand. */
-  get mayShrink(): boolean {
-    const isLong = this.#lostAtMs !== null && this.#clock.nowMs() - this.#lostAtMs >= regroupAfterMs;
-    return isLong && this.#config.cut === undefined;
+  /** None was ever made for all its stages. */
+  get isNew(): boolean {
+    return this.#seats.length === 0;
   }
 
-  /** It waits for more workers than the `there` it could have now. */
-  lacks(there: number): void {
-    if (this.#state.kind !== "waiting") return;
-    this.#state.reason = `waiting for workers: ${there} of ${this.#config.stageCount} have joined`;
+  /** Without a plan: what it asks for. */
+  get claim(): Claim | null {
+    return this.#state.kind === "waiting"
+      ? { id: this.id, seats: this.#seats, overdue: this.#isOverdue() }
+      : null;
+  }
+
+  /** With fewer workers, too: one that was lost stays away, and nobody has cut the layers by hand. */
+  get mayShrink(): boolean {
+    return this.#everFormed && this.#isOverdue() && this.#config.cut === undefined;
+  }
+
+  /** It cannot be formed yet. */
+  waitFor(reason: string): void {
+    if (this.#state.kind === "waiting") this.#state.reason = reason;
   }
 
   /**
@@ -145,6 +166,9 @@ export class PipelinePlan {
       return;
     }
     const epoch = next();
+    if (chosen.length === this.#config.stageCount) {
+      this.#seats = chosen.map(({ register }) => register.worker);
+    }
     this.#state = {
       kind: "forming",
       plan: {
@@ -239,7 +263,9 @@ export class PipelinePlan {
   stageViews(): StageView[] {
     if (this.#state.kind === "waiting") return [];
     const { stages, placement } = this.#state.plan;
-    return placement.stages.map((stage, index) => stageView(index, stage, this.#members.get(stages[index]!)));
+    return placement.stages.map((stage, index) =>
+      stageView(this.id, index, stage, this.#members.get(stages[index]!)),
+    );
   }
 
   #assign(stage: number, chosen: readonly Member[], epoch: Epoch, placement: Placement): void {
@@ -294,8 +320,12 @@ export class PipelinePlan {
     if (!linked || !plan.resultLinkOpen) return;
     this.#state = { kind: "formed", plan };
     this.#ports.log("info", `epoch ${formatEpoch(epoch)}: ${stages.length} stages linked`);
-    this.#lostAtMs = null;
-    this.#ports.formed(this.id, epoch, placement.blockCount, stages.length);
+    this.#everFormed = true;
+    this.#ports.formed(this.id, epoch, placement.blockCount, placement.stages);
+  }
+
+  #isOverdue(): boolean {
+    return this.#clock.nowMs() - this.#missingSinceMs >= regroupAfterMs;
   }
 
   #hasLoaded(connection: ConnectionId): boolean {
@@ -311,7 +341,7 @@ export class PipelinePlan {
     this.#wait(error.message);
     this.#release(plan, error.message);
     if (kind !== "formed") return;
-    this.#lostAtMs ??= this.#clock.nowMs();
+    this.#missingSinceMs = this.#clock.nowMs();
     this.#ports.dissolved(this.id, error);
   }
 

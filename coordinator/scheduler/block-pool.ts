@@ -88,6 +88,11 @@ export class BlockPool {
     return { id: `root ${JSON.stringify([tenant, salt])}` };
   }
 
+  /** Whether a block has these tokens behind `parent`; nothing changes. @returns where the chain goes on. */
+  find(parent: PrefixNode, tokens: readonly number[]): PrefixNode | null {
+    return this.#nodes.get(keyOf(parent, tokens)) ?? null;
+  }
+
   /**
    * The block of these tokens behind `parent`, held from now on in place of one that was reserved.
    * @returns null when there is none.

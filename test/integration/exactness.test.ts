@@ -11,13 +11,14 @@ import {
 const int4 = "int4 in groups of 64, INT8 KV";
 const int8 = "int8 in groups of 128";
 
-/** What everything else must equal: one stage, scalar kernels, whole prompts, one request at a time. */
+/** What everything else must equal: one stage, scalar kernels, whole prompts, one request and token at a time. */
 const reference = (precision: PrecisionName): Shape => ({
   stages: 1,
   precision,
   kernels: "scalar",
   chunk: null,
   concurrency: 1,
+  speculation: "off",
 });
 
 /**

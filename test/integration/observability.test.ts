@@ -214,7 +214,7 @@ describe("a coordinator that still waits for its workers", () => {
         const { body } = await get(address, "/metrics");
         return body.includes("glm_relay_stages{") ? body : null;
       });
-      expect(page).toContain('glm_relay_stages{model="chatglm3-tiny",state="placed"} 0');
+      expect(page).toContain('glm_relay_stages{model="chatglm3-tiny",pipeline="0",state="placed"} 0');
       expect((await get(address, "/readyz")).body).toContain("waiting for workers: 0 of 2 have joined");
     } finally {
       coordinator.kill("SIGKILL");

@@ -27,6 +27,8 @@ export interface ClusterOptions {
   kernels?: string;
   prefillChunk?: number;
   microBatches?: number;
+  /** Default: the coordinator's. */
+  speculation?: "auto" | "off";
   itlTargetMs?: number;
   memory?: string;
   threads?: number;
@@ -106,6 +108,15 @@ export async function until<T>(
     if (performance.now() > deadline) throw new Error(`waited ${limitMs} ms for ${what}\n${context()}`);
     await sleep(20);
   }
+}
+
+/** --memory for workers of such a cluster that then have little more than so many KV blocks. */
+export function memoryFor({ blocks, stages }: ClusterView, count: number): string {
+  const bytes = stages.map(
+    ({ planned: { weightBytes, kvBytes, workspaceBytes, processBytes } }) =>
+      weightBytes + workspaceBytes + processBytes + Math.ceil((kvBytes / blocks.total) * count),
+  );
+  return `${Math.max(...bytes)}`;
 }
 
 export async function freePort(): Promise<number> {
@@ -217,6 +228,7 @@ export class TestCluster {
     args.push(...(options.precision ?? []));
     if (options.prefillChunk !== undefined) args.push("--prefill-chunk", `${options.prefillChunk}`);
     if (options.microBatches !== undefined) args.push("--micro-batches", `${options.microBatches}`);
+    if (options.speculation !== undefined) args.push("--speculation", options.speculation);
     if (options.itlTargetMs !== undefined) args.push("--itl-target-ms", `${options.itlTargetMs}`);
     if (options.probes) args.push("--probe-port", "0");
     if (options.grpc) args.push("--grpc-port", "0");

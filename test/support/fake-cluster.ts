@@ -19,6 +19,7 @@ import type { StepResult__Output } from "../../proto/generated/glm/relay/interna
 import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
 
 const MB = 1_000_000;
+const fakeLayers = 4;
 export const stopToken = 9;
 
 /** What is drawn after some tokens. */
@@ -60,6 +61,8 @@ export const generation = (
 });
 
 export interface FakeClusterOptions {
+  pipelineCount?: number;
+  /** Of each pipeline. */
   stageCount?: number;
   cut?: readonly LayerRange[];
   maxBlocks?: number;
@@ -69,8 +72,15 @@ export interface FakeClusterOptions {
   itlTargetMs?: number;
   workerMemoryMB?: number;
   prefixLength?: number;
+  queueLimit?: number;
   speculation?: boolean;
   model?: FakeModel;
+}
+
+/** Blocks per sequence, and the token in each of their slots. */
+interface FakeCache {
+  tables: Map<number, number[]>;
+  slots: Map<number, number>;
 }
 
 export class FakeCluster {
@@ -81,21 +91,27 @@ export class FakeCluster {
   readonly steps: StepHeader[] = [];
   readonly events = new Map<RequestId, RequestEvent[]>();
   readonly ended = new Set<RequestId>();
+  /** How often each request was told to have ended. */
+  readonly endings = new Map<RequestId, number>();
   /** What left the core, in order: steps, and the types of events. */
   readonly order: string[] = [];
   /** The link to the first stage is found broken when a step is sent. */
   breakLink = false;
   readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
   readonly recoveries: { reason: string; afterMs: number }[] = [];
-  /** Blocks per sequence, and the token in each of their slots, as every stage has them. */
-  private readonly tables = new Map<number, number[]>();
-  private readonly blocks = new Map<number, number>();
+  private listener: Pick<CorePorts, "emit" | "ended"> | null = null;
+  /** What the stages of each pipeline have. */
+  private readonly caches = new Map<number, FakeCache>();
+  /** Contexts that are read in slices. */
+  readonly slices = new FakeSlices();
+  readonly pipelineCount: number;
   private readonly prefixLength: number;
   private readonly workerMemoryMB: number;
-  private readonly stageCount: number;
+  readonly stageCount: number;
   private readonly model: FakeModel;
 
   constructor({
+    pipelineCount = 1,
     stageCount = 2,
     cut,
     maxBlocks = 64,
@@ -104,10 +120,12 @@ export class FakeCluster {
     microBatches,
     itlTargetMs = 200,
     prefixLength = 0,
+    queueLimit = 10_000,
     workerMemoryMB = 100,
     speculation = false,
     model = nextToken,
   }: FakeClusterOptions = {}) {
+    this.pipelineCount = pipelineCount;
     this.stageCount = stageCount;
     this.model = model;
     this.prefixLength = prefixLength;
@@ -115,10 +133,11 @@ export class FakeCluster {
     const ports: CorePorts = {
       send: (connection, message) => this.sent.push({ connection, message }),
       disconnect: () => {},
-      planMade: () => {
-        this.steps.length = 0;
-        this.tables.clear();
-        this.blocks.clear();
+      planMade: (pipeline) => {
+        const others = this.steps.filter((step) => step.pipeline !== pipeline);
+        this.steps.splice(0, this.steps.length, ...others);
+        this.slices.clear(pipeline);
+        this.caches.set(pipeline, { tables: new Map(), slots: new Map() });
       },
       openResultLink: (_pipeline, epoch) => this.core.membership.resultLinkOpened(epoch),
       planOver: () => {},
@@ -134,8 +153,13 @@ export class FakeCluster {
         this.order.push(event.type);
         const list = this.events.get(id) ?? [];
         this.events.set(id, [...list, event]);
+        this.listener?.emit(id, event);
       },
-      ended: (id) => this.ended.add(id),
+      ended: (id) => {
+        this.ended.add(id);
+        this.endings.set(id, (this.endings.get(id) ?? 0) + 1);
+        this.listener?.ended(id);
+      },
       stepFinished: () => {},
       readyChanged: () => {},
       recovered: (reason, afterMs) => this.recoveries.push({ reason, afterMs }),
@@ -143,6 +167,7 @@ export class FakeCluster {
     };
     this.core = new Core(
       {
+        queueLimit,
         microBatches: microBatches ?? null,
         itlTargetMs,
         speculation,
@@ -152,6 +177,7 @@ export class FakeCluster {
         modelStopTokens: new Set([stopToken]),
         createDetokenizer: () => ({ push: (token) => `${token}`, flush: () => "" }),
         membership: {
+          pipelineCount,
           stageCount,
           cut,
           modelDirectory: "/model",
@@ -160,7 +186,7 @@ export class FakeCluster {
           fingerprint: "f",
           precision: { dtype: "float32", kvType: "float32", weights: null, head: null },
           placementModel: {
-            layerBytes: [MB, MB, MB, MB],
+            layerBytes: Array.from({ length: fakeLayers }, () => MB),
             embeddingBytes: MB,
             headBytes: MB,
             layerKvBytesPerToken: 100,
@@ -176,6 +202,11 @@ export class FakeCluster {
       ports,
       { nowMs: () => this.nowMs },
     );
+  }
+
+  /** Who is told of requests beside the test. */
+  listen(listener: Pick<CorePorts, "emit" | "ended">): void {
+    this.listener = listener;
   }
 
   join(connection: number, overrides: Partial<NonNullable<WorkerMessage__Output["register"]>> = {}): void {
@@ -238,22 +269,30 @@ export class FakeCluster {
     });
   }
 
-  /** Joins all workers, links them and answers the warm-up. */
+  /** Joins all workers, links them and answers the warm-ups. */
   start(): Epoch {
-    for (let connection = 1; connection <= this.stageCount; connection++) this.join(connection);
+    const workers = this.pipelineCount * this.stageCount;
+    for (let connection = 1; connection <= workers; connection++) this.join(connection);
     return this.link();
   }
 
-  /** Answers the newest plan's assignments. */
+  /** Answers the assignments of all plans that are being formed, and then every step. @returns the newest epoch. */
   link(): Epoch {
-    const epoch = this.core.membership.epoch!;
-    const assigned = this.sent.flatMap(({ connection, message }) =>
-      message.assign != null && message.assign.epoch?.plan === epoch.plan ? [connection] : [],
-    );
-    for (const connection of assigned) this.report(connection, epoch, "LOADED");
-    for (const connection of assigned) this.report(connection, epoch, "LINKED");
+    this.linkOnly();
     this.answerAll();
-    return epoch;
+    return this.core.membership.epoch!;
+  }
+
+  /** The same without the steps. */
+  linkOnly(): void {
+    for (const { epoch, phase } of this.core.membership.planViews()) {
+      if (phase !== "loading" || epoch === null) continue;
+      const assigned = this.sent.flatMap(({ connection, message }) =>
+        message.assign != null && message.assign.epoch?.plan === epoch.plan ? [connection] : [],
+      );
+      for (const connection of assigned) this.report(connection, epoch, "LOADED");
+      for (const connection of assigned) this.report(connection, epoch, "LINKED");
+    }
   }
 
   /** Moves time in ticks; every member of `alive` sends idle heartbeats meanwhile. */
@@ -265,32 +304,36 @@ export class FakeCluster {
     }
   }
 
-  /** Answers the oldest step as the last stage would, from what stands in the blocks that it names. */
-  answer(): void {
-    const header = this.steps.shift()!;
-    for (const ended of header.ended ?? []) this.tables.delete(ended);
+  /**
+   * Answers the oldest step as the last stage would, from what stands in the blocks that it names.
+   * @param pipeline Of this pipeline; default: of any.
+   */
+  answer(pipeline?: number): void {
+    const index = this.steps.findIndex((step) => pipeline === undefined || step.pipeline === pipeline);
+    const [header] = this.steps.splice(index, 1) as [StepHeader];
+    const cache = this.caches.get(header.pipeline!)!;
+    const { tables, slots } = cache;
+    for (const ended of header.ended ?? []) tables.delete(ended);
     const sequences = header.sequences!;
+    const slice = this.slices.take(header);
     // All rows of a step are stored before any is read.
-    for (const rows of sequences) {
-      const table = [
-        ...(this.tables.get(rows.sequence!) ?? []),
-        ...int32FromBytes(rows.newBlocks as Uint8Array),
-      ];
-      this.tables.set(rows.sequence!, table);
+    for (const rows of slice === null ? sequences : [slice, ...sequences]) {
+      const table = [...(tables.get(rows.sequence!) ?? []), ...int32FromBytes(rows.newBlocks as Uint8Array)];
+      tables.set(rows.sequence!, table);
       for (const [i, token] of int32FromBytes(rows.tokenIds as Uint8Array).entries()) {
-        this.blocks.set(this.slot(table, rows.validLength! + i), token);
+        slots.set(this.slot(table, rows.validLength! + i), token);
       }
     }
     const result: StepResult__Output = {
       epoch: { term: Number(header.epoch!.term), plan: header.epoch!.plan! },
-      pipeline: 0,
+      pipeline: header.pipeline!,
       step: Number(header.step),
-      stageUs: this.stageTimes(sequences),
+      stageUs: this.stageTimes(sequences, header.pipeline!),
       sequences: sequences.map((rows) => {
         const targets = [...int32FromBytes(rows.scoreTargets as Uint8Array)].filter((target) => target >= 0);
         return {
           sequence: rows.sequence!,
-          drawn: rows.sampling == null ? [] : this.draw(rows).map((token) => this.token(token)),
+          drawn: rows.sampling == null ? [] : this.draw(rows, cache).map((token) => this.token(token)),
           drawnPosition: rows.sampling == null ? 0 : rows.validLength! + rows.rowCount! - rows.draftRows!,
           scores: targets.map((target) => this.token(target)),
         };
@@ -300,10 +343,10 @@ export class FakeCluster {
   }
 
   /** Row after row from the last decided one on, as long as what was drawn is the next row's token. */
-  private draw(rows: SequenceRows): number[] {
-    const table = this.tables.get(rows.sequence!)!;
+  private draw(rows: SequenceRows, { tables, slots }: FakeCache): number[] {
+    const table = tables.get(rows.sequence!)!;
     const end = rows.validLength! + rows.rowCount!;
-    const text = Array.from({ length: end }, (_, at) => this.blocks.get(this.slot(table, at))!);
+    const text = Array.from({ length: end }, (_, at) => slots.get(this.slot(table, at))!);
     const drawn: number[] = [];
     for (let length = end - rows.draftRows!; length <= end; length++) {
       drawn.push(this.model(text.slice(0, length)));
@@ -318,7 +361,8 @@ export class FakeCluster {
   }
 
   /** Nothing takes any time unless a test says what does. */
-  stageTimes: (sequences: SequenceRows[]) => number[] = () => this.core.view().stages.map(() => 0);
+  stageTimes: (sequences: SequenceRows[], pipeline: number) => number[] = (_, pipeline) =>
+    this.core.view().pipelines[pipeline]!.stages.map(() => 0);
 
   answerAll(): void {
     for (let round = 0; this.steps.length > 0; round++) {
@@ -342,6 +386,40 @@ export class FakeCluster {
       topLogprobs: Buffer.alloc(0),
       finite: true,
     };
+  }
+}
+
+/** How far contexts have been read, layer by layer, by the header's own word. */
+class FakeSlices {
+  /** First layer that is not computed yet, by sequence, of each pipeline. */
+  private readonly pipelines = new Map<number, Map<number, number>>();
+  /** Layers of every slice that was answered. */
+  readonly seen: { sequence: number; layerBegin: number; layerEnd: number; others: number }[] = [];
+
+  /** The rows of the header's slice, which goes on where the one before it ended; null without one. */
+  take({ pipeline, slice, sequences, ended }: StepHeader): SequenceRows | null {
+    const layers = this.pipelines.get(pipeline!)!;
+    for (const sequence of ended ?? []) layers.delete(sequence);
+    if (slice?.rows != null) {
+      const { rows, layerBegin = 0, layerEnd = 0 } = slice;
+      const sequence = rows.sequence!;
+      if (layerBegin !== (layers.get(sequence) ?? 0) || layerEnd <= layerBegin) {
+        throw new Error(`sequence ${sequence}: slice [${layerBegin}, ${layerEnd}) is out of order`);
+      }
+      layers.set(sequence, layerEnd);
+      this.seen.push({ sequence, layerBegin, layerEnd, others: sequences!.length });
+    }
+    for (const { sequence } of sequences!) {
+      const layer = layers.get(sequence!);
+      if (layer === undefined || layer === fakeLayers) continue;
+      throw new Error(`sequence ${sequence} has rows, but its context is read up to layer ${layer} only`);
+    }
+    return slice?.rows ?? null;
+  }
+
+  /** A plan was made: nothing is computed. */
+  clear(pipeline: number): void {
+    this.pipelines.set(pipeline, new Map());
   }
 }
 

@@ -30,7 +30,7 @@ const damping = 0.75;
 /** Of two cycles; less is rounding. */
 const leastDifference = 1e-9;
 
-const stageUs = ({ baseUs, rowUs, keyUs }: StageTime, { rows, keys }: StepSize): number =>
+export const stageUs = ({ baseUs, rowUs, keyUs }: StageTime, { rows, keys }: StepSize): number =>
   baseUs + rowUs * rows + keyUs * keys;
 
 export function cycleUs(
@@ -81,6 +81,29 @@ function saturates(times: PipelineTimes, load: Load, microBatches: number): bool
     slowest = Math.max(slowest, us);
   }
   return microBatches * slowest > sum;
+}
+
+/**
+ * What steps like this one take whatever their rows, in rows: reading the weights, and the hops where nothing
+ * else is waited for. Another row is taken to read as many keys as those that the step has.
+ * @returns infinity where rows cost nothing.
+ */
+export function kneeRows(
+  { stages, hopUs, stationUs }: PipelineTimes,
+  microBatches: number,
+  size: StepSize,
+): number {
+  let slowest = { us: stationUs, perRowUs: 0 };
+  const sum = { us: hopUs, perRowUs: 0 };
+  for (const stage of stages) {
+    const us = stageUs(stage, size);
+    const perRowUs = stage.rowUs + (stage.keyUs * size.keys) / size.rows;
+    sum.us += us;
+    sum.perRowUs += perRowUs;
+    if (us > slowest.us) slowest = { us, perRowUs };
+  }
+  const { us, perRowUs } = microBatches * slowest.us > sum.us ? slowest : sum;
+  return perRowUs === 0 ? Number.POSITIVE_INFINITY : Math.max(0, us / perRowUs - size.rows);
 }
 
 /**

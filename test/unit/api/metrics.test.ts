@@ -100,16 +100,22 @@ it("counts requests by how they ended, and their tokens", () => {
 it("shows what the cluster says", () => {
   const expected: Record<string, number> = {
     [`glm_relay_build_info{version="${softwareVersion}",kernels="scalar"}`]: 1,
-    'glm_relay_requests_running{model="glm-test"}': 4,
-    'glm_relay_requests_waiting{model="glm-test"}': 6,
-    'glm_relay_kv_blocks{model="glm-test",state="used"}': 25,
-    'glm_relay_kv_blocks{model="glm-test",state="free"}': 75,
+    'glm_relay_requests_running{model="glm-test",priority="interactive"}': 3,
+    'glm_relay_requests_running{model="glm-test",priority="batch"}': 1,
+    'glm_relay_requests_waiting{model="glm-test",priority="interactive"}': 1,
+    'glm_relay_requests_waiting{model="glm-test",priority="batch"}': 5,
+    'glm_relay_kv_blocks{model="glm-test",pipeline="0",state="used"}': 25,
+    'glm_relay_kv_blocks{model="glm-test",pipeline="0",state="free"}': 75,
     'glm_relay_kv_usage_ratio{model="glm-test"}': 0.25,
     'glm_relay_kv_cache_info{model="glm-test",block_size="16",num_blocks="100"}': 1,
-    'glm_relay_epoch{model="glm-test",part="term"}': 3,
-    'glm_relay_epoch{model="glm-test",part="plan"}': 7,
-    'glm_relay_stages{model="glm-test",state="wanted"}': 2,
-    'glm_relay_stages{model="glm-test",state="placed"}': 1,
+    'glm_relay_epoch{model="glm-test",pipeline="0",part="term"}': 3,
+    'glm_relay_epoch{model="glm-test",pipeline="0",part="plan"}': 7,
+    'glm_relay_stages{model="glm-test",pipeline="0",state="wanted"}': 2,
+    'glm_relay_stages{model="glm-test",pipeline="0",state="placed"}': 1,
+    'glm_relay_pipelines{model="glm-test",state="ready"}': 1,
+    'glm_relay_pipelines{model="glm-test",state="waiting"}': 0,
+    'glm_relay_pipeline_sequences{model="glm-test",pipeline="0",state="running"}': 4,
+    'glm_relay_pipeline_sequences{model="glm-test",pipeline="0",state="waiting"}': 6,
     'glm_relay_workers{model="glm-test",state="linked"}': 1,
     'glm_relay_workers{model="glm-test",state="failed"}': 0,
     'glm_relay_worker_heartbeat_age_seconds{model="glm-test",worker="w0"}': 0.25,
@@ -120,9 +126,9 @@ it("shows what the cluster says", () => {
     'glm_relay_workers_lost_total{model="glm-test",reason="lease_over"}': 1,
     'glm_relay_recovery_seconds_sum{model="glm-test",reason="worker_lost"}': 1.2,
     'glm_relay_stale_messages_total{model="glm-test"}': 3,
-    'glm_relay_stage_busy_seconds_total{model="glm-test",stage="0"}': 1.5,
-    'glm_relay_stage_idle_seconds_total{model="glm-test",stage="0"}': 0.5,
-    'glm_relay_micro_batches_in_flight{model="glm-test"}': 2,
+    'glm_relay_stage_busy_seconds_total{model="glm-test",pipeline="0",stage="0"}': 1.5,
+    'glm_relay_stage_idle_seconds_total{model="glm-test",pipeline="0",stage="0"}': 0.5,
+    'glm_relay_micro_batches_in_flight{model="glm-test",pipeline="0"}': 2,
     glm_relay_redis_up: 1,
     'glm_relay_step_tokens_bucket{le="32",model="glm-test"}': 0,
     'glm_relay_step_tokens_bucket{le="64",model="glm-test"}': 1,
@@ -134,7 +140,7 @@ it("shows what the cluster says", () => {
 it("a second scrape shows the same totals, not their sum", async () => {
   page = await scrape();
   expect(value('glm_relay_placements_total{model="glm-test",reason="start"}')).toBe(1);
-  expect(value('glm_relay_stage_busy_seconds_total{model="glm-test",stage="0"}')).toBe(1.5);
+  expect(value('glm_relay_stage_busy_seconds_total{model="glm-test",pipeline="0",stage="0"}')).toBe(1.5);
 });
 
 it("vLLM's names carry the same counts", () => {

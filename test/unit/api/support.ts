@@ -199,6 +199,31 @@ export class ScriptedService implements InferenceService {
   }
 
   cluster(): ClusterView {
+    const timing = {
+      itlTargetMs: 200,
+      microBatchTarget: 2,
+      rowBudget: 96,
+      hopMs: 1.5,
+      stationMs: 0,
+      stages: [{ baseMs: 4, rowMs: 0.5, keyMs: 0.001 }],
+    };
+    const stages = [
+      {
+        pipeline: 0,
+        stage: 0,
+        worker: "w0",
+        layerBegin: 0,
+        layerEnd: 2,
+        weightBytes: 1,
+        kvBytes: 1,
+        workspaceBytes: 1,
+        planned: { weightBytes: 1, kvBytes: 1, workspaceBytes: 1, processBytes: 1 },
+        memoryBytes: 3,
+        steps: 5,
+        busySeconds: 1.5,
+        idleSeconds: 0.5,
+      },
+    ];
     return {
       model: this.model.id,
       state: "ready",
@@ -209,22 +234,7 @@ export class ScriptedService implements InferenceService {
       kvType: "float32",
       quantization: { weights: "stored", head: "stored" },
       stageCount: 2,
-      stages: [
-        {
-          stage: 0,
-          worker: "w0",
-          layerBegin: 0,
-          layerEnd: 2,
-          weightBytes: 1,
-          kvBytes: 1,
-          workspaceBytes: 1,
-          planned: { weightBytes: 1, kvBytes: 1, workspaceBytes: 1, processBytes: 1 },
-          memoryBytes: 3,
-          steps: 5,
-          busySeconds: 1.5,
-          idleSeconds: 0.5,
-        },
-      ],
+      stages,
       workers: [
         {
           id: workerId("w0"),
@@ -243,15 +253,23 @@ export class ScriptedService implements InferenceService {
       ],
       blocks: { size: 16, total: 100, used: 25, kept: 0 },
       sequences: { running: 4, waiting: 6 },
+      classes: { interactive: { running: 3, waiting: 1 }, batch: { running: 1, waiting: 5 } },
       microBatchesInFlight: 2,
-      timing: {
-        itlTargetMs: 200,
-        microBatchTarget: 2,
-        rowBudget: 96,
-        hopMs: 1.5,
-        stationMs: 0,
-        stages: [{ baseMs: 4, rowMs: 0.5, keyMs: 0.001 }],
-      },
+      timing,
+      pipelines: [
+        {
+          pipeline: 0,
+          state: "ready",
+          reason: "",
+          epoch: { term: 3, plan: 7 },
+          stageCount: 2,
+          stages,
+          blocks: { size: 16, total: 100, used: 25, kept: 0 },
+          sequences: { running: 4, waiting: 6 },
+          microBatchesInFlight: 2,
+          timing,
+        },
+      ],
       oldestWaitMs: 1_250,
       probeAddress: null,
       grpcAddress: null,
@@ -265,6 +283,7 @@ export class ScriptedService implements InferenceService {
         preemptions: 0,
         prefixCacheQueries: 0,
         prefixCacheHits: 0,
+        contextSlices: 0,
         draftedTokens: 0,
         acceptedTokens: 0,
         steps: 4,

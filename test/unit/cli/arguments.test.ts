@@ -29,6 +29,10 @@ describe("the command line", () => {
     [["up", "--model", "m", "--stages", "2", "--port", "70000"], /'--port <port>' argument '70000'.*65535/],
     [["up", "--model", "m", "--stages", "2", "--layers", "0-3,5-7"], /argument '0-3,5-7'.*must begin with 4/],
     [["up", "--model", "m", "--stages", "2", "--layers", "0-7"], /argument '0-7' has 1 range: expected 2/],
+    [
+      ["up", "--model", "m", "--stages", "2", "--pipelines", "0"],
+      /'--pipelines <n>' argument '0'.*from 1 to 64/,
+    ],
     [["up", "--model", "m", "--stages", "2", "--gpu"], /unknown option '--gpu'/],
     [["worker", "--coordinator", "nowhere"], /'--coordinator <host:port>' argument 'nowhere'.*HOST:PORT/],
     [["worker", "--coordinator", "a:1", "--memory", "much"], /'--memory <size>' argument 'much'.*4GiB/],

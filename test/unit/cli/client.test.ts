@@ -117,6 +117,7 @@ describe("status", () => {
     stageCount: 1,
     stages: [
       {
+        pipeline: 0,
         stage: 0,
         worker: "worker-0",
         layerBegin: 0,
@@ -149,7 +150,9 @@ describe("status", () => {
     ],
     blocks: { size: 16, total: 100, used: 3, kept: 0 },
     sequences: { running: 1, waiting: 2 },
+    classes: { interactive: { running: 1, waiting: 0 }, batch: { running: 0, waiting: 2 } },
     microBatchesInFlight: 1,
+    pipelines: [],
     timing: {
       itlTargetMs: 200,
       microBatchTarget: 2,
@@ -171,6 +174,7 @@ describe("status", () => {
       preemptions: 0,
       prefixCacheQueries: 0,
       prefixCacheHits: 0,
+      contextSlices: 0,
       draftedTokens: 0,
       acceptedTokens: 0,
       steps: 17,
@@ -196,6 +200,41 @@ describe("status", () => {
     ]) {
       expect(result.stdout).toContain(text);
     }
+  });
+
+  it("shows each of several pipelines, and to which one a stage belongs", async () => {
+    const [stage] = view.stages;
+    const pipeline = {
+      pipeline: 0,
+      state: "ready" as const,
+      reason: "",
+      epoch: { term: 3, plan: 2 },
+      stageCount: 1,
+      stages: [stage!],
+      blocks: { size: 16, total: 50, used: 3, kept: 7 },
+      sequences: { running: 1, waiting: 2 },
+      microBatchesInFlight: 1,
+      timing: view.timing,
+    };
+    const lost = {
+      ...pipeline,
+      pipeline: 1,
+      state: "waiting" as const,
+      reason: "waiting for workers: 0 of 1 have joined",
+      epoch: null,
+      stages: [],
+    };
+    const other = { ...stage!, pipeline: 2, worker: "worker-2" };
+    const third = { ...pipeline, pipeline: 2, epoch: { term: 3, plan: 4 }, stages: [other] };
+    const pipelines = [pipeline, lost, third];
+    const url = await serve(() => undefined, { ...view, pipelines, stages: [stage!, other] });
+    const { stdout } = await glmRelay(["status", "--url", url]);
+    const cells = stdout.replaceAll(/ +│ /g, " ");
+    expect(cells).toMatch(/0 +ready +3\.2 +1 of 1 +1 +2 +3 of 50 +7/);
+    expect(cells).toMatch(/1 +waiting: waiting for workers: 0 of 1 have joined +none +0 of 1/);
+    expect(cells).toMatch(/2 +ready +3\.4 +1 of 1/);
+    expect(cells).toMatch(/0\.0 +worker-0/);
+    expect(cells).toMatch(/2\.0 +worker-2/);
   });
 
   it("prints the JSON unchanged with --json", async () => {
