@@ -3,7 +3,14 @@ import type { Command } from "commander";
 import { integer, size } from "../cli/options.js";
 import { bytesTables, familyBytes } from "./families-bytes.js";
 import { measureFamilies, speedTable } from "./families-speed.js";
-import { listOf, nameIn, printJson, quantizationFlags, quantizationOption } from "./options.js";
+import {
+  listOf,
+  nameIn,
+  printJson,
+  quantizationFlags,
+  quantizationOption,
+  withoutGuesses,
+} from "./options.js";
 import { note } from "./progress.js";
 import { type PublishedName, published, publishedNames } from "./published.js";
 import { printMarkdown, printTable } from "./report.js";
@@ -36,7 +43,7 @@ export function addFamiliesCommand(program: Command): void {
       const families = flags.only.map((name) => familyBytes(name));
       // As many as speed.ts compares with, whatever the machine has.
       const threads = ["--threads-per-worker", "2"];
-      const upFlags = [...quantizationFlags(flags.quantization), ...threads, ...more];
+      const upFlags = [...quantizationFlags(flags.quantization), ...threads, ...withoutGuesses, ...more];
       const print = flags.markdown === true ? printMarkdown : printTable;
       if (flags.json !== true) for (const table of bytesTables(families)) print(table);
       const speeds =

@@ -4,6 +4,7 @@
  */
 import { Command, CommanderError } from "commander";
 import { CommandError, exitStatus, formatFailure, statusOfFailure } from "../cli/errors.js";
+import { addBatchingCommand } from "./batching.js";
 import { eventLoopBench } from "./event-loop.js";
 import { addFamiliesCommand } from "./families.js";
 import { hopBench } from "./hop.js";
@@ -14,6 +15,7 @@ import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
 import { addSchedulerCostCommand } from "./scheduler-cost.js";
 import { servingBench } from "./serving.js";
+import { addSpeculationCommand } from "./speculation.js";
 import { addSpeedCommand } from "./speed.js";
 import { addThroughputCommand } from "./throughput.js";
 import { endClustersOnSignal } from "./up.js";
@@ -48,9 +50,11 @@ const program = new Command("bench")
 addQualityCommand(program);
 addMemoryCommand(program);
 addSpeedCommand(program);
+addSpeculationCommand(program);
 addFamiliesCommand(program);
 addSchedulerCostCommand(program);
 addThroughputCommand(program);
+addBatchingCommand(program);
 
 endClustersOnSignal();
 try {

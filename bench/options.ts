@@ -77,6 +77,9 @@ export function quantizationFlags(type: string): string[] {
   return type === "none" ? [] : ["--quantization", type];
 }
 
+/** What is told `up` where steps are measured: how often a guess holds is a matter of the text. */
+export const withoutGuesses = ["--speculation", "off"];
+
 /** Reader of a comma-separated list. */
 export function listOf<T>(read: (text: string) => T): (text: string) => T[] {
   return (text) => text.split(",").map(read);

@@ -8,6 +8,7 @@ import { pipelineId, type SequenceId, sequenceId } from "../common/ids.js";
 import { maxStepRows } from "../common/limits.js";
 import { Pipeline, type RowRequests, sequenceSampling } from "../coordinator/pipeline/pipeline.js";
 import { blocksFor, Scheduler } from "../coordinator/scheduler/scheduler.js";
+import { TimingModel } from "../coordinator/scheduler/timing/timing-model.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import { printJson } from "./options.js";
@@ -16,6 +17,10 @@ import { percentile, printMarkdown, printTable, type Table } from "./report.js";
 
 /** What is promised (DESIGN.md): of one step with so many running sequences. */
 const target = { sequences: 256, stepUs: 200 };
+
+/** So that prompts go in whole chunks: what is measured is the cost of looking at times, too. */
+const itlTargetMs = 60_000;
+const measured = { stageUs: [100], roundtripUs: 500 };
 
 const epoch = { term: 1, plan: 1 };
 const promptTokens = 1;
@@ -106,7 +111,13 @@ class TestBed {
     bannedTokens: [],
     scoreTargets: [],
   };
-  readonly #answer: StepResult__Output = { epoch, pipeline: 0, step: 0, sequences: [], stageUs: [100] };
+  readonly #answer: StepResult__Output = {
+    epoch,
+    pipeline: 0,
+    step: 0,
+    sequences: [],
+    stageUs: measured.stageUs,
+  };
   readonly #places: StepResult__Output["sequences"] = Array.from({ length: maxStepRows }, () => ({
     sequence: 0,
     drawn: [],
@@ -131,7 +142,7 @@ class TestBed {
   constructor(which: Case) {
     this.#which = which;
     const sequenceBlocks = blocksFor(promptTokens + mostTokens - 1);
-    this.#scheduler = new Scheduler({
+    const limits = {
       // What waits does not fit beside what runs.
       blockCount: which.running * sequenceBlocks + (which.prefill ? prefillChunk : 0),
       stageCount: 1,
@@ -140,7 +151,8 @@ class TestBed {
       prefixLength: 0,
       prefillChunk,
       firstExpectedReply: mostTokens,
-    });
+    };
+    this.#scheduler = new Scheduler(limits, new TimingModel({ stageCount: 1, itlTargetMs }));
     const keep = (header: StepHeader) => {
       this.#sent = header;
     };
@@ -163,7 +175,7 @@ class TestBed {
     this.#pipeline.submit(step, () => this.#request, 0);
     const header = this.#sent!;
     const outcomes = this.#pipeline.complete(this.#answerTo(header))!;
-    this.#scheduler.complete(step.step);
+    this.#scheduler.complete(step.step, measured);
     for (const { sequence, drawn } of outcomes) {
       if (drawn.length === 0) continue;
       for (const { token } of drawn) this.#scheduler.append(sequence, token);

@@ -14,6 +14,7 @@ import {
   quantizationOption,
   type RandomModelFlags,
   scratchModel,
+  withoutGuesses,
 } from "./options.js";
 import { findPeer, howToInstallPeer, runPeer } from "./peer.js";
 import { bytesProgress, note } from "./progress.js";
@@ -74,7 +75,7 @@ export function addSpeedCommand(program: Command): void {
       const peerLibrary = flags.peer === undefined ? null : findPeer(flags.peer);
       if (peerLibrary === null) note(`llama.cpp is not measured: ${howToInstallPeer}`);
       const model = flags.model ?? (await scratchModel(flags));
-      const upFlags = [...quantizationFlags(flags.quantization), ...more];
+      const upFlags = [...quantizationFlags(flags.quantization), ...withoutGuesses, ...more];
       const speeds = await measure(model, upFlags, flags, peerLibrary);
       if (flags.json === true) printJson({ name: "speed", flags: upFlags, speeds });
       else printTable(speedTable(speeds, upFlags, isQuotedShape(flags)));

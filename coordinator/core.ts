@@ -29,7 +29,6 @@ import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
 import { Pipelines } from "./pipelines.js";
 import type { Detokenizer } from "./prompt/service.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
-import { defaultKneeRows } from "./scheduler/speculation.js";
 import { Serving, type ServingView } from "./serving.js";
 import { warmUpId, warmUpRequest } from "./warm-up.js";
 
@@ -261,7 +260,7 @@ export class Core {
       prefixLength,
       prefillChunk,
       firstExpectedReply,
-      speculation: speculation ? { kneeRows: defaultKneeRows } : undefined,
+      speculation,
       itlTargetMs,
     };
     const ports = {

@@ -1,37 +1,72 @@
 /**
- * Wakes those who wait for something, a few between two turns of the event loop. One step brings tokens
- * for hundreds of requests, one lost worker ends thousands: were all of them woken at once, all their
- * answers would be written before anything else happened.
+ * Wakes those who wait for something, a few at a time. One step brings tokens for hundreds of requests, one
+ * lost worker ends thousands: were all of them woken at once, all their answers would be written before
+ * anything else happened. A turn of the event loop costs as much as writing several tokens, so one goes on for
+ * a share of time and not for a number of them.
  */
 
-/** Writing a chunk of a stream takes a tenth of a millisecond, an error's response somewhat longer. */
-const perTurn = 16;
+/** Writing a chunk of a stream takes a 50th of a millisecond, an error's response ten times that. */
+const groupSize = 16;
+/** While a turn has taken less, another group is woken in it. */
+const shareMs = 4;
 
 export class WakeUps {
+  readonly #nowMs: () => number;
   /** In the order in which they were to be woken. Bounded by the requests that exist. */
   #waiting: (() => void)[] = [];
-  #leftThisTurn = perTurn;
-  #turnScheduled = false;
+  /** Who may still be woken before the others have done their work. */
+  #left = groupSize;
+  #turnBeganMs = 0;
+  #underWay = false;
+
+  /** @param nowMs For tests. */
+  constructor(nowMs: () => number = () => performance.now()) {
+    this.#nowMs = nowMs;
+  }
 
   wake(sleeper: () => void): void {
-    this.#scheduleTurn();
-    if (this.#leftThisTurn === 0) {
+    if (!this.#underWay) {
+      this.#underWay = true;
+      this.#beginTurn();
+    }
+    if (this.#left === 0) {
       this.#waiting.push(sleeper);
       return;
     }
-    this.#leftThisTurn--;
+    this.#left--;
     sleeper();
   }
 
-  #scheduleTurn(): void {
-    if (this.#turnScheduled) return;
-    this.#turnScheduled = true;
+  #beginTurn(): void {
+    this.#turnBeganMs = this.#nowMs();
+    this.#whenDone(() => this.#goOn());
+  }
+
+  #goOn(): void {
+    if (this.#waiting.length > 0 && this.#nowMs() - this.#turnBeganMs < shareMs) {
+      this.#wakeGroup();
+      this.#whenDone(() => this.#goOn());
+      return;
+    }
     setImmediate(() => {
-      this.#turnScheduled = false;
-      const now = this.#waiting.splice(0, perTurn);
-      this.#leftThisTurn = perTurn - now.length;
-      if (now.length > 0) this.#scheduleTurn();
-      for (const sleeper of now) sleeper();
+      this.#left = groupSize;
+      if (this.#waiting.length === 0) {
+        this.#underWay = false;
+        return;
+      }
+      this.#beginTurn();
+      this.#wakeGroup();
     });
+  }
+
+  #wakeGroup(): void {
+    const group = this.#waiting.splice(0, groupSize);
+    this.#left = groupSize - group.length;
+    for (const sleeper of group) sleeper();
+  }
+
+  /** After the work of those who are awake, which they do as promises: ticks come when no promise is left. */
+  #whenDone(next: () => void): void {
+    queueMicrotask(() => process.nextTick(next));
   }
 }

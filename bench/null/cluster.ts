@@ -8,18 +8,19 @@ import { closeSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
+import { pathToFileURL } from "node:url";
 import { CommandError } from "../../cli/errors.js";
 import { isListeningMessage, type ListeningMessage } from "../../cli/parent.js";
 import { findRedisServer, freePort, probeRedis, redisArguments } from "../../cli/redis.js";
 import { packageRoot } from "../../common/package.js";
 import type { ClusterView } from "../../coordinator/inference.js";
 import { type LoopStall, stallSinceLast } from "../loop-stall.js";
+import { withoutGuesses } from "../options.js";
 import { makeScratch, removeScratch } from "../scratch.js";
 
 const mainScript = join(packageRoot, "dist/cli/main.js");
-const workerScript = fileURLToPath(new URL("./worker.js", import.meta.url));
-const probeScript = new URL("../event-loop-probe.js", import.meta.url).href;
+const workerScript = join(packageRoot, "dist/bench/null/worker.js");
+const probeScript = pathToFileURL(join(packageRoot, "dist/bench/event-loop-probe.js")).href;
 /** Its tokenizer and its shape are used; its weights are not. */
 export const nullModel = join(packageRoot, "models/demo");
 
@@ -66,6 +67,8 @@ export class NullCluster {
       ...nodeFlags,
       `--import=${probeScript}`,
       ...[mainScript, "coordinator", "--model", nullModel, "--stages", String(stages), "--port", "0"],
+      // Its text goes round in small circles: nearly every guess would hold.
+      ...withoutGuesses,
       ...["--redis", this.redisUrl, ...flags],
     ];
     this.coordinator = this.#start("coordinator", args, { EVENT_LOOP_PROBE: this.#probeSocket });

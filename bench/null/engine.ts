@@ -3,7 +3,7 @@
  * checks, links and control are those of every worker; only the numbers are made up.
  */
 import { openModel } from "../../checkpoint/index.js";
-import type { StepInput, StepOutput, TokenResult } from "../../native/index.js";
+import type { SampleRequest, StepInput, StepOutput, TokenResult } from "../../native/index.js";
 import type { Engine, EngineStage } from "../../worker/stage/engine.js";
 import { isFirst, isLast, type StagePlan } from "../../worker/stage/plan.js";
 
@@ -64,7 +64,7 @@ class NullStage implements EngineStage {
     if (activations.length !== rows * this.#rowBytes) throw new Error(`${activations.length} bytes came`);
     return {
       activations: null,
-      samples: input.samples.map(({ row }) => result(nullNextToken(tokenAt(row)))),
+      samples: input.samples.flatMap((request) => drawBehind(request, tokenAt)),
       scores: input.scores.map(({ token }) => result(token)),
       computeUs: 0,
     };
@@ -81,6 +81,17 @@ class NullStage implements EngineStage {
     for (const [row, token] of tokens.entries()) activations.writeInt32LE(token, row * this.#rowBytes);
     return activations;
   }
+}
+
+/** Row after row, as long as what is drawn is the draft's next token. */
+function drawBehind({ row, draft }: SampleRequest, tokenAt: (row: number) => number): TokenResult[] {
+  const drawn: TokenResult[] = [];
+  for (let index = 0; index <= draft.length; index++) {
+    const token = nullNextToken(tokenAt(row + index));
+    drawn.push(result(token));
+    if (token !== draft[index]) break;
+  }
+  return drawn;
 }
 
 function result(token: number): TokenResult {

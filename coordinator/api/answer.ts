@@ -11,9 +11,14 @@ export type AnswerEvent = Exclude<RequestEvent, { type: "error" | "started" }>;
 
 /** One endpoint's way to write an answer; made per call, holds the state of its choices. */
 export interface Answer {
-  /** Chunks of a stream that an event gives rise to, usually one; made one by one as they are taken. */
+  /** What every chunk of a stream begins with. */
+  chunkEnvelope(): Envelope;
+  /**
+   * Chunks of a stream that an event gives rise to, usually one, without their envelope; made one by one as they
+   * are taken.
+   */
   chunks(event: AnswerEvent): Iterable<Record<string, unknown>>;
-  /** The chunk after the last choice, for `include_usage`. */
+  /** The chunk after the last choice, for `include_usage`, without its envelope. */
   usageChunk(usage: Usage): Record<string, unknown>;
   /**
    * The whole response; its choices and long lists are made while it is written (json-text.ts).

@@ -62,6 +62,10 @@ export class ChatAnswer implements Answer {
     this.#options = options;
   }
 
+  chunkEnvelope(): Envelope {
+    return this.#common("chat.completion.chunk");
+  }
+
   *chunks(event: AnswerEvent): Generator<Record<string, unknown>> {
     if (event.type === "prompt") return;
     const { logprobs, tokenIds, names } = this.#options;
@@ -101,7 +105,7 @@ export class ChatAnswer implements Answer {
   }
 
   usageChunk(usage: Usage): Record<string, unknown> {
-    return { ...this.#common("chat.completion.chunk"), choices: [], usage };
+    return { choices: [], usage };
   }
 
   response(events: AnswerEvent[][], usage: Usage): Record<string, unknown> {
@@ -137,10 +141,7 @@ export class ChatAnswer implements Answer {
   }
 
   #chunk(index: number, content: ChunkChoice): Record<string, unknown> {
-    return {
-      ...this.#common("chat.completion.chunk"),
-      choices: [{ index, logprobs: null, finish_reason: null, ...content }],
-    };
+    return { choices: [{ index, logprobs: null, finish_reason: null, ...content }] };
   }
 
   /** The same on all chunks, `created` included. */

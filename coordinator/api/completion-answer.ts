@@ -60,6 +60,12 @@ export class CompletionAnswer implements Answer {
     }));
   }
 
+  /** The response has the same one. */
+  chunkEnvelope(): Envelope {
+    this.#envelope ??= envelope(this.#service, this.#id, "text_completion");
+    return this.#envelope;
+  }
+
   *chunks(event: AnswerEvent): Generator<Record<string, unknown>> {
     const { choice } = event;
     let first = !this.#states[choice]!.started;
@@ -73,17 +79,17 @@ export class CompletionAnswer implements Answer {
         written.prompt_token_ids = Array.from(this.#choices[choice]!.promptTokens);
       }
       first = false;
-      yield { ...this.#common(), choices: [written] };
+      yield { choices: [written] };
     }
   }
 
   usageChunk(usage: Usage): Record<string, unknown> {
-    return { ...this.#common(), choices: [], usage };
+    return { choices: [], usage };
   }
 
   response(events: AnswerEvent[][], usage: Usage): Record<string, unknown> {
     const choices = events.map((own, index) => new Later(() => this.#choice(own, index)));
-    return { ...this.#common(), choices, usage };
+    return { ...this.chunkEnvelope(), choices, usage };
   }
 
   #choice(events: AnswerEvent[], index: number): Record<string, unknown> {
@@ -176,11 +182,6 @@ export class CompletionAnswer implements Answer {
       ...(this.#options.tokenIds ? { token_ids: tokens } : {}),
       ...(blank === undefined ? {} : { blank: this.#blank(blank) }),
     };
-  }
-
-  #common(): Envelope {
-    this.#envelope ??= envelope(this.#service, this.#id, "text_completion");
-    return this.#envelope;
   }
 }
 

@@ -117,18 +117,25 @@ async function streamAnswer(
   const stream = new SseStream(reply, context.timing, () => ({
     "openai-processing-ms": String(Math.round(performance.now() - request.arrivedMs)),
   }));
+  const text = new ChunkText(call.answer);
+  const written = (chunk: Record<string, unknown>): string => {
+    if (options?.continuousUsage) chunk.usage = usage.usage;
+    else if (options?.includeUsage) chunk.usage = null;
+    return text.of(chunk);
+  };
   try {
     for await (const event of events) {
       usage.note(event);
       const chunks = call.answer.chunks(event);
-      // The scores of a prompt come all at once; everything else is a token's worth of work.
-      for await (const chunk of event.type === "prompt" ? inTurns(chunks) : chunks) {
-        if (options?.continuousUsage) chunk.usage = usage.usage;
-        else if (options?.includeUsage) chunk.usage = null;
-        await stream.send([chunk]);
+      if (event.type === "prompt") {
+        // The scores of a prompt come all at once; everything else is a token's worth of work.
+        for await (const chunk of inTurns(chunks)) await stream.send([written(chunk)]);
+        continue;
       }
+      const full = stream.send(Array.from(chunks, written));
+      if (full !== null) await full;
     }
-    if (options?.includeUsage) await stream.send([call.answer.usageChunk(usage.usage)]);
+    if (options?.includeUsage) await stream.send([text.of(call.answer.usageChunk(usage.usage))]);
   } catch (cause) {
     if (!stream.opened) {
       stream.abandon();
@@ -137,9 +144,24 @@ async function streamAnswer(
     const error = toClientError(cause, request.id);
     request.errorCode = error.code;
     logFault(context.log, error, request.id);
-    await stream.send([errorBody(error)]);
+    await stream.send([JSON.stringify(errorBody(error))]);
   }
   await stream.end();
+}
+
+/** The JSON of a stream's chunks. What all of them begin with is most of it, and written once. */
+class ChunkText {
+  readonly #answer: Answer;
+  #head: string | null = null;
+
+  constructor(answer: Answer) {
+    this.#answer = answer;
+  }
+
+  of(chunk: Record<string, unknown>): string {
+    this.#head ??= `${JSON.stringify(this.#answer.chunkEnvelope()).slice(0, -1)},`;
+    return this.#head + JSON.stringify(chunk).slice(1);
+  }
 }
 
 function clientOf(reply: FastifyReply): Presence {

@@ -28,10 +28,15 @@ export class SseStream {
     return this.#opened;
   }
 
-  /** Writes one event per payload; resolves when the connection has room for more, or is gone. */
-  async send(payloads: readonly object[]): Promise<void> {
-    if (payloads.length === 0) return;
-    await this.#write(payloads.map((payload) => `data: ${JSON.stringify(payload)}\n\n`).join(""));
+  /**
+   * Writes one event for each text, all at once.
+   * @returns What resolves when the connection has room for more, or is gone; null when it has room now.
+   */
+  send(texts: readonly string[]): Promise<void> | null {
+    if (texts.length === 0) return null;
+    let events = "";
+    for (const text of texts) events += `data: ${text}\n\n`;
+    return this.#write(events);
   }
 
   async end(): Promise<void> {
@@ -61,13 +66,17 @@ export class SseStream {
     this.#pingTimer = setTimeout(() => this.#ping(), this.#timing.pingMs);
   }
 
-  async #write(text: string): Promise<void> {
+  #write(text: string): Promise<void> | null {
     const { raw } = this.#reply;
     this.#open();
-    if (raw.destroyed) return;
+    if (raw.destroyed) return null;
     this.#pingTimer?.refresh();
-    if (raw.write(text)) return;
-    await new Promise<void>((resolve) => {
+    return raw.write(text) ? null : this.#drained();
+  }
+
+  #drained(): Promise<void> {
+    const { raw } = this.#reply;
+    return new Promise((resolve) => {
       const stalled = setTimeout(() => raw.destroy(), this.#timing.stalledClientMs);
       const done = () => {
         clearTimeout(stalled);

@@ -37,7 +37,11 @@ export class NgramLookup {
     this.#mask = slots - 1;
     this.#heads = new Int32Array(slots);
     this.#previous = new Int32Array(slots);
-    this.#readTo(tokens.length);
+  }
+
+  /** Tokens that the sequence has grown by since they were last read. */
+  get behind(): number {
+    return this.#tokens.length - this.#read;
   }
 
   /** Tokens that match before it: shortestMatch to longestMatch; 0 without a match. */
@@ -45,7 +49,7 @@ export class NgramLookup {
     return this.#at < 0 ? 0 : Math.min(this.#length, longestMatch);
   }
 
-  /** To be called for every token that the sequence has grown by. @returns whether it was the expected one. */
+  /** Reads the next token, of which one is there. @returns whether it was the expected one. */
   advance(): boolean {
     const token = this.#tokens[this.#read]!;
     const held = this.#at >= 0 && this.#tokens[this.#at] === token;
@@ -70,10 +74,14 @@ export class NgramLookup {
     return draft;
   }
 
+  /** Reads all tokens that are there, at once. */
+  catchUp(): void {
+    this.#readTo(this.#tokens.length);
+  }
+
   /** Takes in the tokens up to `end` and finds the match of the last ones. */
   #readTo(end: number): void {
-    for (let length = Math.max(this.#read + 1, end - lookupWindow); length < end; length++)
-      this.#insert(length);
+    for (let place = Math.max(this.#read + 1, end - lookupWindow); place < end; place++) this.#insert(place);
     this.#read = end;
     this.#find();
     this.#insert(end);

@@ -10,7 +10,7 @@ import type { TokenIds } from "../inference.js";
 import { defaultTenant, goesBefore, type RequestClass } from "../request-class.js";
 import { BlockPool, type PrefixNode } from "./block-pool.js";
 import { evenShare } from "./even-share.js";
-import { type DraftCandidate, type Drafter, Speculation, type SpeculationLimits } from "./speculation.js";
+import { type DraftCandidate, type Drafter, Speculation } from "./speculation.js";
 import { StepBatch } from "./step-batch.js";
 import { isDecode, type Survey, surveyOf } from "./survey.js";
 import { type MeasuredStep, type StepTiming, unmeasured } from "./timing/step-timing.js";
@@ -30,8 +30,8 @@ export interface SchedulerLimits {
   prefillChunk: number;
   /** What a reply is taken to need before any has ended, in tokens. */
   firstExpectedReply: number;
-  /** Decodes may carry drafts; absent: none does. */
-  speculation?: SpeculationLimits | undefined;
+  /** Decodes may carry drafts where they pay; absent: none does. */
+  speculation?: boolean;
 }
 
 /** Rows [start, start + tokens.length) of a sequence, part of one step; the last draftRows of them are guesses. */
@@ -166,7 +166,7 @@ export class Scheduler {
     this.#timing = timing;
     this.#expectedReply = limits.firstExpectedReply;
     this.#pool = new BlockPool(limits.blockCount);
-    this.#speculation = limits.speculation === undefined ? null : new Speculation(limits.speculation);
+    this.#speculation = limits.speculation === true ? new Speculation() : null;
   }
 
   get runningCount(): number {
@@ -556,7 +556,8 @@ export class Scheduler {
 
   /** Guesses travel behind the decodes of a step, as far as they pay and its budget reaches. */
   #addDrafts(rows: readonly ScheduledRows[], batch: StepBatch): void {
-    if (this.#speculation === null) return;
+    const knee = this.#timing.kneeRows(batch.limits.microBatches, batch.size);
+    if (this.#speculation === null || !this.#speculation.mayPay(batch.size.rows, knee)) return;
     const entries: { entry: ScheduledRows; sequence: SequenceState; drafter: Drafter }[] = [];
     const candidates: DraftCandidate[] = [];
     for (const entry of rows) {
@@ -567,8 +568,8 @@ export class Scheduler {
       candidates.push({ drafter, limit: this.#draftLimit(sequence) });
     }
     if (candidates.length === 0) return;
-    const usual = rows.reduce((total, { tokens }) => total + tokens.length, 0);
-    for (const [index, length] of this.#speculation.plan(candidates, usual, batch.budget).entries()) {
+    const lengths = this.#speculation.plan(candidates, batch.size.rows, batch.budget, knee);
+    for (const [index, length] of lengths.entries()) {
       if (length === 0) continue;
       const { entry, sequence, drafter } = entries[index]!;
       const draft = drafter.draft(length);

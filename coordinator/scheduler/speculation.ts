@@ -2,8 +2,8 @@
  * Drafts for decoding sequences, looked up in their own text, and how many of them a step carries. A draft that
  * does not hold costs the time of its rows, and nothing else: what is drawn is the same with and without it.
  *
- * The rule. A step of r rows takes time in proportion to knee + r: reading the weights takes as long as computing
- * `knee` rows. Its rows are its yield, since each brings a token or a part of a prompt forward. One more row, kept
+ * The rule. A step of r rows takes time in proportion to knee + r: reading the weights, and the hops, take as long
+ * as computing `knee` rows (timing/cycle.ts). Its rows are its yield, since each brings a token or a part of a prompt forward. One more row, kept
  * with chance p, raises the yield per time exactly if p > yield / (knee + r). Rows are taken in the order of
  * their chances until that fails. So an idle pipeline drafts boldly, a full one only what is all but certain, and
  * a sequence whose guesses fail drafts nothing. The chance of a draft's j-th row is the product of the measured
@@ -13,17 +13,17 @@ import { maxDraftRows } from "../../common/limits.js";
 import { Acceptance } from "./acceptance.js";
 import { NgramLookup } from "./ngram-lookup.js";
 
-/** How speculation is run; see the rule above. */
-export interface SpeculationLimits {
-  /** Rows whose computation takes as long as reading the weights once. */
-  kneeRows: number;
-}
-
 /**
- * Of the AVX2 kernels on int4 weights: 2 rows take 1.0 times, 4 rows 1.7 times and 8 rows 2.6 times as long as one,
+ * Before steps were measured. Of the AVX2 kernels on int4 weights: 2 rows take 1.0 times, 4 rows 1.7 times and 8 rows 2.6 times as long as one,
  * which is (4 + rows) / 5 but for the second row, which is cheaper still. Float weights have a higher knee.
  */
-export const defaultKneeRows = 4;
+const firstKneeRows = 4;
+
+/** A step whose threshold is higher is not worth a look: even sure guesses would gain a tenth at most. */
+const mostThreshold = 0.9;
+
+/** More tokens than one step brings have come while nobody asked: a prompt, or what a full pipeline brought. */
+const observedTokens = maxDraftRows + 1;
 
 /** The guesses of one sequence. */
 export class Drafter {
@@ -31,8 +31,9 @@ export class Drafter {
   readonly #own: Acceptance;
   readonly #overall: Acceptance;
   readonly #chances: number[] = [];
-  /** Of the newest draft: what no token has confirmed yet; empty once one was not as guessed. */
-  #pending: readonly number[] = [];
+  /** The newest draft, and how many of it tokens have confirmed; its length once one was not as guessed. */
+  #draft: readonly number[] = [];
+  #confirmed = 0;
 
   /**
    * @param tokens The sequence's own tokens: the caller's array, which only grows.
@@ -49,15 +50,12 @@ export class Drafter {
    * @returns whether it was the next one of the newest draft, so that its row has travelled.
    */
   settle(token: number): boolean {
-    const { matchLength } = this.#lookup;
-    const held = this.#lookup.advance();
-    if (matchLength > 0) {
-      this.#own.observe(matchLength, held);
-      this.#overall.observe(matchLength, held);
+    if (this.#draft[this.#confirmed] === token) {
+      this.#confirmed++;
+      return true;
     }
-    const drafted = this.#pending.length > 0 && this.#pending[0] === token;
-    this.#pending = drafted ? this.#pending.slice(1) : [];
-    return drafted;
+    this.#confirmed = this.#draft.length;
+    return false;
   }
 
   /**
@@ -66,6 +64,7 @@ export class Drafter {
    */
   chances(limit: number, threshold: number): readonly number[] {
     this.#chances.length = 0;
+    this.#catchUp();
     const { matchLength } = this.#lookup;
     if (matchLength === 0) return this.#chances;
     for (let chance = 1; this.#chances.length < limit; ) {
@@ -78,8 +77,21 @@ export class Drafter {
 
   /** @returns the `count` tokens that are guessed to come next. */
   draft(count: number): readonly number[] {
-    this.#pending = this.#lookup.draft(count);
-    return this.#pending;
+    this.#draft = this.#lookup.draft(count);
+    this.#confirmed = 0;
+    return this.#draft;
+  }
+
+  /** Tokens are read, and what was expected is compared with them, when somebody asks for guesses. */
+  #catchUp(): void {
+    if (this.#lookup.behind > observedTokens) this.#lookup.catchUp();
+    while (this.#lookup.behind > 0) {
+      const { matchLength } = this.#lookup;
+      const held = this.#lookup.advance();
+      if (matchLength === 0) continue;
+      this.#own.observe(matchLength, held);
+      this.#overall.observe(matchLength, held);
+    }
   }
 }
 
@@ -91,33 +103,34 @@ export interface DraftCandidate {
 }
 
 export class Speculation {
-  readonly #limits: SpeculationLimits;
   readonly #overall = Acceptance.overall();
-
-  constructor(limits: SpeculationLimits) {
-    this.#limits = limits;
-  }
 
   drafter(tokens: readonly number[], capacity: number): Drafter {
     return new Drafter(tokens, capacity, this.#overall);
   }
 
+  /** Whether a step of so many rows may carry drafts at all. @param knee As in `plan`. */
+  mayPay(rows: number, knee: number | null): boolean {
+    return rows < mostThreshold * ((knee ?? firstKneeRows) + rows);
+  }
+
   /**
    * @param rows Rows that the step has without drafts.
    * @param budget Rows that it may have beside them.
+   * @param knee Rows that take as long as what a step takes whatever its rows; null while that is not known.
    * @returns the length of each candidate's draft.
    */
-  plan(candidates: readonly DraftCandidate[], rows: number, budget: number): number[] {
+  plan(candidates: readonly DraftCandidate[], rows: number, budget: number, knee: number | null): number[] {
     const lengths = candidates.map(() => 0);
-    const knee = this.#limits.kneeRows;
+    const fixed = knee ?? firstKneeRows;
     const offers: { candidate: number; chance: number }[] = [];
     for (const [candidate, { drafter, limit }] of candidates.entries()) {
       const most = Math.min(limit, maxDraftRows);
-      for (const chance of drafter.chances(most, rows / (knee + rows))) offers.push({ candidate, chance });
+      for (const chance of drafter.chances(most, rows / (fixed + rows))) offers.push({ candidate, chance });
     }
     // Stable: of one candidate's rows with equal chances the earlier one goes first.
     offers.sort((a, b) => b.chance - a.chance);
-    let time = knee + rows;
+    let time = fixed + rows;
     let yielded = rows;
     for (const { candidate, chance } of offers.slice(0, Math.max(0, budget))) {
       if (chance * time <= yielded) break;

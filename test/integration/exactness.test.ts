@@ -11,13 +11,14 @@ import {
 const int4 = "int4 in groups of 64, INT8 KV";
 const int8 = "int8 in groups of 128";
 
-/** What everything else must equal: one stage, scalar kernels, whole prompts, one request at a time. */
+/** What everything else must equal: one stage, scalar kernels, whole prompts, one request and token at a time. */
 const reference = (precision: PrecisionName): Shape => ({
   stages: 1,
   precision,
   kernels: "scalar",
   chunk: null,
   concurrency: 1,
+  speculation: "off",
 });
 
 /**
@@ -29,6 +30,9 @@ const sampled: Shape[] = [
   { stages: 2, precision: "float32", kernels: "scalar", chunk: 1, concurrency: 9 },
   { stages: 4, precision: "float32", kernels: "avx2", chunk: 16, concurrency: 1 },
   { stages: 8, precision: "float32", kernels: "avx2", chunk: null, concurrency: 9 },
+  // Chunks of a block beside decodes, once the stages are measured, and chunks that nothing limits.
+  { stages: 2, precision: "float32", kernels: "avx2", chunk: null, concurrency: 9, itlTargetMs: 1 },
+  { stages: 4, precision: "float32", kernels: "avx2", chunk: null, concurrency: 9, itlTargetMs: 60_000 },
   { stages: 1, precision: "float16", kernels: "avx2", chunk: 16, concurrency: 9 },
   { stages: 2, precision: "float16", kernels: "avx2", chunk: null, concurrency: 1 },
   { stages: 4, precision: "float16", kernels: "scalar", chunk: 7, concurrency: 9 },

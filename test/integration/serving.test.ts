@@ -37,8 +37,18 @@ describe("serving", () => {
     const long = Promise.all(
       [1, 2, 3].map((n) => cluster.post("/v1/completions", generate(300, { prompt: [n] }))),
     );
-    await cluster.until("two micro-batches at once", (view) => view.microBatchesInFlight === 2);
+    await cluster.until("two micro-batches at once", (view) => view.microBatchesInFlight >= 2);
     await long;
+  });
+
+  it("learns from finished steps what stages and hops take", async () => {
+    // Far more than 32 steps have come back by now.
+    const { timing, stages } = await cluster.view();
+    expect(timing.stages).toHaveLength(stages.length);
+    for (const { baseMs, rowMs, keyMs } of timing.stages) expect(baseMs + rowMs + keyMs).toBeGreaterThan(0);
+    expect(timing.hopMs).toBeGreaterThan(0);
+    expect(timing.rowBudget).toBeGreaterThan(0);
+    expect(timing.itlTargetMs).toBe(200);
   });
 
   it.each([true, false])("frees the blocks of a client that leaves (streaming: %s)", async (stream) => {

@@ -27,6 +27,8 @@ export interface ClusterOptions {
   kernels?: string;
   prefillChunk?: number;
   microBatches?: number;
+  /** Default: the coordinator's. */
+  speculation?: "auto" | "off";
   itlTargetMs?: number;
   memory?: string;
   threads?: number;
@@ -217,6 +219,7 @@ export class TestCluster {
     args.push(...(options.precision ?? []));
     if (options.prefillChunk !== undefined) args.push("--prefill-chunk", `${options.prefillChunk}`);
     if (options.microBatches !== undefined) args.push("--micro-batches", `${options.microBatches}`);
+    if (options.speculation !== undefined) args.push("--speculation", options.speculation);
     if (options.itlTargetMs !== undefined) args.push("--itl-target-ms", `${options.itlTargetMs}`);
     if (options.probes) args.push("--probe-port", "0");
     if (options.grpc) args.push("--grpc-port", "0");

@@ -13,7 +13,7 @@ const kernelVariants = ["scalar", "avx2"] as const;
 const chunks = [null, 1, 7, 16];
 const loads = [1, 9] as const;
 
-/** Every combination of stages, kernels, chunk and load, against the first of them. */
+/** Every combination of stages, kernels, chunk and load, against the first of them without speculation. */
 export function exactnessMatrix(precision: PrecisionName): void {
   const shapes = stageCounts.flatMap((stages) =>
     kernelVariants.flatMap((kernels) =>
@@ -22,7 +22,7 @@ export function exactnessMatrix(precision: PrecisionName): void {
       ),
     ),
   );
-  compareAll(shapes);
+  compareAll([{ ...shapes[0]!, speculation: "off" }, ...shapes]);
 }
 
 /**
@@ -41,7 +41,8 @@ export function exactnessPairs(precision: PrecisionName, turn: number): void {
       }),
     ),
   );
-  compareAll([{ stages: 1, precision, kernels: "scalar", chunk: null, concurrency: 1 }, ...pairs]);
+  const plain: Shape = { stages: 1, precision, kernels: "scalar", chunk: null, concurrency: 1 };
+  compareAll([{ ...plain, speculation: "off" }, ...pairs]);
 }
 
 /** The first shape gives what all others must give. */

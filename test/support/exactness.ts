@@ -28,6 +28,10 @@ export interface Shape {
   chunk: number | null;
   /** Requests in flight at once: 1 is alone, 9 is beside eight others. */
   concurrency: 1 | 9;
+  /** Default: as the coordinator has it. */
+  speculation?: "off";
+  /** What prompts should leave of the time between others' tokens: it says how large chunks are. */
+  itlTargetMs?: number;
 }
 
 export interface Answer {
@@ -44,12 +48,16 @@ function* randomNumbers(seed: number): Generator<number, never> {
   }
 }
 
-/** Prompts of 1 to 70 tokens; every second request samples with a seed, the others are greedy. */
+/**
+ * Prompts of 1 to 70 tokens, a quarter of which go round in a circle, so that speculation has something to guess
+ * at; every second request samples with a seed, the others are greedy.
+ */
 export function requests(): Record<string, unknown>[] {
   const random = randomNumbers(7);
   const next = (bound: number) => Math.floor(random.next().value * bound);
   return Array.from({ length: 20 }, (_, index) => {
-    const prompt = Array.from({ length: index === 0 ? 1 : 1 + next(70) }, () => next(1_500));
+    const drawn = Array.from({ length: index === 0 ? 1 : 1 + next(70) }, () => next(1_500));
+    const prompt = index % 8 < 6 ? drawn : drawn.map((_, place) => drawn[place % 5]!);
     const sampled = { temperature: 0.9, top_p: 0.95, top_k: 40, min_p: 0.01, seed: 1_000 + index };
     return {
       prompt,
@@ -71,6 +79,8 @@ export async function collect(shape: Shape): Promise<Answer[]> {
     precision: flags,
     kernels: shape.kernels,
     prefillChunk: shape.chunk ?? 512,
+    speculation: shape.speculation,
+    itlTargetMs: shape.itlTargetMs,
   });
   try {
     const all = requests();
@@ -93,9 +103,12 @@ async function ask(cluster: TestCluster, request: Record<string, unknown>): Prom
   return { tokens, logprobs: token_logprobs, top: top_logprobs };
 }
 
-export function describeShape({ stages, precision, kernels, chunk, concurrency }: Shape): string {
+export function describeShape(shape: Shape): string {
+  const { stages, precision, kernels, chunk, concurrency, speculation, itlTargetMs } = shape;
   const load = concurrency === 1 ? "alone" : "beside 8 others";
-  return `${stages} stages, ${precision}, ${kernels}, ${chunk === null ? "whole prompt" : `chunks of ${chunk}`}, ${load}`;
+  const guesses = speculation === "off" ? ", no speculation" : "";
+  const target = itlTargetMs === undefined ? "" : `, ITL target ${itlTargetMs} ms`;
+  return `${stages} stages, ${precision}, ${kernels}, ${chunk === null ? "whole prompt" : `chunks of ${chunk}`}, ${load}${guesses}${target}`;
 }
 
 /** Names the first difference, so that a failure says more than "not equal". */

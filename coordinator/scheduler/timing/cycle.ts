@@ -72,6 +72,25 @@ function saturates({ stages, hopUs }: PipelineTimes, load: Load, microBatches: n
 }
 
 /**
+ * What steps like this one take whatever their rows, in rows: reading the weights, and the hops where nothing
+ * else is waited for. Another row is taken to read as many keys as those that the step has.
+ * @returns infinity where rows cost nothing.
+ */
+export function kneeRows({ stages, hopUs }: PipelineTimes, microBatches: number, size: StepSize): number {
+  let slowest = { us: 0, perRowUs: 0 };
+  const sum = { us: hopUs, perRowUs: 0 };
+  for (const stage of stages) {
+    const us = stageUs(stage, size);
+    const perRowUs = stage.rowUs + (stage.keyUs * size.keys) / size.rows;
+    sum.us += us;
+    sum.perRowUs += perRowUs;
+    if (us > slowest.us) slowest = { us, perRowUs };
+  }
+  const { us, perRowUs } = microBatches * slowest.us > sum.us ? slowest : sum;
+  return perRowUs === 0 ? Number.POSITIVE_INFINITY : Math.max(0, us / perRowUs - size.rows);
+}
+
+/**
  * Rows of a prompt from `start` on that a step takes beside what it has, so that steps like it keep the cycle
  * within a limit.
  * @returns not rounded; 0 where it is over the limit already, infinity where rows cost nothing.

@@ -8,12 +8,15 @@ import { bestMicroBatches, cycleUs, decodeSize, type Load, type PipelineTimes } 
 const leastGain = 1.05;
 /** In so many finished steps on end. */
 const lastingSteps = 16;
+/** It is looked for once in so many. */
+const lookEvery = 4;
 
 export class MicroBatchChoice {
   readonly #most: number;
   #current: number;
   /** Since which finished step another number has been better; null while none is. */
   #betterSince: number | null = null;
+  #lastLook = Number.NEGATIVE_INFINITY;
 
   /** @param first What is taken before anything is measured. */
   constructor(first: number, most: number) {
@@ -27,6 +30,8 @@ export class MicroBatchChoice {
 
   /** @param steps Finished so far: the clock in which a gain lasts. */
   choose(times: PipelineTimes, load: Load, steps: number): number {
+    if (steps - this.#lastLook < lookEvery) return this.#current;
+    this.#lastLook = steps;
     const best = bestMicroBatches(times, load, this.#most);
     if (!this.#gains(times, load, best)) this.#betterSince = null;
     else this.#betterSince ??= steps;

@@ -72,8 +72,9 @@ export class StageFit {
       const faded = 2 ** ((lastStep - this.#steps) / halfLifeSteps);
       return steps * Math.max(leastWeight, faded);
     });
+    const sizes = kinds.map(({ rows, keys }) => [1, rows, keys]);
     return Array.from({ length: this.#stageCount }, (_, stage) => {
-      const points = kinds.map(({ rows, keys, us }) => ({ x: [1, rows, keys], y: us[stage]! }));
+      const points = kinds.map(({ us }, index) => ({ x: sizes[index]!, y: us[stage]! }));
       const [baseUs = 0, rowUs = 0, keyUs = 0] = leastSquares(points, weights);
       return { baseUs, rowUs, keyUs };
     });

@@ -37,6 +37,8 @@ export interface StepTiming {
   microBatches(load: Load): number | null;
   /** @returns 0 to `most` rows; 1 or more unless `mayBeNone`. */
   chunkRows(question: ChunkQuestion): number;
+  /** Rows that cost as much as a step like this one does whatever its rows; null while that is not known. */
+  kneeRows(microBatches: number, size: StepSize): number | null;
 }
 
 /** Without measurements: as many micro-batches as stages, chunks as large as allowed. */
@@ -45,4 +47,5 @@ export const unmeasured: StepTiming = {
   finished() {},
   microBatches: () => null,
   chunkRows: ({ most }) => most,
+  kneeRows: () => null,
 };

@@ -4,7 +4,7 @@
  * come back. Pure: the same steps give the same answers.
  */
 import { kvBlockSize, maxMicroBatchesInFlight } from "../../../common/limits.js";
-import { equalTimeRows, type Load, type PipelineTimes, rowsWithin } from "./cycle.js";
+import { equalTimeRows, kneeRows, type Load, type PipelineTimes, rowsWithin } from "./cycle.js";
 import { HopTime } from "./hop-time.js";
 import { MicroBatchChoice } from "./micro-batch-choice.js";
 import { StageFit } from "./stage-fit.js";
@@ -15,6 +15,8 @@ import type { ChunkQuestion, MeasuredStep, StepTiming } from "./step-timing.js";
 const leastSteps = 32;
 /** The line through the averages moves slowly: it is drawn anew after so many steps. */
 const fitEvery = 16;
+/** While all steps were of one size, rows seem to cost nothing: nobody relies on more than this. */
+const mostKneeRows = 32;
 
 export interface TimingOptions {
   stageCount: number;
@@ -87,6 +89,11 @@ export class TimingModel implements StepTiming {
     // A block in every step, or the prompt never gets to its end.
     const toNextBlock = kvBlockSize - (start % kvBlockSize);
     return mayBeNone ? 0 : Math.min(most, toNextBlock);
+  }
+
+  kneeRows(microBatches: number, size: StepSize): number | null {
+    if (this.#times === null) return null;
+    return Math.min(mostKneeRows, kneeRows(this.#times, microBatches, size));
   }
 
   /** Rows of new prompts that a step without decodes may take by the target; null while that is not known. */

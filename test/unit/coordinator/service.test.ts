@@ -51,12 +51,18 @@ function service(): Service {
 
 it("tells a few per turn of the event loop when a lost worker ends hundreds of requests at once", async () => {
   const count = 200;
+  const answerMs = 0.5;
   const ids = Array.from({ length: count }, (_, i) => requestId(`r${i}`));
   const under = service();
   const told: number[] = [];
   const ends = ids.map(async (id, i) => {
     const { events } = await under.submit(generation(id, [1]));
-    for await (const event of events) if (event.type === "error") told.push(i);
+    for await (const event of events) {
+      if (event.type !== "error") continue;
+      told.push(i);
+      // What answering one of them may take.
+      for (const until = performance.now() + answerMs; performance.now() < until; );
+    }
   });
   await new Promise((resolve) => setImmediate(resolve));
   for (const id of ids) {

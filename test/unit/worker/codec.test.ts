@@ -1,7 +1,8 @@
 import { expect, test } from "vitest";
 import { bytesFromInt32, checksum, float32FromBytes, int32FromBytes } from "../../../common/bytes.js";
-import { maxLoggedIdLength } from "../../../common/limits.js";
+import { maxDraftRows, maxLoggedIdLength } from "../../../common/limits.js";
 import type { TokenResult } from "../../../native/index.js";
+import type { SequenceRows__Output } from "../../../proto/generated/glm/relay/internal/v1/SequenceRows.js";
 import {
   decodeStep,
   nonFiniteSequences,
@@ -22,6 +23,14 @@ const format: StepFormat = {
 };
 const none = Buffer.alloc(0);
 const tables = () => new BlockTables(8, 4);
+const nothing: TokenResult = {
+  token: 0,
+  logprob: Number.NaN,
+  rank: 0,
+  topTokens: new Int32Array(0),
+  topLogprobs: new Float32Array(0),
+  finite: true,
+};
 
 /** A buffer that starts at an odd address, as parts of a protobuf message do. */
 function unaligned(bytes: Uint8Array): Buffer {
@@ -239,6 +248,88 @@ test("sequences with a value that is not finite are named, whether it was drawn 
     { sequence: 4, scores: [] },
   ];
   expect(nonFiniteSequences(sequences)).toEqual([1, 3]);
+});
+
+const draft = headerOf(7, [
+  rowsOf(1, [10, 11, 12, 13], {
+    newBlocks: bytesFromInt32([4, 5]),
+    validLength: 3,
+    sampling: greedy,
+    draftRows: 2,
+  }),
+  rowsOf(2, [20], { newBlocks: bytesFromInt32([6]), sampling: greedy }),
+]);
+
+test("behind a draft's rows is drawn by one request, from the last decided row on", () => {
+  const input = decodeStep(draft, none, tables(), format);
+  expect(input.sequences.map(({ rowCount, startPosition }) => [rowCount, startPosition])).toEqual([
+    [4, 3],
+    [1, 0],
+  ]);
+  expect(input.samples).toMatchObject([
+    { row: 1, position: 5, draft: Int32Array.of(12, 13) },
+    { row: 4, position: 1, draft: new Int32Array(0) },
+  ]);
+});
+
+test.each([
+  ["none of a draft", [40, 50], [40], [50]],
+  ["a part of it", [12, 40, 50], [12, 40], [50]],
+  ["all of it", [12, 13, 40, 50], [12, 13, 40], [50]],
+])("results that confirm %s go to the sequences they belong to", (_, tokens, first, second) => {
+  const samples = tokens.map((token) => ({ ...nothing, token }));
+  const { result } = resultFrame(draft, { activations: null, samples, scores: [], computeUs: 1 });
+  expect(result.sequences.map(({ drawn }) => drawn!.map(({ token }) => token))).toEqual([first, second]);
+  expect(result.sequences.map(({ drawnPosition }) => drawnPosition)).toEqual([5, 1]);
+});
+
+test("nothing is drawn behind a value that is not finite, also when its token is the draft's", () => {
+  const samples = [
+    { ...nothing, token: 12 },
+    { ...nothing, token: 13, finite: false },
+    { ...nothing, token: 50 },
+  ];
+  const { result } = resultFrame(draft, { activations: null, samples, scores: [], computeUs: 1 });
+  expect(result.sequences.map(({ drawn }) => drawn!.map(({ finite }) => finite))).toEqual([
+    [true, false],
+    [true],
+  ]);
+  expect(nonFiniteSequences(result.sequences)).toEqual([1]);
+});
+
+test.each<[string, Partial<SequenceRows__Output>, string]>([
+  ["without sampling", { sampling: null }, "sequence 1 has 2 draft rows and no sampling: expected 0"],
+  ["with no decided row", { draftRows: 4 }, "sequence 1 has 4 draft rows among 4 rows: expected at most 3"],
+  [
+    "within a context",
+    { context: { length: 4, maskPosition: -1 }, validLength: 0, draftRows: 3 },
+    "sequence 1 has 3 draft rows from 1 on, in a context of 4: expected them behind it",
+  ],
+])("draft rows %s are refused and the tables have not changed", (_, changes, message) => {
+  const subject = tables();
+  const [rows] = draft.sequences;
+  const wrong = headerOf(7, [{ ...rows!, ...changes }]);
+  expect(() => decodeStep(wrong, none, subject, format)).toThrow(message);
+  expect(subject.sequenceCount).toBe(0);
+});
+
+test("more draft rows than any coordinator sends are refused", () => {
+  const ids = Array.from({ length: maxDraftRows + 2 }, (_, i) => i);
+  const newBlocks = bytesFromInt32([0, 1, 2, 3, 4]);
+  const rows = rowsOf(1, ids, { newBlocks, sampling: greedy, draftRows: maxDraftRows + 1 });
+  const wide = { ...format, maxRows: 32 };
+  expect(() => decodeStep(headerOf(1, [rows]), none, tables(), wide)).toThrow(
+    `sequence 1 has ${maxDraftRows + 1} draft rows among ${ids.length} rows: expected at most ${maxDraftRows}`,
+  );
+  const most = { ...rows, draftRows: maxDraftRows };
+  expect(decodeStep(headerOf(1, [most]), none, tables(), wide).samples).toHaveLength(1);
+});
+
+test("a later stage checks the tokens of a draft too, which it draws behind", () => {
+  const [rows] = draft.sequences;
+  const wrong = headerOf(7, [{ ...rows!, tokenIds: bytesFromInt32([10, 11, 12, 100]) }]);
+  const later = { ...format, first: false };
+  expect(() => decodeStep(wrong, Buffer.alloc(64), tables(), later)).toThrow("sequence 1 holds token 100");
 });
 
 test("a request id longer than any that the API accepts is refused", () => {
