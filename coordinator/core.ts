@@ -99,7 +99,9 @@ export class Core {
     this.#config = config;
     this.#ports = ports;
     this.#clock = clock;
-    this.#pipelines = new Pipelines(config.membership.pipelineCount, config.prefixLength);
+    this.#pipelines = new Pipelines(config.membership.pipelineCount, config.prefixLength, (pipeline) =>
+      this.membership.canGrow(pipeline),
+    );
     this.membership = new Membership(
       // What the first token needs.
       { ...config.membership, minBlocks: blocksFor(config.prefixLength + 1) },

@@ -38,12 +38,17 @@ export interface Demand {
 export class Pipelines {
   readonly #slots: readonly Slot[];
   readonly #prefixLength: number;
+  readonly #mayGrow: (pipeline: PipelineId) => boolean;
   readonly #suspects = new Suspects<ActiveChoice>();
 
-  /** @param prefixLength KV slots in front of every sequence. */
-  constructor(count: number, prefixLength: number) {
+  /**
+   * @param prefixLength KV slots in front of every sequence.
+   * @param mayGrow Whether a pipeline would get more stages if it had nothing to do.
+   */
+  constructor(count: number, prefixLength: number, mayGrow: (pipeline: PipelineId) => boolean) {
     this.#slots = Array.from({ length: count }, () => ({ serving: null, blockCount: 0, loss: null }));
     this.#prefixLength = prefixLength;
+    this.#mayGrow = mayGrow;
   }
 
   /** Those that are formed. */
@@ -144,7 +149,10 @@ export class Pipelines {
     const demand = demandOf(choice);
     this.requireRoom(demand);
     const suspicious = isSuspicious(choice);
-    const open = this.#roomy(demand).filter(({ id }) => !this.#suspects.isTrying(id));
+    const untried = this.#roomy(demand).filter(({ id }) => !this.#suspects.isTrying(id));
+    // One that waits for its end to grow gets nothing new while others serve.
+    const whole = untried.filter(({ id }) => !this.#mayGrow(id));
+    const open = whole.length > 0 ? whole : untried;
     // What may kill its pipeline goes where it is beside the fewest.
     const choose = () => bestRoute(open.map((serving) => serving.candidate(choice, !suspicious)))?.serving;
     const serving = open.length > 1 ? choose() : open[0];

@@ -122,6 +122,9 @@ describe("the workers of several pipelines", () => {
     cluster.join(5, { worker: "worker-2" });
     cluster.pass(300, [1, 3, 4, 5]);
     expect(workersOf(cluster)[0]).toEqual(["1"]);
+    // So that nothing runs there some day.
+    for (const id of ["p", "q", "r"]) cluster.core.admit(generation(id, [5]));
+    expect(runningIn(cluster)).toEqual([1, 4]);
     cluster.answerAll();
     cluster.pass(300, [1, 3, 4, 5]);
     cluster.link();
