@@ -6,7 +6,12 @@
 import type { Command } from "commander";
 import { pipelineId, type SequenceId, sequenceId } from "../common/ids.js";
 import { maxStepRows } from "../common/limits.js";
-import { Pipeline, type RowRequests, sequenceSampling } from "../coordinator/pipeline/pipeline.js";
+import {
+  Pipeline,
+  type RowRequests,
+  type StepRequests,
+  sequenceSampling,
+} from "../coordinator/pipeline/pipeline.js";
 import { blocksFor, Scheduler } from "../coordinator/scheduler/scheduler.js";
 import { TimingModel } from "../coordinator/scheduler/timing/timing-model.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
@@ -111,6 +116,12 @@ class TestBed {
     bannedTokens: [],
     scoreTargets: [],
   };
+  readonly #requests: StepRequests = {
+    rows: () => this.#request,
+    slice: () => {
+      throw new Error("no context is read in slices here");
+    },
+  };
   readonly #answer: StepResult__Output = {
     epoch,
     pipeline: 0,
@@ -172,7 +183,7 @@ class TestBed {
   #step(): number {
     const step = this.#scheduler.next();
     if (step === null) throw new Error("nothing was scheduled");
-    this.#pipeline.submit(step, () => this.#request, 0);
+    this.#pipeline.submit(step, this.#requests, 0);
     const header = this.#sent!;
     const outcomes = this.#pipeline.complete(this.#answerTo(header))!;
     this.#scheduler.complete(step.step, measured);

@@ -34,7 +34,7 @@ import { unusedWarnings } from "./unused.js";
 
 export type { OpenOptions } from "./overrides.js";
 export type { PrefixEncoder } from "./prefix-encoder.js";
-export type { PrefixModel } from "./prefix-model.js";
+export { contextRowsOf, type PrefixModel } from "./prefix-model.js";
 export type { TensorEntry } from "./safetensors.js";
 export * from "./stage-tensors.js";
 export type { MergedTensor } from "./tensors.js";

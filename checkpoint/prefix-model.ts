@@ -1,5 +1,7 @@
 /** What the coordinator must know of a prefix-LM to divide a prompt: ids of its masks and of its start token. */
+import { maxContextRows } from "../common/limits.js";
 import type { ModelCard } from "../models/card.js";
+import type { ModelShape } from "../models/shape.js";
 import { type FillIds, fillIdsOf, type TokenizerFile } from "./tokenizer-file.js";
 
 export interface PrefixModel {
@@ -8,6 +10,11 @@ export interface PrefixModel {
   constantPositionMasks: number[];
   /** In front of a text that is read causally; null: the model was not trained to. */
   causalPrefix: number[] | null;
+}
+
+/** Rows of the longest context that is read as a whole; 0 for causal attention. */
+export function contextRowsOf({ card, shape }: { card: ModelCard; shape: ModelShape }): number {
+  return card.attention.kind === "causal" ? 0 : Math.min(shape.maxPositions, maxContextRows);
 }
 
 /**

@@ -23,4 +23,4 @@ export const softwareVersion = (
 ).version;
 
 /** Raised whenever anything in proto/internal.proto or its meaning changes. */
-export const protocolVersion = 4;
+export const protocolVersion = 5;

@@ -4,7 +4,8 @@ import type { GenerationRequest, TokenLogprob } from "./inference.js";
 import type { ChoiceOutput } from "./output/choice-output.js";
 import type { ChoicePrompt } from "./output/choice-prompt.js";
 import type { PromptScores } from "./output/prompt-scores.js";
-import type { RowRequests, SequenceSampling } from "./pipeline/pipeline.js";
+import type { ContextRequest, RowRequests, SequenceSampling } from "./pipeline/pipeline.js";
+import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import type { ScheduledRows } from "./scheduler/scheduler.js";
 import type { Serving } from "./serving.js";
 import type { Conduct } from "./suspects.js";
@@ -48,6 +49,11 @@ export function rowRequests(choice: ActiveChoice, { first, start, tokens }: Sche
     // The row of prompt token i scores token i + 1; rows of generated tokens score nothing.
     scoreTargets: choice.scores?.targets(start, tokens.length) ?? [],
   };
+}
+
+/** What the header says of a slice of a choice's context. */
+export function contextRequest(choice: ActiveChoice, { first }: ScheduledSlice): ContextRequest {
+  return { requestId: first ? choice.request.request.logId : "", context: choice.prompt.context! };
 }
 
 /** Under which a request is found in the logs of all processes, and in the client's answer. */

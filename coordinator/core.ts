@@ -26,7 +26,9 @@ import { PromptScores } from "./output/prompt-scores.js";
 import { replay } from "./output/replay.js";
 import type { SequenceOutcome } from "./pipeline/pipeline.js";
 import { Pipelines } from "./pipelines.js";
+import type { LayerRange } from "./placement/cut.js";
 import type { Detokenizer } from "./prompt/service.js";
+import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
 import { Serving } from "./serving.js";
 import { warmUpId, warmUpRequest } from "./warm-up.js";
@@ -89,6 +91,7 @@ export class Core {
   #mayPlace = false;
   readonly #counters = {
     steps: 0,
+    contextSlices: 0,
     preemptions: 0,
     prefixCacheQueries: 0,
     prefixCacheHits: 0,
@@ -107,8 +110,7 @@ export class Core {
       { ...config.membership, minBlocks: blocksFor(config.prefixLength + 1) },
       {
         ...ports,
-        formed: (pipeline, epoch, blockCount, stageCount) =>
-          this.#formed(pipeline, epoch, blockCount, stageCount),
+        formed: (pipeline, epoch, blockCount, stages) => this.#formed(pipeline, epoch, blockCount, stages),
         dissolved: (pipeline, error) => this.#dissolved(pipeline, error),
       },
       clock,
@@ -213,11 +215,12 @@ export class Core {
     };
   }
 
-  #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stageCount: number): void {
+  #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stages: readonly LayerRange[]): void {
     const { microBatches, prefillChunk, prefixLength, speculation, itlTargetMs } = this.#config;
     const limits = {
       blockCount,
-      stageCount,
+      stageCount: stages.length,
+      stages,
       microBatches: microBatches === null ? null : Math.min(microBatches, maxMicroBatchesInFlight),
       maxStepRows,
       prefixLength,
@@ -235,6 +238,7 @@ export class Core {
       choiceOf: (sequence: SequenceId) => this.#active.choiceOf(sequence)!,
       preempted: (sequence: SequenceId) => this.#notePreempted(sequence),
       rowsDue: (choice: ActiveChoice, rows: ScheduledRows) => this.#rowsDue(choice, rows),
+      sliceDue: (choice: ActiveChoice, slice: ScheduledSlice) => this.#sliceDue(choice, slice),
     };
     const serving = new Serving(pipeline, epoch, limits, ports, this.#clock.nowMs());
     this.#pipelines.add(serving);
@@ -378,7 +382,16 @@ export class Core {
     choice.again = true;
   }
 
-  #rowsDue(choice: ActiveChoice, { first, reused, tokens, draftRows }: ScheduledRows): void {
+  #sliceDue(choice: ActiveChoice, slice: ScheduledSlice): void {
+    this.#counters.contextSlices++;
+    this.#rowsDue(choice, { ...slice, reused: 0, draftRows: 0 });
+  }
+
+  #rowsDue(
+    choice: ActiveChoice,
+    rows: Pick<ScheduledRows, "first" | "reused" | "tokens" | "draftRows">,
+  ): void {
+    const { first, reused, tokens, draftRows } = rows;
     this.#counters.draftedTokens += draftRows;
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.

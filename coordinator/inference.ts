@@ -289,6 +289,8 @@ export interface ClusterView {
     workersLostByReason: Record<WorkerLossReason, number>;
     staleMessages: number;
     steps: number;
+    /** Slices in which contexts were read while others decoded. */
+    contextSlices: number;
     /** Sequences that gave their KV blocks to others and were computed again. */
     preemptions: number;
     /** Prompt tokens whose rows were due, and those of them that were computed before. */

@@ -6,12 +6,14 @@ import type { Epoch, PipelineId, RequestId, SequenceId } from "../common/ids.js"
 import { kvBlockSize } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
-import { type ActiveChoice, rowRequests } from "./active-request.js";
+import { type ActiveChoice, contextRequest, rowRequests } from "./active-request.js";
 import type { PipelineView, TimingView } from "./inference.js";
 import { Pipeline, type SequenceOutcome } from "./pipeline/pipeline.js";
 import type { Candidate } from "./routing.js";
+import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import {
   type ScheduledRows,
+  type ScheduledStep,
   Scheduler,
   type SchedulerLimits,
   type SequenceOptions,
@@ -37,6 +39,8 @@ export interface ServingPorts {
   preempted(sequence: SequenceId): void;
   /** These rows of a choice are about to be sent. */
   rowsDue(choice: ActiveChoice, rows: ScheduledRows): void;
+  /** So is this slice of its context. */
+  sliceDue(choice: ActiveChoice, slice: ScheduledSlice): void;
 }
 
 export type ServingView = Pick<PipelineView, "blocks" | "sequences" | "microBatchesInFlight" | "timing">;
@@ -142,14 +146,16 @@ export class Serving {
     while (!this.#ended) {
       const step = this.#scheduler.next();
       if (step === null) return;
-      this.#rows.set(
-        step.step,
-        step.rows.reduce((total, { tokens }) => total + tokens.length, 0),
-      );
+      this.#rows.set(step.step, rowCountOf(step));
       for (const sequence of step.preempted) this.#ports.preempted(sequence);
+      const { slice } = step;
+      if (slice !== null) this.#ports.sliceDue(this.#ports.choiceOf(slice.sequence), slice);
       for (const rows of step.rows) this.#ports.rowsDue(this.#ports.choiceOf(rows.sequence), rows);
-      const requestsOf = (rows: ScheduledRows) => rowRequests(this.#ports.choiceOf(rows.sequence), rows);
-      this.#pipeline.submit(step, requestsOf, nowMs);
+      const requests = {
+        rows: (rows: ScheduledRows) => rowRequests(this.#ports.choiceOf(rows.sequence), rows),
+        slice: (part: ScheduledSlice) => contextRequest(this.#ports.choiceOf(part.sequence), part),
+      };
+      this.#pipeline.submit(step, requests, nowMs);
     }
   }
 
@@ -233,4 +239,10 @@ function optionsOf({ prompt, scores, request }: ActiveChoice): SequenceOptions {
     everyRow: scores !== null,
     rulesChangeAt: prompt.tokens.length + sampling.minTokens,
   };
+}
+
+/** Rows that a step computes; those of a context that is read in slices count with the last one. */
+function rowCountOf({ rows, slice }: ScheduledStep): number {
+  const context = slice?.last ? slice.rowCount : 0;
+  return rows.reduce((total, { tokens }) => total + tokens.length, context);
 }

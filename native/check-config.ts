@@ -44,6 +44,7 @@ export function checkStageConfig(config: StageConfig): void {
     throw new Error(`blockSize ${config.blockSize}: expected a multiple of ${KEY_TILE}`);
   }
   integerIn("maxRows", config.maxRows, 1, INT_MAX);
+  integerIn("contextRows", config.contextRows, 0, config.maxRows);
   integerIn("threads", config.threads, 1, THREADS_MAX);
 
   const layerCount = config.layerEnd - config.layerBegin;

@@ -2,14 +2,17 @@
 
 import { types } from "node:util";
 import { dtypeBytes, integerIn } from "./check-config.js";
-import type { SampleRequest, ScoreRequest, StageConfig, StepInput } from "./index.js";
+import type { SampleRequest, ScoreRequest, SequenceRows, StageConfig, StepInput } from "./index.js";
 
 const TOP_LOGPROBS_MAX = 20;
 const SEED_MAX = 2n ** 64n - 1n;
 
 /** @throws Error that says what was expected; nothing has happened to the stage then. */
 export function checkStep(input: StepInput, config: StageConfig): void {
-  const rowCount = checkSequences(input, config);
+  if (input.sequences.length === 0 && input.slice === undefined) {
+    throw new Error("sequences: expected at least one, or a slice");
+  }
+  const rowCount = checkSequences("sequences", input.sequences, config);
   checkContent(input, config, rowCount);
   if (config.head === null && input.samples.length + input.scores.length > 0) {
     throw new Error("samples or scores on a stage without head");
@@ -22,16 +25,19 @@ export function checkStep(input: StepInput, config: StageConfig): void {
   });
 }
 
-/** Returns the number of rows. */
-function checkSequences(input: StepInput, config: StageConfig): number {
+/** Returns the number of rows. Shared with the checks of a slice. */
+export function checkSequences(
+  name: string,
+  sequences: readonly SequenceRows[],
+  config: StageConfig,
+): number {
   const { blockSize, blockCount } = config;
-  if (input.sequences.length === 0) throw new Error("sequences: expected at least one");
   let rowCount = 0;
   const writers = new Map<number, number>();
   const prefixLength = config.prefix?.length ?? 0;
-  input.sequences.forEach((entry, i) => {
+  sequences.forEach((entry, i) => {
     const { rowCount: rows, startPosition, contextLength, maskPosition, blockTable } = entry;
-    const sequence = `sequences[${i}]`;
+    const sequence = `${name}[${i}]`;
     integerIn(`${sequence}.rowCount`, rows, 1, config.maxRows);
     integerIn(`${sequence}.startPosition`, startPosition, 0, config.shape.maxPositions - 1);
     int32Array(`${sequence}.blockTable`, blockTable);
@@ -64,7 +70,7 @@ function checkSequences(input: StepInput, config: StageConfig): number {
       if (j < Math.floor(firstSlot / blockSize)) continue;
       if (writers.has(block)) {
         throw new Error(
-          `${sequence}.blockTable[${j}]: block ${block} is also written by sequences[${writers.get(block)}]`,
+          `${sequence}.blockTable[${j}]: block ${block} is also written by ${name}[${writers.get(block)}]`,
         );
       }
       writers.set(block, i);
@@ -78,27 +84,49 @@ function checkSequences(input: StepInput, config: StageConfig): number {
 /** Token ids on the first stage, activations on the others. */
 function checkContent(input: StepInput, config: StageConfig, rowCount: number): void {
   const { tokenIds, activations } = input;
+  if (rowCount === 0) {
+    if (tokenIds === null && activations === null) return;
+    throw new Error("a step without rows takes neither tokenIds nor activations");
+  }
   if (config.embedding !== null) {
     if (tokenIds === null || activations !== null) {
       throw new Error("the first stage takes tokenIds and no activations");
     }
-    int32Array("tokenIds", tokenIds);
-    if (tokenIds.length !== rowCount) {
-      throw new Error(`tokenIds: ${tokenIds.length} ids for ${rowCount} rows`);
-    }
-    tokenIds.forEach((token, i) => {
-      checkToken(`tokenIds[${i}]`, token, config);
-    });
+    checkTokenIds("tokenIds", tokenIds, rowCount, config);
     return;
   }
   if (activations === null || tokenIds !== null) {
     throw new Error("a later stage takes activations and no tokenIds");
   }
-  if (!types.isUint8Array(activations)) throw new Error("activations: expected a Uint8Array");
+  checkActivations("activations", activations, rowCount, config);
+}
+
+/** Shared with the checks of a slice. */
+export function checkTokenIds(
+  name: string,
+  tokenIds: Int32Array,
+  rowCount: number,
+  config: StageConfig,
+): void {
+  int32Array(name, tokenIds);
+  if (tokenIds.length !== rowCount) throw new Error(`${name}: ${tokenIds.length} ids for ${rowCount} rows`);
+  tokenIds.forEach((token, i) => {
+    checkToken(`${name}[${i}]`, token, config);
+  });
+}
+
+/** Shared with the checks of a slice. */
+export function checkActivations(
+  name: string,
+  activations: Uint8Array,
+  rowCount: number,
+  config: StageConfig,
+): void {
+  if (!types.isUint8Array(activations)) throw new Error(`${name}: expected a Uint8Array`);
   const byteLength = rowCount * config.shape.hiddenSize * dtypeBytes(config.dtype);
   if (activations.byteLength !== byteLength) {
     throw new Error(
-      `activations: ${activations.byteLength} bytes; expected ${byteLength} for ${rowCount} rows of ${config.dtype}`,
+      `${name}: ${activations.byteLength} bytes; expected ${byteLength} for ${rowCount} rows of ${config.dtype}`,
     );
   }
 }

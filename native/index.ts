@@ -6,6 +6,7 @@
 
 import { type AddonStage, chosenKernels, loadAddon } from "./addon-loader.js";
 import { checkStageConfig } from "./check-config.js";
+import { checkSlice, type Parked, parkedAfter } from "./check-slice.js";
 import { checkStep } from "./check-step.js";
 
 /** Storage type of float tensors, of the residual stream and of the KV cache. */
@@ -166,6 +167,8 @@ export interface StageConfig {
   blockSize: number;
   /** Rows of one step never exceed this; workspace is allocated for it. */
   maxRows: number;
+  /** Rows of the longest context that is read in slices, at most maxRows; 0: none is. */
+  contextRows: number;
   /** Compute threads of this stage (>= 1). */
   threads: number;
 }
@@ -175,7 +178,9 @@ export interface SequenceRows {
   rowCount: number;
   /** Position of the first of these rows; KV slots before it are valid. */
   startPosition: number;
-  /** Rows [0, contextLength) see all of each other (prefix-LM): they come in one step. 0: none do. */
+  /**
+   * Rows [0, contextLength) see all of each other (prefix-LM): they come in one step, or in slices. 0: none do.
+   */
   contextLength: number;
   /** What stands for the position of every row from contextLength on; -1: positions go on. */
   maskPosition: number;
@@ -229,11 +234,30 @@ export interface TokenResult {
   finite: boolean;
 }
 
-export interface StepInput {
-  sequences: SequenceRows[];
-  /** First stage: token id per row. Otherwise null. */
+/**
+ * Layers [layerBegin, layerEnd) of the model, all of this stage, for the rows of one whole context. Between
+ * its slices the stage keeps their residual stream ("parked"), of one context at a time. No layers, at the
+ * stage's first one: rows of the previous stage arrive.
+ */
+export interface SliceInput {
+  /** Exactly the context's rows. */
+  rows: SequenceRows;
+  layerBegin: number;
+  layerEnd: number;
+  /** First stage, with the context's first slice: token id per row. Otherwise null. */
   tokenIds: Int32Array | null;
-  /** Later stages: rows x hiddenSize in dtype, little-endian. Otherwise null. */
+  /** Later stages, when the context arrives: rows x hiddenSize in dtype, little-endian. Otherwise null. */
+  activations: Uint8Array | null;
+}
+
+export interface StepInput {
+  /** Computed in front of the step's rows, which may read what it stores. */
+  slice?: SliceInput;
+  /** May be empty beside a slice. */
+  sequences: SequenceRows[];
+  /** First stage: token id per row. Otherwise, and without rows, null. */
+  tokenIds: Int32Array | null;
+  /** Later stages: rows x hiddenSize in dtype, little-endian. Otherwise, and without rows, null. */
   activations: Uint8Array | null;
   /** Last stage only; empty elsewhere. */
   samples: SampleRequest[];
@@ -241,8 +265,10 @@ export interface StepInput {
 }
 
 export interface StepOutput {
-  /** rows x hiddenSize in dtype, little-endian; null on the last stage. */
+  /** rows x hiddenSize in dtype, little-endian; null on the last stage and without rows. */
   activations: Uint8Array | null;
+  /** The same of the context whose slice ended with the stage's last layer; null or absent otherwise. */
+  sliceActivations?: Uint8Array | null;
   /**
    * In the order of the requests. One with a draft of k has 1 to k + 1 of them: the last one is the first that
    * is not the draft's token at its place (or not finite), or the one behind the whole draft.
@@ -302,7 +328,7 @@ export class Stage {
   readonly weightBytes: number;
   /** Reserved for keys and values; pages that no token has reached take no memory. */
   readonly kvBytes: number;
-  /** Everything else, sized by maxRows. */
+  /** Everything else, sized by maxRows and contextRows. */
   readonly workspaceBytes: number;
   /** The kernel variant this stage runs. */
   readonly kernels: string;
@@ -310,6 +336,7 @@ export class Stage {
   readonly roundings: readonly TensorRounding[];
   readonly #config: StageConfig;
   readonly #addonStage: AddonStage;
+  #parked: Parked | null = null;
   #closed: Promise<void> | null = null;
 
   private constructor(config: StageConfig, addonStage: AddonStage) {
@@ -354,8 +381,13 @@ export class Stage {
    */
   async step(input: StepInput): Promise<StepOutput> {
     if (this.#closed !== null) throw new Error("the stage is closed");
+    const { slice = null } = input;
     checkStep(input, this.#config);
-    return await this.#addonStage.step(input);
+    if (slice !== null) {
+      checkSlice(slice, this.#parked, this.#config);
+      this.#parked = parkedAfter(slice, this.#config);
+    }
+    return await this.#addonStage.step({ ...input, slice });
   }
 
   /** A counter that moves while the engine computes: every tile of every kernel bumps it. */

@@ -13,7 +13,8 @@ import type { SequenceRows__Output } from "../proto/generated/glm/relay/internal
 import type { StepHeader__Output } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { TokenResult as TokenResultMessage } from "../proto/generated/glm/relay/internal/v1/TokenResult.js";
-import type { BlockTables } from "./kv-cache/block-tables.js";
+import type { BlockTables, TableChange } from "./kv-cache/block-tables.js";
+import type { ReadSlice } from "./slices.js";
 
 /** The field is a uint32. */
 const maxStageUs = 2 ** 32 - 1;
@@ -35,6 +36,7 @@ export interface StepFormat {
 
 /**
  * Turns a step into the engine's input and moves the block tables on.
+ * @param slice What the header says of a slice (slices.ts).
  * @throws RelayError corrupt_message when header, activations and tables contradict each other; the
  *   tables have not changed then.
  */
@@ -43,8 +45,10 @@ export function decodeStep(
   activations: Uint8Array,
   tables: BlockTables,
   format: StepFormat,
+  slice: ReadSlice | null = null,
 ): StepInput {
   const rows = header.sequences.reduce((sum, sequence) => sum + sequence.rowCount, 0);
+  if (rows === 0 && slice === null) throw corrupt("step has no rows: expected at least one, or a slice");
   if (rows > format.maxRows) throw corrupt(`step has ${rows} rows: expected at most ${format.maxRows}`);
   const activationBytes = format.first ? 0 : rows * format.rowBytes;
   if (activations.byteLength !== activationBytes) {
@@ -56,25 +60,15 @@ export function decodeStep(
     const got = `${header.stageUs.length} compute times`;
     throw corrupt(`step has the ${got} of stages before stage ${format.stage}: expected ${format.stage}`);
   }
-  const tokenIds = format.first ? decodeTokens(header, rows, format.tokenCount) : null;
+  const tokenIds = format.first && rows > 0 ? decodeTokens(header, rows, format.tokenCount) : null;
   for (const sequence of header.sequences) checkDraft(sequence);
   const requests = format.last ? decodeRequests(header, format.tokenCount) : { samples: [], scores: [] };
-  for (const { sequence, requestId } of header.sequences) {
-    if (requestId.length <= maxLoggedIdLength) continue;
-    throw corrupt(
-      `sequence ${sequence} has a request id of ${requestId.length} characters: expected at most ${maxLoggedIdLength}`,
-    );
-  }
-  const changes = header.sequences.map(({ sequence, requestId, validLength, rowCount, newBlocks }) => ({
-    sequence,
-    requestId,
-    validLength,
-    rowCount,
-    newBlocks: int32s(newBlocks, "new blocks", sequence),
-  }));
+  const changes = header.sequences.map(tableChange);
   const contexts = header.sequences.map(contextOf);
-  const blockTables = tables.apply(header.ended, changes);
+  const blockTables = tables.apply(header.ended, changes, slice?.change);
+  const sliceTable = slice === null ? null : blockTables.shift()!;
   return {
+    ...(slice !== null && slice.input !== null && { slice: slice.input(sliceTable!) }),
     sequences: changes.map((change, index) => ({
       rowCount: change.rowCount,
       startPosition: change.validLength,
@@ -82,13 +76,30 @@ export function decodeStep(
       blockTable: blockTables[index]!,
     })),
     tokenIds,
-    activations: format.first ? null : activations,
+    activations: format.first || rows === 0 ? null : activations,
     ...requests,
   };
 }
 
-/** A context comes with its first row, or has come before. */
-function contextOf(rows: SequenceRows__Output): { contextLength: number; maskPosition: number } {
+/** What rows say about their sequence's table. @throws RelayError corrupt_message. */
+export function tableChange(rows: SequenceRows__Output): TableChange {
+  const { sequence, requestId, validLength, rowCount, newBlocks } = rows;
+  if (requestId.length > maxLoggedIdLength) {
+    throw corrupt(
+      `sequence ${sequence} has a request id of ${requestId.length} characters: expected at most ${maxLoggedIdLength}`,
+    );
+  }
+  return {
+    sequence,
+    requestId,
+    validLength,
+    rowCount,
+    newBlocks: int32s(newBlocks, "new blocks", sequence),
+  };
+}
+
+/** A context comes with its first row, or has come before. @throws RelayError corrupt_message. */
+export function contextOf(rows: SequenceRows__Output): { contextLength: number; maskPosition: number } {
   const { sequence, context, validLength, rowCount } = rows;
   if (context === null) return { contextLength: 0, maskPosition: -1 };
   const { length, maskPosition } = context;
@@ -122,12 +133,18 @@ function decodeTokens(header: StepHeader__Output, rows: number, tokenCount: numb
   const tokens = new Int32Array(rows);
   let row = 0;
   for (const sequence of header.sequences) {
-    const ids = rowValues(sequence, sequence.tokenIds, "token ids");
-    for (const id of ids) requireToken(sequence, id, tokenCount);
+    const ids = tokenIdsOf(sequence, tokenCount);
     tokens.set(ids, row);
     row += ids.length;
   }
   return tokens;
+}
+
+/** One per row. @throws RelayError corrupt_message. */
+export function tokenIdsOf(sequence: SequenceRows__Output, tokenCount: number): Int32Array {
+  const ids = rowValues(sequence, sequence.tokenIds, "token ids");
+  for (const id of ids) requireToken(sequence, id, tokenCount);
+  return ids;
 }
 
 function decodeRequests(
@@ -204,10 +221,18 @@ function requireToken(sequence: SequenceRows__Output, token: number, tokenCount:
 /**
  * The frame for the successor: the header as it came, with this stage's activations and compute time.
  * @param computeUs Microseconds inside the engine.
+ * @param sliceActivations Of the context whose slice ended with this stage's last layer.
  */
-export function stepFrame(header: StepHeader__Output, activations: Uint8Array, computeUs: number): LinkFrame {
+export function stepFrame(
+  header: StepHeader__Output,
+  activations: Uint8Array,
+  computeUs: number,
+  sliceActivations: Uint8Array | null = null,
+): LinkFrame {
   const stageUs = stageTimes(header, computeUs);
-  return { step: { header: { ...header, stageUs }, activations, checksum: checksum(activations) } };
+  const step = { header: { ...header, stageUs }, activations, checksum: checksum(activations) };
+  if (sliceActivations === null) return { step };
+  return { step: { ...step, sliceActivations, sliceChecksum: checksum(sliceActivations) } };
 }
 
 /** Whole microseconds; a step that takes over an hour says no more than that it took as long. */

@@ -2,7 +2,7 @@
  * An engine that computes nothing: what a cluster costs beside its kernels is what is left. Block tables,
  * checks, links and control are those of every worker; only the numbers are made up.
  */
-import { openModel } from "../../checkpoint/index.js";
+import { contextRowsOf, openModel } from "../../checkpoint/index.js";
 import type { SampleRequest, StepInput, StepOutput, TokenResult } from "../../native/index.js";
 import type { Engine, EngineStage } from "../../worker/stage/engine.js";
 import { isFirst, isLast, type StagePlan } from "../../worker/stage/plan.js";
@@ -27,13 +27,15 @@ export function nullEngine(): Engine {
     backend: "null",
     canonVersion: 0,
     async openModel(directory, options) {
-      const { shape, fingerprint, prefixLength } = await openModel(directory, options);
+      const model = await openModel(directory, options);
+      const { shape, fingerprint, prefixLength } = model;
       return {
         fingerprint,
         layerCount: shape.layerCount,
         hiddenSize,
         tokenCount: shape.tokenCount,
         prefixLength,
+        contextRows: contextRowsOf(model),
         buildStage: async (plan) => new NullStage(plan),
       };
     },
@@ -58,8 +60,12 @@ class NullStage implements EngineStage {
   async step(input: StepInput): Promise<StepOutput> {
     this.#steps++;
     const rows = input.sequences.reduce((sum, { rowCount }) => sum + rowCount, 0);
-    const activations = isFirst(this.#plan) ? this.#embed(input.tokenIds!) : Buffer.from(input.activations!);
-    if (!isLast(this.#plan)) return { activations, samples: [], scores: [], computeUs: 0 };
+    const activations = isFirst(this.#plan)
+      ? this.#embed(input.tokenIds ?? noInts)
+      : Buffer.from(input.activations ?? noInts);
+    if (!isLast(this.#plan)) {
+      return { activations, ...this.#read(input), samples: [], scores: [], computeUs: 0 };
+    }
     const tokenAt = (row: number) => activations.readInt32LE(row * this.#rowBytes);
     if (activations.length !== rows * this.#rowBytes) throw new Error(`${activations.length} bytes came`);
     return {
@@ -75,6 +81,13 @@ class NullStage implements EngineStage {
   }
 
   async close(): Promise<void> {}
+
+  /** Of a context in slices nothing is kept but the number of its rows. */
+  #read({ slice }: StepInput): { sliceActivations?: Uint8Array } {
+    const { layerEnd } = this.#plan;
+    if (slice?.layerEnd !== layerEnd) return {};
+    return { sliceActivations: new Uint8Array(slice.rows.rowCount * this.#rowBytes) };
+  }
 
   #embed(tokens: Int32Array): Buffer {
     const activations = Buffer.alloc(tokens.length * this.#rowBytes);

@@ -97,6 +97,11 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     "Sequences that gave their KV blocks to others and were computed again.",
     ["model"],
   );
+  const contextSlices = counter(
+    "context_slices_total",
+    "Slices of layers in which contexts were read while others decoded.",
+    ["model"],
+  );
   const draftedTokens = counter(
     "speculation_drafted_tokens_total",
     "Tokens guessed at whose rows were sent with a step.",
@@ -190,6 +195,7 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
       show(prefixCacheQueries, { model }, view.counters.prefixCacheQueries);
       show(prefixCacheHits, { model }, view.counters.prefixCacheHits);
       show(preemptions, { model }, view.counters.preemptions);
+      show(contextSlices, { model }, view.counters.contextSlices);
       show(draftedTokens, { model }, view.counters.draftedTokens);
       show(acceptedTokens, { model }, view.counters.acceptedTokens);
       stageBusy.reset();

@@ -321,7 +321,7 @@ export class PipelinePlan {
     this.#state = { kind: "formed", plan };
     this.#ports.log("info", `epoch ${formatEpoch(epoch)}: ${stages.length} stages linked`);
     this.#everFormed = true;
-    this.#ports.formed(this.id, epoch, placement.blockCount, stages.length);
+    this.#ports.formed(this.id, epoch, placement.blockCount, placement.stages);
   }
 
   #isOverdue(): boolean {

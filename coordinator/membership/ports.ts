@@ -38,7 +38,7 @@ export interface MembershipPorts extends Omit<MembersPorts, "lost"> {
   /** The plan's links are closed quietly. */
   planOver(pipeline: PipelineId): void;
   /** All stages are linked: the pipeline of this epoch takes steps. */
-  formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stageCount: number): void;
+  formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stages: readonly LayerRange[]): void;
   /** The formed pipeline is gone. */
   dissolved(pipeline: PipelineId, error: RelayError): void;
 }

@@ -14,10 +14,12 @@ import {
 import type { Context } from "../../proto/generated/glm/relay/internal/v1/Context.js";
 import type { Sampling } from "../../proto/generated/glm/relay/internal/v1/Sampling.js";
 import type { SequenceResult__Output } from "../../proto/generated/glm/relay/internal/v1/SequenceResult.js";
+import type { Slice } from "../../proto/generated/glm/relay/internal/v1/Slice.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { TokenResult__Output } from "../../proto/generated/glm/relay/internal/v1/TokenResult.js";
 import type { PromptContext, SamplingParams, TokenLogprob } from "../inference.js";
+import type { ScheduledSlice } from "../scheduler/context-slices.js";
 import type { ScheduledRows, ScheduledStep } from "../scheduler/scheduler.js";
 
 /** What the header says about drawing a sequence's next token; constant over its life, so it is made once. */
@@ -58,6 +60,19 @@ export interface RowRequests {
   scoreTargets: readonly number[];
 }
 
+/** What a step asks beside a slice of a context. */
+export interface ContextRequest {
+  /** The request's name in the logs, with a sequence's first rows; else empty. */
+  requestId: string;
+  context: PromptContext;
+}
+
+/** Looked up while a header is built. */
+export interface StepRequests {
+  rows(rows: ScheduledRows): RowRequests;
+  slice(slice: ScheduledSlice): ContextRequest;
+}
+
 export interface SequenceOutcome {
   sequence: SequenceId;
   /** The drawn tokens in order, more than one when a draft held; empty when the step asked for none. */
@@ -81,6 +96,8 @@ interface SequenceInFlight {
 
 interface StepInFlight {
   sequences: SequenceInFlight[];
+  /** The sequence with a slice, which gives no result. */
+  sliced: SequenceId | null;
   sentAtMs: number;
 }
 
@@ -108,18 +125,24 @@ export class Pipeline {
 
   /** Sequences with rows between the coordinator and the last stage. */
   sequencesInFlight(): Set<SequenceId> {
-    return new Set([...this.#inFlight.values()].flatMap(({ sequences }) => sequences.map(({ id }) => id)));
+    const ids = new Set<SequenceId>();
+    for (const { sequences, sliced } of this.#inFlight.values()) {
+      for (const { id } of sequences) ids.add(id);
+      if (sliced !== null) ids.add(sliced);
+    }
+    return ids;
   }
 
-  submit(scheduled: ScheduledStep, requests: (rows: ScheduledRows) => RowRequests, nowMs: number): void {
+  submit(scheduled: ScheduledStep, requests: StepRequests, nowMs: number): void {
     const sequences: StepInFlight["sequences"] = [];
     const header: StepHeader = {
       epoch: this.epoch,
       pipeline: this.#id,
       step: scheduled.step,
       ended: scheduled.ended,
+      slice: scheduled.slice && sliceMessage(scheduled.slice, requests.slice(scheduled.slice)),
       sequences: scheduled.rows.map((rows) => {
-        const request = requests(rows);
+        const request = requests.rows(rows);
         const { scoreTargets } = request;
         const scores = scoreTargets.length === 0 ? 0 : scoreTargets.filter((target) => target >= 0).length;
         const decided = rows.tokens.length - rows.draftRows;
@@ -145,7 +168,8 @@ export class Pipeline {
         };
       }),
     };
-    this.#inFlight.set(scheduled.step, { sequences, sentAtMs: nowMs });
+    const sliced = scheduled.slice?.sequence ?? null;
+    this.#inFlight.set(scheduled.step, { sequences, sliced, sentAtMs: nowMs });
     this.#send(header);
   }
 
@@ -208,6 +232,20 @@ function answers(got: SequenceResult__Output, expected: SequenceInFlight): boole
     if (!isLast) return finite && token === expected.draft[index];
     return !finite || index === expected.draft.length || token !== expected.draft[index];
   });
+}
+
+function sliceMessage(slice: ScheduledSlice, { requestId, context }: ContextRequest): Slice {
+  const { sequence, rowCount, tokens, newBlocks, layerBegin, layerEnd } = slice;
+  const rows = {
+    sequence,
+    validLength: 0,
+    rowCount,
+    tokenIds: bytesFromInt32(tokens),
+    newBlocks: bytesFromInt32(newBlocks),
+    context: contextMessage(context),
+    requestId,
+  };
+  return { rows, layerBegin, layerEnd };
 }
 
 function contextMessage({ length, mask, constantPosition }: PromptContext): Context {

@@ -3,8 +3,14 @@
  * tensors and the precision. The workspace repeats what native/model/layer_loop.cc allocates; a test
  * holds every figure of this file against the engine's own.
  */
-import { type LayerTensors, type Model, stageTensors, type TensorSource } from "../../checkpoint/index.js";
-import { maxContextRows, maxStepRows } from "../../common/limits.js";
+import {
+  contextRowsOf,
+  type LayerTensors,
+  type Model,
+  stageTensors,
+  type TensorSource,
+} from "../../checkpoint/index.js";
+import { maxStepRows } from "../../common/limits.js";
 import {
   layerKvBytesPerToken,
   matrixBytes,
@@ -33,9 +39,8 @@ const processBytes = 100 * 2 ** 20;
  * Rows of one step that the stages make room for: of a prefix-LM, whose context is read as a whole, one
  * longest context beside what other sequences have in the step.
  */
-export function engineRows({ card, shape }: Pick<Model, "card" | "shape">): number {
-  if (card.attention.kind === "causal") return maxStepRows;
-  return maxStepRows + Math.min(shape.maxPositions, maxContextRows);
+export function engineRows(model: Pick<Model, "card" | "shape">): number {
+  return maxStepRows + contextRowsOf(model);
 }
 
 /** @param maxRows Rows of one step. */
@@ -56,7 +61,7 @@ export function placementModel(model: Model, precision: Precision, maxRows: numb
       partBytes([finalNorm, finalNormBias].flatMap((norm) => norm ?? [])) +
       matrixBytes(headRows, shape.hiddenSize, head![0]!.dtype, precision.head),
     layerKvBytesPerToken: layerKvBytesPerToken(shape, precision.kvType),
-    workspace: workspaceBytes(shape, precision, maxRows),
+    workspace: workspaceBytes(shape, precision, maxRows, Math.min(contextRowsOf(model), maxRows)),
     processBytes,
   };
 }
@@ -102,7 +107,12 @@ function partBytes(vectors: TensorSource[]): number {
   return vectors.reduce((sum, { shape }) => sum + shape[0]! * float32Bytes, 0);
 }
 
-function workspaceBytes(shape: ModelShape, precision: Precision, maxRows: number): WorkspaceBytes {
+function workspaceBytes(
+  shape: ModelShape,
+  precision: Precision,
+  maxRows: number,
+  contextRows: number,
+): WorkspaceBytes {
   const { hiddenSize, headCount, headDim, tokenCount, ropeDim, experts } = shape;
   const queryColumns = headCount * headDim;
   const ffnSize = Math.max(shape.ffnSize, experts?.sharedFfnSize ?? 0);
@@ -118,7 +128,8 @@ function workspaceBytes(shape: ModelShape, precision: Precision, maxRows: number
   const layerRounded = precision.weights === null ? 0 : rounded(layerColumns);
   const lastRounded = precision.head === null ? 0 : rounded(hiddenSize);
   return {
-    stage: (maxRows * stepRow + tile * tileRow) * float32Bytes + layerRounded,
+    // The residual stream of a context that is read in slices waits beside the step's.
+    stage: (contextRows * hiddenSize + maxRows * stepRow + tile * tileRow) * float32Bytes + layerRounded,
     perThread: (attention + 2 * (experts?.count ?? 0)) * float32Bytes,
     first: maxRows * hiddenSize * dtypeBytes(precision.dtype),
     last: logitRows * (hiddenSize + 2 * tokenCount) * float32Bytes + Math.max(0, lastRounded - layerRounded),

@@ -7,8 +7,10 @@
 import type { SequenceId } from "../../common/ids.js";
 import { kvBlockSize, maxMicroBatchesInFlight } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
+import type { LayerRange } from "../placement/cut.js";
 import { defaultTenant, goesBefore, type RequestClass } from "../request-class.js";
 import { BlockPool, type PrefixNode } from "./block-pool.js";
+import { ContextSlices, type ScheduledSlice } from "./context-slices.js";
 import { evenShare } from "./even-share.js";
 import { type DraftCandidate, type Drafter, Speculation } from "./speculation.js";
 import { StepBatch } from "./step-batch.js";
@@ -20,6 +22,8 @@ export interface SchedulerLimits {
   /** KV blocks that every stage has. */
   blockCount: number;
   stageCount: number;
+  /** Layers of each stage; absent: contexts are not read in slices. */
+  stages?: readonly LayerRange[];
   /** Micro-batches in flight at most; null: what the timing says, and stages before it says anything. */
   microBatches: number | null;
   /** Rows of one step, prefill and decode together. */
@@ -53,6 +57,8 @@ export interface ScheduledRows {
 
 export interface ScheduledStep {
   step: number;
+  /** Of a context that is read in slices, in front of the rows, which may go on with the same sequence. */
+  slice: ScheduledSlice | null;
   rows: ScheduledRows[];
   /** Sequences that ended or were preempted since the last step; the stages drop their block tables. */
   ended: SequenceId[];
@@ -66,8 +72,8 @@ export interface SequenceOptions {
   tenant?: string;
   class?: RequestClass;
   /**
-   * Tokens at the beginning that must travel in one step, which may then have as many rows beside its usual
-   * ones; 0 for causal attention.
+   * Tokens at the beginning that are read as a whole: in one step, which may then have as many rows beside its
+   * usual ones, or in slices of layers. 0 for causal attention.
    */
   whole?: number;
   /** Sequences of a tenant with another one never share blocks. */
@@ -114,7 +120,7 @@ interface SequenceState extends Submitted {
   reservation: number;
   /** Guesses at its next tokens; null without speculation, and before a token is drawn for it. */
   drafter: Drafter | null;
-  /** The step it travels in, or null. A sequence is in one step at a time. */
+  /** The newest step it travels in, or null. Its rows are in one step at a time, slices of its context in several. */
   inStep: number | null;
   /** What happens to it when the step that it travels in has come back. */
   afterStep: "go on" | "end" | "wait";
@@ -124,6 +130,8 @@ interface StepInFlight {
   sequences: SequenceId[];
   /** Those of them that decode. */
   decodes: number;
+  /** The one with a slice of its context. */
+  sliced: SequenceId | null;
 }
 
 /** Where several pipelines hold the beginning of a prompt, more of it does not matter for the choice between them. */
@@ -150,6 +158,8 @@ export class Scheduler {
   readonly #speculation: Speculation | null;
   readonly #steps = new Map<number, StepInFlight>();
   readonly #runningOf: Record<RequestClass, number> = { interactive: 0, batch: 0 };
+  /** null: contexts come whole. */
+  readonly #slices: ContextSlices | null;
   #ended: SequenceId[] = [];
   #preemptedSinceStep: SequenceId[] = [];
   #lastStep = 0;
@@ -166,6 +176,8 @@ export class Scheduler {
     this.#timing = timing;
     this.#expectedReply = limits.firstExpectedReply;
     this.#pool = new BlockPool(limits.blockCount);
+    const { stages, prefillChunk } = limits;
+    this.#slices = stages === undefined ? null : new ContextSlices(stages, prefillChunk);
     this.#speculation = limits.speculation === true ? new Speculation() : null;
   }
 
@@ -294,9 +306,12 @@ export class Scheduler {
     const inFlight = this.#steps.get(step);
     if (inFlight === undefined) throw new Error(`Scheduler.complete: step ${step} is not in flight`);
     this.#steps.delete(step);
+    this.#slices?.complete(step);
     if (measured !== undefined) this.#timing.finished(step, measured);
-    for (const id of inFlight.sequences) {
+    const { sequences, sliced } = inFlight;
+    for (const id of sliced === null || sequences.includes(sliced) ? sequences : [...sequences, sliced]) {
       const sequence = this.#running.get(id)!;
+      if (sequence.inStep !== step) continue; // a later slice is still on its way
       sequence.inStep = null;
       if (sequence.afterStep === "end") this.#end(sequence);
       else if (sequence.afterStep === "wait") this.#preempt(sequence);
@@ -313,27 +328,82 @@ export class Scheduler {
     const step = this.#lastStep + 1;
     const rows: ScheduledRows[] = [];
     const batch = this.#newBatch(survey);
-    for (const sequence of survey.ready) {
-      if (batch.full) break;
-      // Preempted for one before it.
-      if (!this.#running.has(sequence.id) || !batch.admits(sequence)) continue;
+    const take = (sequence: SequenceState) => {
       const whole = sequence.computed < sequence.whole ? sequence.whole : 0;
       const decodes = isDecode(sequence);
       const scheduled = this.#schedule(sequence, batch);
-      if (scheduled === null) continue;
+      if (scheduled === null) return;
       this.#depart(sequence, step);
       batch.add(scheduled.start, scheduled.tokens.length, whole, decodes);
       rows.push(scheduled);
+    };
+    for (const sequence of survey.ready) {
+      if (batch.full) break;
+      // Preempted for one before it.
+      if (this.#running.has(sequence.id) && batch.admits(sequence)) take(sequence);
     }
-    if (rows.length === 0) return null;
+    // Behind the decodes, which have the first right to blocks.
+    const slice = this.#nextSlice(survey.ready, batch);
+    if (slice?.last && batch.budget > 0) take(this.#running.get(slice.sequence)!);
+    if (rows.length === 0 && slice === null) return null;
     this.#addDrafts(rows, batch);
     this.#lastStep = step;
-    this.#steps.set(step, { sequences: rows.map(({ sequence }) => sequence), decodes: batch.decodes });
-    this.#timing.sent(step, batch.size);
+    const sequences = rows.map(({ sequence }) => sequence);
+    this.#steps.set(step, { sequences, decodes: batch.decodes, sliced: slice?.sequence ?? null });
+    this.#timing.sent(step, batch.size, slice && this.#slices!.sent(step, slice));
     const [ended, preempted] = [this.#ended, this.#preemptedSinceStep];
     this.#ended = [];
     this.#preemptedSinceStep = [];
-    return { step, rows, ended, preempted };
+    return { step, slice, rows, ended, preempted };
+  }
+
+  /** A slice for this step, of a context that decodes would have to wait for if it came whole. */
+  #nextSlice(ready: readonly SequenceState[], batch: StepBatch): ScheduledSlice | null {
+    const slices = this.#slices;
+    if (slices === null || batch.hasContext) return null;
+    const unread = ready.find(
+      ({ id, computed, whole }) => computed < whole && !slices.has(id) && this.#running.has(id),
+    );
+    if (slices.count === 0 && unread === undefined) return null;
+    if (unread !== undefined && !batch.limits.wholeContexts && slices.hasRoom && this.#drawContext(unread)) {
+      slices.begin(unread.id, unread.whole);
+    }
+    const { microBatches } = batch.limits;
+    const limits = {
+      crowded: this.#someDecode(),
+      microBatches,
+      workOf: (stage: number) => this.#timing.sliceWork({ has: batch.size, stage, microBatches }),
+    };
+    const slice = slices.next(limits, (id) => this.#running.get(id)!.afterStep !== "go on");
+    if (slice === null) return null;
+    const sequence = this.#running.get(slice.sequence)!;
+    sequence.inStep = this.#lastStep + 1;
+    const first = sequence.announced === 0;
+    const newBlocks = sequence.blocks.slice(sequence.announced);
+    sequence.announced = sequence.blocks.length;
+    const { whole: rowCount } = sequence;
+    const last = slice.layerEnd === slices.layerCount;
+    if (last) {
+      sequence.computed = rowCount;
+      sequence.sent = rowCount;
+    }
+    const tokens = first ? sequence.tokens.slice(0, rowCount) : [];
+    return { ...slice, rowCount, tokens, newBlocks, first, last };
+  }
+
+  /** Somebody waits for the next token of a sequence whose context has been read. */
+  #someDecode(): boolean {
+    for (const { generates, afterStep, computed, whole } of this.#running.values()) {
+      if (generates && afterStep === "go on" && computed > 0 && computed >= whole) return true;
+    }
+    return false;
+  }
+
+  /** Blocks for a context. @returns false when it has to wait for them. */
+  #drawContext(sequence: SequenceState): boolean {
+    if (!this.#draw(sequence, this.#blocksFor(sequence.whole))) return false;
+    this.#settle(sequence, 0, sequence.whole);
+    return true;
   }
 
   #chooseMicroBatches(): number {
@@ -357,6 +427,8 @@ export class Scheduler {
       decodeShare: evenShare(decoding, microBatches, decodes),
       microBatches,
       decoding: interactiveDecoding,
+      // Nobody's next token waits for it.
+      wholeContexts: this.#slices === null || (this.#slices.count === 0 && !this.#someDecode()),
     });
   }
 
@@ -681,6 +753,7 @@ export class Scheduler {
 
   #free(sequence: SequenceState): void {
     this.#running.delete(sequence.id);
+    this.#slices?.drop(sequence.id);
     this.#runningOf[sequence.class]--;
     this.#waiting.chargePrompt(sequence.tab, -sequence.prepaid);
     this.#pool.release(sequence.blocks, sequence.reservation);

@@ -14,6 +14,8 @@ export interface StepLimits {
   microBatches: number;
   /** Somebody waits for a next token, in this step or in another. */
   decoding: boolean;
+  /** A context may come whole; otherwise it is read in slices. */
+  wholeContexts: boolean;
 }
 
 export class StepBatch {
@@ -41,6 +43,11 @@ export class StepBatch {
     return this.#sequences >= this.limits.share || this.#budget === 0;
   }
 
+  /** It has a whole context. */
+  get hasContext(): boolean {
+    return this.#hasContext;
+  }
+
   get decodes(): number {
     return this.#decodes;
   }
@@ -53,7 +60,7 @@ export class StepBatch {
   /** Whether a sequence may travel with it. One context per step: the stages have room for the longest one. */
   admits(sequence: Runner & { whole: number }): boolean {
     if (this.#passedOver !== null && goesBefore(this.#passedOver, sequence.class)) return false;
-    if (sequence.computed < sequence.whole) return !this.#hasContext;
+    if (sequence.computed < sequence.whole) return this.limits.wholeContexts && !this.#hasContext;
     if (!isDecode(sequence) || this.#decodes < this.limits.decodeShare) return true;
     this.#passedOver ??= sequence.class;
     return false;

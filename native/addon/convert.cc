@@ -191,6 +191,23 @@ SequenceRows toSequenceRows(const Napi::Object& object) {
           toInt(object, "maskPosition"), toInts(object, "blockTable")};
 }
 
+// Null: none.
+std::vector<uint8_t> toBytes(const Napi::Object& object, const char* name) {
+  if (isNull(object, name)) return {};
+  const Napi::Uint8Array bytes = object.Get(name).As<Napi::Uint8Array>();
+  return {bytes.Data(), bytes.Data() + bytes.ElementLength()};
+}
+
+SliceInput toSliceInput(const Napi::Object& object) {
+  SliceInput slice = {};
+  slice.rows = toSequenceRows(object.Get("rows").As<Napi::Object>());
+  slice.layerBegin = toInt(object, "layerBegin");
+  slice.layerEnd = toInt(object, "layerEnd");
+  if (!isNull(object, "tokenIds")) slice.tokenIds = toInts(object, "tokenIds");
+  slice.activations = toBytes(object, "activations");
+  return slice;
+}
+
 SampleRequest toSampleRequest(const Napi::Object& object) {
   SampleRequest request = {};
   request.row = toInt(object, "row");
@@ -234,8 +251,9 @@ Napi::Array fromTokenResults(Napi::Env env, const std::vector<TokenResult>& resu
   return array;
 }
 
-// Hands the bytes to JavaScript without a copy: the vector lives until the array is collected.
+// Hands the bytes to JavaScript without a copy: the vector lives until the array is collected. None: null.
 Napi::Value fromBytes(Napi::Env env, std::vector<uint8_t> bytes) {
+  if (bytes.empty()) return env.Null();
   auto* owner = new std::vector<uint8_t>(std::move(bytes));
   const Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(
       env, owner->data(), owner->size(),
@@ -268,22 +286,21 @@ StageConfig toStageConfig(const Napi::Object& object) {
   config.blockCount = toInt(object, "blockCount");
   config.blockSize = toInt(object, "blockSize");
   config.maxRows = toInt(object, "maxRows");
+  config.contextRows = toInt(object, "contextRows");
   config.threads = toInt(object, "threads");
   return config;
 }
 
 std::shared_ptr<StepInput> toStepInput(const Napi::Object& object) {
   auto input = std::make_shared<StepInput>();
+  if (!isNull(object, "slice")) input->slice = toSliceInput(object.Get("slice").As<Napi::Object>());
   input->rowCount = 0;
   forEachElement(object, "sequences", [&](const Napi::Object& rows) {
     input->sequences.push_back(toSequenceRows(rows));
     input->rowCount += input->sequences.back().rowCount;
   });
   if (!isNull(object, "tokenIds")) input->tokenIds = toInts(object, "tokenIds");
-  if (!isNull(object, "activations")) {
-    const Napi::Uint8Array bytes = object.Get("activations").As<Napi::Uint8Array>();
-    input->activations.assign(bytes.Data(), bytes.Data() + bytes.ElementLength());
-  }
+  input->activations = toBytes(object, "activations");
   forEachElement(object, "samples",
                  [&](const Napi::Object& request) { input->samples.push_back(toSampleRequest(request)); });
   forEachElement(object, "scores",
@@ -291,9 +308,10 @@ std::shared_ptr<StepInput> toStepInput(const Napi::Object& object) {
   return input;
 }
 
-Napi::Object fromStepOutput(Napi::Env env, StepOutput output, bool lastStage) {
+Napi::Object fromStepOutput(Napi::Env env, StepOutput output) {
   Napi::Object object = Napi::Object::New(env);
-  object.Set("activations", lastStage ? env.Null() : fromBytes(env, std::move(output.activations)));
+  object.Set("activations", fromBytes(env, std::move(output.activations)));
+  object.Set("sliceActivations", fromBytes(env, std::move(output.sliceActivations)));
   object.Set("samples", fromTokenResults(env, output.samples));
   object.Set("scores", fromTokenResults(env, output.scores));
   object.Set("computeUs", output.computeUs);

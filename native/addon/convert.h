@@ -13,6 +13,6 @@ namespace glm_relay {
 StageConfig toStageConfig(const Napi::Object& config);
 // Copies all arrays, so the caller may reuse them at once.
 std::shared_ptr<StepInput> toStepInput(const Napi::Object& input);
-Napi::Object fromStepOutput(Napi::Env env, StepOutput output, bool lastStage);
+Napi::Object fromStepOutput(Napi::Env env, StepOutput output);
 
 }  // namespace glm_relay

@@ -17,8 +17,7 @@ Napi::Function StageObject::define(Napi::Env env) {
        InstanceMethod("kernels", &StageObject::kernels)});
 }
 
-StageObject::StageObject(const Napi::CallbackInfo& info)
-    : Napi::ObjectWrap<StageObject>(info), lastStage_(!info[0].As<Napi::Object>().Get("head").IsNull()) {
+StageObject::StageObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<StageObject>(info) {
   const std::string name = info[1].As<Napi::String>().Utf8Value();
   const KernelTable* kernels = findKernels(name.c_str());
   if (kernels == nullptr) throw Napi::Error::New(info.Env(), "no kernels named " + name);
@@ -51,8 +50,8 @@ Napi::Value StageObject::load(const Napi::CallbackInfo& info) {
 
 Napi::Value StageObject::step(const Napi::CallbackInfo& info) {
   std::shared_ptr<StepInput> input = toStepInput(info[0].As<Napi::Object>());
-  Pending* pending = begin(info.Env(), [this](Napi::Env env, Pending& self) -> Napi::Value {
-    return fromStepOutput(env, std::move(self.output), lastStage_);
+  Pending* pending = begin(info.Env(), [](Napi::Env env, Pending& self) -> Napi::Value {
+    return fromStepOutput(env, std::move(self.output));
   });
   const Napi::Promise promise = pending->deferred.Promise();
   stage_->submit(std::move(input), [this, pending](const std::string& error, StepOutput output) {

@@ -43,7 +43,6 @@ class StageObject : public Napi::ObjectWrap<StageObject> {
   static void settle(Napi::Env env, Napi::Function, Pending* pending);
   void reportMemory(Napi::Env env, int64_t bytes);
 
-  const bool lastStage_;
   Napi::ThreadSafeFunction results_;
   bool resultsClosed_ = false;  // driver thread only: the environment is gone
   int pendingCount_ = 0;

@@ -61,6 +61,7 @@ void LayerLoop::allocateWorkspace() {
   const ModelShape& shape = config_.shape;
   const int64_t rows = config_.maxRows;
   const int64_t tile = std::min<int64_t>(rows, kRowTile);
+  if (config_.contextRows > 0) parked_ = workspace(config_.contextRows, shape.hiddenSize);
   hidden_ = workspace(rows, shape.hiddenSize);
   queries_ = workspace(rows, shape.queryColumns());
   sequenceOfRow_.resize(rows);
@@ -90,32 +91,59 @@ void LayerLoop::allocateWorkspace() {
 }
 
 void LayerLoop::run(const StepInput& input, StepOutput& output) {
-  placeRows(input);
+  if (input.slice) runSlice(*input.slice, output);
+  if (input.rowCount > 0) runRows(input, output);
+}
+
+// The same layers in the same order as for a context that comes whole, on rows that wait in between.
+void LayerLoop::runSlice(const SliceInput& slice, StepOutput& output) {
+  const int rowCount = slice.rows.rowCount;
+  placeRows(&slice.rows, 1, rowCount);
+  if (!slice.tokenIds.empty()) {
+    embed(*parked_, slice.tokenIds);
+  } else if (!slice.activations.empty()) {
+    backend_.copyRowsIn(*parked_, slice.activations.data(), config_.dtype, rowCount,
+                        config_.shape.hiddenSize);
+  }
+  for (int layer = slice.layerBegin; layer < slice.layerEnd; layer++)
+    runLayer(*parked_, layer - config_.layerBegin, rowCount);
+  if (slice.layerEnd == config_.layerEnd && !weights_.head)
+    output.sliceActivations = rowsOut(*parked_, rowCount);
+  // The step's rows are placed in the same memory.
+  waitUntilIdle();
+}
+
+void LayerLoop::runRows(const StepInput& input, StepOutput& output) {
+  placeRows(input.sequences.data(), input.sequences.size(), input.rowCount);
   if (weights_.embedding) {
-    embed(input.tokenIds);
+    embed(*hidden_, input.tokenIds);
   } else {
     backend_.copyRowsIn(*hidden_, input.activations.data(), config_.dtype, input.rowCount,
                         config_.shape.hiddenSize);
   }
   for (int layer = 0; layer < static_cast<int>(weights_.layers.size()); layer++)
-    runLayer(layer, input.rowCount);
+    runLayer(*hidden_, layer, input.rowCount);
   if (weights_.head) {
     runHead(input, output);
   } else {
-    output.activations.resize(static_cast<size_t>(input.rowCount) * config_.shape.hiddenSize *
-                              dtypeBytes(config_.dtype));
-    backend_.copyRowsOut(output.activations.data(), *hidden_, config_.dtype, input.rowCount,
-                         config_.shape.hiddenSize);
+    output.activations = rowsOut(*hidden_, input.rowCount);
   }
   waitUntilIdle();
 }
 
+std::vector<uint8_t> LayerLoop::rowsOut(const DeviceBuffer& hidden, int rowCount) {
+  const int hiddenSize = config_.shape.hiddenSize;
+  std::vector<uint8_t> bytes(static_cast<size_t>(rowCount) * hiddenSize * dtypeBytes(config_.dtype));
+  backend_.copyRowsOut(bytes.data(), hidden, config_.dtype, rowCount, hiddenSize);
+  return bytes;
+}
+
 // Says for every row to which sequence it belongs, where it is stored, what it sees and how it is rotated.
-void LayerLoop::placeRows(const StepInput& input) {
+void LayerLoop::placeRows(const SequenceRows* sequences, size_t sequenceCount, int rowCount) {
   const int prefixLength = config_.prefix ? config_.prefix->length : 0;
   int row = 0;
-  for (size_t i = 0; i < input.sequences.size(); i++) {
-    const SequenceRows& sequence = input.sequences[i];
+  for (size_t i = 0; i < sequenceCount; i++) {
+    const SequenceRows& sequence = sequences[i];
     const int context = sequence.contextLength;
     for (int j = 0; j < sequence.rowCount; j++, row++) {
       const int index = sequence.startPosition + j;
@@ -128,14 +156,14 @@ void LayerLoop::placeRows(const StepInput& input) {
     }
   }
   const int64_t ropeDim = config_.shape.ropeDim;
-  pool_.forEach(input.rowCount, [&](int64_t i, int) {
+  pool_.forEach(rowCount, [&](int64_t i, int) {
     const RowPosition& at = positionOfRow_[i];
     rope_.rotation(rotations_.data() + i * ropeDim, at.position, at.blockPosition);
   });
   StepRows rows = {};
-  rows.sequences = input.sequences.data();
-  rows.sequenceCount = static_cast<int>(input.sequences.size());
-  rows.rowCount = input.rowCount;
+  rows.sequences = sequences;
+  rows.sequenceCount = static_cast<int>(sequenceCount);
+  rows.rowCount = rowCount;
   rows.sequenceOfRow = sequenceOfRow_.data();
   rows.slotOfRow = slotOfRow_.data();
   rows.lastVisibleOfRow = lastVisibleOfRow_.data();
@@ -145,7 +173,7 @@ void LayerLoop::placeRows(const StepInput& input) {
 
 // The rows of the embedding, with those of learned positions where there are such, rounded to the type of
 // the residual stream.
-void LayerLoop::embed(const std::vector<int32_t>& tokenIds) {
+void LayerLoop::embed(DeviceBuffer& hidden, const std::vector<int32_t>& tokenIds) {
   const int hiddenSize = config_.shape.hiddenSize;
   std::vector<float> row(hiddenSize);
   std::vector<float> other(hiddenSize);
@@ -164,13 +192,12 @@ void LayerLoop::embed(const std::vector<int32_t>& tokenIds) {
     addRow(weights_.blockPositionEmbedding, positionOfRow_[i].blockPosition);
     kernels_.narrow[static_cast<int>(config_.dtype)](embedded_.data() + i * rowBytes, row.data(), hiddenSize);
   }
-  backend_.copyRowsIn(*hidden_, embedded_.data(), config_.dtype, static_cast<int>(tokenIds.size()),
-                      hiddenSize);
+  backend_.copyRowsIn(hidden, embedded_.data(), config_.dtype, static_cast<int>(tokenIds.size()), hiddenSize);
 }
 
 // All keys and values of the step are stored before the first query reads any, so a row may see rows of a
 // later tile where the mask allows it. See CANON.md, Layer.
-void LayerLoop::runLayer(int layer, int rowCount) {
+void LayerLoop::runLayer(DeviceBuffer& hidden, int layer, int rowCount) {
   const ModelShape& shape = config_.shape;
   const LayerWeights& weights = weights_.layers[layer];
   const HeadNorms headNorms = {weights.queryNorm.get(), weights.keyNorm.get(),
@@ -179,7 +206,7 @@ void LayerLoop::runLayer(int layer, int rowCount) {
   if (weights.prefix) backend_.storePrefix(*weights.prefix, layer);
   for (int row = 0; row < rowCount; row += kRowTile) {
     const int rows = std::min(kRowTile, rowCount - row);
-    norm(*normed_, *hidden_, row, rows, weights.attentionNorm);
+    norm(*normed_, hidden, row, rows, weights.attentionNorm);
     backend_.matmul(*qkv_, *normed_, 0, rows, *weights.qkvWeight, weights.qkvBias.get());
     backend_.storeKeysValues(*queries_, *qkv_, layer, row, rows, headNorms);
   }
@@ -188,12 +215,12 @@ void LayerLoop::runLayer(int layer, int rowCount) {
     backend_.attention(*attended_, *queries_, layer, row, rows);
     backend_.matmul(*delta_, *attended_, 0, rows, *weights.attentionOut, weights.attentionOutBias.get());
     // The input of the branch once more: the first loop's is that of another tile by now.
-    if (shape.form.normedResidual) norm(*normed_, *hidden_, row, rows, weights.attentionNorm);
-    addDelta(row, rows, weights.attentionOutNorm.get());
-    norm(*normed_, *hidden_, row, rows, weights.ffnNorm);
+    if (shape.form.normedResidual) norm(*normed_, hidden, row, rows, weights.attentionNorm);
+    addDelta(hidden, row, rows, weights.attentionOutNorm.get());
+    norm(*normed_, hidden, row, rows, weights.ffnNorm);
     runFfn(weights, rows);
-    addDelta(row, rows, weights.ffnOutNorm.get());
-    backend_.round(*hidden_, row, rows, shape.hiddenSize, config_.dtype);
+    addDelta(hidden, row, rows, weights.ffnOutNorm.get());
+    backend_.round(hidden, row, rows, shape.hiddenSize, config_.dtype);
   }
 }
 
@@ -230,18 +257,18 @@ void LayerLoop::norm(DeviceBuffer& y, const DeviceBuffer& x, int row, int rows, 
 
 // Adds what attention or the feed-forward part gave, normed where the family does, to the residual stream,
 // or to its own input, which is in normed_, where that is the family's residual.
-void LayerLoop::addDelta(int row, int rows, const DeviceBuffer* outNorm) {
+void LayerLoop::addDelta(DeviceBuffer& hidden, int row, int rows, const DeviceBuffer* outNorm) {
   const ModelShape& shape = config_.shape;
   if (shape.form.normedResidual) {
     const float scale = static_cast<float>(shape.form.residualScale);
-    backend_.scaleAdd(*hidden_, row, *normed_, scale, *delta_, rows, shape.hiddenSize);
+    backend_.scaleAdd(hidden, row, *normed_, scale, *delta_, rows, shape.hiddenSize);
     return;
   }
   if (outNorm != nullptr) {
     const float eps = static_cast<float>(shape.normEps);
     backend_.rmsNorm(*normed_, *delta_, 0, rows, *outNorm, shape.hiddenSize, eps);
   }
-  backend_.add(*hidden_, row, outNorm == nullptr ? *delta_ : *normed_, rows, shape.hiddenSize);
+  backend_.add(hidden, row, outNorm == nullptr ? *delta_ : *normed_, rows, shape.hiddenSize);
 }
 
 // Logits only of the rows that somebody asked for, a tile of them at a time. Those of a whole draft are computed

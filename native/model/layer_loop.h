@@ -21,7 +21,7 @@ class LayerLoop {
   LayerLoop(const StageConfig& config, const KernelTable& kernels, Backend& backend, ThreadPool& pool,
             const std::function<void(uint64_t bytes)>& loaded);
 
-  // One step; `input` fits the configuration (checked at the door).
+  // One step; `input` fits the configuration, and its slice what is parked (checked at the door).
   void run(const StepInput& input, StepOutput& output);
 
   uint64_t weightBytes() const { return weights_.bytes; }
@@ -36,12 +36,15 @@ class LayerLoop {
   };
   std::unique_ptr<DeviceBuffer> workspace(int64_t rows, int64_t columns);
   void allocateWorkspace();
-  void placeRows(const StepInput& input);
-  void embed(const std::vector<int32_t>& tokenIds);
-  void runLayer(int layer, int rowCount);
+  void runSlice(const SliceInput& slice, StepOutput& output);
+  void runRows(const StepInput& input, StepOutput& output);
+  void placeRows(const SequenceRows* sequences, size_t sequenceCount, int rowCount);
+  void embed(DeviceBuffer& hidden, const std::vector<int32_t>& tokenIds);
+  std::vector<uint8_t> rowsOut(const DeviceBuffer& hidden, int rowCount);
+  void runLayer(DeviceBuffer& hidden, int layer, int rowCount);
   void runFfn(const LayerWeights& weights, int rows);
   void norm(DeviceBuffer& y, const DeviceBuffer& x, int row, int rows, const NormWeights& weights);
-  void addDelta(int row, int rows, const DeviceBuffer* outNorm);
+  void addDelta(DeviceBuffer& hidden, int row, int rows, const DeviceBuffer* outNorm);
   bool hasExperts() const { return config_.shape.experts.count > 0; }
   void runHead(const StepInput& input, StepOutput& output);
   // What has been drawn so far, per sample request.
@@ -58,6 +61,8 @@ class LayerLoop {
   std::unique_ptr<Sampler> sampler_;  // last stage only
   uint64_t workspaceBytes_ = 0;
 
+  // The residual stream of the context that is read in slices, kept between them: contextRows rows.
+  std::unique_ptr<DeviceBuffer> parked_;
   // Of a whole step: maxRows rows.
   std::unique_ptr<DeviceBuffer> hidden_;   // the residual stream
   std::unique_ptr<DeviceBuffer> queries_;  // of the layer at hand

@@ -146,6 +146,8 @@ struct StageConfig {
   int blockCount;
   int blockSize;
   int maxRows;
+  // Rows of the longest context that slices read; 0: there are no slices.
+  int contextRows;
   int threads;
 };
 
@@ -211,7 +213,20 @@ struct TokenResult {
   bool finite = false;
 };
 
+// Layers [layerBegin, layerEnd) of the model for all rows of one context. Between its slices the stage keeps
+// the rows' residual stream ("parked"); no layers at all: the rows only arrive.
+struct SliceInput {
+  SequenceRows rows;
+  int layerBegin;
+  int layerEnd;
+  // Of a context that is new to the stage one of them; else the parked rows go on.
+  std::vector<int32_t> tokenIds;
+  std::vector<uint8_t> activations;
+};
+
 struct StepInput {
+  // Computed in front of the step's rows, which may read what it stores.
+  std::optional<SliceInput> slice;
   int rowCount;
   std::vector<SequenceRows> sequences;
   std::vector<int32_t> tokenIds;
@@ -221,7 +236,8 @@ struct StepInput {
 };
 
 struct StepOutput {
-  std::vector<uint8_t> activations;  // empty on the last stage
+  std::vector<uint8_t> activations;       // empty on the last stage
+  std::vector<uint8_t> sliceActivations;  // of a slice that ends with the stage's last layer; else empty
   std::vector<TokenResult> samples;
   std::vector<TokenResult> scores;
   double computeUs = 0.0;

@@ -27,28 +27,29 @@ export interface ReceivedStep {
   activations: Uint8Array;
   /** CRC-32 as the sender wrote it. */
   checksum: number;
+  /** Of the rows of the header's slice, when they come with it. */
+  sliceActivations: Uint8Array;
+  sliceChecksum: number;
 }
 
 export const stepFrames: FrameReader<ReceivedStep> = {
   read(frame) {
     const header = frame.step?.header;
     if (frame.step == null || header == null) throw unexpected(frame, "a step with its header");
-    const { activations, checksum: sum } = frame.step;
+    const { activations, checksum: sum, sliceActivations, sliceChecksum } = frame.step;
     return {
       epoch: header.epoch ?? noEpoch(),
       pipeline: header.pipeline,
       step: header.step,
-      bytes: activations.byteLength,
-      content: { header, activations, checksum: sum },
+      bytes: activations.byteLength + sliceActivations.byteLength,
+      content: { header, activations, checksum: sum, sliceActivations, sliceChecksum },
     };
   },
-  verify({ header, activations, checksum: written }) {
-    const actual = checksum(activations);
-    if (actual === written) return;
-    throw new RelayError(
-      "corrupt_message",
-      `activations of step ${header.step} have CRC-32 ${hex(actual)}: the sender wrote ${hex(written)}`,
-    );
+  verify({ header, activations, checksum: written, sliceActivations, sliceChecksum }) {
+    requireChecksum(`activations of step ${header.step}`, activations, written);
+    if (header.slice !== null) {
+      requireChecksum(`slice activations of step ${header.step}`, sliceActivations, sliceChecksum);
+    }
   },
 };
 
@@ -61,6 +62,15 @@ export const resultFrames: FrameReader<StepResult__Output> = {
   },
   verify() {},
 };
+
+function requireChecksum(what: string, bytes: Uint8Array, written: number): void {
+  const actual = checksum(bytes);
+  if (actual === written) return;
+  throw new RelayError(
+    "corrupt_message",
+    `${what} have CRC-32 ${hex(actual)}: the sender wrote ${hex(written)}`,
+  );
+}
 
 const hex = (value: number): string => value.toString(16).padStart(8, "0");
 

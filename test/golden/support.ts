@@ -133,6 +133,7 @@ export async function pipelineOf(
       blockCount: 16,
       blockSize: 16,
       maxRows: 128,
+      contextRows: model.card.attention.kind === "prefix" ? 128 : 0,
       threads: precision.threads ?? 2,
     });
   });

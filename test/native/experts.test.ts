@@ -138,6 +138,7 @@ function config(experts: ExpertShape, weights: WeightFormat | null, layerBegin: 
     blockCount: 32,
     blockSize: 16,
     maxRows: 256,
+    contextRows: 0,
     threads: 2,
   };
 }

@@ -95,6 +95,7 @@ export interface StageOptions {
   blockCount?: number;
   blockSize?: number;
   maxRows?: number;
+  contextRows?: number;
 }
 
 export const INT4: WeightFormat = { type: "int4", groupSize: 32, scales: "search" };
@@ -130,6 +131,7 @@ export function stageConfig(
     blockCount: options.blockCount ?? 16,
     blockSize: options.blockSize ?? 16,
     maxRows: options.maxRows ?? 64,
+    contextRows: options.contextRows ?? 0,
     threads: options.threads ?? 1,
   };
 }

@@ -19,6 +19,7 @@ import type { StepResult__Output } from "../../proto/generated/glm/relay/interna
 import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
 
 const MB = 1_000_000;
+const fakeLayers = 4;
 export const stopToken = 9;
 
 /** What is drawn after some tokens. */
@@ -99,6 +100,8 @@ export class FakeCluster {
   readonly recoveries: { reason: string; afterMs: number }[] = [];
   /** What the stages of each pipeline have. */
   private readonly caches = new Map<number, FakeCache>();
+  /** Contexts that are read in slices. */
+  readonly slices = new FakeSlices();
   readonly pipelineCount: number;
   private readonly prefixLength: number;
   private readonly workerMemoryMB: number;
@@ -130,6 +133,7 @@ export class FakeCluster {
       planMade: (pipeline) => {
         const others = this.steps.filter((step) => step.pipeline !== pipeline);
         this.steps.splice(0, this.steps.length, ...others);
+        this.slices.clear(pipeline);
         this.caches.set(pipeline, { tables: new Map(), slots: new Map() });
       },
       openResultLink: (_pipeline, epoch) => this.core.membership.resultLinkOpened(epoch),
@@ -176,7 +180,7 @@ export class FakeCluster {
           fingerprint: "f",
           precision: { dtype: "float32", kvType: "float32", weights: null, head: null },
           placementModel: {
-            layerBytes: [MB, MB, MB, MB],
+            layerBytes: Array.from({ length: fakeLayers }, () => MB),
             embeddingBytes: MB,
             headBytes: MB,
             layerKvBytesPerToken: 100,
@@ -300,8 +304,9 @@ export class FakeCluster {
     const { tables, slots } = cache;
     for (const ended of header.ended ?? []) tables.delete(ended);
     const sequences = header.sequences!;
+    const slice = this.slices.take(header);
     // All rows of a step are stored before any is read.
-    for (const rows of sequences) {
+    for (const rows of slice === null ? sequences : [slice, ...sequences]) {
       const table = [...(tables.get(rows.sequence!) ?? []), ...int32FromBytes(rows.newBlocks as Uint8Array)];
       tables.set(rows.sequence!, table);
       for (const [i, token] of int32FromBytes(rows.tokenIds as Uint8Array).entries()) {
@@ -370,6 +375,40 @@ export class FakeCluster {
       topLogprobs: Buffer.alloc(0),
       finite: true,
     };
+  }
+}
+
+/** How far contexts have been read, layer by layer, by the header's own word. */
+class FakeSlices {
+  /** First layer that is not computed yet, by sequence, of each pipeline. */
+  private readonly pipelines = new Map<number, Map<number, number>>();
+  /** Layers of every slice that was answered. */
+  readonly seen: { sequence: number; layerBegin: number; layerEnd: number; others: number }[] = [];
+
+  /** The rows of the header's slice, which goes on where the one before it ended; null without one. */
+  take({ pipeline, slice, sequences, ended }: StepHeader): SequenceRows | null {
+    const layers = this.pipelines.get(pipeline!)!;
+    for (const sequence of ended ?? []) layers.delete(sequence);
+    if (slice?.rows != null) {
+      const { rows, layerBegin = 0, layerEnd = 0 } = slice;
+      const sequence = rows.sequence!;
+      if (layerBegin !== (layers.get(sequence) ?? 0) || layerEnd <= layerBegin) {
+        throw new Error(`sequence ${sequence}: slice [${layerBegin}, ${layerEnd}) is out of order`);
+      }
+      layers.set(sequence, layerEnd);
+      this.seen.push({ sequence, layerBegin, layerEnd, others: sequences!.length });
+    }
+    for (const { sequence } of sequences!) {
+      const layer = layers.get(sequence!);
+      if (layer === undefined || layer === fakeLayers) continue;
+      throw new Error(`sequence ${sequence} has rows, but its context is read up to layer ${layer} only`);
+    }
+    return slice?.rows ?? null;
+  }
+
+  /** A plan was made: nothing is computed. */
+  clear(pipeline: number): void {
+    this.pipelines.set(pipeline, new Map());
   }
 }
 

@@ -50,28 +50,36 @@ export class BlockTables {
 
   /**
    * Drops ended sequences, then appends the new blocks of a step.
-   * @returns per change the block ids that cover [0, validLength + rowCount); views that hold until
-   *   the next call.
+   * @param slice Comes in front of the others, which may go on with the same sequence.
+   * @returns per change, the slice's first, the block ids that cover [0, validLength + rowCount); views that
+   *   hold until the next call.
    * @throws RelayError corrupt_message when the header contradicts the tables; nothing has changed.
    */
-  apply(ended: readonly number[], changes: readonly TableChange[]): Int32Array[] {
-    this.#check(new Set(ended), changes);
+  apply(
+    ended: readonly number[],
+    changes: readonly TableChange[],
+    slice: TableChange | null = null,
+  ): Int32Array[] {
+    this.#check(new Set(ended), changes, slice);
     for (const sequence of ended) this.#tables.delete(sequence);
-    return changes.map((change) => {
+    return inOrder(changes, slice).map((change) => {
       const table = append(this.#tables.get(change.sequence), change);
       this.#tables.set(change.sequence, table);
       return table.ids.subarray(0, this.#blocksFor(change));
     });
   }
 
-  #check(ended: ReadonlySet<number>, changes: readonly TableChange[]): void {
+  #check(ended: ReadonlySet<number>, changes: readonly TableChange[], slice: TableChange | null): void {
     const seen = new Set<number>();
+    /** Blocks of the sequences of this step, with those that it brings. */
+    const counts = new Map<number, number>();
     let added = 0;
-    for (const change of changes) {
+    for (const change of inOrder(changes, slice)) {
       const name = `sequence ${change.sequence}`;
       if (seen.has(change.sequence)) throw corrupt(`${name} appears twice in a step`);
-      seen.add(change.sequence);
-      const known = ended.has(change.sequence) ? undefined : this.#tables.get(change.sequence);
+      if (change !== slice) seen.add(change.sequence);
+      const before = ended.has(change.sequence) ? undefined : this.#tables.get(change.sequence)?.count;
+      const known = counts.get(change.sequence) ?? before;
       if (known === undefined) added += 1;
       if (change.rowCount < 1) throw corrupt(`${name} has ${change.rowCount} rows: expected at least 1`);
       for (const block of change.newBlocks) {
@@ -79,7 +87,8 @@ export class BlockTables {
           throw corrupt(`${name} names block ${block}: the stage has ${this.#blockCount} blocks`);
         }
       }
-      const blocks = (known?.count ?? 0) + change.newBlocks.length;
+      const blocks = (known ?? 0) + change.newBlocks.length;
+      counts.set(change.sequence, blocks);
       if (blocks > this.#blockCount) {
         throw corrupt(`${name} has ${blocks} blocks: the stage has ${this.#blockCount}`);
       }
@@ -101,6 +110,10 @@ export class BlockTables {
   #blocksFor(change: TableChange): number {
     return Math.ceil((this.#prefixLength + change.validLength + change.rowCount) / this.#blockSize);
   }
+}
+
+function inOrder(changes: readonly TableChange[], slice: TableChange | null): readonly TableChange[] {
+  return slice === null ? changes : [slice, ...changes];
 }
 
 function append(table: BlockTable | undefined, { newBlocks: blocks, requestId }: TableChange): BlockTable {

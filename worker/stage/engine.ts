@@ -24,6 +24,8 @@ export interface EngineModel {
   readonly tokenCount: number;
   /** KV slots in front of every sequence that a prefix encoder takes. */
   readonly prefixLength: number;
+  /** Rows of the longest context that is read as a whole; 0 for causal attention. */
+  readonly contextRows: number;
   /**
    * Reads the plan's weights and allocates its KV cache and workspace.
    * @param started Gets a function that tells at any time how far the reading is.

@@ -1,5 +1,5 @@
 /** The native engine over a checkpoint on disk. */
-import { openModel, stageTensors } from "../../checkpoint/index.js";
+import { contextRowsOf, openModel, stageTensors } from "../../checkpoint/index.js";
 import { engineInfo, Stage } from "../../native/index.js";
 import type { Engine } from "./engine.js";
 import { isFirst, isLast } from "./plan.js";
@@ -19,6 +19,7 @@ export function nativeEngine(): Engine {
         hiddenSize: shape.hiddenSize,
         tokenCount: shape.tokenCount,
         prefixLength: model.prefixLength,
+        contextRows: contextRowsOf(model),
         buildStage(plan, threads, started) {
           const { layerBegin, layerEnd, blockCount, blockSize, maxRows } = plan;
           const { weights, headWeights, dtype, kvType } = plan;
@@ -35,6 +36,7 @@ export function nativeEngine(): Engine {
             blockCount,
             blockSize,
             maxRows,
+            contextRows: Math.min(contextRowsOf(model), maxRows),
             threads,
           };
           return Stage.create(config, started);

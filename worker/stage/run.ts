@@ -9,8 +9,9 @@ import { RelayError, toRelayError } from "../../common/errors.js";
 import { type Epoch, formatEpoch } from "../../common/ids.js";
 import { maxLoggedRequests } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
-import type { TensorRounding } from "../../native/index.js";
+import type { StepInput, StepOutput, TensorRounding } from "../../native/index.js";
 import type { LinkFrame } from "../../proto/generated/glm/relay/internal/v1/LinkFrame.js";
+import type { SequenceRows__Output } from "../../proto/generated/glm/relay/internal/v1/SequenceRows.js";
 import type { StageState } from "../../proto/generated/glm/relay/internal/v1/StageState.js";
 import type { StepHeader__Output } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import { Downstream, epochOver } from "../../proto/link/downstream.js";
@@ -20,6 +21,7 @@ import { Upstream } from "../../proto/link/upstream.js";
 import { decodeStep, nonFiniteSequences, resultFrame, stepFrame } from "../codec.js";
 import { BlockTables } from "../kv-cache/block-tables.js";
 import type { Phase, WorkerMetrics } from "../metrics.js";
+import { SliceReader } from "../slices.js";
 import { isLast, type StagePlan } from "./plan.js";
 import type { LoadedStage, StageHost } from "./stage-host.js";
 
@@ -117,31 +119,42 @@ export class PlanRun implements ServedPlan {
   }
 
   async #serve(loaded: LoadedStage): Promise<void> {
+    const slices = new SliceReader(loaded.slices);
     for (let step = await this.#upstream.next(); step !== null; step = await this.#upstream.next()) {
       this.#current = step.header;
-      await this.#step(loaded, step);
+      await this.#step(loaded, slices, step);
       this.#current = null;
       this.#upstream.consumed();
     }
   }
 
-  async #step(loaded: LoadedStage, { header, activations }: ReceivedStep): Promise<void> {
-    const { host, metrics } = this.#context;
-    const input = decodeStep(header, activations, this.#tables, loaded.format);
+  async #step(loaded: LoadedStage, slices: SliceReader, received: ReceivedStep): Promise<void> {
+    const { header, activations, sliceActivations } = received;
+    const slice = slices.read(header, sliceActivations);
+    const input = decodeStep(header, activations, this.#tables, loaded.format, slice);
     this.#logFirstRows(header);
-    metrics.stepBegins();
-    const output = await host.step(loaded, input);
     const phase = phaseOf(header);
-    metrics.step(this.stage, phase, output.computeUs);
+    const output = await this.#compute(loaded, input, phase);
     if (isLast(this.#plan)) {
       const frame = resultFrame(header, output);
       this.#logNonFinite(nonFiniteSequences(frame.result.sequences));
       await this.#send(frame, phase);
-    } else if (output.activations !== null) {
-      await this.#send(stepFrame(header, output.activations, output.computeUs), phase);
+    } else if (output.activations !== null || input.sequences.length === 0) {
+      const { activations: rows, computeUs, sliceActivations } = output;
+      await this.#send(stepFrame(header, rows ?? noRows, computeUs, sliceActivations), phase);
     } else {
       throw new RelayError("stage_failed", `the engine gave no activations for step ${header.step}`);
     }
+  }
+
+  /** A step with nothing but a slice of other stages only passes through. */
+  async #compute(loaded: LoadedStage, input: StepInput, phase: Phase): Promise<StepOutput> {
+    const { host, metrics } = this.#context;
+    if (input.sequences.length === 0 && input.slice === undefined) return nothing;
+    metrics.stepBegins();
+    const output = await host.step(loaded, input);
+    metrics.step(this.stage, phase, output.computeUs);
+    return output;
   }
 
   #send(frame: LinkFrame, phase: Phase): Promise<void> {
@@ -151,10 +164,11 @@ export class PlanRun implements ServedPlan {
   }
 
   /** Once per sequence, and not at the usual level: this is the hot path. */
-  #logFirstRows({ step, sequences }: StepHeader__Output): void {
+  #logFirstRows(header: StepHeader__Output): void {
     const { log } = this.#context;
     if (!log.isLevelEnabled("debug")) return;
-    for (const { requestId, sequence, rowCount } of sequences) {
+    const { step } = header;
+    for (const { requestId, sequence, rowCount } of allRows(header)) {
       if (requestId === "") continue;
       log.debug({ requestId, sequence, step, rows: rowCount, stage: this.stage }, "first rows of a sequence");
     }
@@ -171,9 +185,8 @@ export class PlanRun implements ServedPlan {
 
   /** Of the step being worked off, which a failure interrupts. */
   #interruptedRequests(): string[] {
-    const ids = (this.#current?.sequences ?? []).map(
-      ({ sequence, requestId }) => requestId || this.#tables.requestIdOf(sequence),
-    );
+    const rows = this.#current === null ? [] : allRows(this.#current);
+    const ids = rows.map(({ sequence, requestId }) => requestId || this.#tables.requestIdOf(sequence));
     return [...new Set(ids)].filter((id) => id !== "").slice(0, maxLoggedRequests);
   }
 
@@ -216,8 +229,17 @@ export class PlanRun implements ServedPlan {
   }
 }
 
-function phaseOf(header: StepHeader__Output): "prefill" | "decode" {
-  return header.sequences.every(({ rowCount, draftRows }) => rowCount - draftRows === 1)
+/** A step that nothing was computed for. */
+const nothing: StepOutput = { activations: null, samples: [], scores: [], computeUs: 0 };
+const noRows = new Uint8Array(0);
+
+/** Of all sequences, the one whose context is read in slices first. */
+function allRows({ slice, sequences }: StepHeader__Output): SequenceRows__Output[] {
+  return slice?.rows == null ? sequences : [slice.rows, ...sequences];
+}
+
+function phaseOf(header: StepHeader__Output): Phase {
+  return allRows(header).every(({ rowCount, draftRows }) => rowCount - draftRows === 1)
     ? "decode"
     : "prefill";
 }

@@ -6,6 +6,7 @@
 import { RelayError } from "../../common/errors.js";
 import type { LoadProgress, StepInput, StepOutput } from "../../native/index.js";
 import type { StepFormat } from "../codec.js";
+import type { SliceFormat } from "../slices.js";
 import type { Engine, EngineModel, EngineStage } from "./engine.js";
 import { isFirst, isLast, type StagePlan, stageKey } from "./plan.js";
 
@@ -13,6 +14,7 @@ export interface LoadedStage {
   readonly key: string;
   readonly stage: EngineStage;
   readonly format: StepFormat;
+  readonly slices: SliceFormat;
   /** KV slots in front of every sequence. */
   readonly prefixLength: number;
 }
@@ -87,7 +89,8 @@ export class StageHost {
         });
       this.#steps = 0;
       this.#busyUs = 0;
-      this.#loaded = { key, stage, format: formatOf(model, plan), prefixLength: model.prefixLength };
+      const { prefixLength } = model;
+      this.#loaded = { key, stage, ...formatsOf(model, plan), prefixLength };
       return this.#loaded;
     });
   }
@@ -147,14 +150,14 @@ function checkModel(model: EngineModel, plan: StagePlan): void {
   }
 }
 
-function formatOf(model: EngineModel, plan: StagePlan): StepFormat {
+function formatsOf(model: EngineModel, plan: StagePlan): { format: StepFormat; slices: SliceFormat } {
+  const { layerBegin, layerEnd, maxRows } = plan;
+  const { layerCount, tokenCount } = model;
+  const rowBytes = model.hiddenSize * elementBytes[plan.dtype];
+  const contextRows = Math.min(model.contextRows, maxRows);
   return {
-    first: isFirst(plan),
-    last: isLast(plan),
-    stage: plan.stage,
-    rowBytes: model.hiddenSize * elementBytes[plan.dtype],
-    tokenCount: model.tokenCount,
-    maxRows: plan.maxRows,
+    format: { first: isFirst(plan), last: isLast(plan), stage: plan.stage, rowBytes, tokenCount, maxRows },
+    slices: { layerBegin, layerEnd, layerCount, rowBytes, tokenCount, contextRows },
   };
 }
 

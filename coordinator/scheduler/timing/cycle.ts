@@ -27,7 +27,7 @@ const damping = 0.75;
 /** Of two cycles; less is rounding. */
 const leastDifference = 1e-9;
 
-const stageUs = ({ baseUs, rowUs, keyUs }: StageTime, { rows, keys }: StepSize): number =>
+export const stageUs = ({ baseUs, rowUs, keyUs }: StageTime, { rows, keys }: StepSize): number =>
   baseUs + rowUs * rows + keyUs * keys;
 
 export function cycleUs({ stages, hopUs }: PipelineTimes, microBatches: number, size: StepSize): number {

@@ -1,5 +1,6 @@
 /** What the scheduler asks of times, and tells of them. It knows no clock: times come as data. */
 import type { Load } from "./cycle.js";
+import type { SliceSize } from "./slice-time.js";
 import type { StepSize } from "./step-size.js";
 
 /** Of one finished step, in microseconds. */
@@ -30,8 +31,19 @@ export interface ChunkQuestion {
   mayBeNone: boolean;
 }
 
+/** A slice of a context that a step could take. */
+export interface SliceQuestion {
+  /** What the step has already. */
+  has: StepSize;
+  /** Number of the stage that would compute it. */
+  stage: number;
+  /** Micro-batches on their way, this one included. */
+  microBatches: number;
+}
+
 export interface StepTiming {
-  sent(step: number, size: StepSize): void;
+  /** @param slice What it brings beside its rows. */
+  sent(step: number, size: StepSize, slice: SliceSize | null): void;
   finished(step: number, measured: MeasuredStep): void;
   /** Micro-batches to keep on their way; null while that is not known. */
   microBatches(load: Load): number | null;
@@ -39,13 +51,16 @@ export interface StepTiming {
   chunkRows(question: ChunkQuestion): number;
   /** Rows that cost as much as a step like this one does whatever its rows; null while that is not known. */
   kneeRows(microBatches: number, size: StepSize): number | null;
+  /** Rows times layers of slices that may be in flight on a stage, this one included; null while not known. */
+  sliceWork(question: SliceQuestion): number | null;
 }
 
-/** Without measurements: as many micro-batches as stages, chunks as large as allowed. */
+/** Without measurements: as many micro-batches as stages, chunks as large as allowed, and slices like them. */
 export const unmeasured: StepTiming = {
   sent() {},
   finished() {},
   microBatches: () => null,
   chunkRows: ({ most }) => most,
   kneeRows: () => null,
+  sliceWork: () => null,
 };

@@ -4,12 +4,21 @@
  * come back. Pure: the same steps give the same answers.
  */
 import { kvBlockSize, maxMicroBatchesInFlight } from "../../../common/limits.js";
-import { equalTimeRows, kneeRows, type Load, type PipelineTimes, rowsWithin } from "./cycle.js";
+import {
+  cycleUs,
+  equalTimeRows,
+  kneeRows,
+  type Load,
+  type PipelineTimes,
+  rowsWithin,
+  stageUs as timeOf,
+} from "./cycle.js";
 import { HopTime } from "./hop-time.js";
 import { MicroBatchChoice } from "./micro-batch-choice.js";
+import { type SliceSize, SliceTime } from "./slice-time.js";
 import { StageFit } from "./stage-fit.js";
 import type { StepSize } from "./step-size.js";
-import type { ChunkQuestion, MeasuredStep, StepTiming } from "./step-timing.js";
+import type { ChunkQuestion, MeasuredStep, SliceQuestion, StepTiming } from "./step-timing.js";
 
 /** Steps before anything is decided by them: the first ones find cold caches. */
 const leastSteps = 32;
@@ -26,6 +35,7 @@ export interface TimingOptions {
 
 interface Sent {
   size: StepSize;
+  slice: SliceSize | null;
   /** Slowest stages of all steps that had finished when it was sent, summed. */
   finishedUs: number;
 }
@@ -34,6 +44,7 @@ export class TimingModel implements StepTiming {
   readonly #options: TimingOptions;
   readonly #fit: StageFit;
   readonly #hops = new HopTime();
+  readonly #slices = new SliceTime();
   readonly #choice: MicroBatchChoice;
   /** Bounded by the scheduler, which sends at most maxMicroBatchesInFlight. */
   readonly #sent = new Map<number, Sent>();
@@ -52,19 +63,24 @@ export class TimingModel implements StepTiming {
     return this.#times;
   }
 
-  sent(step: number, size: StepSize): void {
-    this.#sent.set(step, { size, finishedUs: this.#finishedUs });
+  sent(step: number, size: StepSize, slice: SliceSize | null): void {
+    this.#sent.set(step, { size, slice, finishedUs: this.#finishedUs });
   }
 
   finished(step: number, { stageUs, roundtripUs }: MeasuredStep): void {
     const sent = this.#sent.get(step);
     if (sent === undefined) return;
     this.#sent.delete(step);
+    // Steps come back in the order sent: what finished since then was ahead of it.
+    const aheadUs = this.#finishedUs - sent.finishedUs;
+    this.#finishedUs += Math.max(...stageUs);
+    if (sent.slice !== null) {
+      this.#addSlice(sent.slice, sent.size, stageUs);
+      return;
+    }
     this.#steps++;
     this.#fit.add(sent.size, stageUs);
-    // Steps come back in the order sent: what finished since then was ahead of it.
-    this.#hops.add({ roundtripUs, stageUs, aheadUs: this.#finishedUs - sent.finishedUs });
-    this.#finishedUs += Math.max(...stageUs);
+    this.#hops.add({ roundtripUs, stageUs, aheadUs });
     if (this.#steps >= leastSteps && this.#steps % fitEvery === 0) {
       this.#times = { stages: this.#fit.fit(), hopUs: this.#hops.us };
     }
@@ -94,6 +110,20 @@ export class TimingModel implements StepTiming {
   kneeRows(microBatches: number, size: StepSize): number | null {
     if (this.#times === null) return null;
     return Math.min(mostKneeRows, kneeRows(this.#times, microBatches, size));
+  }
+
+  sliceWork({ has, stage, microBatches }: SliceQuestion): number | null {
+    const us = this.#slices.us(stage);
+    if (this.#times === null || us === null) return null;
+    const leftUs = this.#limitUs - cycleUs(this.#times, microBatches, has);
+    return us === 0 ? Number.POSITIVE_INFINITY : Math.max(0, leftUs / us);
+  }
+
+  /** What the step's rows are known to take is not the slice's. */
+  #addSlice(slice: SliceSize, { rows, keys }: StepSize, stageUs: readonly number[]): void {
+    const stage = this.#times?.stages[slice.stage];
+    const rowsUs = stage === undefined || rows === 0 ? 0 : timeOf(stage, { rows, keys });
+    this.#slices.add(slice, stageUs[slice.stage]! - rowsUs);
   }
 
   /** Rows of new prompts that a step without decodes may take by the target; null while that is not known. */

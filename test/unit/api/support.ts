@@ -281,6 +281,7 @@ export class ScriptedService implements InferenceService {
         preemptions: 0,
         prefixCacheQueries: 0,
         prefixCacheHits: 0,
+        contextSlices: 0,
         draftedTokens: 0,
         acceptedTokens: 0,
         steps: 4,

@@ -172,6 +172,7 @@ describe("status", () => {
       preemptions: 0,
       prefixCacheQueries: 0,
       prefixCacheHits: 0,
+      contextSlices: 0,
       draftedTokens: 0,
       acceptedTokens: 0,
       steps: 17,

@@ -189,6 +189,10 @@ describe("what the timing is told and asked", () => {
     microBatches(): number {
       return 1;
     }
+    sliceWork(): null {
+      return null;
+    }
+
     chunkRows(question: ChunkQuestion): number {
       this.questions.push({ ...question, has: { ...question.has } });
       return Math.min(question.most, this.answers.shift() ?? question.most);

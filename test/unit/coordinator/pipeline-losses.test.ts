@@ -14,6 +14,7 @@ const action = fc.oneof(
       begin: fc.integer({ min: 1, max: 2 }),
       tokens: fc.integer({ min: 1, max: 12 }),
       choices: fc.integer({ min: 1, max: 3 }),
+      isRead: fc.constantFrom("causally", "causally", "whole"),
     }),
   },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("cancel" as const), which: fc.nat(20) }) },
@@ -27,6 +28,8 @@ const action = fc.oneof(
   },
 );
 type Action = typeof action extends fc.Arbitrary<infer T> ? T : never;
+
+const contextOf = (length: number) => ({ length, mask: -1, constantPosition: false, remainingMasks: [] });
 
 /** Two pipelines of two workers, and a fifth worker that begins as a spare. */
 class Scenario {
@@ -69,6 +72,7 @@ class Scenario {
         this.admitted.set(id, { prompt, tokens: step.tokens, choices: step.choices });
         const choices = Array.from({ length: step.choices }, (_, seed) => ({
           promptTokens: prompt,
+          ...(step.isRead === "whole" && step.prompt > 1 ? { context: contextOf(step.prompt - 1) } : {}),
           seed: `${seed}`,
         }));
         core.admit({ ...generation(id, [], { maxTokens: step.tokens }), choices });

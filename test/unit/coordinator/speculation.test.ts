@@ -494,14 +494,19 @@ describe("the pipeline", () => {
       draftRows: 2,
     };
     pipeline.submit(
-      { step: 1, rows: [rows], ended: [], preempted: [] },
-      () => ({
-        requestId: "",
-        context: null,
-        sampling: sequenceSampling(sampling(), 1n),
-        bannedTokens: [],
-        scoreTargets: [],
-      }),
+      { step: 1, rows: [rows], ended: [], preempted: [], slice: null },
+      {
+        rows: () => ({
+          requestId: "",
+          context: null,
+          sampling: sequenceSampling(sampling(), 1n),
+          bannedTokens: [],
+          scoreTargets: [],
+        }),
+        slice: () => {
+          throw new Error("none is sent");
+        },
+      },
       0,
     );
     expect(headers[0]!.sequences![0]).toMatchObject({ rowCount: 3, draftRows: 2, validLength: 3 });

@@ -384,7 +384,7 @@ describe("the timing model", () => {
           : { rows: step % 5, keys: (step % 5) * 300 };
       if (size.rows === 0) continue;
       const us = timeOf(stage, size);
-      model.sent(step, size);
+      model.sent(step, size, null);
       model.finished(step, { stageUs: [us, us], roundtripUs: 2 * us + 600 });
     }
     return model;

@@ -45,6 +45,7 @@ export class FakeEngine implements Engine {
       fingerprint: this.fingerprint,
       layerCount: 4,
       prefixLength: 0,
+      contextRows: 64,
       hiddenSize,
       tokenCount,
       buildStage: (plan) => this.#build(plan),

@@ -42,7 +42,16 @@ export function headerOf(
   sequences: SequenceRows__Output[],
   changes: Partial<StepHeader__Output> = {},
 ): StepHeader__Output {
-  return { epoch: { term: 1, plan: 1 }, pipeline: 0, step, sequences, ended: [], stageUs: [], ...changes };
+  return {
+    epoch: { term: 1, plan: 1 },
+    pipeline: 0,
+    step,
+    sequences,
+    ended: [],
+    stageUs: [],
+    slice: null,
+    ...changes,
+  };
 }
 
 export function stepOf(header: StepHeader__Output, activations: Uint8Array = Buffer.alloc(0)): LinkFrame {
