@@ -35,6 +35,8 @@ import { warmUpId, warmUpRequest } from "./warm-up.js";
 
 /** Sequences admitted and not finished; above it new requests get queue_full. */
 export const queueLimit = 10_000;
+/** Sequences that a lost pipeline leaves may be thousands; the next ones follow when something happens again. */
+const placedPerTurn = 256;
 /** What a reply is taken to need before any has ended, in tokens. */
 const firstExpectedReply = 256;
 
@@ -276,25 +278,32 @@ export class Core {
   /** Interrupted requests wait for the next pipeline, but not for ever. */
   #giveUpInterrupted(): void {
     const { recoveryTimeoutMs } = this.#config;
+    const away = this.#pipelines.awayFor(recoveryTimeoutMs, this.#clock.nowMs());
+    if (away === null) return;
+    const message =
+      `a worker was lost (${away.loss.reason}) and the model was not served again ` +
+      `within ${recoveryTimeoutMs / 1_000} s: ${this.membership.planViews()[away.pipeline]!.reason}`;
+    const lost = new RelayError("worker_lost", message, { retryAfterS: 1 });
     for (const choice of this.#active.unplaced()) {
       // The request of one before it may have failed.
-      if (!this.#active.has(choice.request)) continue;
-      const lost = this.#pipelines.givenUp(choice, this.#clock.nowMs(), recoveryTimeoutMs);
-      if (lost === null) continue;
-      const message =
-        `a worker was lost (${lost.loss.reason}) and the model was not served again ` +
-        `within ${recoveryTimeoutMs / 1_000} s: ${this.membership.planViews()[lost.pipeline]!.reason}`;
-      this.#fail(choice.request, new RelayError("worker_lost", message, { retryAfterS: 1 }));
+      if (this.#active.has(choice.request) && !this.#pipelines.hasRoomFor(choice)) {
+        this.#fail(choice.request, lost);
+      }
     }
   }
 
-  /** What waits for a pipeline is built there from its tokens, and goes on. */
+  /** What waits for a pipeline is built there from its tokens, and goes on; of a crowd, the first ones. */
   #placeWaiting(): void {
     this.#mayPlace = false;
     if (!this.ready) return;
+    let placed = 0;
     for (const choice of this.#pipelines.inOrder(this.#active.unplaced())) {
       // The request of one before it may have failed.
       if (this.#active.has(choice.request)) this.#place(choice);
+      if (choice.serving !== null) placed++;
+      if (placed < placedPerTurn) continue;
+      this.#mayPlace = true;
+      return;
     }
   }
 
@@ -364,7 +373,7 @@ export class Core {
 
   /** The end of everything that happens: gives out what waits, and sends what may be sent. */
   #pump(): void {
-    while (this.#mayPlace) this.#placeWaiting();
+    if (this.#mayPlace) this.#placeWaiting();
     for (const serving of this.#pipelines.formed) serving.pump(this.#clock.nowMs());
   }
 

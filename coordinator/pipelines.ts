@@ -172,15 +172,16 @@ export class Pipelines {
     return this.#suspects.cleared(choice);
   }
 
-  /**
-   * Whether to stop waiting for a pipeline: none that serves has room, and those that are lost stay away.
-   * @returns The loss that was waited for in vain, and of which pipeline; null to go on waiting.
-   */
-  givenUp(choice: ActiveChoice, nowMs: number, limitMs: number): { pipeline: number; loss: Loss } | null {
+  /** @returns A loss, and of which pipeline, when all lost pipelines stay away for longer than this; else null. */
+  awayFor(limitMs: number, nowMs: number): { pipeline: number; loss: Loss } | null {
     const losses = this.#slots.flatMap(({ loss }, pipeline) => (loss === null ? [] : { pipeline, loss }));
     if (losses.some(({ loss }) => nowMs - loss.sinceMs <= limitMs)) return null;
-    const [first] = losses;
-    return first === undefined || this.#roomy(demandOf(choice)).length > 0 ? null : first;
+    return losses[0] ?? null;
+  }
+
+  /** Whether a pipeline that serves could run it. */
+  hasRoomFor(choice: ActiveChoice): boolean {
+    return this.#roomy(demandOf(choice)).length > 0;
   }
 
   /** Those that serve and could run it. */

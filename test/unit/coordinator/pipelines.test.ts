@@ -248,6 +248,23 @@ describe("the loss of one of several pipelines", () => {
     }
   });
 
+  it("is got over in portions when thousands are moved", () => {
+    const cluster = started(2, { maxBlocks: 2_000 });
+    for (let n = 0; n < 1_200; n++) cluster.core.admit(generation(`n${n}`, [n % 7], { maxTokens: 2 }));
+    const waiting = () => cluster.core.view().sequences.running + cluster.core.view().sequences.waiting;
+    expect(waiting()).toBe(1_200);
+    cluster.core.membership.gone(1, "its control stream broke");
+    const taken = () => cluster.core.view().pipelines[1]!.sequences;
+    expect(taken().running + taken().waiting).toBe(600 + 256);
+    expect(waiting()).toBe(1_200);
+    cluster.pass(100, [2, 3, 4]);
+    cluster.pass(100, [2, 3, 4]);
+    expect(taken().running + taken().waiting).toBe(1_200);
+    cluster.answerAll();
+    expect(cluster.core.requestCount).toBe(0);
+    expect(cluster.tokensOf("n1199")).toEqual(expectedTokens([1199 % 7], 2));
+  });
+
   it("is over for new sequences when the pipeline has answered a first token again", () => {
     const cluster = started();
     cluster.core.membership.gone(1, "its control stream broke");
