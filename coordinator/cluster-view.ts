@@ -1,7 +1,9 @@
 /** What the API shows of plans and pipelines: of each one, and of all together. */
 import { kvBlockSize } from "../common/limits.js";
+import type { ActiveChoice } from "./active-request.js";
 import type { ClusterView, PipelineView } from "./inference.js";
 import type { PlanView } from "./membership/membership.js";
+import { requestClasses } from "./request-class.js";
 import type { Serving, ServingView } from "./serving.js";
 
 /** Why a formed pipeline does not serve yet. */
@@ -58,6 +60,23 @@ export function allTogether(pipelines: PipelineView[], unplaced: number): Pick<C
     timing: (pipelines.find(({ state }) => state === "ready") ?? pipelines[0]!).timing,
     pipelines,
   };
+}
+
+/** @param unplaced Those that wait for a pipeline. */
+export function classCounts(
+  formed: readonly Serving[],
+  unplaced: readonly ActiveChoice[],
+): ClusterView["classes"] {
+  const counts = { interactive: { running: 0, waiting: 0 }, batch: { running: 0, waiting: 0 } };
+  for (const ofClass of requestClasses) {
+    for (const serving of formed) {
+      const { running, waiting } = serving.countsOf(ofClass);
+      counts[ofClass].running += running;
+      counts[ofClass].waiting += waiting;
+    }
+  }
+  for (const { request } of unplaced) counts[request.request.class].waiting++;
+  return counts;
 }
 
 const notServing = (itlTargetMs: number): ServingView => ({

@@ -16,7 +16,7 @@ import { formatName, type KvType, type Precision, type Quantization } from "../m
 import type { DType } from "../models/shape.js";
 import { internalProto } from "../proto/load.js";
 import { type Api, createApi } from "./api/server.js";
-import { Core } from "./core.js";
+import { Core, queueLimit } from "./core.js";
 import type { ModelInfo } from "./inference.js";
 import { tickMs } from "./membership/leases.js";
 import { maxWorkers } from "./membership/members.js";
@@ -150,6 +150,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     });
     const core: Core = new Core(
       {
+        queueLimit,
         microBatches: options.microBatches ?? null,
         prefillChunk: options.prefillChunk ?? defaultPrefillChunk,
         speculation: options.speculation !== "off",

@@ -10,7 +10,8 @@ import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHe
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import { type ActiveChoice, type ActiveRequest, namesOf } from "./active-request.js";
 import { ActiveRequests } from "./active-requests.js";
-import { allTogether, noTokenYet, pipelineView } from "./cluster-view.js";
+import { allTogether, classCounts, noTokenYet, pipelineView } from "./cluster-view.js";
+import { FinishRate } from "./finish-rate.js";
 import type {
   ClusterView,
   GenerationRequest,
@@ -33,7 +34,7 @@ import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
 import { Serving } from "./serving.js";
 import { warmUpId, warmUpRequest } from "./warm-up.js";
 
-/** Sequences admitted and not finished; above it new requests get queue_full. */
+/** What CoreConfig.queueLimit is when the coordinator runs. */
 export const queueLimit = 10_000;
 /** Sequences that a lost pipeline leaves may be thousands; the next ones follow when something happens again. */
 const placedPerTurn = 256;
@@ -41,6 +42,8 @@ const placedPerTurn = 256;
 const firstExpectedReply = 256;
 
 export interface CoreConfig {
+  /** Sequences admitted and not finished; above it new requests get queue_full. */
+  queueLimit: number;
   membership: Omit<MembershipConfig, "minBlocks">;
   /** Micro-batches in flight; null: by what is measured. */
   microBatches: number | null;
@@ -91,6 +94,7 @@ export class Core {
   readonly #pipelines: Pipelines;
   /** Choices that wait for a pipeline may find one now. */
   #mayPlace = false;
+  readonly #finishRate = new FinishRate();
   readonly #counters = {
     steps: 0,
     contextSlices: 0,
@@ -203,12 +207,14 @@ export class Core {
     const pipelines = this.membership
       .planViews()
       .map((plan) => pipelineView(plan, this.#pipelines.of(plan.pipeline), wanted));
+    const unplaced = this.#active.unplaced();
     return {
       state: this.ready ? "ready" : this.membership.phase === "waiting" ? "waiting" : "loading",
       reason: this.notReady()?.message ?? "",
       epoch: this.membership.epoch,
       workers: this.membership.workerViews(),
-      ...allTogether(pipelines, this.#active.unplaced().length),
+      ...allTogether(pipelines, unplaced.length),
+      classes: classCounts(this.#pipelines.formed, unplaced),
       counters: {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
@@ -331,10 +337,15 @@ export class Core {
     decided: readonly TokenIds[],
     place: (choice: ActiveChoice) => void,
   ): void {
-    if (this.#active.choiceCount + request.choices.length > queueLimit) {
-      throw new RelayError("queue_full", `${queueLimit} sequences are waiting or running`, {
-        retryAfterS: 5,
-      });
+    const { queueLimit } = this.#config;
+    const { choiceCount } = this.#active;
+    const excess = choiceCount + request.choices.length - queueLimit;
+    if (excess > 0) {
+      const message =
+        `${choiceCount} sequences are waiting or running, ` +
+        `and ${request.choices.length} more would be above the limit of ${queueLimit}`;
+      const retryAfterS = this.#finishRate.retryAfterS(this.#clock.nowMs(), excess);
+      throw new RelayError("queue_full", message, { retryAfterS });
     }
     const { maxTokens } = request.sampling;
     if (this.ready) {
@@ -343,6 +354,7 @@ export class Core {
       }
     }
     const active = this.#active.add(request, (index) => this.#newOutput(request, index));
+    this.#finishRate.note(this.#clock.nowMs(), this.#active.choiceCount);
     const [firstSequence = 0] = active.open.keys();
     this.#ports.log("debug", "request admitted", {
       ...namesOf(request),
@@ -483,7 +495,7 @@ export class Core {
       return;
     }
     this.#ports.emit(request.id, { ...event, cachedTokens: choice.reused });
-    this.#drop(choice);
+    this.#drop(choice, request.id === choice.serving?.warmUp ? 0 : 1);
     if (choice.request.open.size > 0) return;
     this.#active.delete(choice.request);
     this.#ports.log("debug", "request finished", namesOf(request));
@@ -528,8 +540,10 @@ export class Core {
     if (this.#pipelines.cleared(choice)) this.#mayPlace = true;
   }
 
-  #drop(choice: ActiveChoice): void {
+  /** @param finished 1 when it was answered. */
+  #drop(choice: ActiveChoice, finished = 0): void {
     this.#active.drop(choice);
+    this.#finishRate.note(this.#clock.nowMs(), this.#active.choiceCount, finished);
     choice.serving?.remove(choice.sequence);
     this.#gotOn(choice);
   }

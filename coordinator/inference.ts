@@ -270,6 +270,8 @@ export interface ClusterView {
   workers: WorkerView[];
   blocks: PipelineView["blocks"];
   sequences: PipelineView["sequences"];
+  /** The same by class. */
+  classes: Record<RequestClass, { running: number; waiting: number }>;
   microBatchesInFlight: number;
   /** Of the first pipeline that serves. */
   timing: TimingView;
@@ -309,7 +311,7 @@ export interface InferenceService {
   readonly prompt: PromptService;
   /**
    * Accepts a request: through BullMQ into the scheduler's waiting set.
-   * @throws RelayError queue_unavailable (Redis), queue_full, model_loading, draining,
+   * @throws RelayError queue_unavailable (Redis), queue_full, model_loading, draining, deadline_exceeded,
    *   context_length_exceeded (needs more KV blocks than the cluster has).
    */
   submit(request: GenerationRequest): Promise<RequestHandle>;

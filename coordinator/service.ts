@@ -7,6 +7,7 @@ import { type RequestId, requestId } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
 import { formatName, type Precision } from "../models/quantization.js";
 import type { Core } from "./core.js";
+import { Deadlines, deadlinePassed, hasPassed } from "./deadlines.js";
 import { EventStream } from "./event-stream.js";
 import { HeldRequests } from "./held-requests.js";
 import type {
@@ -68,6 +69,7 @@ export class Service implements InferenceService {
   readonly #pending = new Map<RequestId, Pending>();
   /** When those of them were accepted that have had no step yet, oldest first. */
   readonly #waitingSinceMs = new Map<RequestId, number>();
+  readonly #deadlines = new Deadlines((id) => this.#giveUp(id, deadlinePassed()));
   readonly #wakeUps = new WakeUps();
   readonly #stepListeners: ((rows: number) => void)[] = [];
   readonly #recoveryListeners: ((reason: string, seconds: number) => void)[] = [];
@@ -119,6 +121,7 @@ export class Service implements InferenceService {
   async submit(submitted: GenerationRequest): Promise<RequestHandle> {
     const notReady = this.notReady();
     if (notReady !== null) throw notReady;
+    if (hasPassed(submitted.deadlineMs)) throw deadlinePassed();
     const request = { ...submitted, accepted: this.#acceptance() };
     const { stream } = this.#accept(request, false);
     try {
@@ -126,6 +129,7 @@ export class Service implements InferenceService {
     } catch (error) {
       this.#pending.delete(request.id);
       this.#waitingSinceMs.delete(request.id);
+      this.#deadlines.forget(request.id);
       throw error;
     }
     this.#log.debug({ requestId: request.logId, completionId: request.id }, "request queued");
@@ -202,6 +206,7 @@ export class Service implements InferenceService {
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
     this.#waitingSinceMs.delete(id);
+    this.#deadlines.forget(id);
     pending.stream.end();
     // An orphan has ended when its answer is kept.
     if (pending.orphan) return;
@@ -267,15 +272,17 @@ export class Service implements InferenceService {
   /** Ends what is left with an error. */
   close(error: RelayError): void {
     clearInterval(this.#sweep);
-    for (const id of [...this.#pending.keys()]) {
-      this.emit(id, { type: "error", error });
-      this.#cancel(id);
-    }
+    for (const id of [...this.#pending.keys()]) this.#giveUp(id, error);
   }
 
   #oldestWaitMs(): number {
     for (const sinceMs of this.#waitingSinceMs.values()) return performance.now() - sinceMs;
     return 0;
+  }
+
+  #giveUp(id: RequestId, error: RelayError): void {
+    this.emit(id, { type: "error", error });
+    this.#cancel(id);
   }
 
   #cancel(id: RequestId): void {
@@ -309,6 +316,7 @@ export class Service implements InferenceService {
     const pending = { request, admitted: false, queuedAtMs, stream, orphan, replays: canReplay(request) };
     this.#pending.set(request.id, pending);
     this.#waitingSinceMs.set(request.id, queuedAtMs);
+    if (request.deadlineMs !== undefined) this.#deadlines.watch(request.id, request.deadlineMs);
     return pending;
   }
 
@@ -321,12 +329,11 @@ export class Service implements InferenceService {
 
   /** The core's turn has come. */
   #handOver(request: GenerationRequest, decided: readonly TokenIds[]): void {
-    const { accepted, deadlineMs = Number.POSITIVE_INFINITY } = request;
-    if (deadlineMs <= Date.now()) {
-      const message = "the time in which the answer was wanted passed while the coordinator was restarted";
-      this.#refuse(request.id, new RelayError("deadline_exceeded", message));
+    if (hasPassed(request.deadlineMs)) {
+      this.#refuse(request.id, deadlinePassed());
       return;
     }
+    const { accepted } = request;
     const numericsId = this.#facts.numericsId() ?? "";
     const way = accepted === undefined ? "goOn" : continuation(accepted.numericsId, numericsId);
     if (way === "goOn") this.#core().admit(request, decided);
@@ -367,11 +374,7 @@ export class Service implements InferenceService {
     for (const [id, { admitted, queuedAtMs }] of this.#pending) {
       if (admitted || now - queuedAtMs < admitLimitMs) continue;
       const message = `the queue did not hand the request on within ${admitLimitMs / 1000} s`;
-      this.emit(id, {
-        type: "error",
-        error: new RelayError("queue_unavailable", message, { retryAfterS: 1 }),
-      });
-      this.#cancel(id);
+      this.#giveUp(id, new RelayError("queue_unavailable", message, { retryAfterS: 1 }));
     }
   }
 }

@@ -9,6 +9,7 @@ import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v
 import { type ActiveChoice, contextRequest, rowRequests } from "./active-request.js";
 import type { PipelineView, TimingView } from "./inference.js";
 import { Pipeline, type SequenceOutcome } from "./pipeline/pipeline.js";
+import type { RequestClass } from "./request-class.js";
 import type { Candidate } from "./routing.js";
 import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import {
@@ -174,6 +175,10 @@ export class Serving {
     this.#ports.stepFinished(this.#rows.get(result.step) ?? 0);
     this.#rows.delete(result.step);
     return outcomes;
+  }
+
+  countsOf(of: RequestClass): { running: number; waiting: number } {
+    return this.#scheduler.countsOf(of);
   }
 
   view(): ServingView {

@@ -65,7 +65,11 @@ export class BatchClient {
         {
           method: "POST",
           agent: this.#agent,
-          headers: { "content-type": "application/json", "content-length": bytes.length },
+          headers: {
+            "content-type": "application/json",
+            "content-length": bytes.length,
+            "x-glm-class": "batch",
+          },
           signal,
           timeout: answerLimitMs,
         },

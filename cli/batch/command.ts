@@ -33,6 +33,7 @@ export function addBatchCommand(program: Command): void {
     .description(
       "Sends every request of a JSONL file in the format of the OpenAI batch API to a running coordinator " +
         "and writes one line per custom_id to another file, in the order in which the answers arrive. " +
+        "The requests are of class batch: interactive ones come before them. " +
         "Where the output file exists, an earlier run is continued: only what it left open is sent.",
     )
     .argument("<in>", 'file of lines {"custom_id", "method": "POST", "url", "body"}')

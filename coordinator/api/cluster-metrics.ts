@@ -2,6 +2,7 @@
 import { Counter, Gauge, type Metric, type Registry } from "prom-client";
 import { softwareVersion } from "../../common/package.js";
 import type { ClusterView, PipelineView, WorkerView } from "../inference.js";
+import { requestClasses } from "../request-class.js";
 
 const workerStates: readonly WorkerView["state"][] = ["idle", "loading", "loaded", "linked", "failed"];
 const pipelineStates: readonly PipelineView["state"][] = ["waiting", "loading", "ready"];
@@ -30,12 +31,16 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     "version",
     "kernels",
   ]);
-  const requestsRunning = gauge("requests_running", "Sequences in the scheduler's running set.", ["model"]);
+  const requestsRunning = gauge("requests_running", "Sequences in the scheduler's running set.", [
+    "model",
+    "priority",
+  ]);
   const oldestWait = gauge("queue_oldest_age_seconds", "Age of the oldest request without a first step.", [
     "model",
   ]);
   const requestsWaiting = gauge("requests_waiting", "Accepted sequences that wait for their first step.", [
     "model",
+    "priority",
   ]);
   const kvBlocks = gauge("kv_blocks", "Blocks of the KV cache.", ["model", "pipeline", "state"]);
   const kvUsageRatio = gauge("kv_usage_ratio", "Used blocks of the KV cache, 0 to 1.", ["model"]);
@@ -166,8 +171,11 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
       buildInfo.reset();
       const kernels = [...new Set(view.workers.map((worker) => worker.kernels))].sort().join(",");
       buildInfo.set({ version: softwareVersion, kernels }, 1);
-      requestsRunning.set({ model }, view.sequences.running);
-      requestsWaiting.set({ model }, view.sequences.waiting);
+      for (const priority of requestClasses) {
+        const { running, waiting } = view.classes[priority];
+        requestsRunning.set({ model, priority }, running);
+        requestsWaiting.set({ model, priority }, waiting);
+      }
       oldestWait.set({ model }, view.oldestWaitMs / 1_000);
       kvUsageRatio.set({ model }, total === 0 ? 0 : used / total);
       kvCacheInfo.reset();

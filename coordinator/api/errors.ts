@@ -37,8 +37,8 @@ export function retryHeaders(error: RelayError): Record<string, string> {
       "retry-after-ms": String(Math.max(1, Math.round(seconds * 1_000))),
     };
   }
-  // The openai client repeats every status from 500 on unless told that it is useless.
-  return error.httpStatus >= 500 ? { "x-should-retry": "false" } : {};
+  // The openai client repeats these unless told that it is useless.
+  return error.httpStatus >= 500 || error.httpStatus === 408 ? { "x-should-retry": "false" } : {};
 }
 
 const frameworkCodes: Record<string, ErrorCode> = {

@@ -94,7 +94,9 @@ export async function* follow(
     }
     metrics.end();
   } catch (cause) {
-    metrics.end(cause === client.end ? "abort" : "error");
+    const isUnwanted =
+      cause === client.end || (cause instanceof RelayError && cause.code === "deadline_exceeded");
+    metrics.end(isUnwanted ? "abort" : "error");
     throw cause;
   } finally {
     client.onLeave = undefined;

@@ -10,6 +10,7 @@ import { RelayError } from "../../common/errors.js";
 import type { RequestId } from "../../common/ids.js";
 import type { Logger } from "../../common/log.js";
 import type { GenerationRequest } from "../inference.js";
+import type { RequestClass } from "../request-class.js";
 import { RedisLedger } from "./ledger.js";
 import { QueueMetrics } from "./metrics.js";
 import type { RequestQueue } from "./queue.js";
@@ -20,8 +21,8 @@ import { redisName, redisOptions, requireFitRedis } from "./redis.js";
 const admitConcurrency = 64;
 /** The coordinator's loop is never blocked for half of this, else a job would be taken for stalled. */
 const lockDurationMs = 30_000;
-/** Interactive requests; 0 would mean before everything else. */
-const jobPriority = 10;
+/** The lower one goes first; 0 would mean before everything else. */
+const jobPriority: Record<RequestClass, number> = { interactive: 10, batch: 20 };
 /** An admission fails only when its ledger record could not be written: Redis was away for a moment. */
 const admitRetry = { attempts: 5, backoff: { type: "fixed", delay: 200 } };
 /** BullMQ's close has no deadline of its own. */
@@ -74,7 +75,7 @@ export class BullmqQueue implements RequestQueue {
     this.#queue = new Queue(queueName, {
       connection: commands,
       prefix: this.#prefix,
-      defaultJobOptions: { ...admitRetry, removeOnComplete: true, removeOnFail: true, priority: jobPriority },
+      defaultJobOptions: { ...admitRetry, removeOnComplete: true, removeOnFail: true },
     });
     // Whether Redis is there is told by `commands`, which the queue uses too: who hears "up" can add at once.
     this.#queue.on("error", (error) => log.debug({ err: error }, "queue"));
@@ -100,7 +101,8 @@ export class BullmqQueue implements RequestQueue {
   }
 
   async add(request: GenerationRequest): Promise<void> {
-    await this.#answered(() => this.#queue.add("generate", toRecord(request), { jobId: request.id }));
+    const options = { jobId: request.id, priority: jobPriority[request.class] };
+    await this.#answered(() => this.#queue.add("generate", toRecord(request), options));
   }
 
   async remove(id: RequestId): Promise<void> {

@@ -16,8 +16,9 @@ export interface RequestQueue {
   remove(id: RequestId): Promise<void>;
 
   /**
-   * Hands requests to `admit`, at least once each, in the order of arrival. A request counts as
-   * done when its ledger record is written and `admit` has returned; it comes again when `admit` has thrown.
+   * Hands requests to `admit`, at least once each, a class after the other and each in the order of arrival. A
+   * request counts as done when its ledger record is written and `admit` has returned; it comes again when
+   * `admit` has thrown.
    */
   start(admit: (request: GenerationRequest) => void): Promise<void>;
 

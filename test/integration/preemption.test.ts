@@ -1,6 +1,6 @@
 /** A cluster whose KV cache holds few sequences to their ends answers as one that holds them all. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { demoModel, TestCluster } from "../support/cluster.js";
+import { demoModel, memoryFor, TestCluster } from "../support/cluster.js";
 
 const stages = 2;
 /** Blocks of the small cluster: one long request takes most of them. */
@@ -11,12 +11,8 @@ describe("a cluster that is short of KV blocks", () => {
   let tight: TestCluster;
   beforeAll(async () => {
     roomy = await TestCluster.start({ model: demoModel, stages });
-    const { blocks, stages: planned } = await roomy.view();
-    const bytes = planned.map(
-      ({ planned: { weightBytes, kvBytes, workspaceBytes, processBytes } }) =>
-        weightBytes + workspaceBytes + processBytes + Math.ceil((kvBytes / blocks.total) * fewBlocks),
-    );
-    tight = await TestCluster.start({ model: demoModel, stages, memory: `${Math.max(...bytes)}` });
+    const memory = memoryFor(await roomy.view(), fewBlocks);
+    tight = await TestCluster.start({ model: demoModel, stages, memory });
   });
   afterAll(async () => {
     await roomy?.stop();

@@ -46,6 +46,15 @@ describe("the request queue on real Redis", () => {
     expect(inOrder.map(listed)).toEqual(sent);
   });
 
+  it("hands over interactive requests before batch ones", async () => {
+    const admitted: string[] = [];
+    for (let n = 0; n < 10; n++) await queue.add({ ...generation(`b${n}`, [n]), class: "batch" });
+    for (let n = 0; n < 10; n++) await queue.add(generation(`i${n}`, [n]));
+    await queue.start((request) => admitted.push(request.id));
+    await until("all to be admitted", () => admitted.length === 20);
+    expect(admitted.map((name) => name[0]).join("")).toBe("i".repeat(10) + "b".repeat(10));
+  });
+
   it("has written the ledger record when a request is admitted, and deletes it when it ended", async () => {
     const reader = new Redis(redis.url);
     const records: (string | null)[] = [];

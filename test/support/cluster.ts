@@ -110,6 +110,15 @@ export async function until<T>(
   }
 }
 
+/** --memory for workers of such a cluster that then have little more than so many KV blocks. */
+export function memoryFor({ blocks, stages }: ClusterView, count: number): string {
+  const bytes = stages.map(
+    ({ planned: { weightBytes, kvBytes, workspaceBytes, processBytes } }) =>
+      weightBytes + workspaceBytes + processBytes + Math.ceil((kvBytes / blocks.total) * count),
+  );
+  return `${Math.max(...bytes)}`;
+}
+
 export async function freePort(): Promise<number> {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));

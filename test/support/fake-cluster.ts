@@ -72,6 +72,7 @@ export interface FakeClusterOptions {
   itlTargetMs?: number;
   workerMemoryMB?: number;
   prefixLength?: number;
+  queueLimit?: number;
   speculation?: boolean;
   model?: FakeModel;
 }
@@ -98,6 +99,7 @@ export class FakeCluster {
   breakLink = false;
   readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
   readonly recoveries: { reason: string; afterMs: number }[] = [];
+  private listener: Pick<CorePorts, "emit" | "ended"> | null = null;
   /** What the stages of each pipeline have. */
   private readonly caches = new Map<number, FakeCache>();
   /** Contexts that are read in slices. */
@@ -118,6 +120,7 @@ export class FakeCluster {
     microBatches,
     itlTargetMs = 200,
     prefixLength = 0,
+    queueLimit = 10_000,
     workerMemoryMB = 100,
     speculation = false,
     model = nextToken,
@@ -150,10 +153,12 @@ export class FakeCluster {
         this.order.push(event.type);
         const list = this.events.get(id) ?? [];
         this.events.set(id, [...list, event]);
+        this.listener?.emit(id, event);
       },
       ended: (id) => {
         this.ended.add(id);
         this.endings.set(id, (this.endings.get(id) ?? 0) + 1);
+        this.listener?.ended(id);
       },
       stepFinished: () => {},
       readyChanged: () => {},
@@ -162,6 +167,7 @@ export class FakeCluster {
     };
     this.core = new Core(
       {
+        queueLimit,
         microBatches: microBatches ?? null,
         itlTargetMs,
         speculation,
@@ -196,6 +202,11 @@ export class FakeCluster {
       ports,
       { nowMs: () => this.nowMs },
     );
+  }
+
+  /** Who is told of requests beside the test. */
+  listen(listener: Pick<CorePorts, "emit" | "ended">): void {
+    this.listener = listener;
   }
 
   join(connection: number, overrides: Partial<NonNullable<WorkerMessage__Output["register"]>> = {}): void {

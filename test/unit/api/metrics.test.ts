@@ -100,8 +100,10 @@ it("counts requests by how they ended, and their tokens", () => {
 it("shows what the cluster says", () => {
   const expected: Record<string, number> = {
     [`glm_relay_build_info{version="${softwareVersion}",kernels="scalar"}`]: 1,
-    'glm_relay_requests_running{model="glm-test"}': 4,
-    'glm_relay_requests_waiting{model="glm-test"}': 6,
+    'glm_relay_requests_running{model="glm-test",priority="interactive"}': 3,
+    'glm_relay_requests_running{model="glm-test",priority="batch"}': 1,
+    'glm_relay_requests_waiting{model="glm-test",priority="interactive"}': 1,
+    'glm_relay_requests_waiting{model="glm-test",priority="batch"}': 5,
     'glm_relay_kv_blocks{model="glm-test",pipeline="0",state="used"}': 25,
     'glm_relay_kv_blocks{model="glm-test",pipeline="0",state="free"}': 75,
     'glm_relay_kv_usage_ratio{model="glm-test"}': 0.25,

@@ -252,6 +252,7 @@ export class ScriptedService implements InferenceService {
       ],
       blocks: { size: 16, total: 100, used: 25, kept: 0 },
       sequences: { running: 4, waiting: 6 },
+      classes: { interactive: { running: 3, waiting: 1 }, batch: { running: 1, waiting: 5 } },
       microBatchesInFlight: 2,
       timing,
       pipelines: [

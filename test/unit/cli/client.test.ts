@@ -150,6 +150,7 @@ describe("status", () => {
     ],
     blocks: { size: 16, total: 100, used: 3, kept: 0 },
     sequences: { running: 1, waiting: 2 },
+    classes: { interactive: { running: 1, waiting: 0 }, batch: { running: 0, waiting: 2 } },
     microBatchesInFlight: 1,
     pipelines: [],
     timing: {

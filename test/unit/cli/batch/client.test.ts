@@ -28,6 +28,13 @@ describe("one attempt of a request", () => {
     });
   });
 
+  it("says that it is of a batch", async () => {
+    const url = await serveCompletions((_, response, request) =>
+      respond(response, 200, { of: request.headers["x-glm-class"] }),
+    );
+    expect((await ask(url)).response?.body).toEqual({ of: "batch" });
+  });
+
   it.each([
     [400, {}, false],
     [404, {}, false],

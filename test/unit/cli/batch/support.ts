@@ -34,7 +34,7 @@ export function outputLine(id: string, status = 200): Record<string, unknown> {
 
 /** Answers completions like the API; `answer` gets each body, whose `user` names the line. */
 export async function serveCompletions(
-  answer: (body: Record<string, unknown>, response: ServerResponse) => void,
+  answer: (body: Record<string, unknown>, response: ServerResponse, request: IncomingMessage) => void,
 ): Promise<string> {
   const server = createServer(async (request: IncomingMessage, response) => {
     if (request.url === "/api/cluster") {
@@ -43,7 +43,7 @@ export async function serveCompletions(
     }
     let text = "";
     for await (const chunk of request) text += chunk;
-    answer(JSON.parse(text) as Record<string, unknown>, response);
+    answer(JSON.parse(text) as Record<string, unknown>, response, request);
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   onTestFinished(() => {
