@@ -3,7 +3,7 @@
  * without socket, timer or await: the live coordinator and the simulator drive the same code.
  */
 import type { Clock } from "../common/clock.js";
-import { type ErrorCode, RelayError, toRelayError } from "../common/errors.js";
+import { RelayError, toRelayError } from "../common/errors.js";
 import type { Epoch, PipelineId, RequestId, SequenceId } from "../common/ids.js";
 import { maxLoggedRequests, maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
@@ -11,24 +11,16 @@ import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v
 import { type ActiveChoice, type ActiveRequest, namesOf } from "./active-request.js";
 import { ActiveRequests } from "./active-requests.js";
 import { allTogether, classCounts, noTokenYet, pipelineView } from "./cluster-view.js";
+import type { CoreConfig, CorePorts } from "./core-ports.js";
 import { FinishRate } from "./finish-rate.js";
-import type {
-  ClusterView,
-  GenerationRequest,
-  RequestEvent,
-  TextParams,
-  TokenIds,
-  TokenLogprob,
-} from "./inference.js";
+import type { ClusterView, GenerationRequest, RequestEvent, TokenIds, TokenLogprob } from "./inference.js";
 import { Membership } from "./membership/membership.js";
-import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { PromptScores } from "./output/prompt-scores.js";
 import { replay } from "./output/replay.js";
 import type { SequenceOutcome } from "./pipeline/pipeline.js";
 import { Pipelines } from "./pipelines.js";
 import type { LayerRange } from "./placement/cut.js";
-import type { Detokenizer } from "./prompt/service.js";
 import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
 import { Serving } from "./serving.js";
@@ -40,38 +32,6 @@ export const queueLimit = 10_000;
 const placedPerTurn = 256;
 /** What a reply is taken to need before any has ended, in tokens. */
 const firstExpectedReply = 256;
-
-export interface CoreConfig {
-  /** Sequences admitted and not finished; above it new requests get queue_full. */
-  queueLimit: number;
-  membership: Omit<MembershipConfig, "minBlocks">;
-  /** Micro-batches in flight; null: by what is measured. */
-  microBatches: number | null;
-  prefillChunk: number;
-  /** Decodes may carry drafts where they pay. */
-  speculation: boolean;
-  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
-  itlTargetMs: number;
-  /** How long interrupted requests wait for the next pipeline. */
-  recoveryTimeoutMs: number;
-  /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
-  prefixLength: number;
-  modelStopTokens: ReadonlySet<number>;
-  createDetokenizer(text: TextParams): Detokenizer;
-}
-
-export interface CorePorts extends Omit<MembershipPorts, "formed" | "dissolved"> {
-  sendStep(header: StepHeader): void;
-  /** What happened to a request; after `ended` nothing follows. */
-  emit(request: RequestId, event: RequestEvent): void;
-  ended(request: RequestId): void;
-  /** Rows of a finished step. */
-  stepFinished(rows: number): void;
-  /** The pipeline answered its first token, or is gone. */
-  readyChanged(ready: boolean): void;
-  /** The first token after a ready pipeline was lost: why it was, and how long ago. */
-  recovered(reason: ErrorCode, afterMs: number): void;
-}
 
 /** What the service around the core adds to the view. */
 type ServiceFacts =
