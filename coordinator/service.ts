@@ -9,6 +9,7 @@ import { formatName, type Precision } from "../models/quantization.js";
 import type { Core } from "./core.js";
 import { Deadlines, deadlinePassed, hasPassed } from "./deadlines.js";
 import { EventStream } from "./event-stream.js";
+import { type Accepted, HandOver, handOverLimitS, sweepMs } from "./hand-over.js";
 import { HeldRequests } from "./held-requests.js";
 import type {
   Acceptance,
@@ -33,7 +34,6 @@ import {
 import { canReplay } from "./output/replay.js";
 import type { PromptService } from "./prompt/service.js";
 import type { LedgerEntry, RequestQueue } from "./queue/queue.js";
-import { type Accepted, handOnLimitS, QueueOrder, sweepMs } from "./queue-order.js";
 import { WakeUps } from "./wake-ups.js";
 
 /** An accepted request: queued until the core has it, then admitted. */
@@ -69,7 +69,7 @@ export class Service implements InferenceService {
   readonly #queue: RequestQueue;
   readonly #core: () => Core;
   readonly #log: Logger;
-  /** Bounded by the core's queue limit and, while they are queued, by handOnLimitS. */
+  /** Bounded by the core's queue limit and, while they are queued, by intakeLimitS. */
   readonly #pending = new Map<RequestId, Pending>();
   /** When those of them were accepted that have had no step yet, oldest first. */
   readonly #waitingSinceMs = new Map<RequestId, number>();
@@ -81,7 +81,7 @@ export class Service implements InferenceService {
   readonly #held: HeldRequests;
   readonly #orphans: Orphans;
   readonly #sweep: NodeJS.Timeout;
-  readonly #order = new QueueOrder();
+  readonly #handOver = new HandOver();
   #draining = false;
 
   constructor(
@@ -100,7 +100,7 @@ export class Service implements InferenceService {
     this.#orphans = new Orphans(facts.term);
     this.#held = new HeldRequests({
       ready: () => core().ready,
-      admit: (request, decided) => this.#handOver(request, decided),
+      admit: (request, decided) => this.#giveToCore(request, decided),
       later: (run) => setImmediate(run),
       nowMs: () => performance.now(),
     });
@@ -157,7 +157,7 @@ export class Service implements InferenceService {
     }
     if (pending.admitted) return;
     pending.admitted = true;
-    this.#order.handedOn(pending.orphan ? null : pending.accepted);
+    this.#handOver.handedOn(pending.orphan ? null : pending.accepted);
     if (this.#held.any || pending.orphan) this.#held.add(pending.request);
     else this.#core().admit(pending.request);
   }
@@ -323,7 +323,7 @@ export class Service implements InferenceService {
     const pending = {
       request,
       admitted: false,
-      accepted: this.#order.accept(),
+      accepted: this.#handOver.accept(),
       stream,
       orphan,
       replays: canReplay(request),
@@ -342,7 +342,7 @@ export class Service implements InferenceService {
   }
 
   /** The core's turn has come. */
-  #handOver(request: GenerationRequest, decided: readonly TokenIds[]): void {
+  #giveToCore(request: GenerationRequest, decided: readonly TokenIds[]): void {
     if (hasPassed(request.deadlineMs)) {
       this.#refuse(request.id, deadlinePassed());
       return;
@@ -389,10 +389,10 @@ export class Service implements InferenceService {
   #giveUpOverdue(): void {
     const overdue = this.#held.overdue(this.#facts.recoveryTimeoutMs);
     for (const id of overdue?.ids ?? []) this.#refuse(id, overdue!.error);
-    this.#order.sweep();
+    this.#handOver.sweep();
     for (const [id, { admitted, accepted }] of this.#pending) {
-      if (admitted || !this.#order.isLost(accepted)) continue;
-      const message = `the queue did not hand the request on within ${handOnLimitS} s`;
+      if (admitted || !this.#handOver.isLost(accepted)) continue;
+      const message = `the queue did not hand the request on within ${handOverLimitS} s`;
       this.#giveUp(id, new RelayError("queue_unavailable", message, { retryAfterS: 1 }));
     }
   }

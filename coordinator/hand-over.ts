@@ -7,7 +7,7 @@
 /** How often the service looks. */
 export const sweepMs = 1_000;
 const limitSweeps = 10;
-export const handOnLimitS = (limitSweeps * sweepMs) / 1_000;
+export const handOverLimitS = (limitSweeps * sweepMs) / 1_000;
 /** The queue hands on several at a time, which may change places. */
 const mostOvertaking = 256;
 
@@ -17,7 +17,7 @@ export interface Accepted {
   readonly sweep: number;
 }
 
-export class QueueOrder {
+export class HandOver {
   #sweeps = 0;
   #accepted = 0;
   #lastPlace = -1;
