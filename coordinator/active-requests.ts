@@ -54,6 +54,7 @@ export class ActiveRequests {
         index,
         sequence: sequenceId(this.#nextSequence++),
         serving: null,
+        distrusted: null,
         deaths: 0,
         output: newOutput(index),
         prompt: new ChoicePrompt(index, promptTokens, context),
