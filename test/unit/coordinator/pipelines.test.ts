@@ -122,6 +122,9 @@ describe("the workers of several pipelines", () => {
     cluster.join(5, { worker: "worker-2" });
     cluster.pass(300, [1, 3, 4, 5]);
     expect(workersOf(cluster)[0]).toEqual(["1"]);
+    // So that nothing runs there some day.
+    for (const id of ["p", "q", "r"]) cluster.core.admit(generation(id, [5]));
+    expect(runningIn(cluster)).toEqual([1, 4]);
     cluster.answerAll();
     cluster.pass(300, [1, 3, 4, 5]);
     cluster.link();
@@ -243,6 +246,23 @@ describe("the loss of one of several pipelines", () => {
       expect(cluster.core.requestCount).toBe(0);
       expect(cluster.core.view().blocks.used).toBe(0);
     }
+  });
+
+  it("is got over in portions when thousands are moved", () => {
+    const cluster = started(2, { maxBlocks: 2_000 });
+    for (let n = 0; n < 1_200; n++) cluster.core.admit(generation(`n${n}`, [n % 7], { maxTokens: 2 }));
+    const waiting = () => cluster.core.view().sequences.running + cluster.core.view().sequences.waiting;
+    expect(waiting()).toBe(1_200);
+    cluster.core.membership.gone(1, "its control stream broke");
+    const taken = () => cluster.core.view().pipelines[1]!.sequences;
+    expect(taken().running + taken().waiting).toBe(600 + 256);
+    expect(waiting()).toBe(1_200);
+    cluster.pass(100, [2, 3, 4]);
+    cluster.pass(100, [2, 3, 4]);
+    expect(taken().running + taken().waiting).toBe(1_200);
+    cluster.answerAll();
+    expect(cluster.core.requestCount).toBe(0);
+    expect(cluster.tokensOf("n1199")).toEqual(expectedTokens([1199 % 7], 2));
   });
 
   it("is over for new sequences when the pipeline has answered a first token again", () => {
