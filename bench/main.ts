@@ -15,6 +15,7 @@ import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
 import { addSchedulerCostCommand } from "./scheduler-cost.js";
 import { servingBench } from "./serving.js";
+import { addSlicesCommand } from "./slices.js";
 import { addSpeculationCommand } from "./speculation.js";
 import { addSpeedCommand } from "./speed.js";
 import { addThroughputCommand } from "./throughput.js";
@@ -50,6 +51,7 @@ const program = new Command("bench")
 addQualityCommand(program);
 addMemoryCommand(program);
 addSpeedCommand(program);
+addSlicesCommand(program);
 addSpeculationCommand(program);
 addFamiliesCommand(program);
 addSchedulerCostCommand(program);

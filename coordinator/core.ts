@@ -12,8 +12,8 @@ import { type ActiveChoice, type ActiveRequest, namesOf } from "./active-request
 import { ActiveRequests } from "./active-requests.js";
 import { allTogether, classCounts, noTokenYet, pipelineView } from "./cluster-view.js";
 import type { CoreConfig, CorePorts } from "./core-ports.js";
-import { FinishRate } from "./finish-rate.js";
 import type { ClusterView, GenerationRequest, RequestEvent, TokenIds, TokenLogprob } from "./inference.js";
+import { Intake } from "./intake.js";
 import { Membership } from "./membership/membership.js";
 import { ChoiceOutput } from "./output/choice-output.js";
 import { PromptScores } from "./output/prompt-scores.js";
@@ -54,7 +54,7 @@ export class Core {
   readonly #pipelines: Pipelines;
   /** Choices that wait for a pipeline may find one now. */
   #mayPlace = false;
-  readonly #finishRate = new FinishRate();
+  readonly #intake: Intake;
   readonly #counters = {
     steps: 0,
     contextSlices: 0,
@@ -64,8 +64,10 @@ export class Core {
     draftedTokens: 0,
     acceptedTokens: 0,
   };
+
   constructor(config: CoreConfig, ports: CorePorts, clock: Clock) {
     this.#config = config;
+    this.#intake = new Intake(config.queueLimit);
     this.#ports = ports;
     this.#clock = clock;
     this.#pipelines = new Pipelines(config.membership.pipelineCount, config.prefixLength, (pipeline) =>
@@ -297,16 +299,7 @@ export class Core {
     decided: readonly TokenIds[],
     place: (choice: ActiveChoice) => void,
   ): void {
-    const { queueLimit } = this.#config;
-    const { choiceCount } = this.#active;
-    const excess = choiceCount + request.choices.length - queueLimit;
-    if (excess > 0) {
-      const message =
-        `${choiceCount} sequences are waiting or running, ` +
-        `and ${request.choices.length} more would be above the limit of ${queueLimit}`;
-      const retryAfterS = this.#finishRate.retryAfterS(this.#clock.nowMs(), excess);
-      throw new RelayError("queue_full", message, { retryAfterS });
-    }
+    this.#intake.require(request.class, request.choices.length, this.#clock.nowMs());
     const { maxTokens } = request.sampling;
     if (this.ready) {
       for (const { promptTokens: prompt, context = null } of request.choices) {
@@ -314,7 +307,7 @@ export class Core {
       }
     }
     const active = this.#active.add(request, (index) => this.#newOutput(request, index));
-    this.#finishRate.note(this.#clock.nowMs(), this.#active.choiceCount);
+    for (const _ of active.open) this.#intake.opened(request.class, this.#clock.nowMs());
     const [firstSequence = 0] = active.open.keys();
     this.#ports.log("debug", "request admitted", {
       ...namesOf(request),
@@ -455,7 +448,7 @@ export class Core {
       return;
     }
     this.#ports.emit(request.id, { ...event, cachedTokens: choice.reused });
-    this.#drop(choice, request.id === choice.serving?.warmUp ? 0 : 1);
+    this.#drop(choice, request.id !== choice.serving?.warmUp);
     if (choice.request.open.size > 0) return;
     this.#active.delete(choice.request);
     this.#ports.log("debug", "request finished", namesOf(request));
@@ -500,10 +493,10 @@ export class Core {
     if (this.#pipelines.cleared(choice)) this.#mayPlace = true;
   }
 
-  /** @param finished 1 when it was answered. */
-  #drop(choice: ActiveChoice, finished = 0): void {
+  /** @param finished Whether it was answered. */
+  #drop(choice: ActiveChoice, finished = false): void {
     this.#active.drop(choice);
-    this.#finishRate.note(this.#clock.nowMs(), this.#active.choiceCount, finished);
+    this.#intake.closed(choice.request.request.class, finished, this.#clock.nowMs());
     choice.serving?.remove(choice.sequence);
     this.#gotOn(choice);
   }

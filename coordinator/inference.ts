@@ -107,8 +107,10 @@ export interface Acceptance {
   atMs: number;
   /** Its tokens hold under no other one; "" while none is known. */
   numericsId: string;
-  /** Processes that have taken it up since. */
+  /** Later processes in a row that have computed it, got no further and ended. */
   recoveries: number;
+  /** Tokens that were decided when the last of them began with it. */
+  tokens: number;
 }
 
 /** What is known of a request by its name. */

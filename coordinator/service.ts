@@ -21,14 +21,28 @@ import type {
   RequestState,
   TokenIds,
 } from "./inference.js";
-import { continuation, isCalled, type OrphanListener, Orphans, poisonOf } from "./orphans.js";
+import {
+  begun,
+  continuation,
+  isCalled,
+  type OrphanListener,
+  Orphans,
+  poisonOf,
+  withProgress,
+} from "./orphans.js";
 import { canReplay } from "./output/replay.js";
 import type { PromptService } from "./prompt/service.js";
 import type { LedgerEntry, RequestQueue } from "./queue/queue.js";
 import { WakeUps } from "./wake-ups.js";
 
-/** A request that the queue took and nobody admitted within this time is given up with a 503. */
-const admitLimitMs = 10_000;
+/**
+ * A request that the queue took is given up with a 503 when for so many sweeps it was not handed on, and either
+ * later ones were or none at all. Ten thousand at once take their time. Sweeps and not seconds: what this process
+ * missed while it stood still is not the queue's fault.
+ */
+const admitLimitSweeps = 10;
+/** The queue hands on several at a time, which may change places. */
+const mostOvertaking = 256;
 /** How often overdue requests are looked for. */
 const sweepMs = 1_000;
 
@@ -36,7 +50,9 @@ const sweepMs = 1_000;
 interface Pending {
   request: GenerationRequest;
   admitted: boolean;
-  queuedAtMs: number;
+  /** Its place among all that were accepted, and the sweep after which it was. */
+  place: number;
+  sweep: number;
   stream: EventStream;
   /** Its client was lost with the process that accepted it. */
   orphan: boolean;
@@ -65,7 +81,7 @@ export class Service implements InferenceService {
   readonly #queue: RequestQueue;
   readonly #core: () => Core;
   readonly #log: Logger;
-  /** Bounded by the core's queue limit and, while they are queued, by admitLimitMs. */
+  /** Bounded by the core's queue limit and, while they are queued, by admitLimitSweeps. */
   readonly #pending = new Map<RequestId, Pending>();
   /** When those of them were accepted that have had no step yet, oldest first. */
   readonly #waitingSinceMs = new Map<RequestId, number>();
@@ -77,6 +93,10 @@ export class Service implements InferenceService {
   readonly #held: HeldRequests;
   readonly #orphans: Orphans;
   readonly #sweep: NodeJS.Timeout;
+  #sweeps = 0;
+  #accepted = 0;
+  /** The latest place that the queue has handed on, and the sweep after which it last handed on any request. */
+  #handedOn = { place: -1, sweep: 0 };
   #draining = false;
 
   constructor(
@@ -152,16 +172,18 @@ export class Service implements InferenceService {
     }
     if (pending.admitted) return;
     pending.admitted = true;
+    this.#noteHandedOn(pending);
     if (this.#held.any || pending.orphan) this.#held.add(pending.request);
     else this.#core().admit(pending.request);
   }
 
   /** At the start, before the queue hands anything on: what earlier processes had admitted and not ended. */
   restore(entries: readonly LedgerEntry[]): void {
-    for (const { request, decided } of entries) {
+    for (const entry of entries) {
+      const request = withProgress(entry);
       this.#takeUp(request).admitted = true;
       const poison = poisonOf(request);
-      if (poison === null) this.#held.add(request, decided);
+      if (poison === null) this.#held.add(request, entry.decided);
       else this.#refuse(request.id, poison);
     }
     if (entries.length === 0) return;
@@ -196,6 +218,7 @@ export class Service implements InferenceService {
     if (event.type === "started") this.#waitingSinceMs.delete(id);
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
+    if (event.type === "started" && pending.orphan) this.#queue.ledger.restate(begun(pending.request), true);
     if (event.type === "tokens" && pending.replays) {
       this.#queue.ledger.decided(id, event.choice, event.tokens);
     }
@@ -307,15 +330,22 @@ export class Service implements InferenceService {
   #acceptance(): Acceptance {
     const { term, numericsId } = this.#facts;
     const atMs = performance.timeOrigin + performance.now();
-    return { term, atMs, numericsId: numericsId() ?? "", recoveries: 0 };
+    return { term, atMs, numericsId: numericsId() ?? "", recoveries: 0, tokens: 0 };
   }
 
   #accept(request: GenerationRequest, orphan: boolean): Pending {
     const stream = new EventStream(this.#wakeUps);
-    const queuedAtMs = performance.now();
-    const pending = { request, admitted: false, queuedAtMs, stream, orphan, replays: canReplay(request) };
+    const pending = {
+      request,
+      admitted: false,
+      place: this.#accepted++,
+      sweep: this.#sweeps,
+      stream,
+      orphan,
+      replays: canReplay(request),
+    };
     this.#pending.set(request.id, pending);
-    this.#waitingSinceMs.set(request.id, queuedAtMs);
+    this.#waitingSinceMs.set(request.id, performance.now());
     if (request.deadlineMs !== undefined) this.#deadlines.watch(request.id, request.deadlineMs);
     return pending;
   }
@@ -336,15 +366,20 @@ export class Service implements InferenceService {
     const { accepted } = request;
     const numericsId = this.#facts.numericsId() ?? "";
     const way = accepted === undefined ? "goOn" : continuation(accepted.numericsId, numericsId);
-    if (way === "goOn") this.#core().admit(request, decided);
-    else if (way === "anew") {
-      const restated = { ...request, accepted: { ...accepted!, numericsId } };
-      this.#queue.ledger.restate(restated);
-      this.#core().admit(restated);
-    } else {
+    if (way === "never") {
       const message = `the request was accepted for another model than ${this.model.id}, which is served now`;
       this.#refuse(request.id, new RelayError("model_not_found", message));
+      return;
     }
+    if (way === "goOn") {
+      this.#core().admit(request, decided);
+      return;
+    }
+    const anew = { ...request, accepted: { ...accepted!, numericsId, tokens: 0 } };
+    const pending = this.#pending.get(request.id);
+    if (pending !== undefined) pending.request = anew;
+    this.#queue.ledger.restate(anew, false);
+    this.#core().admit(anew);
   }
 
   #refuse(id: RequestId, error: RelayError): void {
@@ -367,13 +402,22 @@ export class Service implements InferenceService {
     }
   }
 
+  /** What an earlier process had put into the queue has no place among ours. */
+  #noteHandedOn({ orphan, place }: Pending): void {
+    const latest = orphan ? -1 : place;
+    this.#handedOn = { place: Math.max(latest, this.#handedOn.place), sweep: this.#sweeps };
+  }
+
   #giveUpOverdue(): void {
     const overdue = this.#held.overdue(this.#facts.recoveryTimeoutMs);
     for (const id of overdue?.ids ?? []) this.#refuse(id, overdue!.error);
-    const now = performance.now();
-    for (const [id, { admitted, queuedAtMs }] of this.#pending) {
-      if (admitted || now - queuedAtMs < admitLimitMs) continue;
-      const message = `the queue did not hand the request on within ${admitLimitMs / 1000} s`;
+    this.#sweeps++;
+    const handedOn = this.#handedOn;
+    const isStuck = this.#sweeps - handedOn.sweep >= admitLimitSweeps;
+    for (const [id, { admitted, place, sweep }] of this.#pending) {
+      if (admitted || this.#sweeps - sweep < admitLimitSweeps) continue;
+      if (!isStuck && place + mostOvertaking > handedOn.place) continue;
+      const message = `the queue did not hand the request on within ${(admitLimitSweeps * sweepMs) / 1000} s`;
       this.#giveUp(id, new RelayError("queue_unavailable", message, { retryAfterS: 1 }));
     }
   }

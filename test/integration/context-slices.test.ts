@@ -61,9 +61,9 @@ async function complete(cluster: TestCluster, body: Body): Promise<Answer> {
   return { tokens, logprobs };
 }
 
-/** A stream whose tokens are counted as they come. */
+/** A stream whose steps are counted as they come: without speculation each brings a token. */
 class Stream {
-  tokens: number[] = [];
+  steps = 0;
   readonly done: Promise<void>;
   readonly #cancel = new AbortController();
 
@@ -84,7 +84,7 @@ class Stream {
     });
     for await (const data of readServerSentEvents(response.body!)) {
       if (data === "[DONE]") return;
-      this.tokens.push(...(JSON.parse(data).choices[0]?.token_ids ?? []));
+      if (JSON.parse(data).choices[0]?.token_ids?.length > 0) this.steps++;
     }
   }
 }
@@ -93,88 +93,95 @@ const idle = (cluster: TestCluster) =>
   cluster.until("nothing to run", ({ sequences }) => sequences.running + sequences.waiting === 0);
 
 describe.each([
-  // Chunks far below the contexts: a slice is one layer, or some of them for the short one.
+  // Before times are known a slice is a chunk's work; later, no target is met and a slice is one layer.
   { stages: 1, prefillChunk: 64 },
-  { stages: 2, prefillChunk: 64 },
+  { stages: 2, prefillChunk: 64, speculation: "off" },
   { stages: 4, prefillChunk: 256, microBatches: 3 },
-])("in $stages stages with chunks of $prefillChunk", ({ stages, prefillChunk, microBatches }) => {
-  let cluster: TestCluster;
-  let alone: Answer[];
-  beforeAll(async () => {
-    cluster = await TestCluster.start({
-      model: directory,
-      stages,
-      prefillChunk,
-      dtype: "float16",
-      ...(microBatches !== undefined && { microBatches }),
+])(
+  "in $stages stages with chunks of $prefillChunk",
+  ({ stages, prefillChunk, microBatches, speculation = "auto" }) => {
+    let cluster: TestCluster;
+    let alone: Answer[];
+    beforeAll(async () => {
+      cluster = await TestCluster.start({
+        model: directory,
+        stages,
+        prefillChunk,
+        dtype: "float16",
+        itlTargetMs: 1,
+        precision: ["--speculation", speculation],
+        ...(microBatches !== undefined && { microBatches }),
+      });
+      alone = [];
+      for (const body of [...streams, ...readers]) alone.push(await complete(cluster, body));
+    }, 120_000);
+    afterAll(() => cluster?.stop());
+
+    const slices = async () => (await cluster.view()).counters.contextSlices;
+
+    it("one request alone reads its context whole, and requests differ", async () => {
+      expect(await slices()).toBe(0);
+      expect(new Set(alone.map(({ logprobs }) => JSON.stringify(logprobs))).size).toBe(alone.length);
     });
-    alone = [];
-    for (const body of [...streams, ...readers]) alone.push(await complete(cluster, body));
-  }, 120_000);
-  afterAll(() => cluster?.stop());
 
-  const slices = async () => (await cluster.view()).counters.contextSlices;
-
-  it("one request alone reads its context whole, and requests differ", async () => {
-    expect(await slices()).toBe(0);
-    expect(new Set(alone.map(({ logprobs }) => JSON.stringify(logprobs))).size).toBe(alone.length);
-  });
-
-  it("tokens and logprobs of all are the same together", async () => {
-    const running = streams.map((body) => complete(cluster, body));
-    await cluster.until("the streams to run", ({ sequences }) => sequences.running > 0);
-    const reading = readers.map((body) => complete(cluster, body));
-    expect(await Promise.all([...running, ...reading])).toEqual(alone);
-    expect(await slices()).toBeGreaterThan(2 * layerCount);
-    expect((await idle(cluster)).blocks.used).toBe(0);
-  });
-
-  it("a stream gets steps while a context is read: at least one for every second slice", async () => {
-    const stream = new Stream(cluster, { ...streams[0]!, max_tokens: 1_500 });
-    await cluster.until("the stream", ({ sequences }) => sequences.running === 1);
-    while (stream.tokens.length < 5) await new Promise((resolve) => setTimeout(resolve, 5));
-    const [sliced, before] = [await slices(), stream.tokens.length];
-    await complete(cluster, { ...readers[2]!, max_tokens: 1 });
-    const count = (await slices()) - sliced;
-    expect(count).toBe(layerCount);
-    // Two slices may be in flight at once in two stages, and the answer may overtake the stream's last token.
-    expect(stream.tokens.length - before).toBeGreaterThanOrEqual(count / 2 - 1);
-    stream.stop();
-    await expect(stream.done).rejects.toThrow();
-    expect((await idle(cluster)).blocks.used).toBe(0);
-  });
-
-  it("a client that leaves while its context is read gives everything back, and the next context is right", async () => {
-    const stream = new Stream(cluster, { ...streams[0]!, max_tokens: 1_500 });
-    await cluster.until("the stream", ({ sequences }) => sequences.running === 1);
-    const sliced = await slices();
-    const reader = new Stream(cluster, { ...readers[2]!, seed: 99, max_tokens: 100 });
-    await cluster.until("a slice", ({ counters }) => counters.contextSlices > sliced);
-    reader.stop();
-    await expect(reader.done).rejects.toThrow();
-    await cluster.until("it to leave", ({ sequences }) => sequences.running === 1);
-    expect(await complete(cluster, readers[0]!)).toEqual(alone[streams.length]);
-    stream.stop();
-    await expect(stream.done).rejects.toThrow();
-    const { blocks, sequences, microBatchesInFlight } = await idle(cluster);
-    expect({ used: blocks.used, sequences, microBatchesInFlight }).toEqual({
-      used: 0,
-      sequences: { running: 0, waiting: 0 },
-      microBatchesInFlight: 0,
+    it("tokens and logprobs of all are the same together", async () => {
+      const running = streams.map((body) => complete(cluster, body));
+      await cluster.until("the streams to run", ({ sequences }) => sequences.running > 0);
+      const reading = readers.map((body) => complete(cluster, body));
+      expect(await Promise.all([...running, ...reading])).toEqual(alone);
+      expect(await slices()).toBeGreaterThan(2 * layerCount);
+      expect((await idle(cluster)).blocks.used).toBe(0);
     });
-  });
 
-  it("a worker that is lost between slices costs time and nothing else", async () => {
-    const sliced = await slices();
-    const running = streams.map((body) => complete(cluster, body));
-    await cluster.until("the streams to run", ({ sequences }) => sequences.running > 0);
-    const reading = readers.map((body) => complete(cluster, body));
-    await cluster.until("a slice", ({ counters }) => counters.contextSlices > sliced + 2);
-    const lost = stages - 1;
-    cluster.workers[lost]!.kill("SIGKILL");
-    await cluster.workers[lost]!.exited;
-    cluster.startWorker(lost);
-    expect(await Promise.all([...running, ...reading])).toEqual(alone);
-    expect((await idle(cluster)).blocks.used).toBe(0);
-  }, 60_000);
-});
+    // With speculation a token is no step.
+    if (speculation === "off")
+      it("a stream gets a step for every second slice of a context at least", async () => {
+        const stream = new Stream(cluster, { ...streams[0]!, max_tokens: 1_500 });
+        await cluster.until("the stream", ({ sequences }) => sequences.running === 1);
+        while (stream.steps < 5) await new Promise((resolve) => setTimeout(resolve, 5));
+        const [sliced, before] = [await slices(), stream.steps];
+        await complete(cluster, { ...readers[2]!, max_tokens: 1 });
+        const count = (await slices()) - sliced;
+        expect(count).toBe(layerCount);
+        // Two slices may be in flight at once in two stages, and the answer may overtake the stream's last step.
+        expect(stream.steps - before).toBeGreaterThanOrEqual(count / 2 - 1);
+        stream.stop();
+        await expect(stream.done).rejects.toThrow();
+        expect((await idle(cluster)).blocks.used).toBe(0);
+      });
+
+    it("a client that leaves while its context is read gives everything back, and the next context is right", async () => {
+      const stream = new Stream(cluster, { ...streams[0]!, max_tokens: 1_500 });
+      await cluster.until("the stream", ({ sequences }) => sequences.running === 1);
+      const sliced = await slices();
+      const reader = new Stream(cluster, { ...readers[2]!, seed: 99, max_tokens: 100 });
+      await cluster.until("a slice", ({ counters }) => counters.contextSlices > sliced);
+      reader.stop();
+      await expect(reader.done).rejects.toThrow();
+      await cluster.until("it to leave", ({ sequences }) => sequences.running === 1);
+      expect(await complete(cluster, readers[0]!)).toEqual(alone[streams.length]);
+      stream.stop();
+      await expect(stream.done).rejects.toThrow();
+      const { blocks, sequences, microBatchesInFlight } = await idle(cluster);
+      expect({ used: blocks.used, sequences, microBatchesInFlight }).toEqual({
+        used: 0,
+        sequences: { running: 0, waiting: 0 },
+        microBatchesInFlight: 0,
+      });
+    });
+
+    it("a worker that is lost between slices costs time and nothing else", async () => {
+      const sliced = await slices();
+      const running = streams.map((body) => complete(cluster, body));
+      await cluster.until("the streams to run", ({ sequences }) => sequences.running > 0);
+      const reading = readers.map((body) => complete(cluster, body));
+      await cluster.until("a slice", ({ counters }) => counters.contextSlices > sliced + 2);
+      const lost = stages - 1;
+      cluster.workers[lost]!.kill("SIGKILL");
+      await cluster.workers[lost]!.exited;
+      cluster.startWorker(lost);
+      expect(await Promise.all([...running, ...reading])).toEqual(alone);
+      expect((await idle(cluster)).blocks.used).toBe(0);
+    }, 60_000);
+  },
+);

@@ -24,7 +24,7 @@ import type { ChunkQuestion, MeasuredStep, SliceQuestion, StepTiming } from "./s
 const leastSteps = 32;
 /** The line through the averages moves slowly: it is drawn anew after so many steps. */
 const fitEvery = 16;
-/** While all steps were of one size, rows seem to cost nothing: nobody relies on more than this. */
+/** A fit of few sizes may take rows to be cheaper than they are: nobody relies on more than this. */
 const mostKneeRows = 32;
 
 export interface TimingOptions {
@@ -109,7 +109,9 @@ export class TimingModel implements StepTiming {
 
   kneeRows(microBatches: number, size: StepSize): number | null {
     if (this.#times === null) return null;
-    return Math.min(mostKneeRows, kneeRows(this.#times, microBatches, size));
+    const knee = kneeRows(this.#times, microBatches, size);
+    // Steps of one size show nothing of what a row costs.
+    return Number.isFinite(knee) ? Math.min(mostKneeRows, knee) : null;
   }
 
   sliceWork({ has, stage, microBatches }: SliceQuestion): number | null {
