@@ -83,5 +83,5 @@ const notServing = (itlTargetMs: number): ServingView => ({
   blocks: { size: kvBlockSize, total: 0, used: 0, kept: 0 },
   sequences: { running: 0, waiting: 0 },
   microBatchesInFlight: 0,
-  timing: { itlTargetMs, microBatchTarget: 0, rowBudget: null, hopMs: null, stages: [] },
+  timing: { itlTargetMs, microBatchTarget: 0, rowBudget: null, hopMs: null, stationMs: null, stages: [] },
 });

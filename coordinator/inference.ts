@@ -250,6 +250,8 @@ export interface TimingView {
   rowBudget: number | null;
   /** All hops of a step's way together, from the coordinator over the stages and back. */
   hopMs: number | null;
+  /** What the slowest thing between the stages takes per step, such as an event loop; 0 where none shows. */
+  stationMs: number | null;
   /** A step takes baseMs + rows * rowMs + keys * keyMs, keys being those that its rows read in attention. */
   stages: { baseMs: number; rowMs: number; keyMs: number }[];
 }

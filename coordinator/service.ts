@@ -9,6 +9,7 @@ import { formatName, type Precision } from "../models/quantization.js";
 import type { Core } from "./core.js";
 import { Deadlines, deadlinePassed, hasPassed } from "./deadlines.js";
 import { EventStream } from "./event-stream.js";
+import { type Accepted, HandOver, handOverLimitS, sweepMs } from "./hand-over.js";
 import { HeldRequests } from "./held-requests.js";
 import type {
   Acceptance,
@@ -35,24 +36,11 @@ import type { PromptService } from "./prompt/service.js";
 import type { LedgerEntry, RequestQueue } from "./queue/queue.js";
 import { WakeUps } from "./wake-ups.js";
 
-/**
- * A request that the queue took is given up with a 503 when for so many sweeps it was not handed on, and either
- * later ones were or none at all. Ten thousand at once take their time. Sweeps and not seconds: what this process
- * missed while it stood still is not the queue's fault.
- */
-const admitLimitSweeps = 10;
-/** The queue hands on several at a time, which may change places. */
-const mostOvertaking = 256;
-/** How often overdue requests are looked for. */
-const sweepMs = 1_000;
-
 /** An accepted request: queued until the core has it, then admitted. */
 interface Pending {
   request: GenerationRequest;
   admitted: boolean;
-  /** Its place among all that were accepted, and the sweep after which it was. */
-  place: number;
-  sweep: number;
+  accepted: Accepted;
   stream: EventStream;
   /** Its client was lost with the process that accepted it. */
   orphan: boolean;
@@ -81,7 +69,7 @@ export class Service implements InferenceService {
   readonly #queue: RequestQueue;
   readonly #core: () => Core;
   readonly #log: Logger;
-  /** Bounded by the core's queue limit and, while they are queued, by admitLimitSweeps. */
+  /** Bounded by the core's queue limit and, while they are queued, by intakeLimitS. */
   readonly #pending = new Map<RequestId, Pending>();
   /** When those of them were accepted that have had no step yet, oldest first. */
   readonly #waitingSinceMs = new Map<RequestId, number>();
@@ -93,10 +81,7 @@ export class Service implements InferenceService {
   readonly #held: HeldRequests;
   readonly #orphans: Orphans;
   readonly #sweep: NodeJS.Timeout;
-  #sweeps = 0;
-  #accepted = 0;
-  /** The latest place that the queue has handed on, and the sweep after which it last handed on any request. */
-  #handedOn = { place: -1, sweep: 0 };
+  readonly #handOver = new HandOver();
   #draining = false;
 
   constructor(
@@ -115,7 +100,7 @@ export class Service implements InferenceService {
     this.#orphans = new Orphans(facts.term);
     this.#held = new HeldRequests({
       ready: () => core().ready,
-      admit: (request, decided) => this.#handOver(request, decided),
+      admit: (request, decided) => this.#giveToCore(request, decided),
       later: (run) => setImmediate(run),
       nowMs: () => performance.now(),
     });
@@ -172,7 +157,7 @@ export class Service implements InferenceService {
     }
     if (pending.admitted) return;
     pending.admitted = true;
-    this.#noteHandedOn(pending);
+    this.#handOver.handedOn(pending.orphan ? null : pending.accepted);
     if (this.#held.any || pending.orphan) this.#held.add(pending.request);
     else this.#core().admit(pending.request);
   }
@@ -338,8 +323,7 @@ export class Service implements InferenceService {
     const pending = {
       request,
       admitted: false,
-      place: this.#accepted++,
-      sweep: this.#sweeps,
+      accepted: this.#handOver.accept(),
       stream,
       orphan,
       replays: canReplay(request),
@@ -358,7 +342,7 @@ export class Service implements InferenceService {
   }
 
   /** The core's turn has come. */
-  #handOver(request: GenerationRequest, decided: readonly TokenIds[]): void {
+  #giveToCore(request: GenerationRequest, decided: readonly TokenIds[]): void {
     if (hasPassed(request.deadlineMs)) {
       this.#refuse(request.id, deadlinePassed());
       return;
@@ -402,22 +386,13 @@ export class Service implements InferenceService {
     }
   }
 
-  /** What an earlier process had put into the queue has no place among ours. */
-  #noteHandedOn({ orphan, place }: Pending): void {
-    const latest = orphan ? -1 : place;
-    this.#handedOn = { place: Math.max(latest, this.#handedOn.place), sweep: this.#sweeps };
-  }
-
   #giveUpOverdue(): void {
     const overdue = this.#held.overdue(this.#facts.recoveryTimeoutMs);
     for (const id of overdue?.ids ?? []) this.#refuse(id, overdue!.error);
-    this.#sweeps++;
-    const handedOn = this.#handedOn;
-    const isStuck = this.#sweeps - handedOn.sweep >= admitLimitSweeps;
-    for (const [id, { admitted, place, sweep }] of this.#pending) {
-      if (admitted || this.#sweeps - sweep < admitLimitSweeps) continue;
-      if (!isStuck && place + mostOvertaking > handedOn.place) continue;
-      const message = `the queue did not hand the request on within ${(admitLimitSweeps * sweepMs) / 1000} s`;
+    this.#handOver.sweep();
+    for (const [id, { admitted, accepted }] of this.#pending) {
+      if (admitted || !this.#handOver.isLost(accepted)) continue;
+      const message = `the queue did not hand the request on within ${handOverLimitS} s`;
       this.#giveUp(id, new RelayError("queue_unavailable", message, { retryAfterS: 1 }));
     }
   }
