@@ -18,10 +18,6 @@ export class ActiveRequests {
     return this.#requests.size;
   }
 
-  get choiceCount(): number {
-    return this.#choices.size;
-  }
-
   get(id: RequestId): ActiveRequest | undefined {
     return this.#requests.get(id);
   }
