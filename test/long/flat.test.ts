@@ -73,17 +73,6 @@ function draw(): Asked {
   return { ...asked, path: "/v1/completions", body: { ...common, ...sampling, prompt }, expected };
 }
 
-/** The answer stands in the prompt; without others beside it, it is guessed. */
-function drawGuessed(): Asked {
-  const [first] = ids(1);
-  const expected = following(first!, 40);
-  const body = { prompt: [first, ...expected, first], max_tokens: 40, temperature: 0, ignore_eos: true };
-  return {
-    ...{ path: "/v1/completions", body: { ...body, return_token_ids: true }, stream: false },
-    ...{ expected, choices: 1, leave: null },
-  };
-}
-
 function following(token: number, count: number): number[] {
   const tokens: number[] = [];
   for (let last = token; tokens.length < count; tokens.push(last)) last = nullNextToken(last);
@@ -199,7 +188,6 @@ it(`${rounds * requestsPerRound} requests leave nothing behind`, async () => {
   let left = 0;
   for (let count = 0; count < rounds; count++) {
     left += (await round()).left;
-    await ask(drawGuessed());
     await until("all blocks to be back", isEmpty);
     for (const { name, pid } of processes()) samples.get(name)!.push(await heldBy(pid));
   }
@@ -210,9 +198,7 @@ it(`${rounds * requestsPerRound} requests leave nothing behind`, async () => {
   const keys = () => redis.keys("glm-relay:*");
   const leftover = /:ledger:|:requests:(?!meta$|events$|marker$|pc$|id$|stalled-check$)/;
   await until("the ledger to be empty", async () => (await keys()).every((key) => !leftover.test(key)));
-  const { workersLost, acceptedTokens } = (await cluster.view()).counters;
-  expect(workersLost).toBe(0);
-  expect(acceptedTokens).toBeGreaterThan(0);
+  expect((await cluster.view()).counters.workersLost).toBe(0);
 
   const median = (values: number[]) => percentile(values, 50);
   const growth: Record<string, { heap: number; rss: number }> = {};
