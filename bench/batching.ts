@@ -20,6 +20,7 @@ import {
   quantizationOption,
   type RandomModelFlags,
   scratchModel,
+  withoutGuesses,
 } from "./options.js";
 import { note } from "./progress.js";
 import { uniform } from "./random-values.js";
@@ -67,7 +68,7 @@ export function addBatchingCommand(program: Command): void {
     .option("--markdown", "print for a document")
     .action(async (more: string[], flags: Flags) => {
       const model = flags.model ?? (await scratchModel(flags));
-      const upFlags = [...quantizationFlags(flags.quantization), ...more];
+      const upFlags = [...quantizationFlags(flags.quantization), ...withoutGuesses, ...more];
       const figures = await measure(model, upFlags, flags);
       if (flags.json === true) printJson({ name: "batching", flags: upFlags, figures });
       else

@@ -9,7 +9,6 @@ import { kvBlockSize, maxLoggedRequests, maxMicroBatchesInFlight, maxStepRows } 
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import { type ActiveChoice, type ActiveRequest, namesOf } from "./active-request.js";
-import { FinishRate } from "./finish-rate.js";
 import type {
   ClusterView,
   GenerationRequest,
@@ -19,6 +18,7 @@ import type {
   TokenIds,
   TokenLogprob,
 } from "./inference.js";
+import { Intake } from "./intake.js";
 
 import { Membership } from "./membership/membership.js";
 import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
@@ -100,7 +100,7 @@ export class Core {
   #stepCount = 0;
   #sliceCount = 0;
   #preemptions = 0;
-  readonly #finishRate = new FinishRate();
+  readonly #intake: Intake;
   /** Of prompts: those whose rows were due, and those of them that were computed before. */
   readonly #promptTokens = { looked: 0, reused: 0 };
   /** Tokens guessed at, and those of them that were drawn. */
@@ -110,6 +110,7 @@ export class Core {
 
   constructor(config: CoreConfig, ports: CorePorts, clock: Clock) {
     this.#config = config;
+    this.#intake = new Intake(config.queueLimit);
     this.#ports = ports;
     this.#clock = clock;
     this.#pipelines = new Pipelines(config.membership.pipelineCount, config.prefixLength);
@@ -378,15 +379,7 @@ export class Core {
     decided: readonly TokenIds[],
     place: (choice: ActiveChoice) => void,
   ): void {
-    const { queueLimit } = this.#config;
-    const excess = this.#choices.size + request.choices.length - queueLimit;
-    if (excess > 0) {
-      const message =
-        `${this.#choices.size} sequences are waiting or running, ` +
-        `and ${request.choices.length} more would be above the limit of ${queueLimit}`;
-      const retryAfterS = this.#finishRate.retryAfterS(this.#clock.nowMs(), excess);
-      throw new RelayError("queue_full", message, { retryAfterS });
-    }
+    this.#intake.require(request.class, request.choices.length, this.#clock.nowMs());
     const { maxTokens } = request.sampling;
     if (this.ready) {
       for (const { promptTokens: prompt, context = null } of request.choices) {
@@ -557,7 +550,7 @@ export class Core {
       return;
     }
     this.#ports.emit(request.id, { ...event, cachedTokens: choice.reused });
-    this.#drop(choice, request.id === choice.serving?.warmUp ? 0 : 1);
+    this.#drop(choice, request.id !== choice.serving?.warmUp);
     if (choice.request.open.size > 0) return;
     this.#requests.delete(request.id);
     this.#ports.log("debug", "request finished", namesOf(request));
@@ -605,14 +598,14 @@ export class Core {
   #open(choice: ActiveChoice): void {
     choice.request.open.set(choice.sequence, choice);
     this.#choices.set(choice.sequence, choice);
-    this.#finishRate.note(this.#clock.nowMs(), this.#choices.size);
+    this.#intake.opened(choice.request.request.class, this.#clock.nowMs());
   }
 
-  /** @param finished 1 when it was answered. */
-  #drop(choice: ActiveChoice, finished = 0): void {
+  /** @param finished Whether it was answered. */
+  #drop(choice: ActiveChoice, finished = false): void {
     choice.request.open.delete(choice.sequence);
     this.#choices.delete(choice.sequence);
-    this.#finishRate.note(this.#clock.nowMs(), this.#choices.size, finished);
+    this.#intake.closed(choice.request.request.class, finished, this.#clock.nowMs());
     choice.serving?.remove(choice.sequence);
     this.#gotOn(choice);
   }
@@ -623,5 +616,5 @@ const notServing = (itlTargetMs: number): ServingView => ({
   blocks: { size: kvBlockSize, total: 0, used: 0, kept: 0 },
   sequences: { running: 0, waiting: 0 },
   microBatchesInFlight: 0,
-  timing: { itlTargetMs, microBatchTarget: 0, rowBudget: null, hopMs: null, stages: [] },
+  timing: { itlTargetMs, microBatchTarget: 0, rowBudget: null, hopMs: null, stationMs: null, stages: [] },
 });

@@ -107,8 +107,10 @@ export interface Acceptance {
   atMs: number;
   /** Its tokens hold under no other one; "" while none is known. */
   numericsId: string;
-  /** Processes that have taken it up since. */
+  /** Later processes in a row that have computed it, got no further and ended. */
   recoveries: number;
+  /** Tokens that were decided when the last of them began with it. */
+  tokens: number;
 }
 
 /** What is known of a request by its name. */
@@ -248,6 +250,8 @@ export interface TimingView {
   rowBudget: number | null;
   /** All hops of a step's way together, from the coordinator over the stages and back. */
   hopMs: number | null;
+  /** What the slowest thing between the stages takes per step, such as an event loop; 0 where none shows. */
+  stationMs: number | null;
   /** A step takes baseMs + rows * rowMs + keys * keyMs, keys being those that its rows read in attention. */
   stages: { baseMs: number; rowMs: number; keyMs: number }[];
 }

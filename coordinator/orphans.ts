@@ -2,9 +2,13 @@
 import { RelayError } from "../common/errors.js";
 import type { RequestId } from "../common/ids.js";
 import type { GenerationRequest, RequestHandle } from "./inference.js";
+import type { LedgerEntry } from "./queue/queue.js";
 
-/** A request that so many processes have taken up and none has finished may be what ends them. */
+/** A request that so many processes in a row have computed, and got no further, may be what ends them. */
 const maxRecoveries = 5;
+
+/** Following one takes some microseconds, and there may be thousands. */
+const toldPerTurn = 64;
 
 export type OrphanListener = (request: GenerationRequest, handle: RequestHandle) => void;
 
@@ -40,14 +44,15 @@ export class Orphans {
 
   add(request: GenerationRequest, handle: RequestHandle): void {
     this.#takenUp.add(request.id);
-    if (this.#listener === null) this.#unclaimed.push({ request, handle });
+    if (this.#listener === null || this.#unclaimed.length > 0) this.#unclaimed.push({ request, handle });
     else this.#listener(request, handle);
   }
 
-  /** Those that came before are told now. */
+  /** Those that came before are told first, some per turn of the event loop. */
   listen(listener: OrphanListener): void {
     this.#listener = listener;
-    for (const { request, handle } of this.#unclaimed.splice(0)) listener(request, handle);
+    for (const { request, handle } of this.#unclaimed.splice(0, toldPerTurn)) listener(request, handle);
+    if (this.#unclaimed.length > 0) setImmediate(() => this.listen(listener));
   }
 }
 
@@ -58,9 +63,23 @@ export function isCalled(request: GenerationRequest, name: string, tenant: strin
 
 /** Why a request must not be taken up once more; null when it may. */
 export function poisonOf({ accepted }: GenerationRequest): RelayError | null {
-  if (accepted === undefined || accepted.recoveries <= maxRecoveries) return null;
-  const message = `${maxRecoveries} coordinators in a row ended while they had this request`;
+  if (accepted === undefined || accepted.recoveries < maxRecoveries) return null;
+  const message = `${maxRecoveries} coordinators in a row ended while they computed this request`;
   return new RelayError("request_poisoned", message);
+}
+
+/** The request as it is taken up: processes that have decided tokens of it did not end because of it. */
+export function withProgress({ request, decided }: LedgerEntry): GenerationRequest {
+  const accepted = request.accepted!;
+  const tokens = decided.reduce((sum, { length }) => sum + length, 0);
+  const recoveries = tokens > accepted.tokens ? 0 : accepted.recoveries;
+  return { ...request, accepted: { ...accepted, recoveries, tokens } };
+}
+
+/** As it is to be found should this process end: it has begun to compute the request. */
+export function begun(request: GenerationRequest): GenerationRequest {
+  const accepted = request.accepted!;
+  return { ...request, accepted: { ...accepted, recoveries: accepted.recoveries + 1 } };
 }
 
 /**

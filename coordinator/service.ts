@@ -9,6 +9,7 @@ import { formatName, type Precision } from "../models/quantization.js";
 import type { Core } from "./core.js";
 import { Deadlines, deadlinePassed, hasPassed } from "./deadlines.js";
 import { EventStream } from "./event-stream.js";
+import { type Accepted, HandOver, handOverLimitS, sweepMs } from "./hand-over.js";
 import { HeldRequests } from "./held-requests.js";
 import type {
   Acceptance,
@@ -21,22 +22,25 @@ import type {
   RequestState,
   TokenIds,
 } from "./inference.js";
-import { continuation, isCalled, type OrphanListener, Orphans, poisonOf } from "./orphans.js";
+import {
+  begun,
+  continuation,
+  isCalled,
+  type OrphanListener,
+  Orphans,
+  poisonOf,
+  withProgress,
+} from "./orphans.js";
 import { canReplay } from "./output/replay.js";
 import type { PromptService } from "./prompt/service.js";
 import type { LedgerEntry, RequestQueue } from "./queue/queue.js";
 import { WakeUps } from "./wake-ups.js";
 
-/** A request that the queue took and nobody admitted within this time is given up with a 503. */
-const admitLimitMs = 10_000;
-/** How often overdue requests are looked for. */
-const sweepMs = 1_000;
-
 /** An accepted request: queued until the core has it, then admitted. */
 interface Pending {
   request: GenerationRequest;
   admitted: boolean;
-  queuedAtMs: number;
+  accepted: Accepted;
   stream: EventStream;
   /** Its client was lost with the process that accepted it. */
   orphan: boolean;
@@ -65,7 +69,7 @@ export class Service implements InferenceService {
   readonly #queue: RequestQueue;
   readonly #core: () => Core;
   readonly #log: Logger;
-  /** Bounded by the core's queue limit and, while they are queued, by admitLimitMs. */
+  /** Bounded by the core's queue limit and, while they are queued, by intakeLimitS. */
   readonly #pending = new Map<RequestId, Pending>();
   /** When those of them were accepted that have had no step yet, oldest first. */
   readonly #waitingSinceMs = new Map<RequestId, number>();
@@ -77,6 +81,7 @@ export class Service implements InferenceService {
   readonly #held: HeldRequests;
   readonly #orphans: Orphans;
   readonly #sweep: NodeJS.Timeout;
+  readonly #handOver = new HandOver();
   #draining = false;
 
   constructor(
@@ -95,7 +100,7 @@ export class Service implements InferenceService {
     this.#orphans = new Orphans(facts.term);
     this.#held = new HeldRequests({
       ready: () => core().ready,
-      admit: (request, decided) => this.#handOver(request, decided),
+      admit: (request, decided) => this.#giveToCore(request, decided),
       later: (run) => setImmediate(run),
       nowMs: () => performance.now(),
     });
@@ -152,16 +157,18 @@ export class Service implements InferenceService {
     }
     if (pending.admitted) return;
     pending.admitted = true;
+    this.#handOver.handedOn(pending.orphan ? null : pending.accepted);
     if (this.#held.any || pending.orphan) this.#held.add(pending.request);
     else this.#core().admit(pending.request);
   }
 
   /** At the start, before the queue hands anything on: what earlier processes had admitted and not ended. */
   restore(entries: readonly LedgerEntry[]): void {
-    for (const { request, decided } of entries) {
+    for (const entry of entries) {
+      const request = withProgress(entry);
       this.#takeUp(request).admitted = true;
       const poison = poisonOf(request);
-      if (poison === null) this.#held.add(request, decided);
+      if (poison === null) this.#held.add(request, entry.decided);
       else this.#refuse(request.id, poison);
     }
     if (entries.length === 0) return;
@@ -196,6 +203,7 @@ export class Service implements InferenceService {
     if (event.type === "started") this.#waitingSinceMs.delete(id);
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
+    if (event.type === "started" && pending.orphan) this.#queue.ledger.restate(begun(pending.request), true);
     if (event.type === "tokens" && pending.replays) {
       this.#queue.ledger.decided(id, event.choice, event.tokens);
     }
@@ -307,15 +315,21 @@ export class Service implements InferenceService {
   #acceptance(): Acceptance {
     const { term, numericsId } = this.#facts;
     const atMs = performance.timeOrigin + performance.now();
-    return { term, atMs, numericsId: numericsId() ?? "", recoveries: 0 };
+    return { term, atMs, numericsId: numericsId() ?? "", recoveries: 0, tokens: 0 };
   }
 
   #accept(request: GenerationRequest, orphan: boolean): Pending {
     const stream = new EventStream(this.#wakeUps);
-    const queuedAtMs = performance.now();
-    const pending = { request, admitted: false, queuedAtMs, stream, orphan, replays: canReplay(request) };
+    const pending = {
+      request,
+      admitted: false,
+      accepted: this.#handOver.accept(),
+      stream,
+      orphan,
+      replays: canReplay(request),
+    };
     this.#pending.set(request.id, pending);
-    this.#waitingSinceMs.set(request.id, queuedAtMs);
+    this.#waitingSinceMs.set(request.id, performance.now());
     if (request.deadlineMs !== undefined) this.#deadlines.watch(request.id, request.deadlineMs);
     return pending;
   }
@@ -328,7 +342,7 @@ export class Service implements InferenceService {
   }
 
   /** The core's turn has come. */
-  #handOver(request: GenerationRequest, decided: readonly TokenIds[]): void {
+  #giveToCore(request: GenerationRequest, decided: readonly TokenIds[]): void {
     if (hasPassed(request.deadlineMs)) {
       this.#refuse(request.id, deadlinePassed());
       return;
@@ -336,15 +350,20 @@ export class Service implements InferenceService {
     const { accepted } = request;
     const numericsId = this.#facts.numericsId() ?? "";
     const way = accepted === undefined ? "goOn" : continuation(accepted.numericsId, numericsId);
-    if (way === "goOn") this.#core().admit(request, decided);
-    else if (way === "anew") {
-      const restated = { ...request, accepted: { ...accepted!, numericsId } };
-      this.#queue.ledger.restate(restated);
-      this.#core().admit(restated);
-    } else {
+    if (way === "never") {
       const message = `the request was accepted for another model than ${this.model.id}, which is served now`;
       this.#refuse(request.id, new RelayError("model_not_found", message));
+      return;
     }
+    if (way === "goOn") {
+      this.#core().admit(request, decided);
+      return;
+    }
+    const anew = { ...request, accepted: { ...accepted!, numericsId, tokens: 0 } };
+    const pending = this.#pending.get(request.id);
+    if (pending !== undefined) pending.request = anew;
+    this.#queue.ledger.restate(anew, false);
+    this.#core().admit(anew);
   }
 
   #refuse(id: RequestId, error: RelayError): void {
@@ -370,10 +389,10 @@ export class Service implements InferenceService {
   #giveUpOverdue(): void {
     const overdue = this.#held.overdue(this.#facts.recoveryTimeoutMs);
     for (const id of overdue?.ids ?? []) this.#refuse(id, overdue!.error);
-    const now = performance.now();
-    for (const [id, { admitted, queuedAtMs }] of this.#pending) {
-      if (admitted || now - queuedAtMs < admitLimitMs) continue;
-      const message = `the queue did not hand the request on within ${admitLimitMs / 1000} s`;
+    this.#handOver.sweep();
+    for (const [id, { admitted, accepted }] of this.#pending) {
+      if (admitted || !this.#handOver.isLost(accepted)) continue;
+      const message = `the queue did not hand the request on within ${handOverLimitS} s`;
       this.#giveUp(id, new RelayError("queue_unavailable", message, { retryAfterS: 1 }));
     }
   }

@@ -201,6 +201,7 @@ export class Serving {
       microBatchTarget,
       rowBudget: rowBudget === null ? null : Math.min(rowBudget, this.#limits.maxStepRows),
       hopMs: times === null ? null : times.hopUs / 1_000,
+      stationMs: times === null ? null : times.stationUs / 1_000,
       stages: (times?.stages ?? []).map(({ baseUs, rowUs, keyUs }) => ({
         baseMs: baseUs / 1_000,
         rowMs: rowUs / 1_000,

@@ -15,8 +15,12 @@ const elementBytes = { float32: 4, float16: 2, bfloat16: 2 } as const;
 const firstDrawn = 300;
 const drawnCount = 1_000;
 
-/** What follows a token: a fixed function of it alone, so that every answer is known beforehand. */
-export const nullNextToken = (token: number): number => firstDrawn + ((token * 7 + 13) % drawnCount);
+/**
+ * What follows a token: a fixed function of it alone, so that every answer is known beforehand. It comes round
+ * after a thousand tokens (a full period: 20 is a multiple of 2, 4 and 5), so that no answer repeats itself and
+ * nothing in it can be guessed.
+ */
+export const nullNextToken = (token: number): number => firstDrawn + ((token * 21 + 13) % drawnCount);
 
 const noInts = new Int32Array(0);
 const noFloats = new Float32Array(0);

@@ -76,6 +76,10 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     "pipeline",
   ]);
   const hopSeconds = gauge("hop_fit_seconds", "All hops of a step together, fitted.", ["model", "pipeline"]);
+  const stationSeconds = gauge("station_fit_seconds", "Slowest thing between the stages, per step, fitted.", [
+    "model",
+    "pipeline",
+  ]);
   const stageFit = gauge("stage_fit_seconds", "Parts of a stage's time for a step, fitted.", [
     "model",
     "pipeline",
@@ -144,6 +148,7 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
     microBatchTarget.set(of, timing.microBatchTarget);
     if (timing.rowBudget !== null) rowBudget.set(of, timing.rowBudget);
     if (timing.hopMs !== null) hopSeconds.set(of, timing.hopMs / 1_000);
+    if (timing.stationMs !== null) stationSeconds.set(of, timing.stationMs / 1_000);
     for (const [stage, { baseMs, rowMs, keyMs }] of timing.stages.entries()) {
       stageFit.set({ ...of, stage, part: "base" }, baseMs / 1_000);
       stageFit.set({ ...of, stage, part: "row" }, rowMs / 1_000);
@@ -180,7 +185,7 @@ export function createClusterMetrics(registry: Registry): ClusterMetrics {
       kvUsageRatio.set({ model }, total === 0 ? 0 : used / total);
       kvCacheInfo.reset();
       kvCacheInfo.set({ model, block_size: size, num_blocks: total }, 1);
-      for (const fitted of [rowBudget, hopSeconds, stageFit]) fitted.reset();
+      for (const fitted of [rowBudget, hopSeconds, stationSeconds, stageFit]) fitted.reset();
       for (const pipeline of view.pipelines) updatePipeline(model, pipeline);
       for (const state of pipelineStates) {
         pipelines.set({ model, state }, view.pipelines.filter((each) => each.state === state).length);

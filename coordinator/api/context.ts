@@ -3,6 +3,7 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import type { ErrorCode } from "../../common/errors.js";
 import type { Logger } from "../../common/log.js";
 import type { InferenceService } from "../inference.js";
+import type { WakeUps } from "../wake-ups.js";
 import type { RunningCalls } from "./follow.js";
 import type { Timing } from "./limits.js";
 import type { Metrics } from "./metrics.js";
@@ -14,6 +15,8 @@ export interface ApiContext {
   log: Logger;
   timing: Timing;
   running: RunningCalls;
+  /** Calls whose head and body are there: thousands can come in one turn of the event loop. */
+  arrivals: WakeUps;
 }
 
 export type Handler = (request: FastifyRequest, reply: FastifyReply) => unknown;

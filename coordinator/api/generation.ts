@@ -36,6 +36,7 @@ export async function answerCall<E extends GenerationEndpoint>(
   answerTo: AnswerTo<E>,
 ): Promise<unknown> {
   const client = clientOf(reply);
+  await new Promise<void>((resolve) => context.arrivals.wake(resolve));
   const headers = readRequestHeaders((name) => [request.headers[name] ?? []].flat(), request.arrivedMs);
   const call = await readCall(context, request, endpoint, headers, answerTo);
   client.check();

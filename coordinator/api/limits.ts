@@ -13,6 +13,11 @@ export const maxDiscardedBytes = 64 * 1024 * 1024;
 export const requestTimeoutMs = 60_000;
 /** Open sockets; the kernel's own limit is met at a worse moment. */
 export const maxConnections = 16_384;
+/**
+ * Connections that the kernel holds until they are accepted, where its own limit (somaxconn) allows. Node asks for
+ * 511; of ten thousand clients at once some were cut off then.
+ */
+export const maxWaitingConnections = 4_096;
 
 /** Calls that one gRPC connection may have open; a client that wants more opens another. */
 export const maxStreamsPerConnection = 1_024;

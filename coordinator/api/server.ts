@@ -10,6 +10,7 @@ import { RelayError } from "../../common/errors.js";
 import { maxBodyBytes } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
 import type { InferenceService } from "../inference.js";
+import { WakeUps } from "../wake-ups.js";
 import { installBodyParser } from "./body.js";
 import { chatRoute } from "./chat.js";
 import { completionsRoute } from "./completions.js";
@@ -22,6 +23,7 @@ import {
   defaultTiming,
   maxConnections,
   maxPathParameterLength,
+  maxWaitingConnections,
   requestTimeoutMs,
   type Timing,
 } from "./limits.js";
@@ -64,7 +66,14 @@ export interface Api {
 export async function createApi(service: InferenceService, options: ApiOptions): Promise<Api> {
   const metrics = createMetrics(service, options.registry ?? new Registry());
   const timing = { ...defaultTiming, ...options.timing };
-  const context: ApiContext = { service, metrics, log: options.log, timing, running: new RunningCalls() };
+  const context: ApiContext = {
+    service,
+    metrics,
+    log: options.log,
+    timing,
+    running: new RunningCalls(),
+    arrivals: new WakeUps(),
+  };
 
   const server = fastify({
     logger: false,
@@ -119,7 +128,7 @@ export async function createApi(service: InferenceService, options: ApiOptions):
 
   // For "localhost" fastify would open a second server, out of reach when connections are cut at close.
   const host = options.host === "localhost" ? "127.0.0.1" : options.host;
-  await server.listen({ host, port: options.port });
+  await server.listen({ host, port: options.port, backlog: maxWaitingConnections });
   const { port } = server.server.address() as AddressInfo;
   const grpc =
     options.grpcPort === undefined

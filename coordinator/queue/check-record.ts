@@ -96,6 +96,7 @@ function checkAccepted(accepted: Fields): void {
   finite(accepted.atMs, "accepted.atMs");
   string(accepted.numericsId, "accepted.numericsId", 0);
   count(accepted.recoveries, "accepted.recoveries", 0);
+  count(accepted.tokens, "accepted.tokens", 0);
 }
 
 function checkChoice(choice: Fields, path: string, promptCount: number): void {

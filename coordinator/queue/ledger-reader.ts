@@ -5,9 +5,8 @@ import type { GenerationRequest, TokenIds } from "../inference.js";
 import { canReplay } from "../output/replay.js";
 import { readRecord } from "./check-record.js";
 import { maxTokensPerRequest, tokensFromBytes } from "./decided-tokens.js";
-import { asideTtlS, type LedgerKeys, recordTtlS } from "./ledger-keys.js";
+import { asideTtlS, type LedgerKeys } from "./ledger-keys.js";
 import type { LedgerEntry } from "./queue.js";
-import { toRecord } from "./record.js";
 
 /** Keys that Redis looks at per page, and records that are fetched at once: one may have several MiB. */
 const scanCount = 512;
@@ -20,7 +19,7 @@ interface ReadOptions {
   log: Logger;
 }
 
-/** @returns The requests in the order of acceptance; each is marked as taken up once more, here and in Redis. */
+/** @returns The requests in the order of acceptance. */
 export async function readLedger(
   redis: Redis,
   keys: LedgerKeys,
@@ -71,7 +70,6 @@ async function readPage(
 ): Promise<LedgerEntry[]> {
   const texts = await redis.mget(ids.map((id) => keys.record(id)));
   const entries: LedgerEntry[] = [];
-  const marks = redis.pipeline();
   for (const [i, text] of texts.entries()) {
     // Its time was over.
     if (text === null) continue;
@@ -83,15 +81,11 @@ async function readPage(
       if (request.id !== id) throw new Error("id: another one than the key's");
     } catch (error) {
       log.warn({ key, reason: (error as Error).message }, "a ledger record cannot be read: it is set aside");
-      marks.rename(key, keys.aside(id)).expire(keys.aside(id), asideTtlS);
+      await redis.multi().rename(key, keys.aside(id)).expire(keys.aside(id), asideTtlS).exec();
       continue;
     }
-    const accepted = { ...request.accepted!, recoveries: request.accepted!.recoveries + 1 };
-    const marked = { ...request, accepted };
-    marks.set(key, JSON.stringify(toRecord(marked)), "EX", recordTtlS);
-    entries.push({ request: marked, decided: await readTokens(redis, keys, marked, tokenCount) });
+    entries.push({ request, decided: await readTokens(redis, keys, request, tokenCount) });
   }
-  await marks.exec();
   return entries;
 }
 

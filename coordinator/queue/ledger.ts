@@ -64,10 +64,11 @@ export class RedisLedger implements RequestLedger {
     await this.#redis.set(this.#keys.record(record.id), JSON.stringify(record), "EX", recordTtlS);
   }
 
-  restate(request: GenerationRequest): void {
-    const stale = this.#tokens.forget(request.id).map((choice) => this.#keys.tokens(request.id, choice));
+  restate(request: GenerationRequest, keepsTokens: boolean): void {
+    const { id } = request;
     const record = JSON.stringify(toRecord(request));
-    const write = this.#redis.multi().set(this.#keys.record(request.id), record, "EX", recordTtlS);
+    const write = this.#redis.multi().set(this.#keys.record(id), record, "EX", recordTtlS);
+    const stale = keepsTokens ? [] : this.#tokens.forget(id).map((choice) => this.#keys.tokens(id, choice));
     if (stale.length > 0) write.del(...stale);
     void this.#behind(write);
   }

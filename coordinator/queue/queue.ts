@@ -50,8 +50,11 @@ export interface RequestLedger {
    */
   read(tokenCount: number): Promise<LedgerEntry[]>;
 
-  /** Writes a request's record anew, and forgets the tokens decided for it. */
-  restate(request: GenerationRequest): void;
+  /**
+   * Writes a request's record anew. Written behind.
+   * @param keepsTokens False: the tokens decided for it are forgotten.
+   */
+  restate(request: GenerationRequest, keepsTokens: boolean): void;
 
   /** The next tokens of a choice; those that were read from the ledger come once more. Written behind. */
   decided(id: RequestId, choice: number, tokens: readonly number[]): void;

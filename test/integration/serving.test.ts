@@ -14,7 +14,8 @@ const generate = (tokens: number, extra: Record<string, unknown> = {}) => ({
 describe("serving", () => {
   let cluster: TestCluster;
   beforeAll(async () => {
-    cluster = await TestCluster.start({ model: demoModel, stages: 2 });
+    // By measured times a busy machine may find one micro-batch to be the fastest.
+    cluster = await TestCluster.start({ model: demoModel, stages: 2, microBatches: 2 });
   });
   afterAll(async () => {
     await cluster?.stop();

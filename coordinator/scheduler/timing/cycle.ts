@@ -2,9 +2,10 @@
  * The arithmetic of a pipeline (bubbles, budgets, chunks): pure functions of fitted times. With M micro-batches
  * of like steps on their way, a sequence gets its next token after
  *
- *   cycle = max( sum(t_i) + hops, M * max(t_i) ),
+ *   cycle = max( sum(t_i) + hops, M * max(t_i), M * station ),
  *
- * the first where stages wait for steps, the second where steps wait for the slowest stage.
+ * the first where stages wait for steps, the second where steps wait for the slowest stage, the third where
+ * they wait for something between the stages.
  */
 import type { StageTime } from "./stage-fit.js";
 import { causalKeys, type StepSize } from "./step-size.js";
@@ -13,6 +14,8 @@ export interface PipelineTimes {
   stages: readonly StageTime[];
   /** All hops of a step's way together. */
   hopUs: number;
+  /** What the slowest station beside the stages takes per step. */
+  stationUs: number;
 }
 
 /** What runs: sequences, and the mean of their contexts in tokens. */
@@ -30,9 +33,13 @@ const leastDifference = 1e-9;
 export const stageUs = ({ baseUs, rowUs, keyUs }: StageTime, { rows, keys }: StepSize): number =>
   baseUs + rowUs * rows + keyUs * keys;
 
-export function cycleUs({ stages, hopUs }: PipelineTimes, microBatches: number, size: StepSize): number {
+export function cycleUs(
+  { stages, hopUs, stationUs }: PipelineTimes,
+  microBatches: number,
+  size: StepSize,
+): number {
   let sum = hopUs;
-  let slowest = 0;
+  let slowest = stationUs;
   for (const stage of stages) {
     const us = stageUs(stage, size);
     sum += us;
@@ -64,10 +71,15 @@ export function bestMicroBatches(times: PipelineTimes, load: Load, most: number)
 }
 
 /** More micro-batches than that only wait. */
-function saturates({ stages, hopUs }: PipelineTimes, load: Load, microBatches: number): boolean {
+function saturates(times: PipelineTimes, load: Load, microBatches: number): boolean {
   const size = decodeSize(load, microBatches);
-  const slowest = Math.max(...stages.map((stage) => stageUs(stage, size)));
-  const sum = stages.reduce((total, stage) => total + stageUs(stage, size), hopUs);
+  let sum = times.hopUs;
+  let slowest = times.stationUs;
+  for (const stage of times.stages) {
+    const us = stageUs(stage, size);
+    sum += us;
+    slowest = Math.max(slowest, us);
+  }
   return microBatches * slowest > sum;
 }
 
@@ -76,8 +88,12 @@ function saturates({ stages, hopUs }: PipelineTimes, load: Load, microBatches: n
  * else is waited for. Another row is taken to read as many keys as those that the step has.
  * @returns infinity where rows cost nothing.
  */
-export function kneeRows({ stages, hopUs }: PipelineTimes, microBatches: number, size: StepSize): number {
-  let slowest = { us: 0, perRowUs: 0 };
+export function kneeRows(
+  { stages, hopUs, stationUs }: PipelineTimes,
+  microBatches: number,
+  size: StepSize,
+): number {
+  let slowest = { us: stationUs, perRowUs: 0 };
   const sum = { us: hopUs, perRowUs: 0 };
   for (const stage of stages) {
     const us = stageUs(stage, size);

@@ -7,7 +7,7 @@ import { bestMicroBatches, cycleUs, decodeSize, type Load, type PipelineTimes } 
 /** A cycle must become shorter by this factor. */
 const leastGain = 1.05;
 /** In so many finished steps on end. */
-const lastingSteps = 16;
+const lastingSteps = 48;
 /** It is looked for once in so many. */
 const lookEvery = 4;
 
@@ -32,7 +32,9 @@ export class MicroBatchChoice {
   choose(times: PipelineTimes, load: Load, steps: number): number {
     if (steps - this.#lastLook < lookEvery) return this.#current;
     this.#lastLook = steps;
-    const best = bestMicroBatches(times, load, this.#most);
+    // What was never tried is not known: twice as many show whether hops or something between them was slow.
+    const most = Math.min(this.#most, 2 * this.#current);
+    const best = bestMicroBatches(times, load, most);
     if (!this.#gains(times, load, best)) this.#betterSince = null;
     else this.#betterSince ??= steps;
     if (this.#betterSince !== null && steps - this.#betterSince >= lastingSteps) {

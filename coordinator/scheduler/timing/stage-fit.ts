@@ -7,6 +7,7 @@
  * there what the others were; so measurements are averaged per kind of step (rows and context by powers of
  * two), and the line is drawn through these averages. A kind that does not come any more loses weight slowly.
  */
+import { averaged } from "./average.js";
 import { leastSquares } from "./least-squares.js";
 import type { StepSize } from "./step-size.js";
 
@@ -19,10 +20,6 @@ export interface StageTime {
 
 /** Steps that the average of a kind remembers. */
 const kindMemory = 32;
-/** Of a young average a sample may turn out to have been the exception. */
-const youngSteps = 4;
-/** A step that took so many times the average (or its inverse) was disturbed: it counts as that much. */
-const outlierRatio = 3;
 /** After so many steps without it, a kind counts half. */
 const halfLifeSteps = 2_048;
 /** It never counts less than this: it may be all that is known of large steps. */
@@ -79,11 +76,4 @@ export class StageFit {
       return { baseUs, rowUs, keyUs };
     });
   }
-}
-
-/** @param steps Samples in the average, with this one. */
-function averaged(mean: number, sample: number, steps: number): number {
-  if (steps <= youngSteps && sample * outlierRatio < mean) return sample;
-  const kept = Math.min(Math.max(sample, mean / outlierRatio), Math.max(mean, 1) * outlierRatio);
-  return mean + (kept - mean) / steps;
 }

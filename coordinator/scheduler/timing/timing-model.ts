@@ -13,8 +13,8 @@ import {
   rowsWithin,
   stageUs as timeOf,
 } from "./cycle.js";
-import { HopTime } from "./hop-time.js";
 import { MicroBatchChoice } from "./micro-batch-choice.js";
+import { RoundTrips } from "./round-trips.js";
 import { type SliceSize, SliceTime } from "./slice-time.js";
 import { StageFit } from "./stage-fit.js";
 import type { StepSize } from "./step-size.js";
@@ -24,7 +24,7 @@ import type { ChunkQuestion, MeasuredStep, SliceQuestion, StepTiming } from "./s
 const leastSteps = 32;
 /** The line through the averages moves slowly: it is drawn anew after so many steps. */
 const fitEvery = 16;
-/** While all steps were of one size, rows seem to cost nothing: nobody relies on more than this. */
+/** A fit of few sizes may take rows to be cheaper than they are: nobody relies on more than this. */
 const mostKneeRows = 32;
 
 export interface TimingOptions {
@@ -36,6 +36,8 @@ export interface TimingOptions {
 interface Sent {
   size: StepSize;
   slice: SliceSize | null;
+  /** Steps on the way, itself included. */
+  onWay: number;
   /** Slowest stages of all steps that had finished when it was sent, summed. */
   finishedUs: number;
 }
@@ -43,7 +45,7 @@ interface Sent {
 export class TimingModel implements StepTiming {
   readonly #options: TimingOptions;
   readonly #fit: StageFit;
-  readonly #hops = new HopTime();
+  readonly #roundTrips = new RoundTrips();
   readonly #slices = new SliceTime();
   readonly #choice: MicroBatchChoice;
   /** Bounded by the scheduler, which sends at most maxMicroBatchesInFlight. */
@@ -64,7 +66,7 @@ export class TimingModel implements StepTiming {
   }
 
   sent(step: number, size: StepSize, slice: SliceSize | null): void {
-    this.#sent.set(step, { size, slice, finishedUs: this.#finishedUs });
+    this.#sent.set(step, { size, slice, onWay: this.#sent.size + 1, finishedUs: this.#finishedUs });
   }
 
   finished(step: number, { stageUs, roundtripUs }: MeasuredStep): void {
@@ -80,9 +82,9 @@ export class TimingModel implements StepTiming {
     }
     this.#steps++;
     this.#fit.add(sent.size, stageUs);
-    this.#hops.add({ roundtripUs, stageUs, aheadUs });
+    this.#roundTrips.add({ onWay: sent.onWay, roundtripUs, stageUs, aheadUs });
     if (this.#steps >= leastSteps && this.#steps % fitEvery === 0) {
-      this.#times = { stages: this.#fit.fit(), hopUs: this.#hops.us };
+      this.#times = { stages: this.#fit.fit(), ...this.#roundTrips.times };
     }
   }
 
@@ -109,7 +111,9 @@ export class TimingModel implements StepTiming {
 
   kneeRows(microBatches: number, size: StepSize): number | null {
     if (this.#times === null) return null;
-    return Math.min(mostKneeRows, kneeRows(this.#times, microBatches, size));
+    const knee = kneeRows(this.#times, microBatches, size);
+    // Steps of one size show nothing of what a row costs.
+    return Number.isFinite(knee) ? Math.min(mostKneeRows, knee) : null;
   }
 
   sliceWork({ has, stage, microBatches }: SliceQuestion): number | null {

@@ -18,7 +18,7 @@ const acceptedAtMs = 1_700_000_123_456;
 
 /** Hands a request over as one that an earlier process had accepted; it crossed Redis on its way. */
 function orphan(request: GenerationRequest, events: AsyncIterable<RequestEvent>): { cancelled: boolean } {
-  const accepted = { term: 1, atMs: acceptedAtMs, numericsId: "", recoveries: 1 };
+  const accepted = { term: 1, atMs: acceptedAtMs, numericsId: "", recoveries: 1, tokens: 0 };
   const fate = { cancelled: false };
   const handle: RequestHandle = {
     id: request.id,

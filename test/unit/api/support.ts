@@ -204,6 +204,7 @@ export class ScriptedService implements InferenceService {
       microBatchTarget: 2,
       rowBudget: 96,
       hopMs: 1.5,
+      stationMs: 0,
       stages: [{ baseMs: 4, rowMs: 0.5, keyMs: 0.001 }],
     };
     const stages = [

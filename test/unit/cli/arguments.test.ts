@@ -33,6 +33,13 @@ describe("the command line", () => {
       ["up", "--model", "m", "--stages", "2", "--pipelines", "0"],
       /'--pipelines <n>' argument '0'.*from 1 to 64/,
     ],
+    ...["up", "coordinator"].map(
+      (command) =>
+        [
+          [command, "--model", "m", "--stages", "2", "--itl-target-ms", "0.5"],
+          /'--itl-target-ms <ms>' argument '0.5' is invalid. Expected a whole number from 1 to 60000/,
+        ] as const,
+    ),
     [["up", "--model", "m", "--stages", "2", "--gpu"], /unknown option '--gpu'/],
     [["worker", "--coordinator", "nowhere"], /'--coordinator <host:port>' argument 'nowhere'.*HOST:PORT/],
     [["worker", "--coordinator", "a:1", "--memory", "much"], /'--memory <size>' argument 'much'.*4GiB/],
@@ -42,8 +49,8 @@ describe("the command line", () => {
     [["batch"], /Usage: glm-relay batch/],
     [["batch", "run", "in.jsonl"], /missing required argument 'out'/],
     [["batch", "run", "a", "b", "--concurrency", "0"], /'--concurrency <n>' argument '0'.*from 1 to 1024/],
-  ])("refuses %j with status 2 and says what was expected", async (args, message) => {
-    const result = await glmRelay(args);
+  ] as const)("refuses %j with status 2 and says what was expected", async (args, message) => {
+    const result = await glmRelay([...args]);
     expect(result.stderr).toMatch(message);
     expect(result.stdout).toBe("");
     expect(result.status).toBe(2);

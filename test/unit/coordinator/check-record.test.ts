@@ -21,7 +21,7 @@ const request: GenerationRequest = {
   ],
   cacheSalt: "salt",
   answer: { n: 2, asTokenIds: false, options: { logprobs: false, echoedTexts: ["a secret"] } },
-  accepted: { term: 3, atMs: 1_700_000_000_000.25, numericsId: "cpu/canon1/f", recoveries: 0 },
+  accepted: { term: 3, atMs: 1_700_000_000_000.25, numericsId: "cpu/canon1/f", recoveries: 0, tokens: 0 },
 };
 const text = JSON.stringify(toRecord(request));
 

@@ -141,6 +141,25 @@ describe("the coordinator's core", () => {
     expect(cluster.core.ready).toBe(true);
   });
 
+  it("does not listen to what workers say, or a last stage answers, of a plan of an older term", () => {
+    const cluster = new FakeCluster();
+    for (const connection of [1, 2]) cluster.join(connection, { highestTerm: 6 });
+    const { plan } = cluster.core.membership.epoch!;
+    expect(cluster.core.membership.epoch).toEqual({ term: 7, plan });
+    for (const phase of ["LOADED", "LINKED"] as const) {
+      for (const connection of [1, 2]) cluster.report(connection, { term: 6, plan }, phase);
+    }
+    expect(cluster.steps).toEqual([]);
+    cluster.link();
+    cluster.core.admit(generation("x", [1, 2]));
+    cluster.report(1, { term: 6, plan }, "FAILED", "worker_lost");
+    const step = Number(cluster.steps[0]!.step);
+    cluster.core.stepResult({ epoch: { term: 6, plan }, pipeline: 0, step, sequences: [], stageUs: [] });
+    expect(cluster.core.ready).toBe(true);
+    cluster.answerAll();
+    expect(cluster.tokensOf("x")).toEqual(expectedTokens([1, 2], 8));
+  });
+
   it("loses no worker while its own loop stands still for three seconds", () => {
     const cluster = new FakeCluster();
     cluster.start();

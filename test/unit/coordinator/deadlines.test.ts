@@ -128,7 +128,7 @@ it("of an earlier process, while it is held and where it runs", async () => {
   const { cluster, service } = start();
   const left = (id: string, deadlineMs: number) => ({
     ...until(deadlineMs, generation(id, [1, 2], { maxTokens: 40 })),
-    accepted: { term: 3, atMs: 5_000, numericsId: "", recoveries: 1 },
+    accepted: { term: 3, atMs: 5_000, numericsId: "", recoveries: 1, tokens: 0 },
     answer: { n: 1, asTokenIds: false, options: {} },
   });
   const followed: Promise<RequestEvent[]>[] = [];

@@ -80,7 +80,7 @@ describe("tokens on their way into the ledger", () => {
     const requests = 2_000;
     for (let round = 0; round < 200; round++) {
       for (let i = 0; i < requests; i++) tokens.note(requestId(`r${i}`), 0, [round]);
-      expect(tokens.take().length).toBeLessThanOrEqual(512);
+      expect(tokens.take().length).toBeLessThanOrEqual(256);
       tokens.settle(false);
     }
     let kept = 0;

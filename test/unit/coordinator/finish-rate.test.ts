@@ -122,6 +122,28 @@ describe("a full queue", () => {
     expect(cluster.tokensOf("now")).toHaveLength(2);
   });
 
+  it("keeps half of itself for interactive requests", () => {
+    const cluster = new FakeCluster({ queueLimit: 6 });
+    cluster.start();
+    const of = (n: number, ofClass: "interactive" | "batch") => ({
+      ...generation(`r${n}`, [n]),
+      class: ofClass,
+    });
+    for (let n = 0; n < 4; n++) cluster.core.admit(of(n, "batch"));
+    expect(refusalOf(cluster, "r3").message).toBe(
+      "3 batch sequences are waiting or running, and 1 more would be above the limit of 3",
+    );
+    for (let n = 4; n < 8; n++) cluster.core.admit(of(n, "interactive"));
+    expect(refusalOf(cluster, "r7").message).toMatch(/^6 sequences are waiting/);
+    cluster.answerAll();
+    cluster.core.admit(of(8, "batch"));
+    cluster.answerAll();
+    expect(cluster.tokensOf("r8")).toHaveLength(8);
+    // Interactive requests may fill it.
+    for (let n = 10; n < 17; n++) cluster.core.admit(of(n, "interactive"));
+    expect(refusalOf(cluster, "r16").message).toMatch(/^6 sequences are waiting/);
+  });
+
   it("counts no answer for those that were cancelled", () => {
     const cluster = new FakeCluster({ queueLimit: 1 });
     cluster.start();

@@ -23,7 +23,7 @@ const answer = { n: 1, asTokenIds: false, options: {} };
 const left = (id: string, term: number, more: Partial<GenerationRequest["accepted"] & object> = {}) => ({
   ...generation(id, [1]),
   answer,
-  accepted: { term, atMs: 5_000, numericsId, recoveries: 1, ...more },
+  accepted: { term, atMs: 5_000, numericsId, recoveries: 1, tokens: 0, ...more },
 });
 
 /** A service of term 7 whose queue and core only take notes. */
@@ -38,7 +38,8 @@ class Bench {
   constructor() {
     const ledger: RequestLedger = {
       read: async () => [],
-      restate: ({ id, accepted }) => this.noted.push(["restate", id, accepted!.numericsId]),
+      restate: ({ id, accepted }, keepsTokens) =>
+        this.noted.push(["restate", id, accepted!.numericsId, accepted!.recoveries, keepsTokens]),
       decided: (id, choice, tokens) => this.noted.push(["decided", id, choice, tokens]),
       ended: (id) => this.noted.push(["ended", id]),
       keepAnswer: ({ id }, text) => this.noted.push(["keep", id, text]),
@@ -131,6 +132,18 @@ describe("requests that an earlier process left", () => {
     expect(made.listen().orphans.map(({ request }) => request.id)).toEqual(["a"]);
   });
 
+  it("are told some per turn of the event loop, in their order", async () => {
+    const made = new Bench();
+    benches.push(made);
+    const ids = Array.from({ length: 150 }, (_, i) => `r${i}`);
+    made.service.restore(ids.slice(0, 149).map((id) => ({ request: left(id, 3), decided: [] })));
+    expect(made.listen().orphans).toHaveLength(64);
+    made.service.admit(left("r149", 3));
+    expect(made.orphans).toHaveLength(64);
+    for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
+    expect(made.orphans.map(({ request }) => request.id)).toEqual(ids);
+  });
+
   it("end when their answer is kept, and leave nothing else in the ledger", async () => {
     const { service, noted, serve, orphans, end } = bind(bench());
     service.restore([{ request: left("a", 3), decided: [[]] }]);
@@ -145,6 +158,7 @@ describe("requests that an earlier process left", () => {
     expect(service.pendingCount).toBe(0);
     expect(await service.lookUp(a, "default")).toBeNull();
     expect(noted).toEqual([
+      ["restate", "a", numericsId, 2, true],
       ["decided", "a", 0, [4]],
       ["keep", "a", "text"],
     ]);
@@ -186,7 +200,7 @@ describe("requests that an earlier process left", () => {
     ]);
     await serve();
     expect(admitted).toEqual([{ id: "a", decided: [] }]);
-    expect(noted).toEqual([["restate", "a", numericsId]]);
+    expect(noted).toEqual([["restate", "a", numericsId, 0, false]]);
     const events = [];
     for await (const event of orphans[1]!.handle.events) events.push(event);
     expect(events).toMatchObject([{ type: "error", error: { code: "model_not_found" } }]);
@@ -204,15 +218,20 @@ describe("requests that an earlier process left", () => {
     }
   });
 
-  it("end when they were taken up too often: they may be what ends the coordinator", async () => {
+  it("end when one process after the other ended with them: they may be why", async () => {
     const { service, serve, ids, orphans } = bind(bench());
-    service.restore([{ request: left("a", 3, { recoveries: 6 }), decided: [[]] }]);
+    service.restore([
+      { request: left("a", 3, { recoveries: 5, tokens: 2 }), decided: [Int32Array.of(5, 6)] },
+      // It has got on, so it was not.
+      { request: left("b", 3, { recoveries: 5, tokens: 2 }), decided: [Int32Array.of(5), [6, 7]] },
+    ]);
     await serve();
-    expect(ids()).toEqual([]);
+    expect(ids()).toEqual(["b"]);
+    expect(orphans[1]!.request.accepted).toMatchObject({ recoveries: 0, tokens: 3 });
     for await (const event of orphans[0]!.handle.events) {
       expect(event).toMatchObject({ type: "error", error: { code: "request_poisoned" } });
     }
-    expect(poisonOf(left("a", 3, { recoveries: 5 }))).toBeNull();
+    expect(poisonOf(left("a", 3, { recoveries: 4 }))).toBeNull();
   });
 });
 

@@ -87,4 +87,39 @@ describe("a step's result", () => {
     for (const id of ["a", "b"]) expect(cluster.tokensOf(id)).toEqual(expectedTokens([1, 2], 6));
     expect(cluster.core.requestCount).toBe(0);
   });
+
+  it("gives the same events wherever the link breaks, also where stop strings end replies and blanks", () => {
+    const mask = 30;
+    const context = { length: 4, mask: 1, constantPosition: true, remainingMasks: [3] };
+    const filled = { promptTokens: [1, mask, 2, mask, 31], context, seed: "1" };
+    const requests = [
+      generation("s", [1], { stop: [expectedTokens([1], 8).slice(3, 5).join("")] }),
+      generation("long", [5, 6], { maxTokens: 12 }),
+      generation("scored", [3, 4, 5], { promptLogprobs: true, maxTokens: 3 }),
+      { ...generation("blanks", [], { maxTokens: 5, stop: ["7", "4"] }), choices: [filled] },
+    ];
+    const run = (breakAfter: number | null) => {
+      const cluster = new FakeCluster({ maxBlocks: 200 });
+      cluster.start();
+      for (const request of requests) cluster.core.admit(request);
+      for (let count = 0; cluster.steps.length > 0; count++) {
+        cluster.breakLink = count === breakAfter;
+        cluster.answer();
+      }
+      cluster.breakLink = false;
+      if (breakAfter !== null && !cluster.core.ready) {
+        cluster.pass(500, [1, 2]);
+        cluster.link();
+      }
+      expect(cluster.core.requestCount).toBe(0);
+      expect(cluster.core.view().blocks.used).toBe(0);
+      return requests.map(({ id }) => eventsOf(cluster, id));
+    };
+    const undisturbed = run(null);
+    expect(undisturbed[0]!.at(-1)).toMatchObject({ type: "finish", reason: "stop" });
+    expect(undisturbed[3]!.filter(({ type }) => type === "blank")).toHaveLength(2);
+    for (let breakAfter = 0; breakAfter < 30; breakAfter++) {
+      expect(run(breakAfter), `broken after ${breakAfter} answers`).toEqual(undisturbed);
+    }
+  });
 });

@@ -1,5 +1,5 @@
 import { pino } from "pino";
-import { afterEach, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { RelayError } from "../../../common/errors.js";
 import { requestId } from "../../../common/ids.js";
 import type { Core } from "../../../coordinator/core.js";
@@ -34,7 +34,7 @@ function service(): Service {
     onUpChange: () => {},
     close: async () => {},
   };
-  const core = { notReady: () => null, cancel: () => {} } as unknown as Core;
+  const core = { notReady: () => null, admit: () => {}, cancel: () => {} } as unknown as Core;
   const facts: ServiceFacts = {
     model: {} as ModelInfo,
     precision: { dtype: "float32", kvType: "float32", weights: null, head: null },
@@ -80,4 +80,54 @@ it("tells a few per turn of the event loop when a lost worker ends hundreds of r
   expect(told).toEqual(ids.map((_, i) => i));
   // Those woken at once and those of the next turn may fall into the same look.
   expect(Math.max(...perTurn)).toBeLessThanOrEqual(32);
+});
+
+describe("a request that the queue took", () => {
+  const passSeconds = async (count: number, eachSecond = () => {}) => {
+    for (let second = 0; second < count; second++) {
+      eachSecond();
+      await vi.advanceTimersByTimeAsync(1_000);
+    }
+  };
+
+  async function submitted(count: number) {
+    const under = service();
+    const refused: number[] = [];
+    const requests = Array.from({ length: count }, (_, i) => generation(`r${i}`, [1]));
+    for (const [i, request] of requests.entries()) {
+      const { events } = await under.submit(request);
+      void (async () => {
+        for await (const event of events) if (event.type === "error") refused.push(i);
+      })();
+    }
+    return { under, requests, refused };
+  }
+
+  afterEach(() => void vi.useRealTimers());
+
+  it("is given up after ten seconds in which none was handed on", async () => {
+    vi.useFakeTimers();
+    const { refused } = await submitted(3);
+    await passSeconds(9);
+    expect(refused).toEqual([]);
+    await passSeconds(2);
+    expect(refused).toEqual([0, 1, 2]);
+  });
+
+  it("is waited for while those before it are handed on, however long that takes", async () => {
+    vi.useFakeTimers();
+    const { under, requests, refused } = await submitted(60);
+    let next = 0;
+    await passSeconds(60, () => under.admit(requests[next++]!));
+    expect(refused).toEqual([]);
+  });
+
+  it("is given up when hundreds of later ones were handed on before it", async () => {
+    vi.useFakeTimers();
+    const { under, requests, refused } = await submitted(300);
+    let next = 290;
+    await passSeconds(10, () => under.admit(requests[next++]!));
+    await passSeconds(2);
+    expect(refused).toEqual(Array.from({ length: 299 - 256 + 1 }, (_, i) => i));
+  });
 });

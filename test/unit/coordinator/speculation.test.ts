@@ -108,7 +108,7 @@ describe("the rows that a step costs in any case", () => {
   const stage = (baseUs: number, rowUs: number, keyUs = 0) => ({ baseUs, rowUs, keyUs });
 
   it("are the weights and hops of the whole way where nobody waits behind the slowest stage", () => {
-    const times = { stages: [stage(4_000, 500), stage(8_000, 1_500)], hopUs: 2_000 };
+    const times = { stages: [stage(4_000, 500), stage(8_000, 1_500)], hopUs: 2_000, stationUs: 0 };
     expect(kneeRows(times, 1, { rows: 1, keys: 100 })).toBeCloseTo(14_000 / 2_000);
     expect(kneeRows(times, 1, { rows: 9, keys: 100 })).toBeCloseTo(14_000 / 2_000);
     // Three micro-batches keep the slowest stage busy: its weights count, hops do not.
@@ -116,15 +116,15 @@ describe("the rows that a step costs in any case", () => {
   });
 
   it("are fewer where a row reads a long context", () => {
-    const times = { stages: [stage(4_000, 500, 1)], hopUs: 0 };
+    const times = { stages: [stage(4_000, 500, 1)], hopUs: 0, stationUs: 0 };
     expect(kneeRows(times, 1, { rows: 1, keys: 500 })).toBeCloseTo(4_000 / 1_000);
     expect(kneeRows(times, 1, { rows: 2, keys: 2_000 })).toBeCloseTo(4_000 / 1_500);
   });
 
   it("are without bound where rows cost nothing", () => {
-    const times = { stages: [stage(4_000, 0)], hopUs: 0 };
+    const times = { stages: [stage(4_000, 0)], hopUs: 0, stationUs: 0 };
     expect(kneeRows(times, 1, { rows: 1, keys: 5 })).toBe(Number.POSITIVE_INFINITY);
-    expect(kneeRows({ stages: [stage(0, 0)], hopUs: 0 }, 2, { rows: 1, keys: 5 })).toBe(
+    expect(kneeRows({ stages: [stage(0, 0)], hopUs: 0, stationUs: 0 }, 2, { rows: 1, keys: 5 })).toBe(
       Number.POSITIVE_INFINITY,
     );
   });

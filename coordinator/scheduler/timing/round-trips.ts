@@ -1,0 +1,89 @@
+/**
+ * What a step's way takes beside the stages' computing, by how many steps were on it. A round trip is
+ * compute + hops + waiting, and only the first is measured. With one step on the way nothing waits. With more,
+ * steps wait for each other in the stages, which the measured times account for, and elsewhere: event loops and
+ * links take their time per step as well. What is left unexplained is such a station. Without it, slow event
+ * loops would look like long hops, which more steps hide, and those would make them slower still.
+ */
+import { averaged } from "./average.js";
+
+/** Steps that an average remembers. */
+const memory = 32;
+/** An average of fewer tells little. */
+const leastSteps = 4;
+/** After so many steps without another one, an average is begun anew, and shows no slow station any more. */
+const staleSteps = 512;
+/** A mean round trip that much above what hops and stages explain. */
+const unexplainedRatio = 1.25;
+
+export interface RoundTrip {
+  /** Steps on the way when it was sent, itself included. */
+  onWay: number;
+  roundtripUs: number;
+  /** Compute time, one per stage. */
+  stageUs: readonly number[];
+  /** Slowest stages of the steps that were on the way when it was sent, summed: it waited no longer for them. */
+  aheadUs: number;
+}
+
+/** Averages over steps with as many on the way. */
+interface Mean {
+  steps: number;
+  lastStep: number;
+  roundtripUs: number;
+  /** Without the stages' computing. */
+  restUs: number;
+  /** Of the slowest stages, its own and those ahead. */
+  queueUs: number;
+}
+
+export interface WayTimes {
+  /** All hops of a step together. */
+  hopUs: number;
+  /** What the slowest station beside the stages takes per step; 0 where none shows. */
+  stationUs: number;
+}
+
+export class RoundTrips {
+  /** By steps on the way: at most maxMicroBatchesInFlight. */
+  readonly #means = new Map<number, Mean>();
+  #steps = 0;
+
+  add({ onWay, roundtripUs, stageUs, aheadUs }: RoundTrip): void {
+    this.#steps++;
+    const restUs = Math.max(
+      0,
+      stageUs.reduce((rest, us) => rest - us, roundtripUs),
+    );
+    const queueUs = aheadUs + Math.max(...stageUs);
+    let mean = this.#means.get(onWay);
+    if (mean === undefined || this.#steps - mean.lastStep > staleSteps) {
+      mean = { steps: 0, lastStep: 0, roundtripUs, restUs, queueUs };
+      this.#means.set(onWay, mean);
+    }
+    mean.steps = Math.min(mean.steps + 1, memory);
+    mean.lastStep = this.#steps;
+    mean.roundtripUs = averaged(mean.roundtripUs, roundtripUs, mean.steps);
+    mean.restUs = averaged(mean.restUs, restUs, mean.steps);
+    mean.queueUs = averaged(mean.queueUs, queueUs, mean.steps);
+  }
+
+  get times(): WayTimes {
+    const means = [...this.#means].filter(([, { steps }]) => steps >= leastSteps);
+    if (means.length === 0) return { hopUs: 0, stationUs: 0 };
+    // Each is a bound from above, and a pipeline that is saturated shows no better one for hours: the old ones
+    // hold until steps with as many on the way say otherwise.
+    const hopUs = Math.min(...means.map(([, { restUs }]) => restUs));
+    let stationUs = 0;
+    let bound = Number.POSITIVE_INFINITY;
+    for (const [onWay, { lastStep, roundtripUs, restUs, queueUs }] of means) {
+      if (this.#steps - lastStep > staleSteps) continue;
+      const perStep = roundtripUs / onWay;
+      bound = Math.min(bound, perStep);
+      const explained = Math.max(roundtripUs - restUs + hopUs, queueUs);
+      if (roundtripUs > unexplainedRatio * explained) stationUs = Math.max(stationUs, perStep);
+    }
+    // Whatever the number on the way, a station lets none through faster than its own time.
+    return { hopUs, stationUs: Math.min(stationUs, bound) };
+  }
+}
