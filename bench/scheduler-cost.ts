@@ -12,7 +12,8 @@ import {
   type StepRequests,
   sequenceSampling,
 } from "../coordinator/pipeline/pipeline.js";
-import { blocksFor, Scheduler } from "../coordinator/scheduler/scheduler.js";
+import { blocksFor } from "../coordinator/scheduler/block-pool.js";
+import { Scheduler } from "../coordinator/scheduler/scheduler.js";
 import { TimingModel } from "../coordinator/scheduler/timing/timing-model.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";

@@ -6,7 +6,7 @@ import type { ChoicePrompt } from "./output/choice-prompt.js";
 import type { PromptScores } from "./output/prompt-scores.js";
 import type { ContextRequest, RowRequests, SequenceSampling } from "./pipeline/pipeline.js";
 import type { ScheduledSlice } from "./scheduler/context-slices.js";
-import type { ScheduledRows } from "./scheduler/scheduler.js";
+import type { ScheduledRows } from "./scheduler/scheduled-step.js";
 import type { Serving } from "./serving.js";
 import type { Conduct } from "./suspects.js";
 

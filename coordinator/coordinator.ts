@@ -27,7 +27,7 @@ import type { LayerRange } from "./placement/cut.js";
 import { engineRows, placementModel } from "./placement/model.js";
 import { createPromptService } from "./prompt/service.js";
 import { BullmqQueue } from "./queue/bullmq-queue.js";
-import { blocksFor } from "./scheduler/scheduler.js";
+import { blocksFor } from "./scheduler/block-pool.js";
 import { Service } from "./service.js";
 
 /** KV blocks for more full-length sequences than this are not planned, however much memory is offered. */

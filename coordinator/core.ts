@@ -21,8 +21,9 @@ import { replay } from "./output/replay.js";
 import type { SequenceOutcome } from "./pipeline/pipeline.js";
 import { Pipelines } from "./pipelines.js";
 import type { LayerRange } from "./placement/cut.js";
+import { blocksFor } from "./scheduler/block-pool.js";
 import type { ScheduledSlice } from "./scheduler/context-slices.js";
-import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
+import type { ScheduledRows } from "./scheduler/scheduled-step.js";
 import { Serving } from "./serving.js";
 import { warmUpId, warmUpRequest } from "./warm-up.js";
 

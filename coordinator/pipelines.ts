@@ -9,7 +9,7 @@ import type { ActiveChoice } from "./active-request.js";
 import type { PromptContext, TokenIds } from "./inference.js";
 import { mostTokens } from "./output/choice-prompt.js";
 import { bestRoute } from "./routing.js";
-import { blocksFor } from "./scheduler/scheduler.js";
+import { blocksFor } from "./scheduler/block-pool.js";
 import type { Serving } from "./serving.js";
 import { isSuspicious, Suspects } from "./suspects.js";
 

@@ -12,13 +12,9 @@ import { Pipeline, type SequenceOutcome } from "./pipeline/pipeline.js";
 import type { RequestClass } from "./request-class.js";
 import type { Candidate } from "./routing.js";
 import type { ScheduledSlice } from "./scheduler/context-slices.js";
-import {
-  type ScheduledRows,
-  type ScheduledStep,
-  Scheduler,
-  type SchedulerLimits,
-  type SequenceOptions,
-} from "./scheduler/scheduler.js";
+import type { ScheduledRows, ScheduledStep } from "./scheduler/scheduled-step.js";
+import { Scheduler, type SchedulerLimits } from "./scheduler/scheduler.js";
+import type { SequenceOptions } from "./scheduler/sequence.js";
 import { TimingModel } from "./scheduler/timing/timing-model.js";
 import { warmUpId, warmUpLimitMs } from "./warm-up.js";
 

@@ -20,7 +20,7 @@ import type { StepResult__Output } from "../../proto/generated/glm/relay/interna
 import type { TokenResult__Output } from "../../proto/generated/glm/relay/internal/v1/TokenResult.js";
 import type { PromptContext, SamplingParams, TokenLogprob } from "../inference.js";
 import type { ScheduledSlice } from "../scheduler/context-slices.js";
-import type { ScheduledRows, ScheduledStep } from "../scheduler/scheduler.js";
+import type { ScheduledRows, ScheduledStep } from "../scheduler/scheduled-step.js";
 
 /** What the header says about drawing a sequence's next token; constant over its life, so it is made once. */
 export interface SequenceSampling

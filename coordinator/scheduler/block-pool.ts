@@ -6,6 +6,10 @@
  * A full block of a causal sequence is known by its tokens and all before them. Sequences that begin alike share
  * it; when the last one lets go it is kept, until its memory is needed: the one longest unused goes first.
  */
+import { kvBlockSize } from "../../common/limits.js";
+
+/** Of so many token slots. */
+export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
 
 /** A full block's tokens and all before them; the root stands for none yet. Never used again once forgotten. */
 export interface PrefixNode {

@@ -9,14 +9,17 @@ import { kvBlockSize, maxMicroBatchesInFlight } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
 import type { LayerRange } from "../placement/cut.js";
 import { defaultTenant, goesBefore, type RequestClass } from "../request-class.js";
-import { BlockPool, type PrefixNode } from "./block-pool.js";
+import { BlockPool } from "./block-pool.js";
 import { ContextSlices, type ScheduledSlice } from "./context-slices.js";
 import { evenShare } from "./even-share.js";
+import type { ScheduledRows, ScheduledStep } from "./scheduled-step.js";
+import { isBehind, type SequenceOptions, type SequenceState, type Submitted } from "./sequence.js";
+import { SequenceBlocks } from "./sequence-blocks.js";
 import { type DraftCandidate, type Drafter, Speculation } from "./speculation.js";
 import { StepBatch } from "./step-batch.js";
 import { isDecode, type Survey, surveyOf } from "./survey.js";
 import { type MeasuredStep, type StepTiming, unmeasured } from "./timing/step-timing.js";
-import { type Tab, WaitingSet } from "./waiting-set.js";
+import { WaitingSet } from "./waiting-set.js";
 
 export interface SchedulerLimits {
   /** KV blocks that every stage has. */
@@ -38,94 +41,6 @@ export interface SchedulerLimits {
   speculation?: boolean;
 }
 
-/** Rows [start, start + tokens.length) of a sequence, part of one step; the last draftRows of them are guesses. */
-export interface ScheduledRows {
-  sequence: SequenceId;
-  start: number;
-  tokens: number[];
-  /** The first rows of the sequence. */
-  first: boolean;
-  /** Tokens before `start` that were found computed since its last rows, and are not computed again. */
-  reused: number;
-  /** Block ids to append to the sequence's block table before these rows. */
-  newBlocks: readonly number[];
-  /** The last row, drafts aside, is the sequence's newest token: draw the next one after it. */
-  sample: boolean;
-  /** Rows behind the decided ones; how many of them hold is told by `append`. */
-  draftRows: number;
-}
-
-export interface ScheduledStep {
-  step: number;
-  /** Of a context that is read in slices, in front of the rows, which may go on with the same sequence. */
-  slice: ScheduledSlice | null;
-  rows: ScheduledRows[];
-  /** Sequences that ended or were preempted since the last step; the stages drop their block tables. */
-  ended: SequenceId[];
-  /** Those of them that were preempted: they wait again, and are computed from their beginning. */
-  preempted: SequenceId[];
-}
-
-/** How a sequence is run; what is not said is the plain causal way. */
-export interface SequenceOptions {
-  /** Sequences of another one never share blocks. */
-  tenant?: string;
-  class?: RequestClass;
-  /**
-   * Tokens at the beginning that are read as a whole: in one step, which may then have as many rows beside its
-   * usual ones, or in slices of layers. 0 for causal attention.
-   */
-  whole?: number;
-  /** Sequences of a tenant with another one never share blocks. */
-  salt?: string;
-  /** Every row is wanted: nothing that others have computed is taken over. */
-  everyRow?: boolean;
-  /** From so many tokens on others may be drawn than before: a draft is drawn from by the rules of one side. */
-  rulesChangeAt?: number;
-}
-
-interface Submitted extends Required<SequenceOptions> {
-  /** The prompt, and behind it what was generated before it was preempted. */
-  tokens: TokenIds;
-  promptLength: number;
-  /** Tokens that it may have at most. */
-  longest: number;
-  /** False when only its prompt is scored: nothing is drawn at the end. */
-  generates: boolean;
-  /** Arrival order, kept when it is preempted. */
-  order: number;
-  /** Tokens at its beginning that its tenant was charged for, because they were computed or drawn. */
-  paid: number;
-}
-
-interface SequenceState extends Submitted {
-  id: SequenceId;
-  /** Where its work is charged. */
-  tab: Tab;
-  /** Tokens behind `paid` that were charged in advance. */
-  prepaid: number;
-  tokens: number[];
-  /** Tokens whose KV entries are written once the steps in flight are done. */
-  computed: number;
-  /** The same after its last rows; what was added since was taken over. */
-  sent: number;
-  blocks: number[];
-  /** Blocks that the stages know of. */
-  announced: number;
-  /** The last full block that is known by its tokens; null for a sequence that shares nothing. */
-  node: PrefixNode | null;
-  /** Blocks up to that one. */
-  known: number;
-  /** Blocks it may still draw. */
-  reservation: number;
-  /** Guesses at its next tokens; null without speculation, and before a token is drawn for it. */
-  drafter: Drafter | null;
-  /** The newest step it travels in, or null. Its rows are in one step at a time, slices of its context in several. */
-  inStep: number | null;
-  /** What happens to it when the step that it travels in has come back. */
-  afterStep: "go on" | "end" | "wait";
-}
-
 interface StepInFlight {
   sequences: SequenceId[];
   /** Those of them that decode. */
@@ -134,23 +49,16 @@ interface StepInFlight {
   sliced: SequenceId | null;
 }
 
-/** Where several pipelines hold the beginning of a prompt, more of it does not matter for the choice between them. */
-const maxProbedTokens = 16_384;
-
 /** How much the newest ended reply counts in what the next ones are taken to need. */
 const replyWeight = 1 / 32;
 
 const noBlocks: readonly number[] = [];
 
-const isBehind = (one: SequenceState, other: SequenceState): boolean =>
-  one.class === other.class ? one.order > other.order : goesBefore(other.class, one.class);
-
-export const blocksFor = (tokens: number): number => Math.ceil(tokens / kvBlockSize);
-
 export class Scheduler {
   readonly #limits: SchedulerLimits;
   readonly #timing: StepTiming;
   readonly #pool: BlockPool;
+  readonly #blocks: SequenceBlocks;
   /** Bounded by the queue limit of the coordinator's core. */
   readonly #waiting = new WaitingSet<Submitted>();
   /** Holding blocks, in the order in which they may next be scheduled. */
@@ -176,6 +84,7 @@ export class Scheduler {
     this.#timing = timing;
     this.#expectedReply = limits.firstExpectedReply;
     this.#pool = new BlockPool(limits.blockCount);
+    this.#blocks = new SequenceBlocks(this.#pool, limits.prefixLength);
     const { stages, prefillChunk } = limits;
     this.#slices = stages === undefined ? null : new ContextSlices(stages, prefillChunk);
     this.#speculation = limits.speculation === true ? new Speculation() : null;
@@ -212,23 +121,9 @@ export class Scheduler {
     return this.#pool.used;
   }
 
-  /**
-   * How many of a new sequence's tokens stand in blocks that it could take over now, of the first
-   * maxProbedTokens; nothing changes.
-   */
+  /** How many of a new sequence's tokens stand in blocks that it could take over now (SequenceBlocks). */
   heldTokens(tokens: TokenIds, options: SequenceOptions): number {
-    const { tenant = defaultTenant, whole = 0, salt = "", everyRow = false } = options;
-    if (everyRow || !this.#sharesBlocks(whole)) return 0;
-    const most = Math.min(tokens.length - 1, maxProbedTokens);
-    let held = 0;
-    let node: PrefixNode | null = this.#pool.root(tenant, salt);
-    for (let end = kvBlockSize; end <= most; end += kvBlockSize) {
-      const block = Array.from({ length: kvBlockSize }, (_, index) => tokens[held + index]!);
-      node = this.#pool.find(node, block);
-      if (node === null) break;
-      held = end;
-    }
-    return held;
+    return this.#blocks.heldTokens(tokens, options);
   }
 
   /** Sequences that are admitted before a new one of this class. */
@@ -238,12 +133,12 @@ export class Scheduler {
 
   /** Whether the blocks of so many tokens are there. */
   hasRoomFor(tokens: number): boolean {
-    return this.#blocksFor(tokens) <= this.#pool.available;
+    return this.#blocks.countFor(tokens) <= this.#pool.available;
   }
 
   /** Whether a sequence could ever run, with all blocks to itself. The last token drawn needs no slot. */
   fits(promptLength: number, maxTokens: number): boolean {
-    return this.#blocksFor(promptLength + Math.max(0, maxTokens - 1)) <= this.#limits.blockCount;
+    return this.#blocks.countFor(promptLength + Math.max(0, maxTokens - 1)) <= this.#limits.blockCount;
   }
 
   /** @param maxTokens Tokens to generate at most; 0 runs the prompt only. */
@@ -401,7 +296,7 @@ export class Scheduler {
 
   /** Blocks for a context. @returns false when it has to wait for them. */
   #drawContext(sequence: SequenceState): boolean {
-    if (!this.#draw(sequence, this.#blocksFor(sequence.whole))) return false;
+    if (!this.#draw(sequence, this.#blocks.countFor(sequence.whole))) return false;
     this.#settle(sequence, 0, sequence.whole);
     return true;
   }
@@ -440,7 +335,7 @@ export class Scheduler {
   #admit(): void {
     for (let next = this.#waiting.first(); next !== null; next = this.#waiting.first()) {
       const { id, what } = next;
-      const reservation = this.#blocksFor(what.tokens.length);
+      const reservation = this.#blocks.countFor(what.tokens.length);
       const growth = this.#growthOf({ ...what, blocks: [], reservation });
       if (!this.#makeRoom(what, reservation + growth)) return;
       if (!this.#pool.reserve(reservation)) return;
@@ -508,7 +403,7 @@ export class Scheduler {
       sent: 0,
       blocks: [],
       announced: 0,
-      node: this.#sharesBlocks(whole) ? this.#pool.root(tenant, salt) : null,
+      node: this.#blocks.root(submitted),
       known: 0,
       reservation,
       drafter: null,
@@ -521,17 +416,12 @@ export class Scheduler {
   #growthOf(sequence: Pick<SequenceState, "promptLength" | "longest" | "blocks" | "reservation">): number {
     const { promptLength, longest, blocks, reservation } = sequence;
     const length = Math.min(longest, promptLength + Math.ceil(this.#expectedReply));
-    return Math.max(0, this.#blocksFor(length) - blocks.length - reservation);
-  }
-
-  /** Of a sequence with so many tokens. */
-  #blocksFor(tokens: number): number {
-    return blocksFor(this.#limits.prefixLength + tokens);
+    return Math.max(0, this.#blocks.countFor(length) - blocks.length - reservation);
   }
 
   /** @returns null when it has to wait, for blocks or because other prompts fill the step. */
   #schedule(sequence: SequenceState, batch: StepBatch): ScheduledRows | null {
-    this.#takeOver(sequence);
+    this.#blocks.takeOver(sequence);
     const start = sequence.computed;
     const left = sequence.tokens.length - start;
     const whole = start < sequence.whole ? sequence.whole : 0;
@@ -540,7 +430,7 @@ export class Scheduler {
     const count = whole + (isChunk ? this.#chunkRows(start, most, batch) : most);
     if (count === 0) return null;
     const { blocks, announced } = sequence;
-    if (!this.#draw(sequence, this.#blocksFor(start + count) - blocks.length)) return null;
+    if (!this.#draw(sequence, this.#blocks.countFor(start + count) - blocks.length)) return null;
     const rows = {
       sequence: sequence.id,
       first: announced === 0,
@@ -555,7 +445,7 @@ export class Scheduler {
     sequence.computed = start + count;
     sequence.sent = sequence.computed;
     sequence.announced = blocks.length;
-    this.#makeKnown(sequence);
+    this.#blocks.makeKnown(sequence);
     return rows;
   }
 
@@ -666,7 +556,7 @@ export class Scheduler {
    * A block of rows that did not hold stays with the sequence for its next ones.
    */
   #addDraft(entry: ScheduledRows, sequence: SequenceState, draft: readonly number[]): void {
-    const missing = this.#blocksFor(sequence.computed + draft.length) - sequence.blocks.length;
+    const missing = this.#blocks.countFor(sequence.computed + draft.length) - sequence.blocks.length;
     if (!this.#draw(sequence, Math.max(0, missing))) throw new Error("Scheduler: no block for a draft");
     entry.newBlocks = [...entry.newBlocks, ...sequence.blocks.slice(sequence.announced)];
     sequence.announced = sequence.blocks.length;
@@ -683,27 +573,7 @@ export class Scheduler {
     } else if (sequence.drafter.settle(token)) {
       sequence.computed++;
       sequence.sent = sequence.computed;
-      this.#makeKnown(sequence);
-    }
-  }
-
-  /**
-   * Takes over the full blocks that others have computed from the same tokens, up to the last token, which is
-   * computed in any case: what follows it is drawn from its row. Steps reach every stage in order, so rows that
-   * are still on their way are there before these.
-   */
-  #takeOver(sequence: SequenceState): void {
-    while (!sequence.everyRow && sequence.node !== null && sequence.known === sequence.blocks.length) {
-      const begin = sequence.known * kvBlockSize;
-      const end = begin + kvBlockSize;
-      if (end >= sequence.tokens.length || sequence.reservation === 0) return;
-      const shared = this.#pool.share(sequence.node, sequence.tokens.slice(begin, end));
-      if (shared === null) return;
-      sequence.blocks.push(shared.block);
-      sequence.reservation--;
-      sequence.node = shared.node;
-      sequence.known++;
-      sequence.computed = end;
+      this.#blocks.makeKnown(sequence);
     }
   }
 
@@ -718,24 +588,6 @@ export class Scheduler {
     this.#waiting.chargePrompt(sequence.tab, -free);
     sequence.paid = Math.max(paid, Math.min(end, charged));
     sequence.prepaid = charged - sequence.paid;
-  }
-
-  /** Blocks that its rows have filled may serve others from now on. */
-  #makeKnown(sequence: SequenceState): void {
-    while (sequence.node !== null && (sequence.known + 1) * kvBlockSize <= sequence.computed) {
-      const begin = sequence.known * kvBlockSize;
-      const tokens = sequence.tokens.slice(begin, begin + kvBlockSize);
-      sequence.node = this.#pool.know(sequence.node, tokens, sequence.blocks[sequence.known]!);
-      sequence.known++;
-    }
-  }
-
-  /**
-   * A context's keys and values depend on what comes after them. Behind a prefix encoder's slots tokens do not
-   * begin with a block, and each sequence writes those slots itself.
-   */
-  #sharesBlocks(whole: number): boolean {
-    return whole === 0 && this.#limits.prefixLength === 0;
   }
 
   /** Marks a sequence as travelling and puts it behind the others, so that none is passed over for ever. */

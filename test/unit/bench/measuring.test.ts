@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { parseResident, promptLengths } from "../../../bench/memory.js";
 import { decodeRate } from "../../../bench/report.js";
-import { blocksFor } from "../../../coordinator/scheduler/scheduler.js";
+import { blocksFor } from "../../../coordinator/scheduler/block-pool.js";
 
 describe("resident memory", () => {
   it("is read from /proc in bytes", () => {

@@ -2,12 +2,9 @@
 import { describe, expect, it } from "vitest";
 import { type SequenceId, sequenceId } from "../../../common/ids.js";
 import type { GenerationRequest } from "../../../coordinator/inference.js";
-import {
-  type ScheduledStep,
-  Scheduler,
-  type SchedulerLimits,
-  type SequenceOptions,
-} from "../../../coordinator/scheduler/scheduler.js";
+import type { ScheduledStep } from "../../../coordinator/scheduler/scheduled-step.js";
+import { Scheduler, type SchedulerLimits } from "../../../coordinator/scheduler/scheduler.js";
+import type { SequenceOptions } from "../../../coordinator/scheduler/sequence.js";
 import { expectedTokens, FakeCluster, generation } from "../../support/fake-cluster.js";
 
 const limits: SchedulerLimits = {

@@ -7,11 +7,8 @@ import { kvBlockSize } from "../../../common/limits.js";
 import { Pipeline, sequenceSampling } from "../../../coordinator/pipeline/pipeline.js";
 import type { LayerRange } from "../../../coordinator/placement/cut.js";
 import { sliceLayers } from "../../../coordinator/scheduler/context-slices.js";
-import {
-  type ScheduledStep,
-  Scheduler,
-  type SchedulerLimits,
-} from "../../../coordinator/scheduler/scheduler.js";
+import type { ScheduledStep } from "../../../coordinator/scheduler/scheduled-step.js";
+import { Scheduler, type SchedulerLimits } from "../../../coordinator/scheduler/scheduler.js";
 import type {
   StepHeader,
   StepHeader__Output,

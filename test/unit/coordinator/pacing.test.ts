@@ -4,11 +4,8 @@ import { describe, expect, it } from "vitest";
 import { type SequenceId, sequenceId } from "../../../common/ids.js";
 import { maxMicroBatchesInFlight } from "../../../common/limits.js";
 import { evenShare } from "../../../coordinator/scheduler/even-share.js";
-import {
-  type ScheduledStep,
-  Scheduler,
-  type SchedulerLimits,
-} from "../../../coordinator/scheduler/scheduler.js";
+import type { ScheduledStep } from "../../../coordinator/scheduler/scheduled-step.js";
+import { Scheduler, type SchedulerLimits } from "../../../coordinator/scheduler/scheduler.js";
 import type { StepSize } from "../../../coordinator/scheduler/timing/step-size.js";
 import {
   type ChunkQuestion,

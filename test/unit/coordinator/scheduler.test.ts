@@ -2,13 +2,9 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { type SequenceId, sequenceId } from "../../../common/ids.js";
 import { kvBlockSize } from "../../../common/limits.js";
-import { BlockPool } from "../../../coordinator/scheduler/block-pool.js";
-import {
-  blocksFor,
-  type ScheduledStep,
-  Scheduler,
-  type SchedulerLimits,
-} from "../../../coordinator/scheduler/scheduler.js";
+import { BlockPool, blocksFor } from "../../../coordinator/scheduler/block-pool.js";
+import type { ScheduledStep } from "../../../coordinator/scheduler/scheduled-step.js";
+import { Scheduler, type SchedulerLimits } from "../../../coordinator/scheduler/scheduler.js";
 
 const limits: SchedulerLimits = {
   blockCount: 64,

@@ -7,11 +7,8 @@ import { kvBlockSize, maxDraftRows } from "../../../common/limits.js";
 import type { GenerationRequest, RequestEvent } from "../../../coordinator/inference.js";
 import { Pipeline, sequenceSampling } from "../../../coordinator/pipeline/pipeline.js";
 import { Acceptance } from "../../../coordinator/scheduler/acceptance.js";
-import {
-  type ScheduledStep,
-  Scheduler,
-  type SchedulerLimits,
-} from "../../../coordinator/scheduler/scheduler.js";
+import type { ScheduledStep } from "../../../coordinator/scheduler/scheduled-step.js";
+import { Scheduler, type SchedulerLimits } from "../../../coordinator/scheduler/scheduler.js";
 import { type Drafter, Speculation } from "../../../coordinator/scheduler/speculation.js";
 import { kneeRows } from "../../../coordinator/scheduler/timing/cycle.js";
 import { type StepTiming, unmeasured } from "../../../coordinator/scheduler/timing/step-timing.js";

@@ -1,7 +1,8 @@
 /** The scheduler with its timing model on a simulated pipeline: it finds the number of micro-batches by itself. */
 import { describe, expect, it } from "vitest";
 import { sequenceId } from "../../../common/ids.js";
-import { type ScheduledStep, Scheduler } from "../../../coordinator/scheduler/scheduler.js";
+import type { ScheduledStep } from "../../../coordinator/scheduler/scheduled-step.js";
+import { Scheduler } from "../../../coordinator/scheduler/scheduler.js";
 import { TimingModel } from "../../../coordinator/scheduler/timing/timing-model.js";
 
 interface Machine {

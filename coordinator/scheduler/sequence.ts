@@ -1,0 +1,71 @@
+/** What the scheduler knows of a sequence, from its arrival to its end. */
+import type { SequenceId } from "../../common/ids.js";
+import type { TokenIds } from "../inference.js";
+import { goesBefore, type RequestClass } from "../request-class.js";
+import type { PrefixNode } from "./block-pool.js";
+import type { Drafter } from "./speculation.js";
+import type { Tab } from "./waiting-set.js";
+
+/** How a sequence is run; what is not said is the plain causal way. */
+export interface SequenceOptions {
+  /** Sequences of another one never share blocks. */
+  tenant?: string;
+  class?: RequestClass;
+  /**
+   * Tokens at the beginning that are read as a whole: in one step, which may then have as many rows beside its
+   * usual ones, or in slices of layers. 0 for causal attention.
+   */
+  whole?: number;
+  /** Sequences of a tenant with another one never share blocks. */
+  salt?: string;
+  /** Every row is wanted: nothing that others have computed is taken over. */
+  everyRow?: boolean;
+  /** From so many tokens on others may be drawn than before: a draft is drawn from by the rules of one side. */
+  rulesChangeAt?: number;
+}
+
+export interface Submitted extends Required<SequenceOptions> {
+  /** The prompt, and behind it what was generated before it was preempted. */
+  tokens: TokenIds;
+  promptLength: number;
+  /** Tokens that it may have at most. */
+  longest: number;
+  /** False when only its prompt is scored: nothing is drawn at the end. */
+  generates: boolean;
+  /** Arrival order, kept when it is preempted. */
+  order: number;
+  /** Tokens at its beginning that its tenant was charged for, because they were computed or drawn. */
+  paid: number;
+}
+
+export interface SequenceState extends Submitted {
+  id: SequenceId;
+  /** Where its work is charged. */
+  tab: Tab;
+  /** Tokens behind `paid` that were charged in advance. */
+  prepaid: number;
+  tokens: number[];
+  /** Tokens whose KV entries are written once the steps in flight are done. */
+  computed: number;
+  /** The same after its last rows; what was added since was taken over. */
+  sent: number;
+  blocks: number[];
+  /** Blocks that the stages know of. */
+  announced: number;
+  /** The last full block that is known by its tokens; null for a sequence that shares nothing. */
+  node: PrefixNode | null;
+  /** Blocks up to that one. */
+  known: number;
+  /** Blocks it may still draw. */
+  reservation: number;
+  /** Guesses at its next tokens; null without speculation, and before a token is drawn for it. */
+  drafter: Drafter | null;
+  /** The newest step it travels in, or null. Its rows are in one step at a time, slices of its context in several. */
+  inStep: number | null;
+  /** What happens to it when the step that it travels in has come back. */
+  afterStep: "go on" | "end" | "wait";
+}
+
+/** Of two that want the same blocks: classes in order, then arrival. */
+export const isBehind = (one: SequenceState, other: SequenceState): boolean =>
+  one.class === other.class ? one.order > other.order : goesBefore(other.class, one.class);
