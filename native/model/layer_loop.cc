@@ -271,8 +271,8 @@ void LayerLoop::addDelta(DeviceBuffer& hidden, int row, int rows, const DeviceBu
   backend_.add(hidden, row, outNorm == nullptr ? *delta_ : *normed_, rows, shape.hiddenSize);
 }
 
-// Logits only of the rows that somebody asked for, a tile of them at a time. Those of a whole draft are computed
-// together: the weights of the head are read once for all of them.
+// Logits only of the rows that somebody asked for, a tile of them at a time. Those of a whole draft are
+// computed together: the weights of the head are read once for all of them.
 void LayerLoop::runHead(const StepInput& input, StepOutput& output) {
   Drawn drawn(input.samples.size());
   output.scores.resize(input.scores.size());
@@ -319,7 +319,8 @@ void LayerLoop::sampleTile(const StepInput& input, const std::vector<int32_t>& r
       if (logits != nullptr) output.scores[i - samples] = sampler_->score(logits, request, thread);
       return;
     }
-    // Rows of a draft one after the other; tiles come in ascending order, so the next one has those that follow.
+    // Rows of a draft one after the other; tiles come in ascending order, so the next one has those that
+    // follow.
     const SampleRequest& request = input.samples[i];
     while (!isSettled(request, drawn[i])) {
       const int index = static_cast<int>(drawn[i].size());
