@@ -20,6 +20,8 @@ const textIds = 100_000;
 const warmSteps = 40;
 const streamTokens = 900;
 const streamPromptRows = 16;
+/** Of a context that is not counted. */
+const warmRows = 256;
 
 interface Flags {
   layers: number;
@@ -62,6 +64,8 @@ export function addSlicesCommand(program: Command): void {
       const fixed = ["--threads-per-worker", "1", "--speculation", "off"];
       const upFlags = [...quantizationFlags(flags.quantization), ...fixed, ...more];
       const rounds = await withCluster({ model, stages: flags.stages, flags: upFlags }, async (cluster) => {
+        // Pages of weights and workspace are touched for the first time.
+        await measure(cluster, Math.min(flags.rows, warmRows), flags.rounds);
         const measured: Round[] = [];
         for (let round = 0; round < flags.rounds; round++) {
           measured.push(await measure(cluster, flags.rows, round));

@@ -18,10 +18,6 @@ export class ActiveRequests {
     return this.#requests.size;
   }
 
-  get choiceCount(): number {
-    return this.#choices.size;
-  }
-
   get(id: RequestId): ActiveRequest | undefined {
     return this.#requests.get(id);
   }
@@ -54,6 +50,7 @@ export class ActiveRequests {
         index,
         sequence: sequenceId(this.#nextSequence++),
         serving: null,
+        distrusted: null,
         deaths: 0,
         output: newOutput(index),
         prompt: new ChoicePrompt(index, promptTokens, context),

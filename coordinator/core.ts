@@ -416,12 +416,24 @@ export class Core {
       if (maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
     }
     for (const token of drawn) if (this.#active.choiceOf(sequence) === choice) this.#write(choice, token);
-    if (!finite && this.#active.choiceOf(sequence) === choice) this.#failNonFinite(choice);
+    if (!finite && this.#active.choiceOf(sequence) === choice) this.#afterNonFinite(choice);
   }
 
-  #failNonFinite({ sequence, request: active }: ActiveChoice): void {
+  /** Other workers try it once, where there are some that serve: one of these may be broken. */
+  #afterNonFinite(choice: ActiveChoice): void {
+    const { sequence, request: active, serving } = choice;
     const message = "the model computed a value that is not finite (NaN or infinity) for this request";
-    this.#ports.log("warn", message, { ...namesOf(active.request), sequence });
+    const pipeline = serving?.id ?? 0;
+    this.#ports.log("warn", message, { ...namesOf(active.request), sequence, pipeline });
+    if (choice.distrusted === null && serving !== null) {
+      serving.remove(sequence);
+      choice.serving = null;
+      choice.distrusted = serving.id;
+      this.#startOver(choice);
+      this.#place(choice);
+      // It may have been placed, or have failed for another reason.
+      if (choice.serving !== null || !this.#active.has(active)) return;
+    }
     this.#fail(active, new RelayError("numeric_error", message));
   }
 

@@ -149,7 +149,9 @@ export class Pipelines {
     const demand = demandOf(choice);
     this.requireRoom(demand);
     const suspicious = isSuspicious(choice);
-    const untried = this.#roomy(demand).filter(({ id }) => !this.#suspects.isTrying(id));
+    const untried = this.#roomy(demand).filter(
+      ({ id }) => id !== choice.distrusted && !this.#suspects.isTrying(id),
+    );
     // One that waits for its end to grow gets nothing new while others serve.
     const whole = untried.filter(({ id }) => !this.#mayGrow(id));
     const open = whole.length > 0 ? whole : untried;

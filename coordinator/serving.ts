@@ -211,12 +211,12 @@ export class Serving {
   }
 
   /**
-   * @param allIdleSince Whether all its workers have said, after this time, that they compute nothing.
+   * @param allIdleSince Whether all its workers have said, ever since this time, that they compute nothing.
    * @returns Why the pipeline must be given up; null when it need not.
    */
   overdue(nowMs: number, allIdleSince: (sinceMs: number) => boolean): string | null {
     const sentAtMs = this.#pipeline.oldestSentAtMs;
-    if (sentAtMs !== null && nowMs - sentAtMs > stepLostMs && allIdleSince(sentAtMs + stepLostMs / 2)) {
+    if (sentAtMs !== null && nowMs - sentAtMs > stepLostMs && allIdleSince(nowMs - stepLostMs / 2)) {
       return "a step was lost between the workers";
     }
     if (this.#warmUpUntilMs !== null && nowMs > this.#warmUpUntilMs) {

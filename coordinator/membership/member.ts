@@ -23,6 +23,8 @@ export interface Member {
   detail: string;
   heartbeat: Heartbeat__Output | null;
   heartbeatAtMs: number;
+  /** Since when all heartbeats have said that it computes nothing; null before the first of them. */
+  idleSinceMs: number | null;
   stageState: StageState__Output | null;
 }
 

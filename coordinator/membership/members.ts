@@ -92,6 +92,7 @@ export class Members {
       detail: "",
       heartbeat: null,
       heartbeatAtMs: now,
+      idleSinceMs: null,
       stageState: null,
     });
     this.#leases.start(connection, now);
@@ -107,6 +108,7 @@ export class Members {
     const now = this.#clock.nowMs();
     member.heartbeat = heartbeat;
     member.heartbeatAtMs = now;
+    member.idleSinceMs = heartbeat.busy ? null : (member.idleSinceMs ?? now);
     // Reading weights has no kernel tiles to count; a plan's time limit bounds it instead.
     const busy = heartbeat.busy && member.state !== "loading";
     this.#leases.heartbeat(member.connection, heartbeat.progress, busy, now);

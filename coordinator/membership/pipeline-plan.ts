@@ -111,12 +111,16 @@ export class PipelinePlan {
     return this.#state.kind !== "waiting" && this.#state.plan.stages.includes(connection);
   }
 
-  /** True when every worker of the plan said in its last heartbeat, sent after `sinceMs`, that it computes nothing. */
+  /**
+   * True when every worker of the plan has said in all heartbeats since then that it computes nothing. One such
+   * heartbeat of each would not do: of a step on its way from one stage to the next, neither has said that it
+   * computes it.
+   */
   allIdleSince(sinceMs: number): boolean {
     if (this.#state.kind === "waiting") return false;
     return this.#state.plan.stages.every((connection) => {
-      const member = this.#members.get(connection);
-      return member?.heartbeat?.busy === false && member.heartbeatAtMs > sinceMs;
+      const idleSinceMs = this.#members.get(connection)?.idleSinceMs ?? Number.POSITIVE_INFINITY;
+      return idleSinceMs <= sinceMs;
     });
   }
 

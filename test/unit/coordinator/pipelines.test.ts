@@ -397,3 +397,45 @@ describe("a request that kills the workers which compute it", () => {
     expect(cluster.core.requestCount).toBe(0);
   });
 });
+
+describe("a value that is not finite", () => {
+  const asked = generation("x", ids(20), { maxTokens: 12 });
+  const errorOf = (cluster: FakeCluster) =>
+    eventsOf(cluster, "x").flatMap((event) => (event.type === "error" ? [event.error.code] : []));
+
+  it("has the sequence computed once more by another pipeline, which its answer does not show", () => {
+    const sound = started();
+    sound.core.admit(asked);
+    sound.answerAll();
+    const cluster = started();
+    cluster.core.admit(asked);
+    for (let count = 0; count < 5; count++) cluster.answer();
+    const [first] = cluster.steps.map(({ pipeline }) => pipeline!);
+    cluster.broken.add(first!);
+    cluster.answerAll();
+    expect(eventsOf(cluster, "x")).toEqual(eventsOf(sound, "x"));
+    expect(cluster.tokensOf("x")).toEqual(expectedTokens(ids(20), 12));
+    expect(cluster.core.view().blocks.used).toBe(0);
+  });
+
+  it("ends the request when the other pipeline computes one too, and nothing else", () => {
+    const cluster = started();
+    cluster.core.admit(asked);
+    cluster.core.admit(generation("y", ids(20, 50), { maxTokens: 12 }));
+    cluster.answer();
+    cluster.answer();
+    for (const pipeline of [0, 1]) cluster.broken.add(pipeline);
+    while (errorOf(cluster).length === 0) cluster.answer();
+    expect(errorOf(cluster)).toEqual(["numeric_error"]);
+    expect(statesOf(cluster)).toEqual(["ready", "ready"]);
+  });
+
+  it("ends the request at once where there is no other pipeline", () => {
+    const cluster = started(1);
+    cluster.core.admit(asked);
+    cluster.broken.add(0);
+    cluster.answerAll();
+    expect(errorOf(cluster)).toEqual(["numeric_error"]);
+    expect(cluster.core.view().blocks.used).toBe(0);
+  });
+});
