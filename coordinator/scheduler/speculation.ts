@@ -23,6 +23,9 @@ const firstKneeRows = 3;
 /** A step whose threshold is higher is not worth a look: even sure guesses would gain a tenth at most. */
 const mostThreshold = 0.9;
 
+/** A row that is less likely kept is not sent, however cheap: it gains less than measured times may be wrong. */
+const leastChance = 0.2;
+
 /** More tokens than one step brings have come while nobody asked: a prompt, or what a full pipeline brought. */
 const observedTokens = maxDraftRows + 1;
 
@@ -124,10 +127,11 @@ export class Speculation {
   plan(candidates: readonly DraftCandidate[], rows: number, budget: number, knee: number | null): number[] {
     const lengths = candidates.map(() => 0);
     const fixed = knee ?? firstKneeRows;
+    const threshold = Math.max(leastChance, rows / (fixed + rows));
     const offers: { candidate: number; chance: number }[] = [];
     for (const [candidate, { drafter, limit }] of candidates.entries()) {
       const most = Math.min(limit, maxDraftRows);
-      for (const chance of drafter.chances(most, rows / (fixed + rows))) offers.push({ candidate, chance });
+      for (const chance of drafter.chances(most, threshold)) offers.push({ candidate, chance });
     }
     // Stable: of one candidate's rows with equal chances the earlier one goes first.
     offers.sort((a, b) => b.chance - a.chance);

@@ -59,7 +59,7 @@ describe("how many draft rows a step carries", () => {
 
   it("is none where rows are all that counts, and all within bounds where they cost nothing", () => {
     expect(plan([0.99], 1, { knee: 0 })).toEqual([0]);
-    expect(plan([0.99, 0.5], 2, { knee: Number.POSITIVE_INFINITY, limit: 6 })).toEqual([6, 6]);
+    expect(plan([0.99, 0.5], 2, { knee: Number.POSITIVE_INFINITY, limit: 6 })).toEqual([6, 2]);
     const speculation = new Speculation();
     expect([0, 1, Number.POSITIVE_INFINITY].map((knee) => speculation.mayPay(9, knee))).toEqual([
       false,
@@ -78,7 +78,9 @@ describe("how many draft rows a step carries", () => {
           return tokens / (knee + 1 + length);
         };
         const [chosen] = plan([chance], 1, { knee });
-        const best = Math.max(...Array.from({ length: maxDraftRows + 1 }, (_, length) => rate(length)));
+        // Rows with a chance of less than 0.2 are not sent in any case.
+        const lengths = Array.from({ length: maxDraftRows + 1 }, (_, length) => length);
+        const best = Math.max(...lengths.filter((length) => chance ** length > 0.2).map(rate));
         expect(rate(chosen!)).toBeCloseTo(best, 12);
       }
     }
@@ -239,7 +241,7 @@ describe("the scheduler with speculation", () => {
     decide(scheduler, scheduler.next()!, [3]);
     const step = scheduler.next()!;
     // Its rows fill the block and reach into the next one; then the guesses turn out wrong.
-    expect(step.rows[0]!.start + step.rows[0]!.tokens.length).toBeGreaterThan(kvBlockSize + 4);
+    expect(step.rows[0]!.start + step.rows[0]!.tokens.length).toBeGreaterThan(kvBlockSize);
     const guessed = [...prompt, ...step.rows[0]!.tokens];
     decide(scheduler, step, [9]);
     const other = (tokens: readonly number[], at: number) => {
@@ -251,29 +253,31 @@ describe("the scheduler with speculation", () => {
       scheduler.remove(id(at));
       return reused;
     };
-    expect(other(guessed.slice(0, kvBlockSize + 4), 2)).toBe(0);
+    expect(guessed.length).toBeGreaterThan(kvBlockSize);
+    expect(other(guessed, 2)).toBe(0);
     // What was really decided is known, once its rows have travelled.
     const decided = [...prompt, 3, 9];
     expect(other([...decided, 7, 7, 5, 5], 3)).toBe(kvBlockSize);
   });
 
   it("takes no block for a guess that another sequence may need", () => {
+    const prompt = [...loop, 2, 3, 1, 2];
     const scheduler = new Scheduler({ ...limits, blockCount: 2 }, bold);
-    scheduler.submit(id(1), loop, 20);
-    decide(scheduler, scheduler.next()!, [2]);
+    scheduler.submit(id(1), prompt, 18);
+    decide(scheduler, scheduler.next()!, [3]);
     const [alone] = scheduler.next()!.rows;
     expect(alone!.start + alone!.tokens.length).toBeGreaterThan(kvBlockSize);
     const crowded = new Scheduler({ ...limits, blockCount: 3, firstExpectedReply: 1 }, bold);
-    crowded.submit(id(1), loop, 20);
+    crowded.submit(id(1), prompt, 18);
     crowded.submit(
       id(2),
-      loop.map((token) => token + 10),
-      20,
+      prompt.map((token) => token + 10),
+      18,
     );
     const step = crowded.next()!;
     crowded.complete(step.step);
-    crowded.append(id(1), 2);
-    crowded.append(id(2), 12);
+    crowded.append(id(1), 3);
+    crowded.append(id(2), 13);
     const next = crowded.next()!;
     expect(next.rows).toHaveLength(2);
     // One block is left for two: the drafts end with the blocks that are there.
