@@ -21,7 +21,7 @@ import { Progress } from "./progress.js";
 import { percentile, printMarkdown, printTable, type Table } from "./report.js";
 
 /** What is promised (DESIGN.md): of one step with so many running sequences. */
-const target = { sequences: 256, stepUs: 200 };
+export const target = { sequences: 256, stepUs: 200 };
 
 /** So that prompts go in whole chunks: what is measured is the cost of looking at times, too. */
 const itlTargetMs = 60_000;
@@ -37,7 +37,7 @@ const stepsPerRound = 512;
 /** No sequence ends while it is measured. */
 const mostTokens = 2 * stepsPerRound;
 
-interface Case {
+export interface Case {
   /** Sequences that decode. */
   running: number;
   /** Each step also has a chunk of a new prompt. */
@@ -70,7 +70,7 @@ export function addSchedulerCostCommand(program: Command): void {
     .action(({ json, markdown }: Flags) => {
       const progress = new Progress("cases", cases.length);
       const figures = cases.map((each) => {
-        const measured = measure(each);
+        const measured = measureStepCost(each);
         progress.add();
         return measured;
       });
@@ -79,7 +79,7 @@ export function addSchedulerCostCommand(program: Command): void {
     });
 }
 
-function measure(which: Case): CostFigures {
+export function measureStepCost(which: Case): CostFigures {
   const costs: number[] = [];
   let rows = 0;
   for (let round = -warmUpRounds; round < rounds; round++) {

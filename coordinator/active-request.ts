@@ -1,5 +1,5 @@
 /** What the core knows of a request that it has admitted and that has not ended. */
-import type { RequestId, SequenceId } from "../common/ids.js";
+import type { PipelineId, RequestId, SequenceId } from "../common/ids.js";
 import type { GenerationRequest, TokenLogprob } from "./inference.js";
 import type { ChoiceOutput } from "./output/choice-output.js";
 import type { ChoicePrompt } from "./output/choice-prompt.js";
@@ -26,6 +26,8 @@ export interface ActiveChoice extends Conduct {
   serving: Serving | null;
   output: ChoiceOutput;
   prompt: ChoicePrompt;
+  /** A pipeline that computed a value for it that is not finite; null while none did. */
+  distrusted: PipelineId | null;
   /** Decided since the prompt: with it all that a sequence is rebuilt from. At most maxTokens. */
   generated: number[];
   /** Tokens of the prompt that were not computed for it, because others had. */

@@ -3,77 +3,35 @@
  * without socket, timer or await: the live coordinator and the simulator drive the same code.
  */
 import type { Clock } from "../common/clock.js";
-import { type ErrorCode, RelayError, toRelayError } from "../common/errors.js";
-import { type Epoch, type PipelineId, type RequestId, type SequenceId, sequenceId } from "../common/ids.js";
-import { kvBlockSize, maxLoggedRequests, maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
+import { RelayError, toRelayError } from "../common/errors.js";
+import type { Epoch, PipelineId, RequestId, SequenceId } from "../common/ids.js";
+import { maxLoggedRequests, maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
 import { type ActiveChoice, type ActiveRequest, namesOf } from "./active-request.js";
-import type {
-  ClusterView,
-  GenerationRequest,
-  PipelineView,
-  RequestEvent,
-  TextParams,
-  TokenIds,
-  TokenLogprob,
-} from "./inference.js";
+import { ActiveRequests } from "./active-requests.js";
+import { allTogether, classCounts, noTokenYet, pipelineView } from "./cluster-view.js";
+import type { CoreConfig, CorePorts } from "./core-ports.js";
+import type { ClusterView, GenerationRequest, RequestEvent, TokenIds, TokenLogprob } from "./inference.js";
 import { Intake } from "./intake.js";
-
 import { Membership } from "./membership/membership.js";
-import type { MembershipConfig, MembershipPorts } from "./membership/ports.js";
 import { ChoiceOutput } from "./output/choice-output.js";
-import { ChoicePrompt } from "./output/choice-prompt.js";
 import { PromptScores } from "./output/prompt-scores.js";
 import { replay } from "./output/replay.js";
-import { type SequenceOutcome, sequenceSampling } from "./pipeline/pipeline.js";
+import type { SequenceOutcome } from "./pipeline/pipeline.js";
 import { Pipelines } from "./pipelines.js";
 import type { LayerRange } from "./placement/cut.js";
-import type { Detokenizer } from "./prompt/service.js";
-import { requestClasses } from "./request-class.js";
 import type { ScheduledSlice } from "./scheduler/context-slices.js";
 import { blocksFor, type ScheduledRows } from "./scheduler/scheduler.js";
-import { Serving, type ServingView } from "./serving.js";
+import { Serving } from "./serving.js";
 import { warmUpId, warmUpRequest } from "./warm-up.js";
 
 /** What CoreConfig.queueLimit is when the coordinator runs. */
 export const queueLimit = 10_000;
+/** Sequences that a lost pipeline leaves may be thousands; the next ones follow when something happens again. */
+const placedPerTurn = 256;
 /** What a reply is taken to need before any has ended, in tokens. */
 const firstExpectedReply = 256;
-
-export interface CoreConfig {
-  /** Sequences admitted and not finished; above it new requests get queue_full. */
-  queueLimit: number;
-  membership: Omit<MembershipConfig, "minBlocks">;
-  /** Micro-batches in flight; null: by what is measured. */
-  microBatches: number | null;
-  prefillChunk: number;
-  /** Decodes may carry drafts where they pay. */
-  speculation: boolean;
-  /** Time between neighbouring tokens of a sequence that prompts beside it should leave. */
-  itlTargetMs: number;
-  /** How long interrupted requests wait for the next pipeline. */
-  recoveryTimeoutMs: number;
-  /** KV slots in front of every sequence that hold a prefix encoder's keys and values. */
-  prefixLength: number;
-  modelStopTokens: ReadonlySet<number>;
-  createDetokenizer(text: TextParams): Detokenizer;
-}
-
-export interface CorePorts extends Omit<MembershipPorts, "formed" | "dissolved"> {
-  sendStep(header: StepHeader): void;
-  /** What happened to a request; after `ended` nothing follows. */
-  emit(request: RequestId, event: RequestEvent): void;
-  ended(request: RequestId): void;
-  /** Rows of a finished step. */
-  stepFinished(rows: number): void;
-  /** The pipeline answered its first token, or is gone. */
-  readyChanged(ready: boolean): void;
-  /** The first token after a ready pipeline was lost: why it was, and how long ago. */
-  recovered(reason: ErrorCode, afterMs: number): void;
-}
-
-const noTokenYet = "the first token has not come back yet";
 
 /** What the service around the core adds to the view. */
 type ServiceFacts =
@@ -92,28 +50,29 @@ export class Core {
   readonly #config: CoreConfig;
   readonly #ports: CorePorts;
   readonly #clock: Clock;
-  readonly #requests = new Map<RequestId, ActiveRequest>();
-  readonly #choices = new Map<SequenceId, ActiveChoice>();
+  readonly #active = new ActiveRequests();
   readonly #pipelines: Pipelines;
   /** Choices that wait for a pipeline may find one now. */
   #mayPlace = false;
-  #stepCount = 0;
-  #sliceCount = 0;
-  #preemptions = 0;
   readonly #intake: Intake;
-  /** Of prompts: those whose rows were due, and those of them that were computed before. */
-  readonly #promptTokens = { looked: 0, reused: 0 };
-  /** Tokens guessed at, and those of them that were drawn. */
-  readonly #draftTokens = { drafted: 0, accepted: 0 };
-  /** Over all epochs: a sequence keeps its number when it is rebuilt. */
-  #nextSequence = 1;
+  readonly #counters = {
+    steps: 0,
+    contextSlices: 0,
+    preemptions: 0,
+    prefixCacheQueries: 0,
+    prefixCacheHits: 0,
+    draftedTokens: 0,
+    acceptedTokens: 0,
+  };
 
   constructor(config: CoreConfig, ports: CorePorts, clock: Clock) {
     this.#config = config;
     this.#intake = new Intake(config.queueLimit);
     this.#ports = ports;
     this.#clock = clock;
-    this.#pipelines = new Pipelines(config.membership.pipelineCount, config.prefixLength);
+    this.#pipelines = new Pipelines(config.membership.pipelineCount, config.prefixLength, (pipeline) =>
+      this.membership.canGrow(pipeline),
+    );
     this.membership = new Membership(
       // What the first token needs.
       { ...config.membership, minBlocks: blocksFor(config.prefixLength + 1) },
@@ -137,7 +96,7 @@ export class Core {
   }
 
   get requestCount(): number {
-    return this.#requests.size;
+    return this.#active.size;
   }
 
   /** Null when a new request would be taken; else the error it gets. */
@@ -163,7 +122,7 @@ export class Core {
 
   /** Its sequences leave at once if they wait, else when the step they are in has come back. */
   cancel(id: RequestId): void {
-    const active = this.#requests.get(id);
+    const active = this.#active.get(id);
     if (active === undefined) return;
     this.#ports.log("debug", "request cancelled", namesOf(active.request));
     this.#close(active);
@@ -193,7 +152,7 @@ export class Core {
     this.membership.tick();
     this.#giveUpInterrupted();
     for (const serving of this.#pipelines.formed) {
-      const isIdle = () => ![...this.#choices.values()].some((choice) => choice.serving === serving);
+      const isIdle = () => !this.#active.choices().some((choice) => choice.serving === serving);
       if (this.membership.canGrow(serving.id) && isIdle()) this.membership.grow(serving.id);
       const overdue = serving.overdue(this.#clock.nowMs(), (sinceMs) =>
         this.membership.allIdleSince(serving.id, sinceMs),
@@ -205,71 +164,25 @@ export class Core {
   }
 
   view(): Omit<ClusterView, ServiceFacts> {
-    const pipelines = this.#pipelineViews();
-    const sum = (figure: (view: PipelineView) => number) =>
-      pipelines.reduce((total, view) => total + figure(view), 0);
+    const { itlTargetMs, membership } = this.#config;
+    const wanted = { stageCount: membership.stageCount, itlTargetMs };
+    const pipelines = this.membership
+      .planViews()
+      .map((plan) => pipelineView(plan, this.#pipelines.of(plan.pipeline), wanted));
+    const unplaced = this.#active.unplaced();
     return {
       state: this.ready ? "ready" : this.membership.phase === "waiting" ? "waiting" : "loading",
       reason: this.notReady()?.message ?? "",
       epoch: this.membership.epoch,
-      stageCount: sum(({ stageCount }) => stageCount),
-      stages: pipelines.flatMap(({ stages }) => stages),
       workers: this.membership.workerViews(),
-      blocks: {
-        size: kvBlockSize,
-        total: sum(({ blocks }) => blocks.total),
-        used: sum(({ blocks }) => blocks.used),
-        kept: sum(({ blocks }) => blocks.kept),
-      },
-      sequences: {
-        running: sum(({ sequences }) => sequences.running),
-        waiting: sum(({ sequences }) => sequences.waiting),
-      },
-      classes: this.#classes(),
-      microBatchesInFlight: sum(({ microBatchesInFlight }) => microBatchesInFlight),
-      timing: (pipelines.find(({ state }) => state === "ready") ?? pipelines[0]!).timing,
-      pipelines,
+      ...allTogether(pipelines, unplaced.length),
+      classes: classCounts(this.#pipelines.formed, unplaced),
       counters: {
         ...this.membership.counters,
         staleMessages: this.membership.staleMessages(),
-        steps: this.#stepCount,
-        contextSlices: this.#sliceCount,
-        preemptions: this.#preemptions,
-        prefixCacheQueries: this.#promptTokens.looked,
-        prefixCacheHits: this.#promptTokens.reused,
-        draftedTokens: this.#draftTokens.drafted,
-        acceptedTokens: this.#draftTokens.accepted,
+        ...this.#counters,
       },
     };
-  }
-
-  #classes(): ClusterView["classes"] {
-    const counts = { interactive: { running: 0, waiting: 0 }, batch: { running: 0, waiting: 0 } };
-    for (const serving of this.#pipelines.formed) {
-      for (const of of requestClasses) {
-        const { running, waiting } = serving.countsOf(of);
-        counts[of].running += running;
-        counts[of].waiting += waiting;
-      }
-    }
-    return counts;
-  }
-
-  #pipelineViews(): PipelineView[] {
-    const { stageCount } = this.#config.membership;
-    return this.membership.planViews().map(({ pipeline, epoch, phase, reason, stages }) => {
-      const serving = this.#pipelines.of(pipeline);
-      const isReady = serving?.ready ?? false;
-      return {
-        pipeline,
-        state: isReady ? "ready" : phase === "waiting" ? "waiting" : "loading",
-        reason: isReady ? "" : reason || noTokenYet,
-        epoch,
-        stageCount,
-        stages,
-        ...(serving?.view() ?? notServing(this.#config.itlTargetMs)),
-      };
-    });
   }
 
   #formed(pipeline: PipelineId, epoch: Epoch, blockCount: number, stages: readonly LayerRange[]): void {
@@ -289,10 +202,10 @@ export class Core {
     const ports = {
       sendStep: (header: StepHeader) => this.#ports.sendStep(header),
       stepFinished: (rows: number) => {
-        this.#stepCount++;
+        this.#counters.steps++;
         this.#ports.stepFinished(rows);
       },
-      choiceOf: (sequence: SequenceId) => this.#choices.get(sequence)!,
+      choiceOf: (sequence: SequenceId) => this.#active.choiceOf(sequence)!,
       preempted: (sequence: SequenceId) => this.#notePreempted(sequence),
       rowsDue: (choice: ActiveChoice, rows: ScheduledRows) => this.#rowsDue(choice, rows),
       sliceDue: (choice: ActiveChoice, slice: ScheduledSlice) => this.#sliceDue(choice, slice),
@@ -308,19 +221,19 @@ export class Core {
 
   /** What the pipeline had goes on in another one that serves, or waits until there is one. */
   #dissolved(pipeline: PipelineId, error: RelayError): void {
-    const warmUp = this.#requests.get(warmUpId(pipeline));
+    const warmUp = this.#active.get(warmUpId(pipeline));
     if (warmUp !== undefined) this.#close(warmUp);
     const { interrupted, poisonous } = this.#pipelines.lost(
       pipeline,
       error.code,
-      this.#choices.values(),
+      this.#active.choices(),
       this.#clock.nowMs(),
     );
     this.#ports.readyChanged(this.ready);
     this.#logInterrupted(interrupted, error);
     for (const choice of interrupted) this.#startOver(choice);
     for (const { request: active, deaths } of poisonous) {
-      if (!this.#requests.has(active.request.id)) continue;
+      if (!this.#active.has(active)) continue;
       const message =
         `${deaths} pipelines in a row were lost while they computed this request, ` +
         `the last one because of: ${error.message}`;
@@ -333,25 +246,32 @@ export class Core {
   /** Interrupted requests wait for the next pipeline, but not for ever. */
   #giveUpInterrupted(): void {
     const { recoveryTimeoutMs } = this.#config;
-    for (const choice of [...this.#choices.values()]) {
-      if (choice.serving !== null || !this.#choices.has(choice.sequence)) continue;
-      const lost = this.#pipelines.givenUp(choice, this.#clock.nowMs(), recoveryTimeoutMs);
-      if (lost === null) continue;
-      const message =
-        `a worker was lost (${lost.loss.reason}) and the model was not served again ` +
-        `within ${recoveryTimeoutMs / 1_000} s: ${this.membership.planViews()[lost.pipeline]!.reason}`;
-      this.#fail(choice.request, new RelayError("worker_lost", message, { retryAfterS: 1 }));
+    const away = this.#pipelines.awayFor(recoveryTimeoutMs, this.#clock.nowMs());
+    if (away === null) return;
+    const message =
+      `a worker was lost (${away.loss.reason}) and the model was not served again ` +
+      `within ${recoveryTimeoutMs / 1_000} s: ${this.membership.planViews()[away.pipeline]!.reason}`;
+    const lost = new RelayError("worker_lost", message, { retryAfterS: 1 });
+    for (const choice of this.#active.unplaced()) {
+      // The request of one before it may have failed.
+      if (this.#active.has(choice.request) && !this.#pipelines.hasRoomFor(choice)) {
+        this.#fail(choice.request, lost);
+      }
     }
   }
 
-  /** What waits for a pipeline is built there from its tokens, and goes on. */
+  /** What waits for a pipeline is built there from its tokens, and goes on; of a crowd, the first ones. */
   #placeWaiting(): void {
     this.#mayPlace = false;
     if (!this.ready) return;
-    const waiting = [...this.#choices.values()].filter(({ serving }) => serving === null);
-    for (const choice of this.#pipelines.inOrder(waiting)) {
+    let placed = 0;
+    for (const choice of this.#pipelines.inOrder(this.#active.unplaced())) {
       // The request of one before it may have failed.
-      if (this.#choices.has(choice.sequence)) this.#place(choice);
+      if (this.#active.has(choice.request)) this.#place(choice);
+      if (choice.serving !== null) placed++;
+      if (placed < placedPerTurn) continue;
+      this.#mayPlace = true;
+      return;
     }
   }
 
@@ -386,27 +306,8 @@ export class Core {
         this.#pipelines.requireRoom({ prompt, context, maxTokens });
       }
     }
-    const active: ActiveRequest = { request, open: new Map(), started: false };
-    this.#requests.set(request.id, active);
-    for (const [index, { promptTokens, context = null, seed }] of request.choices.entries()) {
-      const sequence = sequenceId(this.#nextSequence++);
-      const choice: ActiveChoice = {
-        request: active,
-        index,
-        sequence,
-        serving: null,
-        deaths: 0,
-        output: this.#newOutput(request, index),
-        prompt: new ChoicePrompt(index, promptTokens, context),
-        generated: [],
-        reused: 0,
-        again: false,
-        sampling: sequenceSampling(request.sampling, BigInt(seed)),
-        scores: request.sampling.promptLogprobs ? new PromptScores(promptTokens, context) : null,
-        scored: null,
-      };
-      this.#open(choice);
-    }
+    const active = this.#active.add(request, (index) => this.#newOutput(request, index));
+    this.#intake.opened(request.class, active.open.size, this.#clock.nowMs());
     const [firstSequence = 0] = active.open.keys();
     this.#ports.log("debug", "request admitted", {
       ...namesOf(request),
@@ -414,7 +315,7 @@ export class Core {
       choices: request.choices.length,
     });
     for (const choice of [...active.open.values()]) {
-      if (!this.#requests.has(request.id)) return;
+      if (!this.#active.has(active)) return;
       // Neither tokens nor scores are wanted: there is nothing to compute.
       if (request.sampling.maxTokens === 0 && choice.scores === null)
         this.#emit(choice, choice.output.finishEmpty());
@@ -437,14 +338,14 @@ export class Core {
 
   /** The end of everything that happens: gives out what waits, and sends what may be sent. */
   #pump(): void {
-    while (this.#mayPlace) this.#placeWaiting();
+    if (this.#mayPlace) this.#placeWaiting();
     for (const serving of this.#pipelines.formed) serving.pump(this.#clock.nowMs());
   }
 
   /** It is computed again from its beginning, so all scores of its prompt come again. */
   #notePreempted(sequence: SequenceId): void {
-    this.#preemptions++;
-    const choice = this.#choices.get(sequence);
+    this.#counters.preemptions++;
+    const choice = this.#active.choiceOf(sequence);
     // It may have ended since.
     if (choice !== undefined) this.#startOver(choice);
   }
@@ -456,7 +357,7 @@ export class Core {
   }
 
   #sliceDue(choice: ActiveChoice, slice: ScheduledSlice): void {
-    this.#sliceCount++;
+    this.#counters.contextSlices++;
     this.#rowsDue(choice, { ...slice, reused: 0, draftRows: 0 });
   }
 
@@ -465,13 +366,13 @@ export class Core {
     rows: Pick<ScheduledRows, "first" | "reused" | "tokens" | "draftRows">,
   ): void {
     const { first, reused, tokens, draftRows } = rows;
-    this.#draftTokens.drafted += draftRows;
+    this.#counters.draftedTokens += draftRows;
     const active = choice.request;
     // What is rebuilt after a loss was counted before it.
     if (choice.generated.length === 0 && !choice.again) {
       choice.reused += reused;
-      this.#promptTokens.looked += reused + tokens.length;
-      this.#promptTokens.reused += reused;
+      this.#counters.prefixCacheQueries += reused + tokens.length;
+      this.#counters.prefixCacheHits += reused;
     }
     if (!first || active.started) return;
     active.started = true;
@@ -483,8 +384,8 @@ export class Core {
    * the text; then one more row has been sent, whose outcome finds no choice.
    */
   #decide({ sequence, drawn, scores, finite }: SequenceOutcome): void {
-    this.#draftTokens.accepted += Math.max(0, drawn.length - 1);
-    const choice = this.#choices.get(sequence);
+    this.#counters.acceptedTokens += Math.max(0, drawn.length - 1);
+    const choice = this.#active.choiceOf(sequence);
     if (choice === undefined || (!finite && drawn.length === 0)) return;
     const scored = choice.scores?.take(scores) ?? null;
     if (scored !== null) {
@@ -506,7 +407,7 @@ export class Core {
 
   /** Text and events of what was decided. */
   #deliver({ sequence, drawn, finite }: SequenceOutcome): void {
-    const choice = this.#choices.get(sequence);
+    const choice = this.#active.choiceOf(sequence);
     if (choice === undefined) return;
     if (choice.scored !== null) {
       this.#emit(choice, { type: "prompt", choice: choice.index, scores: choice.scored });
@@ -514,13 +415,25 @@ export class Core {
       const { maxTokens } = choice.request.request.sampling;
       if (maxTokens === 0) this.#emit(choice, choice.output.finishEmpty());
     }
-    for (const token of drawn) if (this.#choices.get(sequence) === choice) this.#write(choice, token);
-    if (!finite && this.#choices.get(sequence) === choice) this.#failNonFinite(choice);
+    for (const token of drawn) if (this.#active.choiceOf(sequence) === choice) this.#write(choice, token);
+    if (!finite && this.#active.choiceOf(sequence) === choice) this.#afterNonFinite(choice);
   }
 
-  #failNonFinite({ sequence, request: active }: ActiveChoice): void {
+  /** Other workers try it once, where there are some that serve: one of these may be broken. */
+  #afterNonFinite(choice: ActiveChoice): void {
+    const { sequence, request: active, serving } = choice;
     const message = "the model computed a value that is not finite (NaN or infinity) for this request";
-    this.#ports.log("warn", message, { ...namesOf(active.request), sequence });
+    const pipeline = serving?.id ?? 0;
+    this.#ports.log("warn", message, { ...namesOf(active.request), sequence, pipeline });
+    if (choice.distrusted === null && serving !== null) {
+      serving.remove(sequence);
+      choice.serving = null;
+      choice.distrusted = serving.id;
+      this.#startOver(choice);
+      this.#place(choice);
+      // It may have been placed, or have failed for another reason.
+      if (choice.serving !== null || !this.#active.has(active)) return;
+    }
     this.#fail(active, new RelayError("numeric_error", message));
   }
 
@@ -534,11 +447,8 @@ export class Core {
 
   /** The next blank is filled by a sequence of its own, under the same rules. */
   #goOn(choice: ActiveChoice): void {
-    this.#drop(choice);
-    choice.sequence = sequenceId(this.#nextSequence++);
-    choice.generated = [];
-    choice.output = this.#newOutput(choice.request.request, choice.index);
-    this.#open(choice);
+    choice.serving?.remove(choice.sequence);
+    this.#active.renew(choice, this.#newOutput(choice.request.request, choice.index));
     // When the pipeline was lost meanwhile, another one builds it.
     choice.serving?.submit(choice);
   }
@@ -552,7 +462,7 @@ export class Core {
     this.#ports.emit(request.id, { ...event, cachedTokens: choice.reused });
     this.#drop(choice, request.id !== choice.serving?.warmUp);
     if (choice.request.open.size > 0) return;
-    this.#requests.delete(request.id);
+    this.#active.delete(choice.request);
     this.#ports.log("debug", "request finished", namesOf(request));
     this.#ports.ended(request.id);
     if (request.id === choice.serving?.warmUp) this.#warmedUp(choice.serving);
@@ -586,7 +496,7 @@ export class Core {
 
   #close(active: ActiveRequest): void {
     for (const choice of [...active.open.values()]) this.#drop(choice);
-    this.#requests.delete(active.request.id);
+    this.#active.delete(active);
     this.#ports.ended(active.request.id);
   }
 
@@ -595,26 +505,11 @@ export class Core {
     if (this.#pipelines.cleared(choice)) this.#mayPlace = true;
   }
 
-  #open(choice: ActiveChoice): void {
-    choice.request.open.set(choice.sequence, choice);
-    this.#choices.set(choice.sequence, choice);
-    this.#intake.opened(choice.request.request.class, this.#clock.nowMs());
-  }
-
   /** @param finished Whether it was answered. */
   #drop(choice: ActiveChoice, finished = false): void {
-    choice.request.open.delete(choice.sequence);
-    this.#choices.delete(choice.sequence);
+    this.#active.drop(choice);
     this.#intake.closed(choice.request.request.class, finished, this.#clock.nowMs());
     choice.serving?.remove(choice.sequence);
     this.#gotOn(choice);
   }
 }
-
-/** Of a pipeline that is not formed. */
-const notServing = (itlTargetMs: number): ServingView => ({
-  blocks: { size: kvBlockSize, total: 0, used: 0, kept: 0 },
-  sequences: { running: 0, waiting: 0 },
-  microBatchesInFlight: 0,
-  timing: { itlTargetMs, microBatchTarget: 0, rowBudget: null, hopMs: null, stationMs: null, stages: [] },
-});

@@ -26,8 +26,8 @@ export class Intake {
     if (of === "batch") this.#requireRoom(batch, " batch", count, this.#batchLimit, nowMs);
   }
 
-  opened(of: RequestClass, nowMs: number): void {
-    this.#open[of]++;
+  opened(of: RequestClass, count: number, nowMs: number): void {
+    this.#open[of] += count;
     this.#finishRate.note(nowMs, this.#open.interactive + this.#open.batch);
   }
 

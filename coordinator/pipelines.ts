@@ -38,12 +38,17 @@ export interface Demand {
 export class Pipelines {
   readonly #slots: readonly Slot[];
   readonly #prefixLength: number;
+  readonly #mayGrow: (pipeline: PipelineId) => boolean;
   readonly #suspects = new Suspects<ActiveChoice>();
 
-  /** @param prefixLength KV slots in front of every sequence. */
-  constructor(count: number, prefixLength: number) {
+  /**
+   * @param prefixLength KV slots in front of every sequence.
+   * @param mayGrow Whether a pipeline would get more stages if it had nothing to do.
+   */
+  constructor(count: number, prefixLength: number, mayGrow: (pipeline: PipelineId) => boolean) {
     this.#slots = Array.from({ length: count }, () => ({ serving: null, blockCount: 0, loss: null }));
     this.#prefixLength = prefixLength;
+    this.#mayGrow = mayGrow;
   }
 
   /** Those that are formed. */
@@ -144,7 +149,12 @@ export class Pipelines {
     const demand = demandOf(choice);
     this.requireRoom(demand);
     const suspicious = isSuspicious(choice);
-    const open = this.#roomy(demand).filter(({ id }) => !this.#suspects.isTrying(id));
+    const untried = this.#roomy(demand).filter(
+      ({ id }) => id !== choice.distrusted && !this.#suspects.isTrying(id),
+    );
+    // One that waits for its end to grow gets nothing new while others serve.
+    const whole = untried.filter(({ id }) => !this.#mayGrow(id));
+    const open = whole.length > 0 ? whole : untried;
     // What may kill its pipeline goes where it is beside the fewest.
     const choose = () => bestRoute(open.map((serving) => serving.candidate(choice, !suspicious)))?.serving;
     const serving = open.length > 1 ? choose() : open[0];
@@ -164,15 +174,16 @@ export class Pipelines {
     return this.#suspects.cleared(choice);
   }
 
-  /**
-   * Whether to stop waiting for a pipeline: none that serves has room, and those that are lost stay away.
-   * @returns The loss that was waited for in vain, and of which pipeline; null to go on waiting.
-   */
-  givenUp(choice: ActiveChoice, nowMs: number, limitMs: number): { pipeline: number; loss: Loss } | null {
+  /** @returns A loss, and of which pipeline, when all lost pipelines stay away for longer than this; else null. */
+  awayFor(limitMs: number, nowMs: number): { pipeline: number; loss: Loss } | null {
     const losses = this.#slots.flatMap(({ loss }, pipeline) => (loss === null ? [] : { pipeline, loss }));
     if (losses.some(({ loss }) => nowMs - loss.sinceMs <= limitMs)) return null;
-    const [first] = losses;
-    return first === undefined || this.#roomy(demandOf(choice)).length > 0 ? null : first;
+    return losses[0] ?? null;
+  }
+
+  /** Whether a pipeline that serves could run it. */
+  hasRoomFor(choice: ActiveChoice): boolean {
+    return this.#roomy(demandOf(choice)).length > 0;
   }
 
   /** Those that serve and could run it. */

@@ -6,7 +6,7 @@
 import { longestMatch, shortestMatch } from "./ngram-lookup.js";
 
 /** A sequence forgets within tens of tokens: text turns from prose to a table and back. */
-const sequenceWeight = 1 / 8;
+const sequenceWeight = 1 / 16;
 /** What all sequences know together is where a new one begins. */
 const overallWeight = 1 / 256;
 /** Of a pipeline that has drawn nothing yet. */

@@ -1,34 +1,21 @@
 /** Two pipelines of two workers each under `glm-relay up`: who serves what, and what a killed worker costs. */
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { packageRoot } from "../../common/package.js";
 import type { ClusterView } from "../../coordinator/inference.js";
-import { demoModel, TestProcess, until } from "../support/cluster.js";
+import { demoModel, until } from "../support/cluster.js";
+import { TestUp } from "../support/up.js";
 
-const main = join(packageRoot, "dist/cli/main.js");
 const headers = { "content-type": "application/json" };
 
 describe("two pipelines", () => {
-  let data: string;
-  let up: TestProcess;
+  let up: TestUp;
   let url: string;
   beforeAll(async () => {
-    data = mkdtempSync(join(tmpdir(), "glm-relay-pipelines-"));
-    const args = [main, "up", "--model", demoModel, "--stages", "2", "--pipelines", "2"];
-    args.push("--threads-per-worker", "1", "--memory-per-worker", "512MiB", "--port", "0", "--data", data);
-    up = new TestProcess("up", process.execPath, args);
-    url = (await up.line(/^ready (http:\/\/127\.0\.0\.1:\d+)$/m, 60_000))[1]!;
+    const args = ["--model", demoModel, "--stages", "2", "--pipelines", "2"];
+    up = await TestUp.start([...args, "--threads-per-worker", "1", "--memory-per-worker", "512MiB"]);
+    url = up.url;
     await bothReady();
   });
-  afterAll(async () => {
-    up?.kill("SIGTERM");
-    const ended = await Promise.race([up?.exited, sleep(15_000, null, { ref: false })]);
-    if (ended === null) up.kill("SIGKILL");
-    rmSync(data, { recursive: true, force: true });
-  });
+  afterAll(() => up?.stop());
 
   const view = async (): Promise<ClusterView> =>
     (await (await fetch(`${url}/api/cluster`)).json()) as ClusterView;
@@ -40,7 +27,7 @@ describe("two pipelines", () => {
         return check(now) ? now : null;
       },
       limitMs,
-      () => up.output,
+      () => up.process.output,
     );
   const bothReady = () =>
     viewWhen("both pipelines", ({ pipelines }) => pipelines.every(({ state }) => state === "ready"));
@@ -168,7 +155,7 @@ describe("two pipelines", () => {
     const before = await bothReady();
     const workersOf = ({ pipelines }: ClusterView) =>
       pipelines.map(({ stages }) => stages.map(({ worker }) => worker));
-    process.kill(coordinatorPid(), "SIGKILL");
+    up.kill("coordinator");
     await until("the coordinator to be gone", async () => (await view().catch(() => null)) === null);
     await until(
       "both pipelines again",
@@ -177,7 +164,7 @@ describe("two pipelines", () => {
         return now?.pipelines.every(({ state }) => state === "ready");
       },
       60_000,
-      () => up.output,
+      () => up.process.output,
     );
     const after = await view();
     expect(after.epoch!.term).toBeGreaterThan(before.epoch!.term);
@@ -185,12 +172,4 @@ describe("two pipelines", () => {
     expect(workersOf(after).flat().sort()).toEqual(workersOf(before).flat().sort());
     expect((await post("/v1/completions", { ...request(1), max_tokens: 3 })).status).toBe(200);
   });
-
-  /** The child of `up` that is the coordinator. */
-  function coordinatorPid(): number {
-    const children = readFileSync(`/proc/${up.pid}/task/${up.pid}/children`, "utf8").trim().split(" ");
-    const isCoordinator = (pid: string) =>
-      readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").includes("coordinator");
-    return Number(children.find(isCoordinator));
-  }
 });

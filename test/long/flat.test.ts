@@ -69,8 +69,6 @@ function draw(): Asked {
   }
   const own = ids(1 + below(120));
   const prompt = random() < 0.5 ? own : [...beginnings[below(beginnings.length)]!, ...own];
-  // Half of the answer stands in some prompts, and is guessed.
-  if (random() < 0.2) prompt.push(...following(prompt[0]!, max_tokens / 2), prompt[0]!);
   const expected = following(prompt.at(-1)!, max_tokens);
   return { ...asked, path: "/v1/completions", body: { ...common, ...sampling, prompt }, expected };
 }
@@ -200,9 +198,7 @@ it(`${rounds * requestsPerRound} requests leave nothing behind`, async () => {
   const keys = () => redis.keys("glm-relay:*");
   const leftover = /:ledger:|:requests:(?!meta$|events$|marker$|pc$|id$|stalled-check$)/;
   await until("the ledger to be empty", async () => (await keys()).every((key) => !leftover.test(key)));
-  const { workersLost, acceptedTokens } = (await cluster.view()).counters;
-  expect(workersLost).toBe(0);
-  expect(acceptedTokens).toBeGreaterThan(0);
+  expect((await cluster.view()).counters.workersLost).toBe(0);
 
   const median = (values: number[]) => percentile(values, 50);
   const growth: Record<string, { heap: number; rss: number }> = {};

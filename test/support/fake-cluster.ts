@@ -8,7 +8,8 @@ import type { Epoch, RequestId } from "../../common/ids.js";
 import { requestId } from "../../common/ids.js";
 import { kvBlockSize } from "../../common/limits.js";
 import { protocolVersion } from "../../common/package.js";
-import { Core, type CorePorts } from "../../coordinator/core.js";
+import { Core } from "../../coordinator/core.js";
+import type { CorePorts } from "../../coordinator/core-ports.js";
 import type { GenerationRequest, RequestEvent, SamplingParams } from "../../coordinator/inference.js";
 import type { LayerRange } from "../../coordinator/placement/cut.js";
 import { defaultTenant } from "../../coordinator/request-class.js";
@@ -97,6 +98,8 @@ export class FakeCluster {
   readonly order: string[] = [];
   /** The link to the first stage is found broken when a step is sent. */
   breakLink = false;
+  /** Of every token of these pipelines: it is not finite. */
+  readonly broken = new Set<number>();
   readonly logged: { level: string; message: string; fields: Record<string, unknown> | undefined }[] = [];
   readonly recoveries: { reason: string; afterMs: number }[] = [];
   private listener: Pick<CorePorts, "emit" | "ended"> | null = null;
@@ -333,7 +336,10 @@ export class FakeCluster {
         const targets = [...int32FromBytes(rows.scoreTargets as Uint8Array)].filter((target) => target >= 0);
         return {
           sequence: rows.sequence!,
-          drawn: rows.sampling == null ? [] : this.draw(rows, cache).map((token) => this.token(token)),
+          drawn:
+            rows.sampling == null
+              ? []
+              : this.draw(rows, cache).map((token) => this.token(token, !this.broken.has(header.pipeline!))),
           drawnPosition: rows.sampling == null ? 0 : rows.validLength! + rows.rowCount! - rows.draftRows!,
           scores: targets.map((target) => this.token(target)),
         };
@@ -377,14 +383,14 @@ export class FakeCluster {
     );
   }
 
-  private token(token: number) {
+  private token(token: number, finite = true) {
     return {
       token,
       logprob: -token,
       rank: 1,
       topTokens: bytesFromInt32([]),
       topLogprobs: Buffer.alloc(0),
-      finite: true,
+      finite,
     };
   }
 }

@@ -11,10 +11,17 @@ import { averaged } from "./average.js";
 const memory = 32;
 /** An average of fewer tells little. */
 const leastSteps = 4;
-/** After so many steps without another one, an average is begun anew, and shows no slow station any more. */
+/** After so many steps without another one, an average is about another time. */
 const staleSteps = 512;
+/** A mean round trip this much above the slowest stages of the steps on the way: it did not wait for them. */
+const clearRatio = 1.1;
+/**
+ * Where all have waited for the slowest stage, the rest only bounds the hops. A saturated pipeline loses nothing by
+ * one micro-batch fewer, so they are taken to be shorter than that until steps that do not wait show what they are.
+ */
+const hiddenShare = 0.75;
 /** A mean round trip that much above what hops and stages explain. */
-const unexplainedRatio = 1.25;
+const unexplainedRatio = 1.5;
 
 export interface RoundTrip {
   /** Steps on the way when it was sent, itself included. */
@@ -69,21 +76,23 @@ export class RoundTrips {
   }
 
   get times(): WayTimes {
-    const means = [...this.#means].filter(([, { steps }]) => steps >= leastSteps);
-    if (means.length === 0) return { hopUs: 0, stationUs: 0 };
-    // Each is a bound from above, and a pipeline that is saturated shows no better one for hours: the old ones
-    // hold until steps with as many on the way say otherwise.
-    const hopUs = Math.min(...means.map(([, { restUs }]) => restUs));
+    const fresh = [...this.#means].filter(
+      ([, { steps, lastStep }]) => steps >= leastSteps && this.#steps - lastStep <= staleSteps,
+    );
+    if (fresh.length === 0) return { hopUs: 0, stationUs: 0 };
+    const boundUs = Math.min(...fresh.map(([, { restUs }]) => restUs));
+    const waited = fresh.every(([, { roundtripUs, queueUs }]) => roundtripUs <= clearRatio * queueUs);
+    const hopUs = waited ? hiddenShare * boundUs : boundUs;
     let stationUs = 0;
-    let bound = Number.POSITIVE_INFINITY;
-    for (const [onWay, { lastStep, roundtripUs, restUs, queueUs }] of means) {
-      if (this.#steps - lastStep > staleSteps) continue;
-      const perStep = roundtripUs / onWay;
-      bound = Math.min(bound, perStep);
+    let leastPerStepUs = Number.POSITIVE_INFINITY;
+    for (const [onWay, { roundtripUs, restUs, queueUs }] of fresh) {
+      const perStepUs = roundtripUs / onWay;
+      leastPerStepUs = Math.min(leastPerStepUs, perStepUs);
       const explained = Math.max(roundtripUs - restUs + hopUs, queueUs);
-      if (roundtripUs > unexplainedRatio * explained) stationUs = Math.max(stationUs, perStep);
+      // Alone, a step waits for nothing.
+      if (onWay > 1 && roundtripUs > unexplainedRatio * explained) stationUs = Math.max(stationUs, perStepUs);
     }
     // Whatever the number on the way, a station lets none through faster than its own time.
-    return { hopUs, stationUs: Math.min(stationUs, bound) };
+    return { hopUs, stationUs: Math.min(stationUs, leastPerStepUs) };
   }
 }

@@ -14,6 +14,7 @@ const action = fc.oneof(
       begin: fc.integer({ min: 1, max: 2 }),
       tokens: fc.integer({ min: 1, max: 12 }),
       choices: fc.integer({ min: 1, max: 3 }),
+      isRead: fc.constantFrom("causally", "causally", "whole"),
     }),
   },
   { weight: 1, arbitrary: fc.record({ do: fc.constant("cancel" as const), which: fc.nat(20) }) },
@@ -28,9 +29,11 @@ const action = fc.oneof(
 );
 type Action = typeof action extends fc.Arbitrary<infer T> ? T : never;
 
+const contextOf = (length: number) => ({ length, mask: -1, constantPosition: false, remainingMasks: [] });
+
 /** Two pipelines of two workers, and a fifth worker that begins as a spare. */
 class Scenario {
-  readonly cluster = new FakeCluster({ pipelineCount: 2, maxBlocks: 24, prefillChunk: 16 });
+  readonly cluster: FakeCluster;
   readonly admitted = new Map<string, { prompt: number[]; tokens: number; choices: number }>();
   readonly cancelled = new Set<string>();
   /** Connections of the workers that live, by the workers' numbers. */
@@ -38,7 +41,8 @@ class Scenario {
   #nextConnection = 1;
   losses = 0;
 
-  constructor() {
+  constructor(speculation: boolean) {
+    this.cluster = new FakeCluster({ pipelineCount: 2, maxBlocks: 24, prefillChunk: 16, speculation });
     for (let worker = 0; worker < 5; worker++) this.revive(worker);
     this.cluster.link();
   }
@@ -68,6 +72,7 @@ class Scenario {
         this.admitted.set(id, { prompt, tokens: step.tokens, choices: step.choices });
         const choices = Array.from({ length: step.choices }, (_, seed) => ({
           promptTokens: prompt,
+          ...(step.isRead === "whole" && step.prompt > 1 ? { context: contextOf(step.prompt - 1) } : {}),
           seed: `${seed}`,
         }));
         core.admit({ ...generation(id, [], { maxTokens: step.tokens }), choices });
@@ -126,35 +131,39 @@ describe("requests in two pipelines whose workers come and go", () => {
   it("end once, with the right tokens, and give all blocks back", () => {
     let moved = 0;
     fc.assert(
-      fc.property(fc.array(action, { minLength: 10, maxLength: 80 }), (actions) => {
-        const scenario = new Scenario();
-        const { cluster } = scenario;
-        for (const step of actions) scenario.run(step);
-        scenario.settle();
-        expect(cluster.core.requestCount).toBe(0);
-        for (const [id, { prompt, tokens, choices }] of scenario.admitted) {
-          const events = cluster.events.get(requestId(id)) ?? [];
-          expect(cluster.endings.get(requestId(id))).toBe(1);
-          if (scenario.cancelled.has(id)) continue;
-          const errors = events.flatMap((event) => (event.type === "error" ? event.error.code : []));
-          // A request that was there at three losses in a row is set aside, rightly or not.
-          if (errors.includes("request_poisoned")) continue;
-          expect(errors).toEqual([]);
-          for (let choice = 0; choice < choices; choice++) {
-            const mine = events.filter((event) => "choice" in event && event.choice === choice);
-            const got = mine.flatMap((event) => (event.type === "tokens" ? event.tokens : []));
-            expect(got).toEqual(expectedTokens(prompt, tokens));
-            expect(mine.filter(({ type }) => type === "finish")).toHaveLength(1);
+      fc.property(
+        fc.array(action, { minLength: 10, maxLength: 80 }),
+        fc.boolean(),
+        (actions, speculation) => {
+          const scenario = new Scenario(speculation);
+          const { cluster } = scenario;
+          for (const step of actions) scenario.run(step);
+          scenario.settle();
+          expect(cluster.core.requestCount).toBe(0);
+          for (const [id, { prompt, tokens, choices }] of scenario.admitted) {
+            const events = cluster.events.get(requestId(id)) ?? [];
+            expect(cluster.endings.get(requestId(id))).toBe(1);
+            if (scenario.cancelled.has(id)) continue;
+            const errors = events.flatMap((event) => (event.type === "error" ? event.error.code : []));
+            // A request that was there at three losses in a row is set aside, rightly or not.
+            if (errors.includes("request_poisoned")) continue;
+            expect(errors).toEqual([]);
+            for (let choice = 0; choice < choices; choice++) {
+              const mine = events.filter((event) => "choice" in event && event.choice === choice);
+              const got = mine.flatMap((event) => (event.type === "tokens" ? event.tokens : []));
+              expect(got).toEqual(expectedTokens(prompt, tokens));
+              expect(mine.filter(({ type }) => type === "finish")).toHaveLength(1);
+            }
+            if (scenario.losses > 0) moved++;
           }
-          if (scenario.losses > 0) moved++;
-        }
-        const { blocks, sequences, pipelines } = cluster.core.view();
-        expect([blocks.used, sequences]).toEqual([0, { running: 0, waiting: 0 }]);
-        expect(pipelines.every(({ microBatchesInFlight }) => microBatchesInFlight === 0)).toBe(true);
-        // No worker is in two pipelines.
-        const workers = pipelines.flatMap(({ stages }) => stages.map(({ worker }) => worker));
-        expect(new Set(workers).size).toBe(workers.length);
-      }),
+          const { blocks, sequences, pipelines } = cluster.core.view();
+          expect([blocks.used, sequences]).toEqual([0, { running: 0, waiting: 0 }]);
+          expect(pipelines.every(({ microBatchesInFlight }) => microBatchesInFlight === 0)).toBe(true);
+          // No worker is in two pipelines.
+          const workers = pipelines.flatMap(({ stages }) => stages.map(({ worker }) => worker));
+          expect(new Set(workers).size).toBe(workers.length);
+        },
+      ),
       { seed: 7, numRuns: 150 },
     );
     expect(moved).toBeGreaterThan(150);

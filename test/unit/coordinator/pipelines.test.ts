@@ -122,6 +122,9 @@ describe("the workers of several pipelines", () => {
     cluster.join(5, { worker: "worker-2" });
     cluster.pass(300, [1, 3, 4, 5]);
     expect(workersOf(cluster)[0]).toEqual(["1"]);
+    // So that nothing runs there some day.
+    for (const id of ["p", "q", "r"]) cluster.core.admit(generation(id, [5]));
+    expect(runningIn(cluster)).toEqual([1, 4]);
     cluster.answerAll();
     cluster.pass(300, [1, 3, 4, 5]);
     cluster.link();
@@ -243,6 +246,23 @@ describe("the loss of one of several pipelines", () => {
       expect(cluster.core.requestCount).toBe(0);
       expect(cluster.core.view().blocks.used).toBe(0);
     }
+  });
+
+  it("is got over in portions when thousands are moved", () => {
+    const cluster = started(2, { maxBlocks: 2_000 });
+    for (let n = 0; n < 1_200; n++) cluster.core.admit(generation(`n${n}`, [n % 7], { maxTokens: 2 }));
+    const waiting = () => cluster.core.view().sequences.running + cluster.core.view().sequences.waiting;
+    expect(waiting()).toBe(1_200);
+    cluster.core.membership.gone(1, "its control stream broke");
+    const taken = () => cluster.core.view().pipelines[1]!.sequences;
+    expect(taken().running + taken().waiting).toBe(600 + 256);
+    expect(waiting()).toBe(1_200);
+    cluster.pass(100, [2, 3, 4]);
+    cluster.pass(100, [2, 3, 4]);
+    expect(taken().running + taken().waiting).toBe(1_200);
+    cluster.answerAll();
+    expect(cluster.core.requestCount).toBe(0);
+    expect(cluster.tokensOf("n1199")).toEqual(expectedTokens([1199 % 7], 2));
   });
 
   it("is over for new sequences when the pipeline has answered a first token again", () => {
@@ -375,5 +395,47 @@ describe("a request that kills the workers which compute it", () => {
     expect(eventsOf(cluster, "poison").at(-1)).toMatchObject({ error: { code: "request_poisoned" } });
     for (const id of good) expect(cluster.tokensOf(id), id).toEqual(expectedTokens([1, 2], 8));
     expect(cluster.core.requestCount).toBe(0);
+  });
+});
+
+describe("a value that is not finite", () => {
+  const asked = generation("x", ids(20), { maxTokens: 12 });
+  const errorOf = (cluster: FakeCluster) =>
+    eventsOf(cluster, "x").flatMap((event) => (event.type === "error" ? [event.error.code] : []));
+
+  it("has the sequence computed once more by another pipeline, which its answer does not show", () => {
+    const sound = started();
+    sound.core.admit(asked);
+    sound.answerAll();
+    const cluster = started();
+    cluster.core.admit(asked);
+    for (let count = 0; count < 5; count++) cluster.answer();
+    const [first] = cluster.steps.map(({ pipeline }) => pipeline!);
+    cluster.broken.add(first!);
+    cluster.answerAll();
+    expect(eventsOf(cluster, "x")).toEqual(eventsOf(sound, "x"));
+    expect(cluster.tokensOf("x")).toEqual(expectedTokens(ids(20), 12));
+    expect(cluster.core.view().blocks.used).toBe(0);
+  });
+
+  it("ends the request when the other pipeline computes one too, and nothing else", () => {
+    const cluster = started();
+    cluster.core.admit(asked);
+    cluster.core.admit(generation("y", ids(20, 50), { maxTokens: 12 }));
+    cluster.answer();
+    cluster.answer();
+    for (const pipeline of [0, 1]) cluster.broken.add(pipeline);
+    while (errorOf(cluster).length === 0) cluster.answer();
+    expect(errorOf(cluster)).toEqual(["numeric_error"]);
+    expect(statesOf(cluster)).toEqual(["ready", "ready"]);
+  });
+
+  it("ends the request at once where there is no other pipeline", () => {
+    const cluster = started(1);
+    cluster.core.admit(asked);
+    cluster.broken.add(0);
+    cluster.answerAll();
+    expect(errorOf(cluster)).toEqual(["numeric_error"]);
+    expect(cluster.core.view().blocks.used).toBe(0);
   });
 });

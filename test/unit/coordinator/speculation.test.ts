@@ -142,7 +142,7 @@ describe("the measured chance", () => {
     expect(overall.chance(30)).toBe(overall.chance(8));
     const own = overall.forSequence();
     expect(own.chance(2)).toBe(overall.chance(2));
-    for (let n = 0; n < 20; n++) own.observe(2, true);
+    for (let n = 0; n < 40; n++) own.observe(2, true);
     expect(own.chance(2)).toBeGreaterThan(0.9);
     expect(overall.chance(2)).toBeLessThan(0.2);
   });
@@ -161,7 +161,7 @@ describe("the measured chance", () => {
     grow(1);
     expect(grow(2)).toBe(0);
     for (let n = 0; n < 12; n++) for (const token of [5, 6, 7]) grow(token);
-    expect(grow(5)).toBeGreaterThan(8);
+    expect(grow(5)).toBeGreaterThan(4);
   });
 });
 

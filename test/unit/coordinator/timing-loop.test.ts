@@ -9,6 +9,8 @@ interface Machine {
   stages: { baseUs: number; rowUs: number }[];
   /** Each hop, one more than there are stages. */
   hopUs: number;
+  /** The same later on, where the network changes. */
+  laterHopUs?: number;
   /** An event loop behind the last stage that takes so long for a step, one after the other. */
   stationUs: number;
   /** Times vary by so much in both directions. */
@@ -43,6 +45,7 @@ function run(machine: Machine, running: number, microBatches: number | null) {
   const free = machine.stages.map(() => 0);
   let stationFree = 0;
   let nowUs = 0;
+  let { hopUs } = machine;
   const flight: { step: ScheduledStep; sentUs: number; backUs: number; stageUs: number[] }[] = [];
   const send = () => {
     for (let step = scheduler.next(); step !== null; step = scheduler.next()) {
@@ -50,12 +53,12 @@ function run(machine: Machine, running: number, microBatches: number | null) {
       const stageUs = machine.stages.map(({ baseUs, rowUs }) => varied(baseUs + rowUs * rows));
       let at = nowUs;
       for (const [stage, us] of stageUs.entries()) {
-        at = Math.max(at + varied(machine.hopUs), free[stage]!) + us;
+        at = Math.max(at + varied(hopUs), free[stage]!) + us;
         free[stage] = at;
       }
       at = Math.max(at, stationFree) + varied(machine.stationUs);
       stationFree = at;
-      flight.push({ step, sentUs: nowUs, backUs: at + varied(machine.hopUs), stageUs });
+      flight.push({ step, sentUs: nowUs, backUs: at + varied(hopUs), stageUs });
     }
   };
   // They come one after the other with a prompt each: steps of several sizes, as on any machine that serves.
@@ -77,6 +80,7 @@ function run(machine: Machine, running: number, microBatches: number | null) {
     for (const { sequence, sample } of step.rows) if (sample) scheduler.append(sequence, 1);
     tokens += step.rows.length;
     if (count % 3 === 0) arrive();
+    if (count === 1_000) hopUs = machine.laterHopUs ?? hopUs;
     marks.push({ us: nowUs, tokens });
     send();
   }
@@ -96,6 +100,16 @@ describe("the number of micro-batches on a simulated pipeline", () => {
       "unequal stages",
       { stages: [...even(3, 2_000, 500), ...even(1, 6_000, 900)], hopUs: 300, stationUs: 0, noise: 0.1 },
       24,
+    ],
+    [
+      "a network that becomes slow",
+      { stages: even(4, 500, 200), hopUs: 200, laterHopUs: 3_000, stationUs: 0, noise: 0.1 },
+      32,
+    ],
+    [
+      "a network that becomes fast",
+      { stages: even(4, 3_000, 200), hopUs: 6_000, laterHopUs: 100, stationUs: 0, noise: 0.1 },
+      32,
     ],
     ["a slow event loop", { stages: even(2, 300, 40), hopUs: 200, stationUs: 3_000, noise: 0.1 }, 16],
     ["hops that vary", { stages: even(4, 1_000, 300), hopUs: 1_000, stationUs: 0, noise: 0.5 }, 32],
