@@ -60,7 +60,7 @@ export class ContextSlices {
   /** In the order in which they began, so that none is in a stage behind one that began after it. */
   readonly #contexts = new Map<SequenceId, Context>();
   /** By step, in the order sent. */
-  readonly #inFlight = new Map<number, SliceSize>();
+  readonly #inFlight = new Map<number, SliceSize & { sequence: SequenceId }>();
 
   /** @param chunkRows Rows of a chunk of causal prefill: the measure of a slice. */
   constructor(stages: readonly LayerRange[], chunkRows: number) {
@@ -93,13 +93,14 @@ export class ContextSlices {
 
   /**
    * The next slice, of the context that is furthest ahead and can go on. While others decode, the slices in
-   * flight on a stage stay within the limit, or are one.
+   * flight on a stage, and those of one context on all stages, stay within the limit, or are one: a decode
+   * behind them waits for them one after the other. Those of several contexts run at the same time.
    * @param stopped Contexts that do not go on.
    */
   next(limits: SliceLimits, stopped: (sequence: SequenceId) => boolean): Slice | null {
     for (const [sequence, context] of this.#contexts) {
       if (stopped(sequence)) continue;
-      const layerEnd = this.#endOf(context, limits);
+      const layerEnd = this.#endOf(sequence, context, limits);
       if (layerEnd !== null) return { sequence, layerBegin: context.layer, layerEnd };
     }
     return null;
@@ -109,7 +110,7 @@ export class ContextSlices {
   sent(step: number, { sequence, layerBegin, layerEnd }: Slice): SliceSize {
     const context = this.#contexts.get(sequence)!;
     const size = { stage: this.#stageOf(layerBegin), work: context.rows * (layerEnd - layerBegin) };
-    this.#inFlight.set(step, size);
+    this.#inFlight.set(step, { ...size, sequence });
     context.layer = layerEnd;
     if (layerEnd === this.layerCount) this.#contexts.delete(sequence);
     return size;
@@ -126,22 +127,25 @@ export class ContextSlices {
   }
 
   /** Where the context's next slice ends; null when it has to wait. */
-  #endOf({ rows, layer }: Context, { crowded, microBatches, workOf }: SliceLimits): number | null {
+  #endOf(sequence: SequenceId, { rows, layer }: Context, limits: SliceLimits): number | null {
+    const { crowded, microBatches, workOf } = limits;
     const stage = this.#stageOf(layer);
     const { layerBegin, layerEnd } = this.#stages[stage]!;
     const left = layerEnd - layer;
     const most = workOf(stage) ?? this.#chunkRows * (layerEnd - layerBegin);
     const layers = crowded ? Math.min(left, sliceLayers(rows, most, microBatches)) : left;
-    const before = this.#workInFlight(stage);
+    const before = this.#workInFlight(stage, sequence);
     if (crowded && before > 0 && before + rows * layers > most) return null;
     const next = this.#stages[stage + 1];
     if (layers === left && next !== undefined && !this.#isFree(next)) return null;
     return layer + layers;
   }
 
-  #workInFlight(stage: number): number {
+  #workInFlight(stage: number, sequence: SequenceId): number {
     let work = 0;
-    for (const other of this.#inFlight.values()) if (other.stage === stage) work += other.work;
+    for (const other of this.#inFlight.values()) {
+      if (other.stage === stage || other.sequence === sequence) work += other.work;
+    }
     return work;
   }
 

@@ -143,7 +143,7 @@ describe.each([
         await complete(cluster, { ...readers[2]!, max_tokens: 1 });
         const count = (await slices()) - sliced;
         expect(count).toBe(layerCount);
-        // Two slices may be in flight at once in two stages, and the answer may overtake the stream's last step.
+        // Slices and steps of the stream travel together or in turns; the answer may overtake the last step.
         expect(stream.steps - before).toBeGreaterThanOrEqual(count / 2 - 1);
         stream.stop();
         await expect(stream.done).rejects.toThrow();

@@ -199,6 +199,19 @@ describe("a context", () => {
     expect(most).toBe(128);
   });
 
+  it("never has two slices in front of a decode that are a chunk's work each, also at the border of stages", () => {
+    const ring = new Ring(limitsOf(stagesOf(2, 2, 2)));
+    for (const n of [1, 2]) ring.scheduler.submit(id(n), [7], 1_000);
+    for (const n of [1, 2]) ring.until(id(n));
+    ring.scheduler.submit(id(3), prompt(100), 4, { whole: 99 });
+    while (!ring.drawn.has(id(3))) {
+      ring.send();
+      expect(ring.flight.filter(({ slice }) => slice !== null).length).toBeLessThanOrEqual(1);
+      ring.back();
+    }
+    expect(slicesOf(ring.sent, id(3))).toHaveLength(6);
+  });
+
   it("waits for its blocks, and has all of them with its first slice", () => {
     const ring = new Ring(limitsOf(stagesOf(4, 4), { blockCount: 8 }));
     ring.scheduler.submit(id(1), prompt(60), 64);
