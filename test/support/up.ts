@@ -37,10 +37,10 @@ export class TestUp {
     return null;
   }
 
-  kill(name: string): void {
+  kill(name: string, signal: NodeJS.Signals = "SIGKILL"): void {
     const child = this.child(name);
     if (child === null) throw new Error(`up has no child ${name}`);
-    process.kill(child.pid, "SIGKILL");
+    process.kill(child.pid, signal);
   }
 
   log(name: string): string {
