@@ -1,6 +1,6 @@
 /** What the core knows of a request that it has admitted and that has not ended. */
 import type { PipelineId, RequestId, SequenceId } from "../common/ids.js";
-import type { GenerationRequest, TokenLogprob } from "./inference.js";
+import type { GenerationRequest, TokenIds, TokenLogprob } from "./inference.js";
 import type { ChoiceOutput } from "./output/choice-output.js";
 import type { ChoicePrompt } from "./output/choice-prompt.js";
 import type { PromptScores } from "./output/prompt-scores.js";
@@ -14,6 +14,8 @@ export interface ActiveRequest {
   request: GenerationRequest;
   /** Choices not finished yet. */
   open: Map<SequenceId, ActiveChoice>;
+  /** Prompts that several of its choices have: each is one array. */
+  sharedPrompts: ReadonlySet<TokenIds>;
   /** Rows of it have been sent. */
   started: boolean;
 }

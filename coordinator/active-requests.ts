@@ -42,7 +42,9 @@ export class ActiveRequests {
   /** Each of its choices is a sequence that no pipeline has yet. */
   add(request: GenerationRequest, newOutput: (index: number) => ChoiceOutput): ActiveRequest {
     const { sampling } = request;
-    const active: ActiveRequest = { request, open: new Map(), started: false };
+    const prompts = request.choices.map(({ promptTokens }) => promptTokens);
+    const sharedPrompts = new Set(prompts.filter((tokens, index) => prompts[index - 1] === tokens));
+    const active: ActiveRequest = { request, open: new Map(), sharedPrompts, started: false };
     this.#requests.set(request.id, active);
     for (const [index, { promptTokens, context = null, seed }] of request.choices.entries()) {
       this.#open({

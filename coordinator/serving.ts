@@ -224,8 +224,12 @@ export class Serving {
   /** Tokens of its prompt that it would not compute: others have, or another choice of the request is about to. */
   #heldOf(choice: ActiveChoice): number {
     const { tokens } = choice.prompt;
-    for (const other of choice.request.open.values()) {
-      if (other !== choice && other.serving === this && other.prompt.tokens === tokens) return tokens.length;
+    const { open, sharedPrompts } = choice.request;
+    if (sharedPrompts.has(tokens)) {
+      for (const other of open.values()) {
+        if (other !== choice && other.serving === this && other.prompt.tokens === tokens)
+          return tokens.length;
+      }
     }
     return this.#scheduler.heldTokens(tokens, optionsOf(choice));
   }
@@ -239,6 +243,7 @@ function optionsOf({ prompt, scores, request }: ActiveChoice): SequenceOptions {
     whole: prompt.context?.length ?? 0,
     salt,
     everyRow: scores !== null,
+    prompt: request.sharedPrompts.has(prompt.tokens) ? prompt.tokens : null,
     rulesChangeAt: prompt.tokens.length + sampling.minTokens,
   };
 }

@@ -4,12 +4,14 @@ import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { LoadProgress, SliceInput, StageConfig, StepInput, StepOutput } from "./index.js";
+import type { BlockCopy, LoadProgress, SliceInput, StageConfig, StepInput, StepOutput } from "./index.js";
 
 /** The addon's side of a stage: addon/stage_object.h. */
 export interface AddonStage {
   load(): Promise<void>;
-  step(input: Omit<StepInput, "slice"> & { slice: SliceInput | null }): Promise<StepOutput>;
+  step(
+    input: Omit<StepInput, "copies" | "slice"> & { copies: readonly BlockCopy[]; slice: SliceInput | null },
+  ): Promise<StepOutput>;
   close(): Promise<void>;
   progress(): bigint;
   memory(): { weightBytes: number; kvBytes: number; workspaceBytes: number };

@@ -120,6 +120,8 @@ class Backend {
   // The paged cache of all layers of the stage, plus what attention needs; once, before any step.
   virtual void allocateKvCache(const KvPlan& plan) = 0;
   virtual uint64_t kvBytes() const = 0;
+  // Block `to` becomes what block `from` is, in every layer.
+  virtual void copyBlock(int from, int to) = 0;
   // Memory of the backend itself beyond buffers, matrices and cache.
   virtual uint64_t scratchBytes() const = 0;
 

@@ -2,7 +2,14 @@
 
 import { types } from "node:util";
 import { dtypeBytes, integerIn } from "./check-config.js";
-import type { SampleRequest, ScoreRequest, SequenceRows, StageConfig, StepInput } from "./index.js";
+import type {
+  BlockCopy,
+  SampleRequest,
+  ScoreRequest,
+  SequenceRows,
+  StageConfig,
+  StepInput,
+} from "./index.js";
 
 const TOP_LOGPROBS_MAX = 20;
 const SEED_MAX = 2n ** 64n - 1n;
@@ -12,6 +19,7 @@ export function checkStep(input: StepInput, config: StageConfig): void {
   if (input.sequences.length === 0 && input.slice === undefined) {
     throw new Error("sequences: expected at least one, or a slice");
   }
+  checkCopies(input.copies ?? [], config);
   const rowCount = checkSequences("sequences", input.sequences, config);
   checkContent(input, config, rowCount);
   if (config.head === null && input.samples.length + input.scores.length > 0) {
@@ -22,6 +30,14 @@ export function checkStep(input: StepInput, config: StageConfig): void {
   });
   input.scores.forEach((request, i) => {
     checkScore(`scores[${i}]`, request, config, rowCount);
+  });
+}
+
+function checkCopies(copies: readonly BlockCopy[], { blockCount }: StageConfig): void {
+  copies.forEach(({ from, to }, i) => {
+    integerIn(`copies[${i}].from`, from, 0, blockCount - 1);
+    integerIn(`copies[${i}].to`, to, 0, blockCount - 1);
+    if (from === to) throw new Error(`copies[${i}]: block ${from} to itself`);
   });
 }
 

@@ -250,7 +250,15 @@ export interface SliceInput {
   activations: Uint8Array | null;
 }
 
+/** A block becomes what another one is, in all layers of the stage: sequences that begin alike go on differently. */
+export interface BlockCopy {
+  from: number;
+  to: number;
+}
+
 export interface StepInput {
+  /** Made in front of everything else, in order. */
+  copies?: readonly BlockCopy[];
   /** Computed in front of the step's rows, which may read what it stores. */
   slice?: SliceInput;
   /** May be empty beside a slice. */
@@ -381,13 +389,13 @@ export class Stage {
    */
   async step(input: StepInput): Promise<StepOutput> {
     if (this.#closed !== null) throw new Error("the stage is closed");
-    const { slice = null } = input;
+    const { slice = null, copies = [] } = input;
     checkStep(input, this.#config);
     if (slice !== null) {
       checkSlice(slice, this.#parked, this.#config);
       this.#parked = parkedAfter(slice, this.#config);
     }
-    return await this.#addonStage.step({ ...input, slice });
+    return await this.#addonStage.step({ ...input, copies, slice });
   }
 
   /** A counter that moves while the engine computes: every tile of every kernel bumps it. */

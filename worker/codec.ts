@@ -62,12 +62,18 @@ export function decodeStep(
   }
   const tokenIds = format.first && rows > 0 ? decodeTokens(header, rows, format.tokenCount) : null;
   for (const sequence of header.sequences) checkDraft(sequence);
+  const { copies, sequences } = header;
+  if (copies.length > sequences.length) {
+    throw corrupt(`step copies ${copies.length} blocks for ${sequences.length} sequences: expected one each`);
+  }
+  tables.checkCopies(copies);
   const requests = format.last ? decodeRequests(header, format.tokenCount) : { samples: [], scores: [] };
   const changes = header.sequences.map(tableChange);
   const contexts = header.sequences.map(contextOf);
   const blockTables = tables.apply(header.ended, changes, slice?.change);
   const sliceTable = slice === null ? null : blockTables.shift()!;
   return {
+    ...(copies.length > 0 && { copies }),
     ...(slice !== null && slice.input !== null && { slice: slice.input(sliceTable!) }),
     sequences: changes.map((change, index) => ({
       rowCount: change.rowCount,

@@ -140,6 +140,7 @@ export class Pipeline {
       pipeline: this.#id,
       step: scheduled.step,
       ended: scheduled.ended,
+      copies: scheduled.copies,
       slice: scheduled.slice && sliceMessage(scheduled.slice, requests.slice(scheduled.slice)),
       sequences: scheduled.rows.map((rows) => {
         const request = requests.rows(rows);

@@ -111,6 +111,19 @@ export class BlockPool {
     return { block: node.block, node };
   }
 
+  /** One more holder of a held block. */
+  hold(block: number): void {
+    if (this.#holders[block] === 0) throw new Error(`BlockPool.hold: block ${block} is not held`);
+    this.#holders[block]! += 1;
+  }
+
+  /** Another sequence's block, in place of one that was reserved. */
+  holdReserved(block: number): void {
+    if (this.#reserved < 1) throw new Error("BlockPool.holdReserved: no block was reserved");
+    this.#reserved -= 1;
+    this.hold(block);
+  }
+
   /** Makes a held, full block known by its tokens. @returns where the chain goes on. */
   know(parent: PrefixNode, tokens: readonly number[], block: number): PrefixNode {
     const key = keyOf(parent, tokens);

@@ -19,8 +19,16 @@ export interface ScheduledRows {
   draftRows: number;
 }
 
+/** Block `to`, which belongs to one sequence, begins with what `from` holds for another one. */
+export interface BlockCopy {
+  from: number;
+  to: number;
+}
+
 export interface ScheduledStep {
   step: number;
+  /** To be made before anything of the step is computed, in order. */
+  copies: BlockCopy[];
   /** Of a context that is read in slices, in front of the rows, which may go on with the same sequence. */
   slice: ScheduledSlice | null;
   rows: ScheduledRows[];

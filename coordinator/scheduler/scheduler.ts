@@ -12,9 +12,10 @@ import { defaultTenant, goesBefore, type RequestClass } from "../request-class.j
 import { BlockPool } from "./block-pool.js";
 import { ContextSlices, type ScheduledSlice } from "./context-slices.js";
 import { evenShare } from "./even-share.js";
-import type { ScheduledRows, ScheduledStep } from "./scheduled-step.js";
+import type { BlockCopy, ScheduledRows, ScheduledStep } from "./scheduled-step.js";
 import { isBehind, type SequenceOptions, type SequenceState, type Submitted } from "./sequence.js";
 import { SequenceBlocks } from "./sequence-blocks.js";
+import { SharedPrompts } from "./shared-prompts.js";
 import { type DraftCandidate, type Drafter, Speculation } from "./speculation.js";
 import { StepBatch } from "./step-batch.js";
 import { isDecode, type Survey, surveyOf } from "./survey.js";
@@ -47,6 +48,8 @@ interface StepInFlight {
   decodes: number;
   /** The one with a slice of its context. */
   sliced: SequenceId | null;
+  /** Held while it is on its way: its copies read them. */
+  copied: readonly number[];
 }
 
 /** How much the newest ended reply counts in what the next ones are taken to need. */
@@ -63,6 +66,7 @@ export class Scheduler {
   readonly #waiting = new WaitingSet<Submitted>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
+  readonly #sharedPrompts = new SharedPrompts();
   readonly #speculation: Speculation | null;
   readonly #steps = new Map<number, StepInFlight>();
   readonly #runningOf: Record<RequestClass, number> = { interactive: 0, batch: 0 };
@@ -146,7 +150,7 @@ export class Scheduler {
     if (promptTokens.length === 0) throw new Error("Scheduler.submit: empty prompt");
     if (!this.fits(promptTokens.length, maxTokens)) throw new Error("Scheduler.submit: never fits");
     const { tenant = defaultTenant, class: ofClass = "interactive" } = options;
-    const { whole = 0, salt = "", everyRow = false, rulesChangeAt = 0 } = options;
+    const { whole = 0, salt = "", everyRow = false, prompt = null, rulesChangeAt = 0 } = options;
     this.#waiting.add(id, tenant, ofClass, {
       tokens: promptTokens,
       promptLength: promptTokens.length,
@@ -159,6 +163,7 @@ export class Scheduler {
       whole,
       salt,
       everyRow,
+      prompt,
       rulesChangeAt,
     });
   }
@@ -202,6 +207,7 @@ export class Scheduler {
     if (inFlight === undefined) throw new Error(`Scheduler.complete: step ${step} is not in flight`);
     this.#steps.delete(step);
     this.#slices?.complete(step);
+    this.#pool.release(inFlight.copied, 0);
     if (measured !== undefined) this.#timing.finished(step, measured);
     const { sequences, sliced } = inFlight;
     for (const id of sliced === null || sequences.includes(sliced) ? sequences : [...sequences, sliced]) {
@@ -218,16 +224,20 @@ export class Scheduler {
     this.#admit();
     this.#target = this.#chooseMicroBatches();
     if (this.#steps.size >= this.#target) return null;
+    for (const { sequence, source } of this.#sharedPrompts.forks()) this.#blocks.fork(sequence, source);
     const survey = surveyOf(this.#running.values());
     this.#context = survey.context;
     const step = this.#lastStep + 1;
     const rows: ScheduledRows[] = [];
+    const copies: BlockCopy[] = [];
     const batch = this.#newBatch(survey);
     const take = (sequence: SequenceState) => {
       const whole = sequence.computed < sequence.whole ? sequence.whole : 0;
       const decodes = isDecode(sequence);
       const scheduled = this.#schedule(sequence, batch);
       if (scheduled === null) return;
+      if (sequence.copy !== null) copies.push(sequence.copy);
+      sequence.copy = null;
       this.#depart(sequence, step);
       batch.add(scheduled.start, scheduled.tokens.length, whole, decodes);
       rows.push(scheduled);
@@ -235,7 +245,8 @@ export class Scheduler {
     for (const sequence of survey.ready) {
       if (batch.full) break;
       // Preempted for one before it.
-      if (this.#running.has(sequence.id) && batch.admits(sequence)) take(sequence);
+      if (!this.#running.has(sequence.id)) continue;
+      if (!this.#sharedPrompts.waits(sequence) && batch.admits(sequence)) take(sequence);
     }
     // Behind the decodes, which have the first right to blocks.
     const slice = this.#nextSlice(survey.ready, batch);
@@ -244,12 +255,13 @@ export class Scheduler {
     this.#addDrafts(rows, batch);
     this.#lastStep = step;
     const sequences = rows.map(({ sequence }) => sequence);
-    this.#steps.set(step, { sequences, decodes: batch.decodes, sliced: slice?.sequence ?? null });
+    const copied = copies.map(({ from }) => from);
+    this.#steps.set(step, { sequences, decodes: batch.decodes, sliced: slice?.sequence ?? null, copied });
     this.#timing.sent(step, batch.size, slice && this.#slices!.sent(step, slice));
     const [ended, preempted] = [this.#ended, this.#preemptedSinceStep];
     this.#ended = [];
     this.#preemptedSinceStep = [];
-    return { step, slice, rows, ended, preempted };
+    return { step, copies, slice, rows, ended, preempted };
   }
 
   /** A slice for this step, of a context that decodes would have to wait for if it came whole. */
@@ -257,7 +269,11 @@ export class Scheduler {
     const slices = this.#slices;
     if (slices === null || batch.hasContext) return null;
     const unread = ready.find(
-      ({ id, computed, whole }) => computed < whole && !slices.has(id) && this.#running.has(id),
+      (sequence) =>
+        sequence.computed < sequence.whole &&
+        !slices.has(sequence.id) &&
+        this.#running.has(sequence.id) &&
+        !this.#sharedPrompts.waits(sequence),
     );
     if (slices.count === 0 && unread === undefined) return null;
     if (unread !== undefined && !batch.limits.wholeContexts && slices.hasRoom && this.#drawContext(unread)) {
@@ -380,10 +396,10 @@ export class Scheduler {
     this.#waiting.chargePrompt(tab, prepaid);
     this.#runningOf[submitted.class]++;
     const { tenant, class: ofClass, promptLength, longest, generates, order, paid } = submitted;
-    const { whole, salt, everyRow, rulesChangeAt } = submitted;
+    const { whole, salt, everyRow, prompt, rulesChangeAt } = submitted;
     // Field by field: an object that begins as a copy of another one keeps its other fields apart from itself,
     // and every step reads those of every sequence.
-    this.#running.set(id, {
+    const sequence: SequenceState = {
       id,
       tenant,
       class: ofClass,
@@ -395,6 +411,7 @@ export class Scheduler {
       whole,
       salt,
       everyRow,
+      prompt,
       rulesChangeAt,
       tab,
       prepaid,
@@ -405,11 +422,14 @@ export class Scheduler {
       announced: 0,
       node: this.#blocks.root(submitted),
       known: 0,
+      copy: null,
       reservation,
       drafter: null,
       inStep: null,
       afterStep: "go on",
-    });
+    };
+    this.#running.set(id, sequence);
+    this.#sharedPrompts.add(sequence);
   }
 
   /** Blocks that a sequence is taken to need beyond those it has. */
@@ -503,8 +523,8 @@ export class Scheduler {
     this.#free(sequence);
     this.#preemptedSinceStep.push(sequence.id);
     const { id, tab, tokens, promptLength, longest, generates, order, paid } = sequence;
-    const { tenant, class: ofClass, whole, salt, everyRow, rulesChangeAt } = sequence;
-    const options = { tenant, class: ofClass, whole, salt, everyRow, rulesChangeAt };
+    const { tenant, class: ofClass, whole, salt, everyRow, prompt, rulesChangeAt } = sequence;
+    const options = { tenant, class: ofClass, whole, salt, everyRow, prompt, rulesChangeAt };
     this.#waiting.putBack(id, tab, order, {
       tokens,
       promptLength,
@@ -606,6 +626,8 @@ export class Scheduler {
   #free(sequence: SequenceState): void {
     this.#running.delete(sequence.id);
     this.#slices?.drop(sequence.id);
+    this.#sharedPrompts.remove(sequence);
+    if (sequence.copy !== null) this.#pool.release([sequence.copy.from], 0);
     this.#runningOf[sequence.class]--;
     this.#waiting.chargePrompt(sequence.tab, -sequence.prepaid);
     this.#pool.release(sequence.blocks, sequence.reservation);

@@ -4,6 +4,7 @@ import type { TokenIds } from "../inference.js";
 import { defaultTenant } from "../request-class.js";
 import { type BlockPool, blocksFor, type PrefixNode } from "./block-pool.js";
 import type { SequenceOptions, SequenceState } from "./sequence.js";
+import { sharedLength } from "./shared-prompts.js";
 
 /** Where several pipelines hold the beginning of a prompt, more of it does not matter for the choice between them. */
 const maxProbedTokens = 16_384;
@@ -65,6 +66,31 @@ export class SequenceBlocks {
       sequence.known++;
       sequence.computed = end;
     }
+  }
+
+  /**
+   * Takes over the prompt that it shares with a sequence whose blocks hold it, up to the last token, which is
+   * computed in any case. What either writes behind it must not reach the other: the block in which it ends is
+   * copied, the full ones before it are shared.
+   */
+  fork(sequence: SequenceState, source: SequenceState): void {
+    const length = sharedLength(sequence);
+    const slots = this.#prefixLength + length;
+    const full = Math.floor(slots / kvBlockSize);
+    while (sequence.blocks.length < full) {
+      const block = source.blocks[sequence.blocks.length]!;
+      this.#pool.holdReserved(block);
+      sequence.blocks.push(block);
+      sequence.reservation--;
+    }
+    sequence.computed = length;
+    if (slots % kvBlockSize === 0) return;
+    const from = source.blocks[full]!;
+    const [to] = this.#pool.take(1);
+    sequence.blocks.push(to!);
+    sequence.reservation--;
+    this.#pool.hold(from);
+    sequence.copy = { from, to: to! };
   }
 
   /** Blocks that its rows have filled may serve others from now on. */

@@ -3,6 +3,7 @@ import type { SequenceId } from "../../common/ids.js";
 import type { TokenIds } from "../inference.js";
 import { goesBefore, type RequestClass } from "../request-class.js";
 import type { PrefixNode } from "./block-pool.js";
+import type { BlockCopy } from "./scheduled-step.js";
 import type { Drafter } from "./speculation.js";
 import type { Tab } from "./waiting-set.js";
 
@@ -20,6 +21,11 @@ export interface SequenceOptions {
   salt?: string;
   /** Every row is wanted: nothing that others have computed is taken over. */
   everyRow?: boolean;
+  /**
+   * Its tokens begin with these. Of sequences that name the same array one computes them, and the others take them
+   * over, all but the last one. null: nobody else has them.
+   */
+  prompt?: TokenIds | null;
   /** From so many tokens on others may be drawn than before: a draft is drawn from by the rules of one side. */
   rulesChangeAt?: number;
 }
@@ -56,6 +62,8 @@ export interface SequenceState extends Submitted {
   node: PrefixNode | null;
   /** Blocks up to that one. */
   known: number;
+  /** To be made with its first rows; the block it reads is held until that step has come back. */
+  copy: BlockCopy | null;
   /** Blocks it may still draw. */
   reservation: number;
   /** Guesses at its next tokens; null without speculation, and before a token is drawn for it. */

@@ -293,6 +293,9 @@ StageConfig toStageConfig(const Napi::Object& object) {
 
 std::shared_ptr<StepInput> toStepInput(const Napi::Object& object) {
   auto input = std::make_shared<StepInput>();
+  forEachElement(object, "copies", [&](const Napi::Object& copy) {
+    input->copies.push_back({toInt(copy, "from"), toInt(copy, "to")});
+  });
   if (!isNull(object, "slice")) input->slice = toSliceInput(object.Get("slice").As<Napi::Object>());
   input->rowCount = 0;
   forEachElement(object, "sequences", [&](const Napi::Object& rows) {

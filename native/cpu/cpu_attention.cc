@@ -31,6 +31,15 @@ void CpuBackend::allocateKvCache(const KvPlan& plan) {
   scratch_ = std::make_unique<HostMemory>(attentionScratchBytes(), HostMemory::kReady);
 }
 
+void CpuBackend::copyBlock(int from, int to) {
+  const uint64_t bytes = plan_.blockBytes();
+  pool_.forEach(plan_.layerCount, [&](int64_t layer, int) {
+    for (uint8_t* blocks : {keysOf(static_cast<int>(layer)), valuesOf(static_cast<int>(layer))}) {
+      std::memcpy(blocks + to * bytes, blocks + from * bytes, bytes);
+    }
+  });
+}
+
 float* CpuBackend::threadScratch(int thread) const {
   return scratch_->floats() + thread * threadScratchFloats(plan_);
 }

@@ -32,6 +32,7 @@ class CpuBackend : public Backend {
   void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) override;
   void allocateKvCache(const KvPlan& plan) override;
   uint64_t kvBytes() const override { return 2 * plan_.layerBytes() * plan_.layerCount; }
+  void copyBlock(int from, int to) override;
   uint64_t scratchBytes() const override {
     return attentionScratchBytes() + activationBytes_ + expertScratchBytes_;
   }

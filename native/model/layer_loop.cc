@@ -91,6 +91,7 @@ void LayerLoop::allocateWorkspace() {
 }
 
 void LayerLoop::run(const StepInput& input, StepOutput& output) {
+  for (const BlockCopy& copy : input.copies) backend_.copyBlock(copy.from, copy.to);
   if (input.slice) runSlice(*input.slice, output);
   if (input.rowCount > 0) runRows(input, output);
 }

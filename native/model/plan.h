@@ -168,10 +168,9 @@ struct KvPlan {
 
   int kvColumns() const { return kvHeadCount * headDim; }
   uint64_t tileBytes() const { return kvTileBytes(type, headDim); }
-  // Keys, or values, of one layer: [block][tile][KV head][one tile].
-  uint64_t layerBytes() const {
-    return static_cast<uint64_t>(blockCount) * tilesPerBlock * kvHeadCount * tileBytes();
-  }
+  // Keys, or values, of one block in one layer: [tile][KV head][one tile].
+  uint64_t blockBytes() const { return static_cast<uint64_t>(tilesPerBlock) * kvHeadCount * tileBytes(); }
+  uint64_t layerBytes() const { return blockCount * blockBytes(); }
 };
 
 struct SequenceRows {
@@ -224,7 +223,15 @@ struct SliceInput {
   std::vector<uint8_t> activations;
 };
 
+// Block `to` begins with what `from` holds: two sequences that begin alike go on differently.
+struct BlockCopy {
+  int from;
+  int to;
+};
+
 struct StepInput {
+  // In front of everything else.
+  std::vector<BlockCopy> copies;
   // Computed in front of the step's rows, which may read what it stores.
   std::optional<SliceInput> slice;
   int rowCount;

@@ -303,3 +303,43 @@ test("a shared prefix of blocks is as good as an own one", async () => {
   await pipeline.close();
   expect(visible(output.samples[0]!)).toEqual(own[40]);
 });
+
+test.each<[string, StageOptions]>([
+  ["float32", { dtype: "float32" }],
+  ["bfloat16", { dtype: "bfloat16" }],
+  ["int8 KV", { dtype: "float32", kvType: "int8" }],
+])("a sequence goes on behind a copied block as if it had computed it, %s", async (_, options) => {
+  const tensors = model(ODD, options.dtype!);
+  const ids = prompt(ODD, 41, 3);
+  const whole = await generateAlone(tensors, ODD, [], options);
+  const pipeline = await TestPipeline.create(tensors, ODD, [1, 3], options);
+  await pipeline.step(tokenStep([rows(0, 40, [2, 9, 4])], ids.slice(0, 40)));
+  // Two behind the same prompt, in one step with what another sequence puts behind it in its own block.
+  const other = (ids[40]! + 1) % ODD.tokenCount;
+  const [first, second] = [
+    [2, 9, 7],
+    [2, 9, 5],
+  ];
+  const step = tokenStep(
+    [rows(40, 1, [2, 9, 4]), rows(40, 1, first!), rows(40, 1, second!)],
+    [other, ids[40]!, ids[40]!],
+  );
+  step.copies = [
+    { from: 4, to: 7 },
+    { from: 4, to: 5 },
+  ];
+  step.samples = [greedy(1, 41, TOP), greedy(2, 41, TOP)];
+  const drawn = (await pipeline.step(step)).samples;
+  for (const [index, table] of [first!, second!].entries()) {
+    let sample = drawn[index]!;
+    const results = [visible(sample)];
+    for (let position = 41; position < 41 + DECODE_STEPS; position++) {
+      const input = tokenStep([rows(position, 1, table)], [sample.token]);
+      input.samples = [greedy(0, position + 1, TOP)];
+      sample = (await pipeline.step(input)).samples[0]!;
+      results.push(visible(sample));
+    }
+    expect(results).toEqual(whole.slice(-results.length));
+  }
+  await pipeline.close();
+});

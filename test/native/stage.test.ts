@@ -114,6 +114,17 @@ const badSteps: [string, Change, string][] = [
     "sequences[0].maskPosition 0: expected an integer from -1 to -1",
   ],
   [
+    "a copy of a block that does not exist",
+    (s) => (s.copies = [{ from: 4, to: 1 }]),
+    "copies[0].from 4: expected an integer from 0 to 3",
+  ],
+  [
+    "a copy to a block that does not exist",
+    (s) => (s.copies = [{ from: 0, to: -1 }]),
+    "copies[0].to -1: expected an integer from 0 to 3",
+  ],
+  ["a copy of a block to itself", (s) => (s.copies = [{ from: 1, to: 1 }]), "copies[0]: block 1 to itself"],
+  [
     "two writers of a block",
     (s) => (s.sequences = [rows(0, 2, [1]), rows(3, 1, [1])]),
     "sequences[1].blockTable[0]: block 1 is also written by sequences[0]",

@@ -317,6 +317,11 @@ export class FakeCluster {
     const cache = this.caches.get(header.pipeline!)!;
     const { tables, slots } = cache;
     for (const ended of header.ended ?? []) tables.delete(ended);
+    for (const { from, to } of header.copies ?? []) {
+      for (let at = 0; at < kvBlockSize; at++) {
+        slots.set(to! * kvBlockSize + at, slots.get(from! * kvBlockSize + at)!);
+      }
+    }
     const sequences = header.sequences!;
     const slice = this.slices.take(header);
     // All rows of a step are stored before any is read.

@@ -69,6 +69,16 @@ export class BlockTables {
     });
   }
 
+  /** @throws RelayError corrupt_message for blocks that the stage does not have. */
+  checkCopies(copies: readonly { from: number; to: number }[]): void {
+    for (const { from, to } of copies) {
+      if (from < this.#blockCount && to < this.#blockCount && from !== to) continue;
+      throw corrupt(
+        `block ${from} is to be copied to ${to}: expected two different ones of ${this.#blockCount}`,
+      );
+    }
+  }
+
   #check(ended: ReadonlySet<number>, changes: readonly TableChange[], slice: TableChange | null): void {
     const seen = new Set<number>();
     /** Blocks of the sequences of this step, with those that it brings. */

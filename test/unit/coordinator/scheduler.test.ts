@@ -162,12 +162,14 @@ describe("the scheduler", () => {
 
   it("never exceeds its budgets and returns every block, whatever happens", () => {
     let preemptions = 0;
+    let copies = 0;
     fc.assert(
       fc.property(
         fc.array(
           fc.record({
             prompt: fc.integer({ min: 1, max: 90 }),
             context: fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 89 })),
+            twin: fc.boolean(),
             tokens: fc.integer({ min: 0, max: 40 }),
             class: fc.constantFrom("interactive" as const, "batch" as const),
             arrivesAt: fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 20 })),
@@ -190,10 +192,15 @@ describe("the scheduler", () => {
             firstExpectedReply,
           };
           const scheduler = new Scheduler(config);
-          const wholeOf = (sequence: SequenceId) => {
-            const { context, prompt: length } = sequences[sequence]!;
-            return Math.min(context, length - 1);
-          };
+          // A twin has the prompt of the one before it, as choices of a request do.
+          const elder = sequences.map((_, index) => {
+            while (index > 0 && sequences[index]!.twin) index--;
+            return index;
+          });
+          const prompts = sequences.map(({ prompt: length }) => prompt(length));
+          const promptOf = (sequence: SequenceId) => prompts[elder[sequence]!]!;
+          const wholeOf = (sequence: SequenceId) =>
+            Math.min(sequences[elder[sequence]!]!.context, promptOf(sequence).length - 1);
           const left = new Map<SequenceId, number>();
           const written = new Map<SequenceId, number>();
           const tables = new Map<SequenceId, number[]>();
@@ -201,16 +208,17 @@ describe("the scheduler", () => {
           const tokensOf = new Map<SequenceId, number[]>();
           const open = new Set<SequenceId>();
           const flight: ScheduledStep[] = [];
-          for (const [index, { prompt: length, tokens }] of sequences.entries()) {
+          for (const [index, { tokens }] of sequences.entries()) {
             left.set(id(index), tokens);
-            tokensOf.set(id(index), [...prompt(length)]);
+            tokensOf.set(id(index), [...promptOf(id(index))]);
             open.add(id(index));
           }
           for (let round = 0; open.size > 0; round++) {
             expect(round).toBeLessThan(2_000);
-            for (const [index, { prompt: length, tokens, class: of, arrivesAt }] of sequences.entries()) {
-              const options = { class: of, whole: wholeOf(id(index)) };
-              if (arrivesAt === round) scheduler.submit(id(index), prompt(length), tokens, options);
+            for (const [index, { tokens, class: of, arrivesAt }] of sequences.entries()) {
+              const tokensBefore = promptOf(id(index));
+              const options = { class: of, whole: wholeOf(id(index)), prompt: tokensBefore };
+              if (arrivesAt === round) scheduler.submit(id(index), tokensBefore, tokens, options);
             }
             flight.push(...drain(scheduler));
             expect(flight.length).toBeLessThanOrEqual(microBatches);
@@ -223,6 +231,12 @@ describe("the scheduler", () => {
               expect(step.ended).toContain(sequence);
               written.delete(sequence);
               preemptions++;
+            }
+            for (const { from, to } of step.copies) {
+              copies++;
+              for (let at = 0; at < kvBlockSize; at++) {
+                slots.set(to * kvBlockSize + at, slots.get(from * kvBlockSize + at)!);
+              }
             }
             let usualRows = 0;
             let contexts = 0;
@@ -264,8 +278,8 @@ describe("the scheduler", () => {
             expect(usualRows).toBeLessThanOrEqual(limits.maxStepRows);
             scheduler.complete(step.step);
             for (const rows of step.rows) {
-              const { prompt: length, tokens, cancelAfter } = sequences[rows.sequence]!;
-              const done = written.get(rows.sequence)! >= length && tokens === 0;
+              const { tokens, cancelAfter } = sequences[rows.sequence]!;
+              const done = written.get(rows.sequence)! >= promptOf(rows.sequence).length && tokens === 0;
               if (rows.sample) {
                 scheduler.append(rows.sequence, 1);
                 tokensOf.get(rows.sequence)!.push(1);
@@ -286,5 +300,6 @@ describe("the scheduler", () => {
       { numRuns: 400 },
     );
     expect(preemptions).toBeGreaterThan(30);
+    expect(copies).toBeGreaterThan(100);
   });
 });

@@ -495,7 +495,7 @@ describe("the pipeline", () => {
       draftRows: 2,
     };
     pipeline.submit(
-      { step: 1, rows: [rows], ended: [], preempted: [], slice: null },
+      { step: 1, copies: [], rows: [rows], ended: [], preempted: [], slice: null },
       {
         rows: () => ({
           requestId: "",

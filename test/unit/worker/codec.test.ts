@@ -59,6 +59,26 @@ const header = headerOf(3, [
   }),
 ]);
 
+test("blocks are copied for sequences of the step", () => {
+  const copies = [{ from: 4, to: 5 }];
+  expect(decodeStep({ ...header, copies }, none, tables(), format).copies).toEqual(copies);
+  expect(decodeStep(header, none, tables(), format)).not.toHaveProperty("copies");
+});
+
+test.each([
+  [[{ from: 8, to: 1 }], "block 8 is to be copied to 1: expected two different ones of 8"],
+  [[{ from: 1, to: 8 }], "block 1 is to be copied to 8: expected two different ones of 8"],
+  [[{ from: 2, to: 2 }], "block 2 is to be copied to 2: expected two different ones of 8"],
+  [
+    Array.from({ length: 3 }, () => ({ from: 1, to: 2 })),
+    "copies 3 blocks for 2 sequences: expected one each",
+  ],
+])("copies that make no sense are refused: %j", (copies, message) => {
+  const subject = tables();
+  expect(() => decodeStep({ ...header, copies }, none, subject, format)).toThrow(message);
+  expect(subject.sequenceCount).toBe(0);
+});
+
 test("the first stage gets token ids of all rows, block tables and positions", () => {
   const input = decodeStep(header, none, tables(), { ...format, last: false });
   expect(input).toEqual({

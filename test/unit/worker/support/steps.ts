@@ -50,6 +50,7 @@ export function headerOf(
     ended: [],
     stageUs: [],
     slice: null,
+    copies: [],
     ...changes,
   };
 }
