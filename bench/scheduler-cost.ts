@@ -119,6 +119,7 @@ class TestBed {
   };
   readonly #requests: StepRequests = {
     rows: () => this.#request,
+    decodes: () => this.#request,
     slice: () => {
       throw new Error("no context is read in slices here");
     },

@@ -55,6 +55,13 @@ export function rowRequests(choice: ActiveChoice, { first, start, tokens }: Sche
   };
 }
 
+/** The same of the rows behind those that are on their way; null while its stop tokens are banned from some of them. */
+export function decodeRequests({ output, generated, prompt, sampling }: ActiveChoice): RowRequests | null {
+  const bannedTokens = output.bannedTokens(generated.length + 1);
+  if (bannedTokens.length > 0) return null;
+  return { requestId: "", context: prompt.context, sampling, bannedTokens, scoreTargets: [] };
+}
+
 /** What the header says of a slice of a choice's context. */
 export function contextRequest(choice: ActiveChoice, { first }: ScheduledSlice): ContextRequest {
   return { requestId: first ? choice.request.request.logId : "", context: choice.prompt.context! };

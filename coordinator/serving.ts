@@ -6,7 +6,7 @@ import type { Epoch, PipelineId, RequestId, SequenceId } from "../common/ids.js"
 import { kvBlockSize } from "../common/limits.js";
 import type { StepHeader } from "../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../proto/generated/glm/relay/internal/v1/StepResult.js";
-import { type ActiveChoice, contextRequest, rowRequests } from "./active-request.js";
+import { type ActiveChoice, contextRequest, decodeRequests, rowRequests } from "./active-request.js";
 import type { PipelineView, TimingView } from "./inference.js";
 import { Pipeline, type SequenceOutcome } from "./pipeline/pipeline.js";
 import type { RequestClass } from "./request-class.js";
@@ -150,6 +150,7 @@ export class Serving {
       for (const rows of step.rows) this.#ports.rowsDue(this.#ports.choiceOf(rows.sequence), rows);
       const requests = {
         rows: (rows: ScheduledRows) => rowRequests(this.#ports.choiceOf(rows.sequence), rows),
+        decodes: (sequence: SequenceId) => decodeRequests(this.#ports.choiceOf(sequence)),
         slice: (part: ScheduledSlice) => contextRequest(this.#ports.choiceOf(part.sequence), part),
       };
       this.#pipeline.submit(step, requests, nowMs);

@@ -14,6 +14,7 @@ import {
 import type { Context } from "../../proto/generated/glm/relay/internal/v1/Context.js";
 import type { Sampling } from "../../proto/generated/glm/relay/internal/v1/Sampling.js";
 import type { SequenceResult__Output } from "../../proto/generated/glm/relay/internal/v1/SequenceResult.js";
+import type { SequenceRows } from "../../proto/generated/glm/relay/internal/v1/SequenceRows.js";
 import type { Slice } from "../../proto/generated/glm/relay/internal/v1/Slice.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
@@ -21,6 +22,7 @@ import type { TokenResult__Output } from "../../proto/generated/glm/relay/intern
 import type { PromptContext, SamplingParams, TokenLogprob } from "../inference.js";
 import type { ScheduledSlice } from "../scheduler/context-slices.js";
 import type { ScheduledRows, ScheduledStep } from "../scheduler/scheduled-step.js";
+import { DecodeRows } from "./decode-rows.js";
 
 /** What the header says about drawing a sequence's next token; constant over its life, so it is made once. */
 export interface SequenceSampling
@@ -70,6 +72,8 @@ export interface ContextRequest {
 /** Looked up while a header is built. */
 export interface StepRequests {
   rows(rows: ScheduledRows): RowRequests;
+  /** For all rows behind those that are on their way; null while that differs from row to row. */
+  decodes(sequence: SequenceId): RowRequests | null;
   slice(slice: ScheduledSlice): ContextRequest;
 }
 
@@ -108,6 +112,7 @@ export class Pipeline {
   readonly #stageCount: number;
   /** In the order sent. Bounded by maxMicroBatchesInFlight through the scheduler. */
   readonly #inFlight = new Map<number, StepInFlight>();
+  readonly #decodes = new DecodeRows();
 
   /** @param stageCount Every result says of so many stages how long they computed. */
   constructor(epoch: Epoch, id: PipelineId, send: (header: StepHeader) => void, stageCount: number) {
@@ -134,6 +139,7 @@ export class Pipeline {
   }
 
   submit(scheduled: ScheduledStep, requests: StepRequests, nowMs: number): void {
+    for (const sequence of scheduled.ended) this.#decodes.end(sequence);
     const sequences: StepInFlight["sequences"] = [];
     const header: StepHeader = {
       epoch: this.epoch,
@@ -143,35 +149,27 @@ export class Pipeline {
       copies: scheduled.copies,
       slice: scheduled.slice && sliceMessage(scheduled.slice, requests.slice(scheduled.slice)),
       sequences: scheduled.rows.map((rows) => {
-        const request = requests.rows(rows);
-        const { scoreTargets } = request;
-        const scores = scoreTargets.length === 0 ? 0 : scoreTargets.filter((target) => target >= 0).length;
-        const decided = rows.tokens.length - rows.draftRows;
-        sequences.push({
-          id: rows.sequence,
-          sample: rows.sample,
-          scores,
-          draft: rows.draftRows === 0 ? noDraft : rows.tokens.slice(decided),
-          position: rows.start + decided,
-        });
-        return {
-          sequence: rows.sequence,
-          validLength: rows.start,
-          rowCount: rows.tokens.length,
-          tokenIds: bytesFromInt32(rows.tokens),
-          newBlocks: bytesFromInt32(rows.newBlocks),
-          sampling: rows.sample ? samplingMessage(request) : null,
-          scoreTargets: bytesFromInt32(scoreTargets),
-          scoreTopLogprobs: Math.max(0, request.sampling.topLogprobs),
-          context: request.context && contextMessage(request.context),
-          requestId: request.requestId,
-          draftRows: rows.draftRows,
-        };
+        const prepared = this.#decodes.fill(rows);
+        const request = prepared === null ? requests.rows(rows) : null;
+        sequences.push(inFlight(rows, request?.scoreTargets ?? noTargets));
+        return prepared ?? rowsMessage(rows, request!);
       }),
     };
     const sliced = scheduled.slice?.sequence ?? null;
     this.#inFlight.set(scheduled.step, { sequences, sliced, sentAtMs: nowMs });
     this.#send(header);
+    this.#prepareNext(scheduled.rows, requests);
+  }
+
+  /** While the step is on its way: what the next headers say of the sequences that it draws a token for. */
+  #prepareNext(rows: readonly ScheduledRows[], requests: StepRequests): void {
+    for (const { sequence, sample } of rows) {
+      if (!sample || this.#decodes.has(sequence)) continue;
+      const request = requests.decodes(sequence);
+      if (request === null) continue;
+      const none = { first: false, reused: 0, start: 0, tokens: [], newBlocks: [], draftRows: 0 };
+      this.#decodes.prepare(sequence, rowsMessage({ sequence, sample, ...none }, request));
+    }
   }
 
   /**
@@ -220,6 +218,34 @@ export class Pipeline {
 }
 
 const noDraft: readonly number[] = [];
+const noTargets: readonly number[] = [];
+
+function inFlight(rows: ScheduledRows, scoreTargets: readonly number[]): SequenceInFlight {
+  const decided = rows.tokens.length - rows.draftRows;
+  return {
+    id: rows.sequence,
+    sample: rows.sample,
+    scores: scoreTargets.length === 0 ? 0 : scoreTargets.filter((target) => target >= 0).length,
+    draft: rows.draftRows === 0 ? noDraft : rows.tokens.slice(decided),
+    position: rows.start + decided,
+  };
+}
+
+function rowsMessage(rows: ScheduledRows, request: RowRequests): SequenceRows {
+  return {
+    sequence: rows.sequence,
+    validLength: rows.start,
+    rowCount: rows.tokens.length,
+    tokenIds: bytesFromInt32(rows.tokens),
+    newBlocks: bytesFromInt32(rows.newBlocks),
+    sampling: rows.sample ? samplingMessage(request) : null,
+    scoreTargets: bytesFromInt32(request.scoreTargets),
+    scoreTopLogprobs: Math.max(0, request.sampling.topLogprobs),
+    context: request.context && contextMessage(request.context),
+    requestId: request.requestId,
+    draftRows: rows.draftRows,
+  };
+}
 
 /** As many scores as asked for, and tokens up to the first that is not the draft's (or not finite), no further. */
 function answers(got: SequenceResult__Output, expected: SequenceInFlight): boolean {

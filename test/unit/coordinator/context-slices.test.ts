@@ -370,14 +370,16 @@ describe("whatever comes and goes", () => {
             constantPosition: false,
             remainingMasks: [],
           });
+          const requestOf = (n: number) => ({
+            requestId: "",
+            context: wholeOf(n) === 0 ? null : context(n),
+            sampling: sequenceSampling(sampling(), 1n),
+            bannedTokens: [],
+            scoreTargets: [],
+          });
           const requests = {
-            rows: ({ sequence: n }: { sequence: SequenceId }) => ({
-              requestId: "",
-              context: wholeOf(n) === 0 ? null : context(n),
-              sampling: sequenceSampling(sampling(), 1n),
-              bannedTokens: [],
-              scoreTargets: [],
-            }),
+            rows: ({ sequence }: { sequence: SequenceId }) => requestOf(sequence),
+            decodes: requestOf,
             slice: ({ sequence }: { sequence: SequenceId }) => ({
               requestId: "",
               context: context(sequence),
@@ -443,7 +445,7 @@ describe("whatever comes and goes", () => {
           scheduler.submit(id(99), [1], 1);
           pipeline.submit(
             scheduler.next()!,
-            { ...requests, rows: () => requests.rows({ sequence: id(0) }) },
+            { ...requests, rows: () => requestOf(0), decodes: () => null },
             0,
           );
           const header = received({ ...headers.at(-1)!, sequences: [], slice: null });

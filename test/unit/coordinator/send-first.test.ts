@@ -1,5 +1,6 @@
 /** The next step leaves before text is made of the last one's tokens. */
 import { describe, expect, it } from "vitest";
+import { int32FromBytes } from "../../../common/bytes.js";
 import { requestId } from "../../../common/ids.js";
 import type { RequestEvent } from "../../../coordinator/inference.js";
 import { expectedTokens, FakeCluster, generation, stopToken } from "../../support/fake-cluster.js";
@@ -121,5 +122,52 @@ describe("a step's result", () => {
     for (let breakAfter = 0; breakAfter < 30; breakAfter++) {
       expect(run(breakAfter), `broken after ${breakAfter} answers`).toEqual(undisturbed);
     }
+  });
+});
+
+describe("the message of a sequence that decodes", () => {
+  /** What each step says of the only sequence, in turn: a header is read before it is answered. */
+  function messages(cluster: FakeCluster) {
+    const seen = [];
+    for (; cluster.steps.length > 0; cluster.answer()) {
+      const rows = cluster.steps[0]!.sequences![0]!;
+      const banned = int32FromBytes(rows.sampling!.bannedTokens as Uint8Array);
+      seen.push({
+        message: rows,
+        start: rows.validLength,
+        tokens: [...int32FromBytes(rows.tokenIds as Uint8Array)],
+        newBlocks: int32FromBytes(rows.newBlocks as Uint8Array).length,
+        requestId: rows.requestId,
+        banned: banned.length,
+      });
+    }
+    return seen;
+  }
+
+  it("is made once, while the prompt is on its way, and filled in with each token", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    const prompt = Array.from({ length: 14 }, (_, i) => i);
+    const tokens = expectedTokens(prompt, 6);
+    cluster.core.admit(generation("a", prompt, { maxTokens: 6 }));
+    const [first, ...decodes] = messages(cluster);
+    expect(first).toMatchObject({ start: 0, tokens: prompt, newBlocks: 1 });
+    expect(first!.requestId).not.toBe("");
+    expect(decodes).toMatchObject(
+      tokens.slice(0, 5).map((token, index) => ({
+        ...{ start: 14 + index, tokens: [token], newBlocks: 14 + index === 16 ? 1 : 0, requestId: "" },
+      })),
+    );
+    expect(new Set(decodes.map(({ message }) => message)).size).toBe(1);
+    expect(decodes[0]!.message).not.toBe(first!.message);
+  });
+
+  it("is not made before min_tokens are drawn, and bans nothing then", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    cluster.core.admit(generation("b", [1, 2], { maxTokens: 7, minTokens: 3 }));
+    expect(messages(cluster).map(({ banned }) => banned > 0)).toEqual([
+      ...[true, true, true, false, false, false, false],
+    ]);
   });
 });
