@@ -124,7 +124,8 @@ async function modelCases(flags: Flags): Promise<ModelCase[]> {
       directory: await write(shape),
       flags: ["--quantization", "int4"],
       // Hardly a pair of tokens comes twice.
-      texts: [{ name: "ordinary", prompt: ids(shape.vocabSize), sampling: sampled }],
+      // Some of the rows of the embedding are no tokens.
+      texts: [{ name: "ordinary", prompt: ids(shape.vocabSize / 2), sampling: sampled }],
     },
   ];
 }

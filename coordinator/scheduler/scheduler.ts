@@ -257,7 +257,8 @@ export class Scheduler {
     const sequences = rows.map(({ sequence }) => sequence);
     const copied = copies.map(({ from }) => from);
     this.#steps.set(step, { sequences, decodes: batch.decodes, sliced: slice?.sequence ?? null, copied });
-    this.#timing.sent(step, batch.size, slice && this.#slices!.sent(step, slice));
+    const sliceSize = slice && this.#slices!.sent(step, slice);
+    this.#timing.sent(step, batch.size, sliceSize, !batch.hasPrompt);
     const [ended, preempted] = [this.#ended, this.#preemptedSinceStep];
     this.#ended = [];
     this.#preemptedSinceStep = [];
@@ -538,7 +539,8 @@ export class Scheduler {
 
   /** Guesses travel behind the decodes of a step, as far as they pay and its budget reaches. */
   #addDrafts(rows: readonly ScheduledRows[], batch: StepBatch): void {
-    const knee = this.#timing.kneeRows(batch.limits.microBatches, batch.size);
+    const { microBatches } = batch.limits;
+    const knee = this.#timing.kneeRows(microBatches, batch.size);
     if (this.#speculation === null || !this.#speculation.mayPay(batch.size.rows, knee)) return;
     const entries: { entry: ScheduledRows; sequence: SequenceState; drafter: Drafter }[] = [];
     const candidates: DraftCandidate[] = [];
@@ -550,7 +552,9 @@ export class Scheduler {
       candidates.push({ drafter, limit: this.#draftLimit(sequence) });
     }
     if (candidates.length === 0) return;
-    const lengths = this.#speculation.plan(candidates, batch.size.rows, batch.budget, knee);
+    const { size, budget } = batch;
+    const timeOf = (draftRows: number) => this.#timing.decodeUs(microBatches, size, draftRows);
+    const lengths = this.#speculation.plan(candidates, { rows: size.rows, budget, knee, timeOf });
     for (const [index, length] of lengths.entries()) {
       if (length === 0) continue;
       const { entry, sequence, drafter } = entries[index]!;

@@ -2,11 +2,12 @@
  * Drafts for decoding sequences, looked up in their own text, and how many of them a step carries. A draft that
  * does not hold costs the time of its rows, and nothing else: what is drawn is the same with and without it.
  *
- * The rule. A step of r rows takes time in proportion to knee + r: reading the weights, and the hops, take as long
- * as computing `knee` rows (timing/cycle.ts). Its rows are its yield, since each brings a token or a part of a prompt forward. One more row, kept
- * with chance p, raises the yield per time exactly if p > yield / (knee + r). Rows are taken in the order of
- * their chances until that fails. So an idle pipeline drafts boldly, a full one only what is all but certain, and
- * a sequence whose guesses fail drafts nothing. The chance of a draft's j-th row is the product of the measured
+ * The rule. A step's rows are its yield, since each brings a token or a part of a prompt forward; a row of a draft
+ * yields the chance that it is kept. Rows are added in the order of their chances, and as many as give the most yield
+ * per time, if that is worth it. Times are those of steps with as many rows (timing/row-times.ts); before there are
+ * any, a step of r rows takes time in proportion to knee + r: reading the weights, and the hops, take as long as
+ * computing `knee` rows (timing/cycle.ts). So an idle pipeline drafts boldly, a full one only what is all but certain,
+ * and a sequence whose guesses fail drafts nothing. The chance of a draft's j-th row is the product of the measured
  * chances (acceptance.ts) along it.
  */
 import { maxDraftRows } from "../../common/limits.js";
@@ -25,6 +26,13 @@ const mostThreshold = 0.9;
 
 /** A row that is less likely kept is not sent, however cheap: it gains less than measured times may be wrong. */
 const leastChance = 0.2;
+
+/** Drafts must promise that much more yield per time: chances and times are only measured. */
+const leastGain = 0.05;
+/** By the line, a row below this share of the chance that pays is not worth a look: stairs are not that high. */
+const leastShare = 0.6;
+/** A tile of rows, and the next one: so many more rows may cost what one does. */
+const widestStair = 8;
 
 /** More tokens than one step brings have come while nobody asked: a prompt, or what a full pipeline brought. */
 const observedTokens = maxDraftRows + 1;
@@ -106,6 +114,35 @@ export interface DraftCandidate {
   limit: number;
 }
 
+/** The step that drafts are planned for. */
+export interface PlannedStep {
+  /** Rows that it has without drafts. */
+  rows: number;
+  /** Rows that it may have beside them. */
+  budget: number;
+  /** Rows that take as long as what a step takes whatever its rows; null while that is not known. */
+  knee: number | null;
+  /** Time with so many rows of drafts, in any unit; null while that is not known. */
+  timeOf(draftRows: number): number | null;
+}
+
+/** How many of the most likely rows give the most yield per time; 0 where that is not worth it. */
+function bestCount(chances: readonly number[], { rows, knee, timeOf }: PlannedStep): number {
+  const known = knee !== null && timeOf(0) !== null;
+  const time = (count: number) => (known ? timeOf(count)! : (knee ?? firstKneeRows) + rows + count);
+  const without = rows / time(0);
+  let best = { count: 0, rate: (1 + leastGain) * without };
+  let yielded = rows;
+  for (const [index, chance] of chances.entries()) {
+    const count = index + 1;
+    if (count > best.count + widestStair) break;
+    yielded += chance;
+    const rate = yielded / time(count);
+    if (rate > best.rate) best = { count, rate };
+  }
+  return best.count;
+}
+
 export class Speculation {
   readonly #overall = Acceptance.overall();
 
@@ -118,16 +155,12 @@ export class Speculation {
     return rows < mostThreshold * ((knee ?? firstKneeRows) + rows);
   }
 
-  /**
-   * @param rows Rows that the step has without drafts.
-   * @param budget Rows that it may have beside them.
-   * @param knee Rows that take as long as what a step takes whatever its rows; null while that is not known.
-   * @returns the length of each candidate's draft.
-   */
-  plan(candidates: readonly DraftCandidate[], rows: number, budget: number, knee: number | null): number[] {
+  /** @returns the length of each candidate's draft. */
+  plan(candidates: readonly DraftCandidate[], step: PlannedStep): number[] {
     const lengths = candidates.map(() => 0);
+    const { rows, knee } = step;
     const fixed = knee ?? firstKneeRows;
-    const threshold = Math.max(leastChance, rows / (fixed + rows));
+    const threshold = Math.max(leastChance, (leastShare * rows) / (fixed + rows));
     const offers: { candidate: number; chance: number }[] = [];
     for (const [candidate, { drafter, limit }] of candidates.entries()) {
       const most = Math.min(limit, maxDraftRows);
@@ -135,14 +168,8 @@ export class Speculation {
     }
     // Stable: of one candidate's rows with equal chances the earlier one goes first.
     offers.sort((a, b) => b.chance - a.chance);
-    let time = fixed + rows;
-    let yielded = rows;
-    for (const { candidate, chance } of offers.slice(0, Math.max(0, budget))) {
-      if (chance * time <= yielded) break;
-      lengths[candidate]!++;
-      yielded += chance;
-      time++;
-    }
+    const chances = offers.slice(0, Math.max(0, step.budget)).map(({ chance }) => chance);
+    for (const { candidate } of offers.slice(0, bestCount(chances, step))) lengths[candidate]!++;
     return lengths;
   }
 }

@@ -42,8 +42,11 @@ export interface SliceQuestion {
 }
 
 export interface StepTiming {
-  /** @param slice What it brings beside its rows. */
-  sent(step: number, size: StepSize, slice: SliceSize | null): void;
+  /**
+   * @param slice What it brings beside its rows.
+   * @param decodes All of its rows are drawn from.
+   */
+  sent(step: number, size: StepSize, slice: SliceSize | null, decodes?: boolean): void;
   finished(step: number, measured: MeasuredStep): void;
   /** Micro-batches to keep on their way; null while that is not known. */
   microBatches(load: Load): number | null;
@@ -51,6 +54,8 @@ export interface StepTiming {
   chunkRows(question: ChunkQuestion): number;
   /** Rows that cost as much as a step like this one does whatever its rows; null while that is not known. */
   kneeRows(microBatches: number, size: StepSize): number | null;
+  /** A cycle of decode steps like this one with so many more rows, in microseconds; null while that is not known. */
+  decodeUs(microBatches: number, size: StepSize, moreRows: number): number | null;
   /** Rows times layers of slices that may be in flight on a stage, this one included; null while not known. */
   sliceWork(question: SliceQuestion): number | null;
 }
@@ -62,5 +67,6 @@ export const unmeasured: StepTiming = {
   microBatches: () => null,
   chunkRows: ({ most }) => most,
   kneeRows: () => null,
+  decodeUs: () => null,
   sliceWork: () => null,
 };

@@ -15,6 +15,7 @@ import {
 } from "./cycle.js";
 import { MicroBatchChoice } from "./micro-batch-choice.js";
 import { RoundTrips } from "./round-trips.js";
+import { RowTimes } from "./row-times.js";
 import { type SliceSize, SliceTime } from "./slice-time.js";
 import { StageFit } from "./stage-fit.js";
 import type { StepSize } from "./step-size.js";
@@ -36,6 +37,7 @@ export interface TimingOptions {
 interface Sent {
   size: StepSize;
   slice: SliceSize | null;
+  decodes: boolean;
   /** Steps on the way, itself included. */
   onWay: number;
   /** Slowest stages of all steps that had finished when it was sent, summed. */
@@ -46,6 +48,8 @@ export class TimingModel implements StepTiming {
   readonly #options: TimingOptions;
   readonly #fit: StageFit;
   readonly #roundTrips = new RoundTrips();
+  /** Per stage. */
+  readonly #rowTimes: readonly RowTimes[];
   readonly #slices = new SliceTime();
   readonly #choice: MicroBatchChoice;
   /** Bounded by the scheduler, which sends at most maxMicroBatchesInFlight. */
@@ -57,6 +61,7 @@ export class TimingModel implements StepTiming {
   constructor(options: TimingOptions) {
     this.#options = options;
     this.#fit = new StageFit(options.stageCount);
+    this.#rowTimes = Array.from({ length: options.stageCount }, () => new RowTimes());
     this.#choice = new MicroBatchChoice(options.stageCount, maxMicroBatchesInFlight);
   }
 
@@ -65,8 +70,9 @@ export class TimingModel implements StepTiming {
     return this.#times;
   }
 
-  sent(step: number, size: StepSize, slice: SliceSize | null): void {
-    this.#sent.set(step, { size, slice, onWay: this.#sent.size + 1, finishedUs: this.#finishedUs });
+  sent(step: number, size: StepSize, slice: SliceSize | null, decodes = false): void {
+    const onWay = this.#sent.size + 1;
+    this.#sent.set(step, { size, slice, decodes, onWay, finishedUs: this.#finishedUs });
   }
 
   finished(step: number, { stageUs, roundtripUs }: MeasuredStep): void {
@@ -82,6 +88,7 @@ export class TimingModel implements StepTiming {
     }
     this.#steps++;
     this.#fit.add(sent.size, stageUs);
+    if (sent.decodes) this.#addDecode(sent.size, stageUs);
     this.#roundTrips.add({ onWay: sent.onWay, roundtripUs, stageUs, aheadUs });
     if (this.#steps >= leastSteps && this.#steps % fitEvery === 0) {
       this.#times = { stages: this.#fit.fit(), ...this.#roundTrips.times };
@@ -116,11 +123,35 @@ export class TimingModel implements StepTiming {
     return Number.isFinite(knee) ? Math.min(mostKneeRows, knee) : null;
   }
 
+  decodeUs(microBatches: number, size: StepSize, moreRows: number): number | null {
+    const times = this.#times;
+    if (times === null) return null;
+    const rows = size.rows + moreRows;
+    const keys = (size.keys / size.rows) * rows;
+    let sum = times.hopUs;
+    let slowest = times.stationUs;
+    for (const [index, stage] of times.stages.entries()) {
+      const rowsUs = this.#rowTimes[index]!.us(rows, stage.rowUs);
+      const us = rowsUs === null ? timeOf(stage, { rows, keys }) : rowsUs + stage.keyUs * keys;
+      sum += us;
+      slowest = Math.max(slowest, us);
+    }
+    return Math.max(sum, microBatches * slowest);
+  }
+
   sliceWork({ has, stage, microBatches }: SliceQuestion): number | null {
     const us = this.#slices.us(stage);
     if (this.#times === null || us === null) return null;
     const leftUs = this.#limitUs - cycleUs(this.#times, microBatches, has);
     return us === 0 ? Number.POSITIVE_INFINITY : Math.max(0, leftUs / us);
+  }
+
+  #addDecode({ rows, keys }: StepSize, stageUs: readonly number[]): void {
+    const times = this.#times;
+    if (times === null) return;
+    for (const [index, { keyUs }] of times.stages.entries()) {
+      this.#rowTimes[index]!.add(rows, Math.max(0, stageUs[index]! - keyUs * keys));
+    }
   }
 
   /** What the step's rows are known to take is not the slice's. */

@@ -197,6 +197,9 @@ describe("what the timing is told and asked", () => {
     kneeRows(): null {
       return null;
     }
+    decodeUs(): null {
+      return null;
+    }
   }
 
   it("are the rows and keys of each step, and how long it took", () => {

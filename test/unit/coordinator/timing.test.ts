@@ -420,6 +420,31 @@ describe("the timing model", () => {
     return model;
   }
 
+  it("knows decode steps of few rows by their number, where the line goes through the middle", () => {
+    const model = new TimingModel({ stageCount: 1, itlTargetMs: 200 });
+    const stairs = (rows: number, keys: number) => 10_000 + 8_000 * Math.ceil(rows / 4) + keys;
+    let step = 0;
+    const see = (rows: number, times: number) => {
+      for (let n = 0; n < times; n++) {
+        const size = { rows, keys: 100 * rows };
+        model.sent(++step, size, null, true);
+        model.finished(step, { stageUs: [stairs(rows, size.keys)], roundtripUs: 0 });
+      }
+    };
+    expect(model.decodeUs(1, { rows: 1, keys: 100 }, 0)).toBeNull();
+    for (let round = 0; round < 60; round++) for (const rows of [1, 3, 4, 5, 8, 16]) see(rows, 1);
+    const decodeUs = (rows: number) => model.decodeUs(1, { rows: 1, keys: 100 }, rows - 1)!;
+    for (const rows of [1, 3, 4, 5, 8, 16]) {
+      expect(decodeUs(rows) / stairs(rows, 100 * rows)).toBeCloseTo(1, 1);
+    }
+    expect(decodeUs(4) / decodeUs(1)).toBeLessThan(1.1);
+    expect(decodeUs(5) / decodeUs(4)).toBeGreaterThan(1.3);
+    // Between neighbours.
+    expect(decodeUs(2)).toBeGreaterThanOrEqual(0.99 * decodeUs(1));
+    expect(decodeUs(12)).toBeGreaterThan(decodeUs(8));
+    expect(decodeUs(12)).toBeLessThan(decodeUs(16));
+  });
+
   it("answers like no model until enough steps have come back", () => {
     const stage = { baseUs: 20_000, rowUs: 1_000, keyUs: 0 };
     const young = measured(stage, 200, 20);
