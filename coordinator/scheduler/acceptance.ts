@@ -9,8 +9,10 @@ import { longestMatch, shortestMatch } from "./ngram-lookup.js";
 const sequenceWeight = 1 / 16;
 /** What all sequences know together is where a new one begins. */
 const overallWeight = 1 / 256;
-/** Of a pipeline that has drawn nothing yet. */
-const firstChance = 0.5;
+/** Of a pipeline that has drawn nothing yet: enough for a first guess where rows are cheap, and one miss undoes it. */
+const firstChance = 0.4;
+/** What the others have seen so far is worth so many observations of a new sequence. */
+const startCount = 4;
 
 export class Acceptance {
   readonly #chances: Float64Array;
@@ -36,9 +38,8 @@ export class Acceptance {
 
   /** Of a new sequence: as the others have it so far, and soon its own. */
   forSequence(): Acceptance {
-    // As if the weight had settled: the overall chance is worth several observations of one sequence.
-    const settled = new Uint32Array(this.#counts.length).fill(Math.ceil(1 / sequenceWeight));
-    return new Acceptance(this.#chances.slice(), settled, sequenceWeight);
+    const counts = new Uint32Array(this.#counts.length).fill(startCount);
+    return new Acceptance(this.#chances.slice(), counts, sequenceWeight);
   }
 
   /** @param matchLength shortestMatch to longestMatch. @param held Whether the expected token was drawn. */

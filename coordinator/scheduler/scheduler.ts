@@ -5,19 +5,28 @@
  */
 
 import type { SequenceId } from "../../common/ids.js";
-import { kvBlockSize, maxMicroBatchesInFlight } from "../../common/limits.js";
+import { maxMicroBatchesInFlight } from "../../common/limits.js";
 import type { TokenIds } from "../inference.js";
 import type { LayerRange } from "../placement/cut.js";
-import { defaultTenant, goesBefore, type RequestClass } from "../request-class.js";
+import { defaultTenant, type RequestClass } from "../request-class.js";
 import { BlockPool } from "./block-pool.js";
 import { ContextSlices, type ScheduledSlice } from "./context-slices.js";
 import { evenShare } from "./even-share.js";
+import { roomFor } from "./make-room.js";
+import { ReplyForecast } from "./reply-forecast.js";
 import type { BlockCopy, ScheduledRows, ScheduledStep } from "./scheduled-step.js";
-import { isBehind, type SequenceOptions, type SequenceState, type Submitted } from "./sequence.js";
+import {
+  begin,
+  isBehind,
+  type SequenceOptions,
+  type SequenceState,
+  type Submitted,
+  submittedAgain,
+} from "./sequence.js";
 import { SequenceBlocks } from "./sequence-blocks.js";
 import { SharedPrompts } from "./shared-prompts.js";
-import { type DraftCandidate, type Drafter, Speculation } from "./speculation.js";
 import { StepBatch } from "./step-batch.js";
+import { StepDrafts, type StepYield } from "./step-drafts.js";
 import { isDecode, type Survey, surveyOf } from "./survey.js";
 import { type MeasuredStep, type StepTiming, unmeasured } from "./timing/step-timing.js";
 import { WaitingSet } from "./waiting-set.js";
@@ -42,7 +51,7 @@ export interface SchedulerLimits {
   speculation?: boolean;
 }
 
-interface StepInFlight {
+interface StepInFlight extends StepYield {
   sequences: SequenceId[];
   /** Those of them that decode. */
   decodes: number;
@@ -52,9 +61,6 @@ interface StepInFlight {
   copied: readonly number[];
 }
 
-/** How much the newest ended reply counts in what the next ones are taken to need. */
-const replyWeight = 1 / 32;
-
 const noBlocks: readonly number[] = [];
 
 export class Scheduler {
@@ -62,12 +68,14 @@ export class Scheduler {
   readonly #timing: StepTiming;
   readonly #pool: BlockPool;
   readonly #blocks: SequenceBlocks;
+  readonly #forecast: ReplyForecast;
   /** Bounded by the queue limit of the coordinator's core. */
   readonly #waiting = new WaitingSet<Submitted>();
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
   readonly #sharedPrompts = new SharedPrompts();
-  readonly #speculation: Speculation | null;
+  /** null: nothing is guessed. */
+  readonly #drafts: StepDrafts | null;
   readonly #steps = new Map<number, StepInFlight>();
   readonly #runningOf: Record<RequestClass, number> = { interactive: 0, batch: 0 };
   /** null: contexts come whole. */
@@ -76,8 +84,6 @@ export class Scheduler {
   #preemptedSinceStep: SequenceId[] = [];
   #lastStep = 0;
   #submitted = 0;
-  /** Mean tokens of the replies that ended lately. */
-  #expectedReply: number;
   /** Mean tokens that were computed of a sequence when a step was last formed. */
   #context = 0;
   #target = 0;
@@ -86,12 +92,13 @@ export class Scheduler {
   constructor(limits: SchedulerLimits, timing: StepTiming = unmeasured) {
     this.#limits = limits;
     this.#timing = timing;
-    this.#expectedReply = limits.firstExpectedReply;
     this.#pool = new BlockPool(limits.blockCount);
     this.#blocks = new SequenceBlocks(this.#pool, limits.prefixLength);
+    const blocksFor = (tokens: number) => this.#blocks.countFor(tokens);
+    this.#forecast = new ReplyForecast(limits.firstExpectedReply, blocksFor);
     const { stages, prefillChunk } = limits;
     this.#slices = stages === undefined ? null : new ContextSlices(stages, prefillChunk);
-    this.#speculation = limits.speculation === true ? new Speculation() : null;
+    this.#drafts = limits.speculation === true ? new StepDrafts(timing, limits.prefixLength) : null;
   }
 
   get runningCount(): number {
@@ -252,13 +259,15 @@ export class Scheduler {
     const slice = this.#nextSlice(survey.ready, batch);
     if (slice?.last && batch.budget > 0) take(this.#running.get(slice.sequence)!);
     if (rows.length === 0 && slice === null) return null;
-    this.#addDrafts(rows, batch);
+    const yielded = batch.size.rows + this.#addDrafts(rows, batch);
     this.#lastStep = step;
     const sequences = rows.map(({ sequence }) => sequence);
+    const { size, decodes } = batch;
     const copied = copies.map(({ from }) => from);
-    this.#steps.set(step, { sequences, decodes: batch.decodes, sliced: slice?.sequence ?? null, copied });
+    const sliced = slice?.sequence ?? null;
+    this.#steps.set(step, { sequences, decodes, sliced, copied, size, yielded });
     const sliceSize = slice && this.#slices!.sent(step, slice);
-    this.#timing.sent(step, batch.size, sliceSize, !batch.hasPrompt);
+    this.#timing.sent(step, size, sliceSize, !batch.hasPrompt);
     const [ended, preempted] = [this.#ended, this.#preemptedSinceStep];
     this.#ended = [];
     this.#preemptedSinceStep = [];
@@ -353,42 +362,28 @@ export class Scheduler {
     for (let next = this.#waiting.first(); next !== null; next = this.#waiting.first()) {
       const { id, what } = next;
       const reservation = this.#blocks.countFor(what.tokens.length);
-      const growth = this.#growthOf({ ...what, blocks: [], reservation });
+      const growth = this.#forecast.growthOf({ ...what, blocks: [], reservation });
       if (!this.#makeRoom(what, reservation + growth)) return;
       if (!this.#pool.reserve(reservation)) return;
       this.#start(id, what, reservation);
     }
   }
 
-  /**
-   * Whether a sequence may have so many blocks beside what the running ones are taken to need. Sequences of later
-   * classes give theirs to it, at once or when the step they are in has come back.
-   */
+  /** Sequences of later classes give their blocks to it, at once or when the step they are in has come back. */
   #makeRoom({ class: of }: Submitted, blocks: number): boolean {
-    for (;;) {
-      // With nobody beside it, it needs no more than there is.
-      if (this.#running.size === 0) return true;
-      let missing = blocks - this.#pool.available;
-      let givable = 0;
-      let last: SequenceState | null = null;
-      let leaving = 0;
-      for (const sequence of this.#running.values()) {
-        const held = sequence.blocks.length + sequence.reservation;
-        if (sequence.afterStep !== "go on") {
-          leaving += held;
-          continue;
-        }
-        const growth = this.#growthOf(sequence);
-        missing += growth;
-        if (sequence.class === of || goesBefore(sequence.class, of)) continue;
-        givable += held + growth;
-        if (last === null || isBehind(sequence, last)) last = sequence;
-      }
-      if (missing <= 0) return true;
-      if (missing <= leaving || last === null || missing > leaving + givable) return false;
-      this.#giveUp(last);
+    const growthOf = (sequence: SequenceState) => this.#forecast.growthOf(sequence);
+    // With nobody beside it, it needs no more than there is.
+    while (this.#running.size > 0) {
+      const { available } = this.#pool;
+      const room = roomFor({ running: this.#running.values(), class: of, blocks, available, growthOf });
+      if (room === "yes") return true;
+      if (room === "later") return false;
+      this.#giveUp(room);
     }
+    return true;
   }
+
+  /** The whole prompt is charged at once, or a tenant could take many places before a row of them is counted. */
 
   /** The whole prompt is charged at once, or a tenant could take many places before a row of them is counted. */
   #start(id: SequenceId, submitted: Submitted, reservation: number): void {
@@ -396,48 +391,10 @@ export class Scheduler {
     const prepaid = submitted.tokens.length - submitted.paid;
     this.#waiting.chargePrompt(tab, prepaid);
     this.#runningOf[submitted.class]++;
-    const { tenant, class: ofClass, promptLength, longest, generates, order, paid } = submitted;
-    const { whole, salt, everyRow, prompt, rulesChangeAt } = submitted;
-    // Field by field: an object that begins as a copy of another one keeps its other fields apart from itself,
-    // and every step reads those of every sequence.
-    const sequence: SequenceState = {
-      id,
-      tenant,
-      class: ofClass,
-      promptLength,
-      longest,
-      generates,
-      order,
-      paid,
-      whole,
-      salt,
-      everyRow,
-      prompt,
-      rulesChangeAt,
-      tab,
-      prepaid,
-      tokens: Array.from(submitted.tokens),
-      computed: 0,
-      sent: 0,
-      blocks: [],
-      announced: 0,
-      node: this.#blocks.root(submitted),
-      known: 0,
-      copy: null,
-      reservation,
-      drafter: null,
-      inStep: null,
-      afterStep: "go on",
-    };
+    const node = this.#blocks.root(submitted);
+    const sequence = begin(id, submitted, { tab, prepaid, node, reservation });
     this.#running.set(id, sequence);
     this.#sharedPrompts.add(sequence);
-  }
-
-  /** Blocks that a sequence is taken to need beyond those it has. */
-  #growthOf(sequence: Pick<SequenceState, "promptLength" | "longest" | "blocks" | "reservation">): number {
-    const { promptLength, longest, blocks, reservation } = sequence;
-    const length = Math.min(longest, promptLength + Math.ceil(this.#expectedReply));
-    return Math.max(0, this.#blocks.countFor(length) - blocks.length - reservation);
   }
 
   /** @returns null when it has to wait, for blocks or because other prompts fill the step. */
@@ -523,56 +480,24 @@ export class Scheduler {
   #preempt(sequence: SequenceState): void {
     this.#free(sequence);
     this.#preemptedSinceStep.push(sequence.id);
-    const { id, tab, tokens, promptLength, longest, generates, order, paid } = sequence;
-    const { tenant, class: ofClass, whole, salt, everyRow, prompt, rulesChangeAt } = sequence;
-    const options = { tenant, class: ofClass, whole, salt, everyRow, prompt, rulesChangeAt };
-    this.#waiting.putBack(id, tab, order, {
-      tokens,
-      promptLength,
-      longest,
-      generates,
-      order,
-      paid,
-      ...options,
-    });
-  }
-
-  /** Guesses travel behind the decodes of a step, as far as they pay and its budget reaches. */
-  #addDrafts(rows: readonly ScheduledRows[], batch: StepBatch): void {
-    const { microBatches } = batch.limits;
-    const knee = this.#timing.kneeRows(microBatches, batch.size);
-    if (this.#speculation === null || !this.#speculation.mayPay(batch.size.rows, knee)) return;
-    const entries: { entry: ScheduledRows; sequence: SequenceState; drafter: Drafter }[] = [];
-    const candidates: DraftCandidate[] = [];
-    for (const entry of rows) {
-      const sequence = this.#running.get(entry.sequence)!;
-      const { drafter } = sequence;
-      if (drafter === null || entry.tokens.length > 1 || sequence.afterStep !== "go on") continue;
-      entries.push({ entry, sequence, drafter });
-      candidates.push({ drafter, limit: this.#draftLimit(sequence) });
-    }
-    if (candidates.length === 0) return;
-    const { size, budget } = batch;
-    const timeOf = (draftRows: number) => this.#timing.decodeUs(microBatches, size, draftRows);
-    const lengths = this.#speculation.plan(candidates, { rows: size.rows, budget, knee, timeOf });
-    for (const [index, length] of lengths.entries()) {
-      if (length === 0) continue;
-      const { entry, sequence, drafter } = entries[index]!;
-      const draft = drafter.draft(length);
-      this.#addDraft(entry, sequence, draft);
-      batch.addDraft(sequence.computed, draft.length);
-    }
+    this.#waiting.putBack(sequence.id, sequence.tab, sequence.order, submittedAgain(sequence));
   }
 
   /**
-   * The last token needs no row, all tokens of a step are drawn by the same rules, and a guess takes a block only
-   * while there is one for every running sequence: nobody is preempted for it.
+   * Guesses travel behind the decodes of a step, as far as they pay and its budget reaches.
+   * @returns how many rows of them are expected to be kept.
    */
-  #draftLimit({ tokens, longest, rulesChangeAt, blocks, reservation }: SequenceState): number {
-    const blocksLeft = reservation > 0 || this.#pool.available >= this.#running.size;
-    const slots = blocksLeft ? longest : blocks.length * kvBlockSize - this.#limits.prefixLength;
-    const end = tokens.length < rulesChangeAt ? rulesChangeAt - 1 : longest;
-    return Math.min(longest, slots, end) - tokens.length;
+  #addDrafts(rows: readonly ScheduledRows[], batch: StepBatch): number {
+    if (this.#drafts === null) return 0;
+    const sequenceOf = (id: SequenceId) => this.#running.get(id)!;
+    const spareBlocks = this.#pool.available >= this.#running.size;
+    const inFlight = [...this.#steps.values()];
+    const { drafts, kept } = this.#drafts.plan({ rows, inFlight, batch, sequenceOf, spareBlocks });
+    for (const { entry, sequence, tokens } of drafts) {
+      this.#addDraft(entry, sequence, tokens);
+      batch.addDraft(sequence.computed, tokens.length);
+    }
+    return kept;
   }
 
   /**
@@ -590,15 +515,10 @@ export class Scheduler {
 
   /** The newest token of a sequence may have had a row already, as the next one of its draft. */
   #settleDraft(sequence: SequenceState, token: number): void {
-    if (this.#speculation === null) return;
-    const { tokens, longest } = sequence;
-    if (sequence.drafter === null) {
-      sequence.drafter = this.#speculation.drafter(tokens, longest + 1);
-    } else if (sequence.drafter.settle(token)) {
-      sequence.computed++;
-      sequence.sent = sequence.computed;
-      this.#blocks.makeKnown(sequence);
-    }
+    if (this.#drafts?.settle(sequence, token) !== true) return;
+    sequence.computed++;
+    sequence.sent = sequence.computed;
+    this.#blocks.makeKnown(sequence);
   }
 
   /**
@@ -622,8 +542,7 @@ export class Scheduler {
   }
 
   #end(sequence: SequenceState): void {
-    const reply = sequence.tokens.length - sequence.promptLength;
-    if (sequence.generates) this.#expectedReply += replyWeight * (reply - this.#expectedReply);
+    if (sequence.generates) this.#forecast.ended(sequence.tokens.length - sequence.promptLength);
     this.#free(sequence);
   }
 

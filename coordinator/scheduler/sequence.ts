@@ -77,3 +77,51 @@ export interface SequenceState extends Submitted {
 /** Of two that want the same blocks: classes in order, then arrival. */
 export const isBehind = (one: SequenceState, other: SequenceState): boolean =>
   one.class === other.class ? one.order > other.order : goesBefore(other.class, one.class);
+
+/**
+ * A sequence that starts. Field by field: an object that begins as a copy of another one keeps its other fields apart
+ * from itself, and every step reads those of every sequence.
+ */
+export function begin(
+  id: SequenceId,
+  submitted: Submitted,
+  given: Pick<SequenceState, "tab" | "prepaid" | "node" | "reservation">,
+): SequenceState {
+  return {
+    id,
+    tenant: submitted.tenant,
+    class: submitted.class,
+    promptLength: submitted.promptLength,
+    longest: submitted.longest,
+    generates: submitted.generates,
+    order: submitted.order,
+    paid: submitted.paid,
+    whole: submitted.whole,
+    salt: submitted.salt,
+    everyRow: submitted.everyRow,
+    prompt: submitted.prompt,
+    rulesChangeAt: submitted.rulesChangeAt,
+    tab: given.tab,
+    prepaid: given.prepaid,
+    tokens: Array.from(submitted.tokens),
+    computed: 0,
+    sent: 0,
+    blocks: [],
+    announced: 0,
+    node: given.node,
+    known: 0,
+    copy: null,
+    reservation: given.reservation,
+    drafter: null,
+    inStep: null,
+    afterStep: "go on",
+  };
+}
+
+/** What a sequence needs to start again, from the tokens that it has. */
+export function submittedAgain(sequence: SequenceState): Submitted {
+  const { tokens, promptLength, longest, generates, order, paid } = sequence;
+  const { tenant, class: ofClass, whole, salt, everyRow, prompt, rulesChangeAt } = sequence;
+  const options = { tenant, class: ofClass, whole, salt, everyRow, prompt, rulesChangeAt };
+  return { tokens, promptLength, longest, generates, order, paid, ...options };
+}

@@ -4,11 +4,12 @@
  *
  * The rule. A step's rows are its yield, since each brings a token or a part of a prompt forward; a row of a draft
  * yields the chance that it is kept. Rows are added in the order of their chances, and as many as give the most yield
- * per time, if that is worth it. Times are those of steps with as many rows (timing/row-times.ts); before there are
- * any, a step of r rows takes time in proportion to knee + r: reading the weights, and the hops, take as long as
- * computing `knee` rows (timing/cycle.ts). So an idle pipeline drafts boldly, a full one only what is all but certain,
- * and a sequence whose guesses fail drafts nothing. The chance of a draft's j-th row is the product of the measured
- * chances (acceptance.ts) along it.
+ * per time, if that is worth it: of all steps on their way together, because a long step makes all of them wait, and
+ * beside a long one a row may cost nothing. Times are those of steps with as many rows (timing/row-times.ts); before
+ * there are any, a step of r rows takes time in proportion to knee + r: reading the weights, and the hops, take as
+ * long as computing `knee` rows (timing/cycle.ts). So an idle pipeline drafts boldly, a full one only what is all but
+ * certain, and a sequence whose guesses fail drafts nothing. The chance of a draft's j-th row is the product of the
+ * measured chances (acceptance.ts) along it.
  */
 import { maxDraftRows } from "../../common/limits.js";
 import { Acceptance } from "./acceptance.js";
@@ -122,17 +123,25 @@ export interface PlannedStep {
   budget: number;
   /** Rows that take as long as what a step takes whatever its rows; null while that is not known. */
   knee: number | null;
-  /** Time with so many rows of drafts, in any unit; null while that is not known. */
-  timeOf(draftRows: number): number | null;
+  /** What the other steps of a cycle bring. */
+  otherYield: number;
+  /** Time of a cycle in which this step has so many rows of drafts; null while that is not known. */
+  timeOf: ((draftRows: number) => number) | null;
+}
+
+export interface PlannedDrafts {
+  /** Of each candidate's draft. */
+  lengths: number[];
+  /** Rows of them that are expected to be kept. */
+  kept: number;
 }
 
 /** How many of the most likely rows give the most yield per time; 0 where that is not worth it. */
-function bestCount(chances: readonly number[], { rows, knee, timeOf }: PlannedStep): number {
-  const known = knee !== null && timeOf(0) !== null;
-  const time = (count: number) => (known ? timeOf(count)! : (knee ?? firstKneeRows) + rows + count);
-  const without = rows / time(0);
-  let best = { count: 0, rate: (1 + leastGain) * without };
-  let yielded = rows;
+function bestCount(chances: readonly number[], { rows, knee, otherYield, timeOf }: PlannedStep): number {
+  const known = knee !== null && timeOf !== null;
+  const time = known ? timeOf : (count: number) => (knee ?? firstKneeRows) + rows + count;
+  let yielded = known ? otherYield + rows : rows;
+  let best = { count: 0, rate: ((1 + leastGain) * yielded) / time(0) };
   for (const [index, chance] of chances.entries()) {
     const count = index + 1;
     if (count > best.count + widestStair) break;
@@ -155,8 +164,7 @@ export class Speculation {
     return rows < mostThreshold * ((knee ?? firstKneeRows) + rows);
   }
 
-  /** @returns the length of each candidate's draft. */
-  plan(candidates: readonly DraftCandidate[], step: PlannedStep): number[] {
+  plan(candidates: readonly DraftCandidate[], step: PlannedStep): PlannedDrafts {
     const lengths = candidates.map(() => 0);
     const { rows, knee } = step;
     const fixed = knee ?? firstKneeRows;
@@ -169,7 +177,11 @@ export class Speculation {
     // Stable: of one candidate's rows with equal chances the earlier one goes first.
     offers.sort((a, b) => b.chance - a.chance);
     const chances = offers.slice(0, Math.max(0, step.budget)).map(({ chance }) => chance);
-    for (const { candidate } of offers.slice(0, bestCount(chances, step))) lengths[candidate]!++;
-    return lengths;
+    let kept = 0;
+    for (const { candidate, chance } of offers.slice(0, bestCount(chances, step))) {
+      lengths[candidate]!++;
+      kept += chance;
+    }
+    return { lengths, kept };
   }
 }

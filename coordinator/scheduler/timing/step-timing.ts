@@ -54,8 +54,11 @@ export interface StepTiming {
   chunkRows(question: ChunkQuestion): number;
   /** Rows that cost as much as a step like this one does whatever its rows; null while that is not known. */
   kneeRows(microBatches: number, size: StepSize): number | null;
-  /** A cycle of decode steps like this one with so many more rows, in microseconds; null while that is not known. */
-  decodeUs(microBatches: number, size: StepSize, moreRows: number): number | null;
+  /**
+   * How long a cycle takes in which a step like this one has so many more rows, beside others that are on their way,
+   * in microseconds; null while that is not known.
+   */
+  cycleWith(size: StepSize, others: readonly StepSize[]): ((moreRows: number) => number) | null;
   /** Rows times layers of slices that may be in flight on a stage, this one included; null while not known. */
   sliceWork(question: SliceQuestion): number | null;
 }
@@ -67,6 +70,6 @@ export const unmeasured: StepTiming = {
   microBatches: () => null,
   chunkRows: ({ most }) => most,
   kneeRows: () => null,
-  decodeUs: () => null,
+  cycleWith: () => null,
   sliceWork: () => null,
 };

@@ -17,7 +17,7 @@ import { MicroBatchChoice } from "./micro-batch-choice.js";
 import { RoundTrips } from "./round-trips.js";
 import { RowTimes } from "./row-times.js";
 import { type SliceSize, SliceTime } from "./slice-time.js";
-import { StageFit } from "./stage-fit.js";
+import { StageFit, type StageTime } from "./stage-fit.js";
 import type { StepSize } from "./step-size.js";
 import type { ChunkQuestion, MeasuredStep, SliceQuestion, StepTiming } from "./step-timing.js";
 
@@ -123,20 +123,32 @@ export class TimingModel implements StepTiming {
     return Number.isFinite(knee) ? Math.min(mostKneeRows, knee) : null;
   }
 
-  decodeUs(microBatches: number, size: StepSize, moreRows: number): number | null {
+  /**
+   * Steps go through all stages in order, so each sequence has one token per cycle, however unlike the steps are. A
+   * cycle is the way of the longest of them, or what all together take on one stage.
+   */
+  cycleWith(size: StepSize, others: readonly StepSize[]): ((moreRows: number) => number) | null {
     const times = this.#times;
     if (times === null) return null;
-    const rows = size.rows + moreRows;
-    const keys = (size.keys / size.rows) * rows;
-    let sum = times.hopUs;
-    let slowest = times.stationUs;
-    for (const [index, stage] of times.stages.entries()) {
-      const rowsUs = this.#rowTimes[index]!.us(rows, stage.rowUs);
-      const us = rowsUs === null ? timeOf(stage, { rows, keys }) : rowsUs + stage.keyUs * keys;
-      sum += us;
-      slowest = Math.max(slowest, us);
-    }
-    return Math.max(sum, microBatches * slowest);
+    const { stages, hopUs, stationUs } = times;
+    const onStages = (of: StepSize) => stages.map((stage, index) => this.#rowsUs(stage, index, of));
+    const sumOf = (values: readonly number[]) => values.reduce((sum, us) => sum + us, 0);
+    const beside = others.map(onStages);
+    const longestUs = Math.max(0, ...beside.map(sumOf));
+    const busyUs = stages.map((_, index) => sumOf(beside.map((us) => us[index]!)));
+    const stationsUs = (others.length + 1) * stationUs;
+    return (moreRows) => {
+      const rows = size.rows + moreRows;
+      const own = onStages({ rows, keys: (size.keys / size.rows) * rows });
+      const wayUs = hopUs + Math.max(longestUs, sumOf(own));
+      return Math.max(wayUs, stationsUs, ...own.map((us, index) => us + busyUs[index]!));
+    };
+  }
+
+  /** By the number of rows where that was measured, else by the line. */
+  #rowsUs(stage: StageTime, index: number, { rows, keys }: StepSize): number {
+    const us = this.#rowTimes[index]!.us(rows, stage.rowUs);
+    return us === null ? timeOf(stage, { rows, keys }) : us + stage.keyUs * keys;
   }
 
   sliceWork({ has, stage, microBatches }: SliceQuestion): number | null {

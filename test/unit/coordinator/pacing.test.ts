@@ -197,7 +197,7 @@ describe("what the timing is told and asked", () => {
     kneeRows(): null {
       return null;
     }
-    decodeUs(): null {
+    cycleWith(): null {
       return null;
     }
   }

@@ -42,8 +42,8 @@ describe("how many draft rows a step carries", () => {
   const plan = (chances: number[], rows: number, { budget = 512, limit = maxDraftRows, knee = 4 } = {}) =>
     new Speculation().plan(
       chances.map((chance) => ({ drafter: drafterWith(chance), limit })),
-      { rows, budget, knee, timeOf: () => null },
-    );
+      { rows, budget, knee, otherYield: 0, timeOf: null },
+    ).lengths;
 
   it("is none where guesses fail, and the more the likelier they are kept", () => {
     // One row beside a knee of 4: a chance above 1 / (4 + 1) pays, 0.26 pays by a twentieth.
@@ -95,15 +95,17 @@ describe("how many draft rows a step carries", () => {
   it("follows the stairs of times that were measured", () => {
     // Tiles of four rows: up to the end of one a row costs nothing, the next one as much as four.
     const tiles = (rows: number) => (draftRows: number) => 10 + 8 * Math.ceil((rows + draftRows) / 4);
-    const lengths = (chance: number, rows: number) =>
+    const lengths = (chance: number, rows: number, otherYield = 0) =>
       new Speculation().plan(
         Array.from({ length: rows }, () => ({ drafter: drafterWith(chance), limit: 9 })),
-        { rows, budget: 99, knee: 3, timeOf: tiles(rows) },
-      );
+        { rows, budget: 99, knee: 3, otherYield, timeOf: tiles(rows) },
+      ).lengths;
     expect(lengths(0.6, 2)).toEqual([1, 1]);
     expect(lengths(0.6, 4)).toEqual([1, 1, 1, 1]);
     expect(lengths(0.5, 4)).toEqual([0, 0, 0, 0]);
-    expect(lengths(0.98, 1)).toEqual([7]);
+    expect(lengths(0.9, 1)).toEqual([7]);
+    // Others would lose by it, who wait for the longer step.
+    expect(lengths(0.9, 1, 3)).toEqual([3]);
   });
 
   it("goes to whose guesses are better, within limits and budget", () => {
@@ -167,8 +169,8 @@ describe("the measured chance", () => {
     const grow = (token: number) => {
       text.push(token);
       drafter.settle(token);
-      const step = { rows: 1, budget: 100, knee: null, timeOf: () => null };
-      return speculation.plan([{ drafter, limit: 15 }], step)[0]!;
+      const step = { rows: 1, budget: 100, knee: null, otherYield: 0, timeOf: null };
+      return speculation.plan([{ drafter, limit: 15 }], step).lengths[0]!;
     };
     for (let n = 0; n < 40; n++) for (const token of [1, 2, 100 + n]) grow(token);
     grow(1);

@@ -431,9 +431,9 @@ describe("the timing model", () => {
         model.finished(step, { stageUs: [stairs(rows, size.keys)], roundtripUs: 0 });
       }
     };
-    expect(model.decodeUs(1, { rows: 1, keys: 100 }, 0)).toBeNull();
+    expect(model.cycleWith({ rows: 1, keys: 100 }, [])).toBeNull();
     for (let round = 0; round < 60; round++) for (const rows of [1, 3, 4, 5, 8, 16]) see(rows, 1);
-    const decodeUs = (rows: number) => model.decodeUs(1, { rows: 1, keys: 100 }, rows - 1)!;
+    const decodeUs = (rows: number) => model.cycleWith({ rows: 1, keys: 100 }, [])!(rows - 1);
     for (const rows of [1, 3, 4, 5, 8, 16]) {
       expect(decodeUs(rows) / stairs(rows, 100 * rows)).toBeCloseTo(1, 1);
     }
@@ -443,6 +443,23 @@ describe("the timing model", () => {
     expect(decodeUs(2)).toBeGreaterThanOrEqual(0.99 * decodeUs(1));
     expect(decodeUs(12)).toBeGreaterThan(decodeUs(8));
     expect(decodeUs(12)).toBeLessThan(decodeUs(16));
+  });
+
+  it("lets all steps wait for the longest, or for a stage that all of them need", () => {
+    const model = measured({ baseUs: 20_000, rowUs: 1_000, keyUs: 0 });
+    const decode = { rows: 4, keys: 0 };
+    const long = { rows: 64, keys: 0 };
+    const hopUs = model.times!.hopUs;
+    // Two stages: 24 ms each for four rows.
+    const alone = model.cycleWith(decode, [])!;
+    expect(alone(0)).toBeCloseTo(48_000 + hopUs, -1);
+    expect(alone(6)).toBeCloseTo(60_000 + hopUs, -1);
+    const beside = model.cycleWith(decode, [long])!;
+    expect([0, 30, 60].map((rows) => beside(rows))).toEqual(Array(3).fill(beside(0)));
+    expect(beside(0)).toBeCloseTo(168_000 + hopUs, -1);
+    const full = model.cycleWith(decode, [decode, decode, decode])!;
+    expect(full(0)).toBeCloseTo(96_000, -1);
+    expect(full(6)).toBeCloseTo(102_000, -1);
   });
 
   it("answers like no model until enough steps have come back", () => {
