@@ -9,7 +9,7 @@ BENCH ?=
 
 # Whatever decides what tsc writes. Folders count too: deleting a file changes its folder's time.
 # Not as prerequisites: some folders have the names of targets.
-TS_FOLDERS := $(wildcard bench checkpoint cli common coordinator models native proto test worker)
+TS_FOLDERS := $(wildcard bench checkpoint cli common coordinator models native proto simulation test worker)
 TS_CHANGED = find $(TS_FOLDERS) tsconfig.json package-lock.json \
 	\( -name fixtures -o -name train \) -prune -o \
 	\( -name '*.ts' -o -name '*.json' -o -type d \) -newer dist/.built -print
