@@ -17,8 +17,11 @@ export interface Timers extends Clock {
   timeOfDayMs(): number;
   /** The same with a fraction, and never going back within a process: whoever came first has the smaller one. */
   stampMs(): number;
-  /** @param delayMs At most 2 ** 31 - 1. */
-  after(delayMs: number, run: () => void): Timer;
+  /**
+   * @param delayMs At most 2 ** 31 - 1.
+   * @param keepsAlive Whether the process waits for it before it ends; default true.
+   */
+  after(delayMs: number, run: () => void, keepsAlive?: boolean): Timer;
   /** Does not keep the process alive. */
   every(everyMs: number, run: () => void): Timer;
   /** After the events that wait now. */
@@ -31,8 +34,9 @@ export const systemTimers: Timers = {
   ...systemClock,
   timeOfDayMs: () => Date.now(),
   stampMs: () => performance.timeOrigin + performance.now(),
-  after: (delayMs, run) => {
+  after: (delayMs, run, keepsAlive = true) => {
     const timer = setTimeout(run, delayMs);
+    if (!keepsAlive) timer.unref();
     return { cancel: () => clearTimeout(timer) };
   },
   every: (everyMs, run) => {

@@ -1,0 +1,93 @@
+/** All processes of a simulated cluster, and whoever starts them again. */
+import type { Random } from "../random.js";
+import type { Answers } from "./answers.js";
+import { type CoordinatorContext, SimCoordinator } from "./coordinator.js";
+import type { Network } from "./network.js";
+import type { SimRedis } from "./redis.js";
+import type { Scenario } from "./scenario.js";
+import { SimWorker } from "./worker.js";
+import type { World } from "./world.js";
+
+const MB = 1_000_000;
+const restartMs = { least: 100, most: 1_500 };
+
+export interface ClusterContext {
+  world: World;
+  network: Network;
+  redis: SimRedis;
+  random: Random;
+  scenario: Scenario;
+  answers: Answers;
+}
+
+export class Cluster {
+  readonly workers: readonly SimWorker[];
+  readonly #context: ClusterContext;
+  readonly #coordinatorContext: CoordinatorContext;
+  readonly #restarts: Random;
+  #coordinators: SimCoordinator[] = [];
+  #begun = 0;
+
+  constructor(context: ClusterContext) {
+    this.#context = context;
+    const { world, network, random, scenario } = context;
+    this.#coordinatorContext = { ...context, random: random.fork("coordinator"), owners: new Map() };
+    this.#restarts = random.fork("restarts");
+    this.beginCoordinator();
+    this.workers = Array.from({ length: scenario.workerCount }, (_, index) => {
+      const name = `worker-${index}`;
+      const { prefixLength, baseMs, rowMs } = scenario;
+      const options = { name, memoryBytes: 100 * MB, prefixLength, baseMs, rowMs };
+      return new SimWorker(world, network, random.fork(name), options);
+    });
+  }
+
+  /** The newest one leads. */
+  get coordinator(): SimCoordinator {
+    return this.#coordinators.at(-1)!;
+  }
+
+  /** Beside one that lives, if any: that one goes on with an older term, and is dialled by nobody new. */
+  beginCoordinator(): void {
+    const made = new SimCoordinator(this.#coordinatorContext, `coordinator-${++this.#begun}`);
+    this.#coordinators = [...this.#coordinators.filter(({ process }) => process.alive), made];
+    made.process.onDeath(() => {
+      if (this.coordinator !== made) return;
+      const ms = this.#restarts.between(restartMs.least, restartMs.most);
+      this.#context.world.loop.after(ms, () => {
+        if (!this.coordinator.process.alive) this.beginCoordinator();
+      });
+    });
+  }
+
+  /** All but the newest one. */
+  staleCoordinators(): SimCoordinator[] {
+    return this.#coordinators.slice(0, -1).filter(({ process }) => process.alive);
+  }
+
+  /** Why the cluster is not at rest; null when it is. */
+  unrest(): string | null {
+    const jobs = this.#context.redis.keys("sim:job:").length;
+    if (jobs > 0) return `${jobs} jobs are in the queue`;
+    return this.coordinator.leftOver();
+  }
+
+  /** Of a cluster at rest. */
+  requireBooksKept(): void {
+    const { world, redis } = this.#context;
+    const view = this.coordinator.core!.view();
+    for (const { pipeline, state, blocks } of view.pipelines) {
+      if (state === "ready" && blocks.used > 0) {
+        world.violate(
+          "all blocks come back",
+          `pipeline ${pipeline}: ${blocks.used} blocks are used by nobody`,
+        );
+      }
+    }
+    if (redis.tailLostAtMs > Number.NEGATIVE_INFINITY) return;
+    const records = [...redis.keys("sim:ledger:"), ...redis.keys("sim:tokens:")];
+    if (records.length > 0) {
+      world.violate("books are kept", `${records.length} records of requests that ended: ${records[0]}`);
+    }
+  }
+}
