@@ -114,7 +114,8 @@ export class SimClient {
     this.#connection?.close(null);
     const complaint = rules.complaint(code, this.#plan, this.#beganAtMs);
     if (complaint !== null) world.violate("only allowed errors", `${this.name}: ${code}, but ${complaint}`);
-    if (code === "deadline_exceeded" || code === "request_poisoned") this.#end(code);
+    const isFinal = code === "request_poisoned" && this.#plan.request.class === "interactive";
+    if (code === "deadline_exceeded" || isFinal) this.#end(code);
     else this.#later(() => this.#ask());
   }
 

@@ -117,8 +117,9 @@ export class SimCoordinator {
     const { process } = this;
     const { network, scenario, world } = this.#context;
     const term = await this.#queue.nextTerm();
+    const sinceMs = world.loop.nowMs();
     const left = await this.#queue.ledger.read(vocabulary);
-    this.#requireNothingLost(left);
+    this.#requireNothingLost(left, sinceMs);
     world.trace.note(this.name, `begins with term ${term} and ${left.length} requests of the ledger`);
     const linkAddress = `links:${this.name}`;
     const links: SimCoordinatorLinks = new SimCoordinatorLinks(process, network, linkAddress, {
@@ -184,6 +185,9 @@ export class SimCoordinator {
     this.#parts = { core, service };
     network.listen(process, controlAddress, (endpoint) => this.#join(endpoint));
     process.timers.every(tickMs, () => core.tick());
+    this.#queue.onUpChange((up) => {
+      if (up) this.#queue.raiseTerm(core.membership.term);
+    });
     service.restore(left);
     await this.#queue.start((request) => service.admit(request));
     const front = new Front(this.process, service, this.#context, this.name);
@@ -301,11 +305,15 @@ export class SimCoordinator {
   }
 
   /** What a coordinator that is dead had accepted and not ended stands in the ledger, or still in the queue. */
-  #requireNothingLost(left: readonly LedgerEntry[]): void {
+  #requireNothingLost(left: readonly LedgerEntry[], sinceMs: number): void {
     const { answers, redis, world } = this.#context;
     const there = new Set(left.map(({ request }) => request.id));
     for (const { request, accepted, ended } of answers.attempts()) {
+      // By one that lives beside this one, while this one was reading.
+      if (accepted !== null && accepted.atMs >= sinceMs) continue;
       if (accepted === null || ended || there.has(request.id)) continue;
+      // It was ended then; a reader that is slow may not have come so far as to see it.
+      if ((request.deadlineMs ?? Number.POSITIVE_INFINITY) <= this.process.timers.timeOfDayMs()) continue;
       // Redis and the coordinator together may lose what is young; one of them alone must not.
       if (redis.tailLostAtMs >= accepted.atMs) continue;
       if (redis.get(`sim:job:${request.id}`) !== undefined) continue;

@@ -73,10 +73,12 @@ export class Front {
     const { answers, world } = this.#context;
     const attempt = answers.get(request.id)!;
     attempt.accepted ??= { coordinator: this.#name, atMs: world.loop.nowMs() };
+    world.trace.note(this.#name, `${request.id}: accepted`);
     let hasEnded = false;
     const leave = () => {
       if (hasEnded) return;
       hasEnded = true;
+      world.trace.note(this.#name, `${request.id}: its client has left`);
       // Nobody asks for it any more.
       attempt.ended = true;
       handle.cancel();
@@ -95,6 +97,7 @@ export class Front {
         return;
       }
       hasEnded = isLast;
+      if (isLast) attempt.ended = true;
       endpoint.send({ kind: "event", event } satisfies FrontMessage);
     });
   }
@@ -116,6 +119,7 @@ export class Front {
         world.violate(wrong.invariant, `${this.#name}, orphan ${request.id}: ${wrong.message}`);
       events.push(event);
       if (!isLast) return;
+      if (attempt !== undefined) attempt.ended = true;
       const error = event.type === "error" ? event.error.code : null;
       this.#service.keepAnswer(request.id, JSON.stringify({ error, events } satisfies KeptAnswer));
     });

@@ -67,7 +67,11 @@ export class SimQueue implements RequestQueue {
   }
 
   raiseTerm(term: number): void {
-    this.#redis.call(this.#process, () => this.#redis.set(termKey, term)).catch(() => {});
+    const raise = () => {
+      const known = (this.#redis.get(termKey) as number | undefined) ?? 0;
+      if (term > known) this.#redis.set(termKey, term);
+    };
+    this.#redis.call(this.#process, raise).catch(() => {});
   }
 
   async add(request: GenerationRequest): Promise<void> {

@@ -50,7 +50,8 @@ export async function runSeed(seed: number, traceLines = 60): Promise<Outcome> {
     return cluster.unrest();
   };
   world.loop.every(restPollMs, () => {
-    if (world.loop.nowMs() > scenario.faultsUntilMs && unrest() === null) atRest = true;
+    if (world.loop.nowMs() <= scenario.faultsUntilMs || unrest() !== null) return;
+    atRest = cluster.blocksInUse() === null;
   });
   let events = 0;
   while (!atRest && world.violation === null && world.loop.nowMs() < endMs && events < maxEvents) {
@@ -61,7 +62,9 @@ export async function runSeed(seed: number, traceLines = 60): Promise<Outcome> {
     await new Promise<void>((resolve) => process.nextTick(resolve));
   }
   if (world.violation === null && !atRest) {
-    world.violate("everything drains", `after ${Math.round(world.loop.nowMs())} ms: ${unrest()}`);
+    const busy = unrest();
+    const what = busy === null ? "all blocks come back" : "everything drains";
+    world.violate(what, `after ${Math.round(world.loop.nowMs())} ms: ${busy ?? cluster.blocksInUse()}`);
   }
   if (world.violation === null) cluster.requireBooksKept();
   return {
