@@ -40,6 +40,11 @@ export class KvSlots {
     }
   }
 
+  /** Of a sequence. */
+  blockCountOf(sequence: SequenceId): number {
+    return this.#tables.get(sequence)?.length ?? 0;
+  }
+
   #append(sequence: SequenceId, blocks: readonly number[]): void {
     this.#tables.set(sequence, [...(this.#tables.get(sequence) ?? []), ...blocks]);
   }
