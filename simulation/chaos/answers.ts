@@ -64,6 +64,8 @@ export interface Attempt {
   accepted: { coordinator: string; atMs: number } | null;
   /** The coordinator that took it, or one that followed, has ended it. */
   ended: boolean;
+  /** The coordinator that was told that its client has left; null while none was. */
+  leftAt: string | null;
 }
 
 export class Answers {
@@ -80,7 +82,7 @@ export class Answers {
       );
       this.#expected.set(name, expected);
     }
-    this.#attempts.set(request.id, { request, expected, accepted: null, ended: false });
+    this.#attempts.set(request.id, { request, expected, accepted: null, ended: false, leftAt: null });
   }
 
   /** undefined for the coordinator's own requests. */

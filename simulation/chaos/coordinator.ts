@@ -30,8 +30,9 @@ import { controlAddress } from "./worker.js";
 import type { World } from "./world.js";
 
 const MB = 1_000_000;
-/** Results that a test may let come once more, out of epochs that are over. */
-const maxOldResults = 8;
+/** Of the results, those that may come once more when their epoch is over, and how many of them at most. */
+const keptResults = 0.1;
+const maxOldResults = 16;
 
 export interface CoordinatorContext {
   world: World;
@@ -53,6 +54,8 @@ export class SimCoordinator {
   readonly #watches = new Map<number, StepWatch>();
   readonly #checks = new Map<RequestId, AnswerCheck>();
   readonly #ended = new Set<RequestId>();
+  /** Of each request that the core has taken in, the choices that have not ended. */
+  readonly #open = new Map<RequestId, number>();
   readonly #oldResults: StepResult__Output[] = [];
   #nextConnection = 1;
   #emitted = 0;
@@ -86,20 +89,22 @@ export class SimCoordinator {
 
   /** Something of an epoch that is over comes after all, as over a stream that was overtaken by another one. */
   deliverOldResult(): void {
-    const result = this.#oldResults[this.#context.random.integer(0, this.#oldResults.length)];
-    const core = this.core;
-    if (result === undefined || core === null) return;
-    const isOver = core.membership.planViews().every(({ epoch }) => {
-      return epoch === null || formatEpoch(epoch) !== formatEpoch(result.epoch!);
+    this.process.run(() => {
+      const core = this.core;
+      if (core === null) return;
+      const held = () => core.membership.planViews().map(({ epoch }) => epoch && formatEpoch(epoch));
+      const before = held();
+      const over = this.#oldResults.filter(({ epoch }) => !before.includes(formatEpoch(epoch!)));
+      if (over.length === 0) return;
+      const result = this.#context.random.pick(over);
+      const { world } = this.#context;
+      world.count("results of old epochs");
+      const emitted = this.#emitted;
+      core.stepResult(result);
+      if (this.#emitted === emitted && held().every((epoch, index) => epoch === before[index])) return;
+      const message = `${this.name}: step ${result.step} of epoch ${formatEpoch(result.epoch!)}`;
+      world.violate("an old epoch changes nothing", message);
     });
-    if (!isOver) return;
-    const { world } = this.#context;
-    world.count("results of old epochs");
-    const before = this.#emitted;
-    this.process.run(() => core.stepResult(result));
-    if (this.#emitted > before) {
-      world.violate("an old epoch changes nothing", `step ${result.step} of ${formatEpoch(result.epoch!)}`);
-    }
   }
 
   /** What must be as it was in the beginning when nobody asks for anything. @returns What is not; null when all is. */
@@ -232,8 +237,14 @@ export class SimCoordinator {
       },
       stepFinished: () => {},
       readyChanged: () => service().readinessChanged(),
-      recovered: () => world.count("recoveries"),
-      log: (level, message) => {
+      recovered: (reason, afterMs) => {
+        world.count("recoveries");
+        service().recovered(reason, afterMs / 1_000);
+      },
+      log: (level, message, fields) => {
+        if (message === "request admitted") {
+          this.#noteAdmitted(fields!["completionId"] as RequestId, Number(fields!["choices"]));
+        }
         if (level !== "debug") world.trace.note(this.name, message);
       },
     };
@@ -268,7 +279,7 @@ export class SimCoordinator {
 
   #noteResult(result: StepResult__Output): void {
     this.#watches.get(result.pipeline)?.finished(result.step);
-    if (this.#context.random.chance(0.05)) {
+    if (this.#context.random.chance(keptResults)) {
       this.#oldResults.push(result);
       if (this.#oldResults.length > maxOldResults) this.#oldResults.shift();
     }
@@ -287,12 +298,25 @@ export class SimCoordinator {
       check = new AnswerCheck(attempt.expected);
       this.#checks.set(id, check);
     }
+    if (event.type === "finish") this.#open.set(id, (this.#open.get(id) ?? 1) - 1);
     if (event.type === "finish" || event.type === "error") {
       const code = event.type === "error" ? ` ${event.error.code}` : "";
       world.trace.note(this.name, `${id}: ${event.type}${code}`);
     }
+    if (attempt.leftAt === this.name) {
+      world.violate("nobody computes for those who left", `${this.name}: ${event.type} of ${id}`);
+    }
     const wrong = check.take(event);
     if (wrong !== null) world.violate(wrong.invariant, `${this.name}, ${id}: ${wrong.message}`);
+  }
+
+  #noteAdmitted(id: RequestId, choices: number): void {
+    const { world, answers, scenario } = this.#context;
+    if (answers.get(id) === undefined) return;
+    this.#open.set(id, choices);
+    const open = [...this.#open.values()].reduce((sum, count) => sum + count, 0);
+    if (open <= scenario.queueLimit) return;
+    world.violate("the queue limit holds", `${this.name}: ${open} sequences of ${scenario.queueLimit}`);
   }
 
   #noteEnd(id: RequestId): void {
@@ -300,6 +324,7 @@ export class SimCoordinator {
     const attempt = answers.get(id);
     if (attempt === undefined) return;
     attempt.ended = true;
+    this.#open.delete(id);
     if (this.#ended.has(id)) world.violate("a request ends exactly once", `${this.name}: ${id} ended twice`);
     this.#ended.add(id);
   }

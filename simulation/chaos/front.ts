@@ -82,6 +82,7 @@ export class Front {
       // Nobody asks for it any more.
       attempt.ended = true;
       handle.cancel();
+      attempt.leftAt = this.#name;
     };
     if (!endpoint.isOpen) {
       leave();

@@ -67,6 +67,9 @@ export async function runSeed(seed: number, traceLines = 60): Promise<Outcome> {
     world.violate(what, `after ${Math.round(world.loop.nowMs())} ms: ${busy ?? cluster.blocksInUse()}`);
   }
   if (world.violation === null) cluster.requireBooksKept();
+  const { preemptions = 0, prefixCacheHits = 0 } = cluster.coordinator.core?.view().counters ?? {};
+  world.count("preemptions", preemptions);
+  world.count("prompt tokens found in the cache", prefixCacheHits);
   return {
     seed,
     scenario,
@@ -93,7 +96,7 @@ export function report({ seed, violation, trace, scenario }: Outcome): string {
   const { pipelineCount, stageCount, maxBlocks, speculation, prefixModel, faults } = scenario;
   return [
     `seed ${seed}: ${violation.invariant}: ${violation.message}`,
-    `  again: node dist/simulation/chaos/main.js --seed ${seed}`,
+    `  again: SEED=${seed} npx vitest run test/simulation/chaos.test.ts, or node dist/simulation/chaos/main.js --seed ${seed}`,
     `  ${pipelineCount} x ${stageCount} stages, ${maxBlocks} blocks, speculation ${speculation}, prefix-LM ${prefixModel}`,
     `  faults: ${faults.join(", ") || "none"}`,
     ...trace.map((line) => `  ${line}`),

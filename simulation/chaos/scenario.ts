@@ -77,13 +77,15 @@ export function scenarioOf(random: Random): Scenario {
   const clients = random.fork("clients");
   const faultsUntilMs = shape.between(4_000, 25_000);
   const calm = shape.chance(0.08);
+  /** Many at the same time find the same blocks. */
+  const crowdAtMs = clients.chance(0.4) ? clients.between(300, faultsUntilMs) : null;
   return {
     pipelineCount,
     stageCount,
     workerCount: pipelineCount * stageCount + shape.pick([0, 0, 1]),
     maxBlocks: tight ? shape.integer(9, 16) : shape.integer(20, 80),
     microBatches: shape.chance(0.5) ? null : shape.integer(1, 4),
-    prefillChunk: shape.pick([7, 16, 64, 256]),
+    prefillChunk: shape.pick([5, 7, 16, 31, 64, 256]),
     speculation: shape.chance(0.6),
     prefixLength,
     prefixModel,
@@ -95,9 +97,11 @@ export function scenarioOf(random: Random): Scenario {
     faultsUntilMs,
     faults: calm ? [] : faults,
     faultEveryMs: shape.between(700, 6_000),
-    clients: Array.from({ length: clients.integer(4, 18) }, () =>
-      clientPlan(clients, requests, faultsUntilMs),
-    ),
+    clients: Array.from({ length: clients.integer(4, 18) }, () => {
+      const plan = clientPlan(clients, requests, faultsUntilMs);
+      if (crowdAtMs === null || clients.chance(0.3)) return plan;
+      return { ...plan, beginsAtMs: crowdAtMs + clients.between(0, 60) };
+    }),
     batch: {
       lines: Array.from({ length: clients.chance(0.5) ? clients.integer(2, 10) : 0 }, () =>
         requests.next("batch"),
