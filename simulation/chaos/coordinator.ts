@@ -42,7 +42,7 @@ export interface CoordinatorContext {
   scenario: Scenario;
   answers: Answers;
   /** Who gave out which epoch. */
-  owners: Map<string, string>;
+  owners: Map<string, Process>;
 }
 
 export class SimCoordinator {
@@ -105,6 +105,18 @@ export class SimCoordinator {
       const message = `${this.name}: step ${result.step} of epoch ${formatEpoch(result.epoch!)}`;
       world.violate("an old epoch changes nothing", message);
     });
+  }
+
+  /** No plan ends because somebody said what cannot be: all workers are right. */
+  checkReasons(): void {
+    const reasons = this.core?.view().counters.placementsByReason ?? {};
+    for (const code of ["corrupt_message", "internal", "stage_failed"]) {
+      if ((reasons[code] ?? 0) === 0) continue;
+      this.#context.world.violate(
+        "results are what was asked for",
+        `${this.name}: a plan ended with ${code}`,
+      );
+    }
   }
 
   /** What must be as it was in the beginning when nobody asks for anything. @returns What is not; null when all is. */
@@ -262,10 +274,11 @@ export class SimCoordinator {
 
   #requireOwner(epoch: string): void {
     const { owners, world } = this.#context;
-    const owner = owners.get(epoch) ?? this.name;
-    owners.set(epoch, owner);
-    if (owner === this.name) return;
-    world.violate("one owner per epoch", `${this.name} gives out epoch ${epoch}, as ${owner} did`);
+    const owner = owners.get(epoch);
+    owners.set(epoch, this.process);
+    // One that is dead, and that neither Redis nor a worker remembers, is nobody's leader.
+    if (owner === undefined || owner === this.process || !owner.alive) return;
+    world.violate("one owner per epoch", `${this.name} gives out epoch ${epoch}, as ${owner.name} does`);
   }
 
   #noteStep(header: StepHeader): void {

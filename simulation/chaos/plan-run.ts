@@ -176,6 +176,9 @@ export class PlanRun implements ServedPlan {
 
   #fail(error: RelayError): void {
     if (!this.#active) return;
+    if (error.code === "corrupt_message") {
+      this.#context.world.violate("credits hold", `${this.#context.process.name}: ${error.message}`);
+    }
     this.#context.report({ phase: "FAILED", detail: error.message, errorCode: error.code });
     this.#close(error);
   }

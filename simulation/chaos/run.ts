@@ -50,8 +50,9 @@ export async function runSeed(seed: number, traceLines = 60): Promise<Outcome> {
     return cluster.unrest();
   };
   world.loop.every(restPollMs, () => {
+    cluster.coordinator.checkReasons();
     if (world.loop.nowMs() <= scenario.faultsUntilMs || unrest() !== null) return;
-    atRest = cluster.blocksInUse() === null;
+    atRest = cluster.blocksInUse() === null && cluster.recordsLeft() === null;
   });
   let events = 0;
   while (!atRest && world.violation === null && world.loop.nowMs() < endMs && events < maxEvents) {
@@ -62,11 +63,12 @@ export async function runSeed(seed: number, traceLines = 60): Promise<Outcome> {
     await new Promise<void>((resolve) => process.nextTick(resolve));
   }
   if (world.violation === null && !atRest) {
-    const busy = unrest();
-    const what = busy === null ? "all blocks come back" : "everything drains";
-    world.violate(what, `after ${Math.round(world.loop.nowMs())} ms: ${busy ?? cluster.blocksInUse()}`);
+    const after = `after ${Math.round(world.loop.nowMs())} ms`;
+    const [busy, blocks] = [unrest(), cluster.blocksInUse()];
+    if (busy !== null) world.violate("everything drains", `${after}: ${busy}`);
+    else if (blocks !== null) world.violate("all blocks come back", `${after}: ${blocks}`);
+    else world.violate("books are kept", `${after}: ${cluster.recordsLeft()}`);
   }
-  if (world.violation === null) cluster.requireBooksKept();
   const { preemptions = 0, prefixCacheHits = 0 } = cluster.coordinator.core?.view().counters ?? {};
   world.count("preemptions", preemptions);
   world.count("prompt tokens found in the cache", prefixCacheHits);

@@ -44,16 +44,30 @@ function both(...undo: (() => void)[]): () => void {
 export const plantedBugs: readonly PlantedBug[] = [
   {
     name: "a draft counts as accepted without a check",
-    plant: () =>
-      wrap(
-        StepDrafts,
-        "settle",
-        (settle) =>
-          function (sequence, token) {
-            const hadDrafter = sequence.drafter !== null;
-            return settle.call(this, sequence, token) || hadDrafter;
-          },
-      ),
+    plant: () => {
+      const drafted = new WeakSet<object>();
+      return both(
+        wrap(
+          StepDrafts,
+          "plan",
+          (plan) =>
+            function (step) {
+              const planned = plan.call(this, step);
+              for (const { sequence } of planned.drafts) drafted.add(sequence);
+              return planned;
+            },
+        ),
+        wrap(
+          StepDrafts,
+          "settle",
+          (settle) =>
+            function (sequence, token) {
+              const held = settle.call(this, sequence, token);
+              return held || drafted.delete(sequence);
+            },
+        ),
+      );
+    },
   },
   {
     name: "the valid length is one too small",
