@@ -2,12 +2,13 @@
  * A coordinator's process: the product's core and service, put together as coordinator/coordinator.ts does, with a
  * front in place of the API. It begins with what the ledger holds.
  */
+import { RelayError } from "../../common/errors.js";
 import type { RequestId } from "../../common/ids.js";
 import { formatEpoch } from "../../common/ids.js";
 import type { Logger } from "../../common/log.js";
 import { Core } from "../../coordinator/core.js";
 import type { CorePorts } from "../../coordinator/core-ports.js";
-import type { ModelInfo, RequestEvent } from "../../coordinator/inference.js";
+import type { GenerationRequest, ModelInfo, RequestEvent } from "../../coordinator/inference.js";
 import { tickMs } from "../../coordinator/membership/leases.js";
 import type { PromptService } from "../../coordinator/prompt/service.js";
 import type { LedgerEntry } from "../../coordinator/queue/queue.js";
@@ -24,12 +25,19 @@ import type { Endpoint, Network } from "./network.js";
 import { Process } from "./process.js";
 import { SimQueue } from "./queue.js";
 import type { SimRedis } from "./redis.js";
-import type { Scenario } from "./scenario.js";
+import { maxStandstillMs, type Scenario } from "./scenario.js";
 import { StepWatch } from "./step-watch.js";
 import { controlAddress } from "./worker.js";
 import type { World } from "./world.js";
 
 const MB = 1_000_000;
+/** A timer that is due at the same time as an event may come behind it. */
+const timerSlackMs = 1;
+/** How long a coordinator that shuts down lets go on what runs (coordinator/coordinator.ts). */
+const drainLimitMs = 7_000;
+const drainPollMs = 20;
+/** Until it is gone: what it has to say is said. */
+const goodbyeMs = 100;
 /** Of the results, those that may come once more when their epoch is over, and how many of them at most. */
 const keptResults = 0.1;
 const maxOldResults = 16;
@@ -59,6 +67,7 @@ export class SimCoordinator {
   readonly #oldResults: StepResult__Output[] = [];
   #nextConnection = 1;
   #emitted = 0;
+  #isEnding = false;
   #parts: { core: Core; service: Service } | null = null;
 
   constructor(context: CoordinatorContext, name: string) {
@@ -87,6 +96,33 @@ export class SimCoordinator {
     this.#context.network.died(this.process, silently);
   }
 
+  /** As on SIGTERM: nothing new is taken, what runs may end, and the rest is told to come again. */
+  shutDown(): void {
+    const { process } = this;
+    if (this.#parts === null || this.#isEnding) return;
+    this.#isEnding = true;
+    const { core, service } = this.#parts;
+    const untilMs = process.timers.nowMs() + drainLimitMs;
+    const poll = () => {
+      if (service.pendingCount > 0 && process.timers.nowMs() < untilMs) {
+        process.timers.after(drainPollMs, poll);
+        return;
+      }
+      service.close(new RelayError("draining", "the server shut down before the answer was complete"));
+      core.membership.shutDown();
+      process.timers.after(goodbyeMs, () => this.kill(false));
+    };
+    process.run(() => {
+      service.drain();
+      poll();
+    });
+  }
+
+  /** The queue hands on what it has handed on before, as when the lock of a job has run out. */
+  repeatJob(): void {
+    this.#queue.repeat(this.#context.random);
+  }
+
   /** Something of an epoch that is over comes after all, as over a stream that was overtaken by another one. */
   deliverOldResult(): void {
     this.process.run(() => {
@@ -110,7 +146,7 @@ export class SimCoordinator {
   /** No plan ends because somebody said what cannot be: all workers are right. */
   checkReasons(): void {
     const reasons = this.core?.view().counters.placementsByReason ?? {};
-    for (const code of ["corrupt_message", "internal", "stage_failed"]) {
+    for (const code of ["corrupt_message", "internal"]) {
       if ((reasons[code] ?? 0) === 0) continue;
       this.#context.world.violate(
         "results are what was asked for",
@@ -319,8 +355,22 @@ export class SimCoordinator {
     if (attempt.leftAt === this.name) {
       world.violate("nobody computes for those who left", `${this.name}: ${event.type} of ${id}`);
     }
+    this.#requireInTime(attempt.request, event);
     const wrong = check.take(event);
     if (wrong !== null) world.violate(wrong.invariant, `${this.name}, ${id}: ${wrong.message}`);
+  }
+
+  /** Its deadline ends a request, unless this process stood still then. */
+  #requireInTime({ id, deadlineMs }: GenerationRequest, event: RequestEvent): void {
+    const { world, scenario } = this.#context;
+    if (deadlineMs === undefined || event.type === "error") return;
+    const lateMs = this.process.timers.timeOfDayMs() - deadlineMs;
+    const allowedMs = scenario.faults.includes("standstill") ? maxStandstillMs : timerSlackMs;
+    if (lateMs <= allowedMs) return;
+    world.violate(
+      "a deadline is kept",
+      `${this.name}: ${event.type} of ${id} is ${Math.round(lateMs)} ms late`,
+    );
   }
 
   #noteAdmitted(id: RequestId, choices: number): void {
