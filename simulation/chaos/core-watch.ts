@@ -9,7 +9,7 @@ import { AnswerCheck, type Answers } from "./answers.js";
 import type { Network } from "./network.js";
 import type { Process } from "./process.js";
 import type { SimRedis } from "./redis.js";
-import { maxStandstillMs, type Scenario } from "./scenario.js";
+import type { Scenario } from "./scenario.js";
 import { StepWatch } from "./step-watch.js";
 import type { World } from "./world.js";
 
@@ -111,11 +111,11 @@ export class CoreWatch {
 
   /** Its deadline ends a request, unless this process stood still then. */
   #requireInTime({ id, deadlineMs }: GenerationRequest, event: RequestEvent): void {
-    const { world, scenario } = this.#context;
+    const { world } = this.#context;
     if (deadlineMs === undefined || event.type === "error") return;
-    const lateMs = this.#process.timers.timeOfDayMs() - deadlineMs;
-    const allowedMs = scenario.faults.includes("standstill") ? maxStandstillMs : timerSlackMs;
-    if (lateMs <= allowedMs) return;
+    const { timers, awakeMs } = this.#process;
+    const lateMs = Math.min(timers.timeOfDayMs() - deadlineMs, awakeMs);
+    if (lateMs <= timerSlackMs) return;
     world.violate(
       "a deadline is kept",
       `${this.#process.name}: ${event.type} of ${id} is ${Math.round(lateMs)} ms late`,

@@ -4,7 +4,7 @@ import type { ErrorRules } from "./client.js";
 import type { Cluster } from "./cluster.js";
 import type { Network } from "./network.js";
 import type { SimRedis } from "./redis.js";
-import { type ClientPlan, type FaultKind, maxStandstillMs, type Scenario } from "./scenario.js";
+import type { ClientPlan, FaultKind, Scenario } from "./scenario.js";
 import type { World } from "./world.js";
 
 /** Nothing fails before the first plan can have been made. */
@@ -116,9 +116,7 @@ export class Faults implements ErrorRules {
         });
         return;
       case "standstill":
-        (random.chance(0.6) ? coordinator.process : worker.process).stall(
-          random.between(100, maxStandstillMs),
-        );
+        (random.chance(0.6) ? coordinator.process : worker.process).stall(random.between(100, 5_000));
         return;
       case "redis away":
       case "redis loses its tail":

@@ -57,6 +57,11 @@ export class Process {
     return this.#alive;
   }
 
+  /** For how long it has not stood still. */
+  get awakeMs(): number {
+    return this.#world.loop.nowMs() - this.#stalledUntilMs;
+  }
+
   /** Something happens to it, now or when it goes on; nothing when it is dead. */
   run(event: () => void): void {
     if (!this.#alive) return;

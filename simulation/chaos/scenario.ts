@@ -24,9 +24,6 @@ export const faultKinds = [
 ] as const;
 export type FaultKind = (typeof faultKinds)[number];
 
-/** Of a process that stands still, at most. */
-export const maxStandstillMs = 5_000;
-
 export interface Scenario {
   pipelineCount: number;
   /** Of each pipeline. */
