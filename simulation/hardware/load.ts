@@ -1,0 +1,59 @@
+/** Who asks for what, and when: requests from a seed. */
+import type { RequestClass } from "../../coordinator/request-class.js";
+import type { Random } from "../random.js";
+
+/** A number of tokens: always the same, between two bounds, or exponentially distributed around a mean. */
+export type Length =
+  | { kind: "fixed"; tokens: number }
+  | { kind: "uniform"; least: number; most: number }
+  | { kind: "exponential"; mean: number };
+
+export interface Ask {
+  promptTokens: number;
+  replyTokens: number;
+  class: RequestClass;
+}
+
+/** open: they come at a rate, whatever the answers do. closed: so many clients each ask again when answered. */
+export type Arrivals = { kind: "open"; perSecond: number } | { kind: "closed"; clients: number };
+
+export interface LoadPart {
+  arrivals: Arrivals;
+  requests: number;
+  prompt: Length;
+  reply: Length;
+  /** Share of the requests that are interactive; the others are batch. */
+  interactiveShare: number;
+  /** Instead of drawn ones: these, in order; as many as `requests`. */
+  asks?: readonly Ask[];
+}
+
+export function drawLength(length: Length, random: Random): number {
+  switch (length.kind) {
+    case "fixed":
+      return length.tokens;
+    case "uniform":
+      return random.integer(length.least, length.most);
+    case "exponential":
+      return Math.max(1, Math.round(random.exponential(length.mean)));
+  }
+}
+
+/** The next request of a part. @param contextLength Prompt and reply together have no more tokens than that. */
+export function nextAsk(part: LoadPart, index: number, random: Random, contextLength: number): Ask {
+  const { promptTokens, replyTokens, class: ofClass } = part.asks?.[index] ?? drawn(part, random);
+  const prompt = Math.min(promptTokens, contextLength - 1);
+  return {
+    promptTokens: prompt,
+    replyTokens: Math.max(1, Math.min(replyTokens, contextLength - prompt)),
+    class: ofClass,
+  };
+}
+
+function drawn({ prompt, reply, interactiveShare }: LoadPart, random: Random): Ask {
+  return {
+    promptTokens: drawLength(prompt, random),
+    replyTokens: drawLength(reply, random),
+    class: random.chance(interactiveShare) ? "interactive" : "batch",
+  };
+}
