@@ -1,7 +1,7 @@
 /** `glm-relay simulate`: what a model would do on hardware that is described, under a load that is described. */
 import { writeFileSync } from "node:fs";
 import { type Command, Option } from "commander";
-import { maxStepRows } from "../common/limits.js";
+import { maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
 import { CommandError, exitStatus } from "./errors.js";
 import { integer } from "./options.js";
 import { addPrecisionOptions } from "./precision.js";
@@ -63,7 +63,11 @@ export function addSimulateCommand(program: Command): void {
     )
     .option("--itl-target-ms <ms>", "as of the coordinator", integer(1, 60_000), 200)
     .option("--prefill-chunk <tokens>", "as of the coordinator", integer(1, maxStepRows), 256)
-    .option("--micro-batches <m>", "as of the coordinator (default: by measured times)", integer(1, 1_000))
+    .option(
+      "--micro-batches <m>",
+      "as of the coordinator (default: by measured times)",
+      integer(1, maxMicroBatchesInFlight),
+    )
     .option("--kill <worker@time>", "the process of a worker dies, like worker2@30s (repeatable)", kill)
     .option(
       "--restart-after <time>",
