@@ -15,9 +15,11 @@ import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
 import { addSchedulerCostCommand } from "./scheduler-cost.js";
 import { servingBench } from "./serving.js";
+import { addSimulateBench } from "./simulate/command.js";
 import { addSlicesCommand } from "./slices.js";
 import { addSpeculationCommand } from "./speculation.js";
 import { addSpeedCommand } from "./speed.js";
+import { addStageProfileCommand } from "./stage-profile.js";
 import { addThroughputCommand } from "./throughput.js";
 import { endClustersOnSignal } from "./up.js";
 
@@ -57,6 +59,8 @@ addFamiliesCommand(program);
 addSchedulerCostCommand(program);
 addThroughputCommand(program);
 addBatchingCommand(program);
+addStageProfileCommand(program);
+addSimulateBench(program);
 
 endClustersOnSignal();
 try {

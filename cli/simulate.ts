@@ -108,19 +108,23 @@ async function run(flags: SimulateFlags): Promise<void> {
   requireOneOf(flags, "gpus", "hardware");
   requireAtMostOneOf(flags, "rate", "concurrency");
   requireAtMostOneOf(flags, "input", "requests");
-  const [{ simulationModel }, { hardwareOf }, { loadOf }, { simulate }] = await Promise.all([
-    import("./simulate/model.js"),
-    import("./simulate/hardware.js"),
-    import("./simulate/load.js"),
-    import("../simulation/hardware/simulate.js"),
-  ]);
+  const [{ simulationModel }, { hardwareOf }, { loadOf }, { simulate }, { profileOf, profileTimer }] =
+    await Promise.all([
+      import("./simulate/model.js"),
+      import("./simulate/hardware.js"),
+      import("./simulate/load.js"),
+      import("../simulation/hardware/simulate.js"),
+      import("./simulate/profile.js"),
+    ]);
   const model = await simulationModel(flags.model, flags);
   const described = await hardwareOf(flags);
   const load = await loadOf(flags);
+  const profile = flags.profile === undefined ? null : await profileOf(flags.profile, model);
   const kills = (flags.kill ?? []).map((each) => ({ ...each, backAfterMs: flags.restartAfter }));
   const options = {
     model,
     ...described,
+    ...(profile === null ? {} : { timer: profileTimer(profile, model) }),
     load: [load],
     kills,
     seed: flags.seed,
@@ -139,7 +143,7 @@ async function run(flags: SimulateFlags): Promise<void> {
     writeFileSync(flags.svg, timelineSvg(simulation, model.title));
   }
   const { simulationJson, simulationText } = await import("./simulate/report.js");
-  const report = { model, options, load, simulation, profile: flags.profile ?? null };
+  const report = { model, options, load, simulation, profile: profile?.what ?? null };
   process.stdout.write(flags.json === true ? simulationJson(report) : await simulationText(report));
 }
 

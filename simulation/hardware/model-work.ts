@@ -25,6 +25,7 @@ export interface LayerWork {
 
 export interface SimulatedModel {
   title: string;
+  shape: ModelShape;
   precision: Precision;
   placement: PlacementModel;
   /** Rows of a step that stages make room for. */
@@ -61,6 +62,7 @@ export function simulatedModel(facts: ModelFacts): SimulatedModel {
   const routed = routedLayer(shape, storedType, precision);
   return {
     ...rest,
+    shape,
     precision,
     placement,
     // Of a layer with experts a step of one row reads less than there is.
