@@ -384,8 +384,6 @@ export class Scheduler {
   }
 
   /** The whole prompt is charged at once, or a tenant could take many places before a row of them is counted. */
-
-  /** The whole prompt is charged at once, or a tenant could take many places before a row of them is counted. */
   #start(id: SequenceId, submitted: Submitted, reservation: number): void {
     const tab = this.#waiting.remove(id)!;
     const prepaid = submitted.tokens.length - submitted.paid;

@@ -57,8 +57,9 @@ export class SharedPrompts {
   }
 }
 
-/** Its rows, or slices of its context, have been sent. */
-const hasBegun = ({ announced }: SequenceState): boolean => announced > 0;
+/** Rows of it have been sent, or it has the blocks of a context that will be read in slices. */
+const hasBegun = ({ announced, blocks, known }: SequenceState): boolean =>
+  announced > 0 || blocks.length > known;
 
 const hasPrompt = (sequence: SequenceState): boolean =>
   hasBegun(sequence) && sequence.sent >= sharedLength(sequence);

@@ -18,6 +18,7 @@ import { decodeStep } from "../../../worker/codec.js";
 import { BlockTables } from "../../../worker/kv-cache/block-tables.js";
 import { SliceReader } from "../../../worker/slices.js";
 import { sampling } from "../../support/fake-cluster.js";
+import { KvSlots } from "../../support/kv-slots.js";
 
 const id = (value: number): SequenceId => sequenceId(value);
 const prompt = (length: number): number[] => Array.from({ length }, (_, index) => index % 100);
@@ -265,6 +266,28 @@ describe("several contexts", () => {
     expect(ring.sent.filter(({ slice, step }) => slice?.sequence === id(2) && step > begin.step)).toEqual([]);
     expect(ring.sent.find(({ ended }) => ended.includes(id(2)))!.step).toBeLessThanOrEqual(begin.step);
   });
+
+  it("that several choices have is read in slices once, also while others queue for the stage", () => {
+    const limits = limitsOf(stagesOf(4), { microBatches: 1 });
+    const ring = new Ring(limits);
+    ring.scheduler.submit(id(1), [7], 200);
+    ring.until(id(1));
+    const shared = prompt(60);
+    ring.scheduler.submit(id(2), prompt(50).toReversed(), 4, { whole: 49 });
+    for (const n of [3, 4, 5]) ring.scheduler.submit(id(n), shared, 4, { whole: 59, prompt: shared });
+    for (const n of [3, 4, 5]) ring.until(id(n));
+    const slots = new KvSlots(0);
+    const prompts = new Map([
+      [id(1), [7]],
+      [id(2), prompt(50).toReversed()],
+    ]);
+    for (const step of ring.sent) {
+      slots.take(step, (n) => [...(prompts.get(n) ?? shared), ...Array(200).fill(1)]);
+    }
+    expect(slicesOf(ring.sent, id(3)).length).toBeGreaterThan(0);
+    expect([4, 5].map((n) => slicesOf(ring.sent, id(n)))).toEqual([[], []]);
+    expect(slots.copies).toBe(2);
+  });
 });
 
 /** Encodes and decodes a header as the link does. */
@@ -327,6 +350,7 @@ describe("whatever comes and goes", () => {
   it("every stage takes every step, contexts are read once and in order, and every block comes back", () => {
     let sliced = 0;
     let preempted = 0;
+    let copies = 0;
     fc.assert(
       fc.property(
         fc.record({
@@ -334,6 +358,7 @@ describe("whatever comes and goes", () => {
             fc.record({
               prompt: fc.integer({ min: 1, max: 90 }),
               context: fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 89 })),
+              twin: fc.boolean(),
               tokens: fc.integer({ min: 0, max: 30 }),
               arrives: fc.integer({ min: 0, max: 30 }),
               cancelAfter: fc.option(fc.integer({ min: 0, max: 60 }), { nil: null }),
@@ -360,7 +385,19 @@ describe("whatever comes and goes", () => {
           });
           const scheduler = new Scheduler(limits);
           const workers = new CheckingStages(stages, blockCount, prefixLength);
-          const wholeOf = (n: number) => Math.min(sequences[n]!.context, sequences[n]!.prompt - 1);
+          // A twin has the prompt of the one before it, as choices of a request do.
+          const elder = sequences.map((_, index) => {
+            while (index > 0 && sequences[index]!.twin) index--;
+            return index;
+          });
+          const prompts = sequences.map((_, n) => prompt(sequences[n]!.prompt));
+          const promptOf = (n: number) => prompts[elder[n]!]!;
+          const wholeOf = (n: number) => Math.min(sequences[elder[n]!]!.context, promptOf(n).length - 1);
+          const slots = new KvSlots(prefixLength);
+          const tokensOf = (n: number) => [
+            ...promptOf(n),
+            ...Array.from({ length: lengths[n]! - promptOf(n).length }, () => 1),
+          ];
           const headers: StepHeader[] = [];
           const push = (header: StepHeader) => headers.push(header);
           const pipeline = new Pipeline({ term: 1, plan: 1 }, pipelineId(0), push, stages.length);
@@ -386,7 +423,7 @@ describe("whatever comes and goes", () => {
             }),
           };
           const left = sequences.map(({ tokens }) => tokens);
-          const lengths = sequences.map(({ prompt: length }) => length);
+          const lengths = sequences.map((_, n) => promptOf(n).length);
           const open = new Set<number>();
           const flight: ScheduledStep[] = [];
           let round = 0;
@@ -397,10 +434,11 @@ describe("whatever comes and goes", () => {
           const isOver = () => round > 30 && open.size === 0 && flight.length === 0;
           for (; !isOver(); round++) {
             expect(round).toBeLessThan(4_000);
-            for (const [n, { prompt: length, tokens, arrives, cancelAfter, batch }] of sequences.entries()) {
+            for (const [n, { tokens, arrives, cancelAfter, batch }] of sequences.entries()) {
               if (arrives === round) {
-                const options = { whole: wholeOf(n), class: batch ? "batch" : "interactive" } as const;
-                scheduler.submit(id(n), prompt(length), tokens, options);
+                const ofClass = batch ? "batch" : "interactive";
+                const options = { whole: wholeOf(n), class: ofClass, prompt: promptOf(n) } as const;
+                scheduler.submit(id(n), promptOf(n), tokens, options);
                 open.add(n);
               }
               if (cancelAfter !== null && arrives + cancelAfter === round) end(n);
@@ -408,6 +446,7 @@ describe("whatever comes and goes", () => {
             for (const step of drain(scheduler)) {
               flight.push(step);
               preempted += step.preempted.length;
+              slots.take(step, tokensOf);
               pipeline.submit(step, requests, 0);
               workers.step(received(headers.at(-1)!));
               if (step.slice !== null) sliced++;
@@ -440,6 +479,7 @@ describe("whatever comes and goes", () => {
               if (scored || (sample && left[sequence] === 0)) end(sequence);
             }
           }
+          copies += slots.copies;
           expect([scheduler.blocksUsed, scheduler.runningCount, scheduler.waitingCount]).toEqual([0, 0, 0]);
           // The stages hear of the last ones with the next step.
           scheduler.submit(id(99), [1], 1);
@@ -457,6 +497,7 @@ describe("whatever comes and goes", () => {
     );
     expect(sliced).toBeGreaterThan(1_000);
     expect(preempted).toBeGreaterThan(10);
+    expect(copies).toBeGreaterThan(30);
   }, 120_000);
 });
 

@@ -1,10 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { type SequenceId, sequenceId } from "../../../common/ids.js";
-import { kvBlockSize } from "../../../common/limits.js";
 import { BlockPool, blocksFor } from "../../../coordinator/scheduler/block-pool.js";
 import type { ScheduledStep } from "../../../coordinator/scheduler/scheduled-step.js";
 import { Scheduler, type SchedulerLimits } from "../../../coordinator/scheduler/scheduler.js";
+import { KvSlots } from "../../support/kv-slots.js";
 
 const limits: SchedulerLimits = {
   blockCount: 64,
@@ -203,8 +203,7 @@ describe("the scheduler", () => {
             Math.min(sequences[elder[sequence]!]!.context, promptOf(sequence).length - 1);
           const left = new Map<SequenceId, number>();
           const written = new Map<SequenceId, number>();
-          const tables = new Map<SequenceId, number[]>();
-          const slots = new Map<number, number>();
+          const slots = new KvSlots(prefixLength);
           const tokensOf = new Map<SequenceId, number[]>();
           const open = new Set<SequenceId>();
           const flight: ScheduledStep[] = [];
@@ -226,18 +225,12 @@ describe("the scheduler", () => {
             expect(new Set(travelling).size).toBe(travelling.length);
             const step = flight.shift();
             if (step === undefined) continue;
-            for (const ended of step.ended) tables.delete(ended);
             for (const sequence of step.preempted) {
               expect(step.ended).toContain(sequence);
               written.delete(sequence);
               preemptions++;
             }
-            for (const { from, to } of step.copies) {
-              copies++;
-              for (let at = 0; at < kvBlockSize; at++) {
-                slots.set(to * kvBlockSize + at, slots.get(from * kvBlockSize + at)!);
-              }
-            }
+            slots.take(step, (sequence) => tokensOf.get(sequence)!);
             let usualRows = 0;
             let contexts = 0;
             for (const rows of step.rows) {
@@ -252,27 +245,9 @@ describe("the scheduler", () => {
               expect(rows.start).toBe((written.get(rows.sequence) ?? 0) + rows.reused);
               expect(rows.first).toBe(!written.has(rows.sequence));
               written.set(rows.sequence, rows.start + rows.tokens.length);
-              const table = [...(tables.get(rows.sequence) ?? []), ...rows.newBlocks];
-              tables.set(rows.sequence, table);
-              expect(table.length).toBe(blocksFor(prefixLength + rows.start + rows.tokens.length));
-              const slotOf = (position: number) => {
-                const at = prefixLength + position;
-                return table[Math.floor(at / kvBlockSize)]! * kvBlockSize + (at % kvBlockSize);
-              };
-              const known = tokensOf.get(rows.sequence)!;
-              // What it did not compute stands in the blocks all the same.
-              const found = Array.from({ length: rows.start }, (_, at) => slots.get(slotOf(at)));
-              expect(found).toEqual(known.slice(0, rows.start));
-              for (const [i, token] of rows.tokens.entries()) {
-                const slot = slotOf(rows.start + i);
-                const sharers = [...tables].filter(
-                  ([other, blocks]) =>
-                    other !== rows.sequence && blocks.includes(Math.floor(slot / kvBlockSize)),
-                );
-                // Nobody writes into a block that another sequence reads.
-                expect(sharers).toEqual([]);
-                slots.set(slot, token);
-              }
+              expect(slots.blockCountOf(rows.sequence)).toBe(
+                blocksFor(prefixLength + rows.start + rows.tokens.length),
+              );
             }
             expect(contexts).toBeLessThanOrEqual(1);
             expect(usualRows).toBeLessThanOrEqual(limits.maxStepRows);
@@ -291,6 +266,7 @@ describe("the scheduler", () => {
               }
             }
           }
+          copies += slots.copies;
           expect(scheduler.blocksUsed).toBe(0);
           expect([scheduler.runningCount, scheduler.waitingCount, scheduler.stepsInFlight]).toEqual([
             0, 0, 0,
