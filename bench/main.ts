@@ -16,6 +16,9 @@ import { printTable, type Table } from "./report.js";
 import { addSchedulerCostCommand } from "./scheduler-cost.js";
 import { servingBench } from "./serving.js";
 import { addSimulateBench } from "./simulate/command.js";
+import { addSimulateFleetBench } from "./simulate/fleet.js";
+import { addSimulateMixedBench } from "./simulate/mixed.js";
+import { addSimulatePublishedBench } from "./simulate/published.js";
 import { addSlicesCommand } from "./slices.js";
 import { addSpeculationCommand } from "./speculation.js";
 import { addSpeedCommand } from "./speed.js";
@@ -61,6 +64,9 @@ addThroughputCommand(program);
 addBatchingCommand(program);
 addStageProfileCommand(program);
 addSimulateBench(program);
+addSimulatePublishedBench(program);
+addSimulateFleetBench(program);
+addSimulateMixedBench(program);
 
 endClustersOnSignal();
 try {

@@ -2,6 +2,7 @@
 import { writeFileSync } from "node:fs";
 import { type Command, Option } from "commander";
 import { maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
+import { stages } from "./coordinator.js";
 import { CommandError, exitStatus } from "./errors.js";
 import { integer } from "./options.js";
 import { addPrecisionOptions } from "./precision.js";
@@ -39,7 +40,8 @@ export function addSimulateCommand(program: Command): void {
     .requiredOption("--model <name|dir>", "a published model such as glm-130b or glm-4-9b, or a directory")
     .option("--gpus <list>", "one host's processors, one worker each: 4x3090, or 4x3090,4x2080ti")
     .option("--hardware <file>", "YAML or JSON that describes hosts, processors and links")
-    .option("--pipelines <n>", "pipelines that share the processors of --gpus (default: 1)", integer(1, 64));
+    .option("--pipelines <n>", "pipelines that share the processors of --gpus (default: 1)", integer(1, 64))
+    .option("--stages <n>", "of each pipeline; further processors are spares (default: no spares)", stages);
   addPrecisionOptions(command)
     .option("--rate <n>", "requests per second that come by themselves", decimal(0.001, rateMax))
     .option(

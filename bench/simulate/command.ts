@@ -88,7 +88,7 @@ function hostOf(count: number, shared: Device["shared"]): Hardware {
   const device: Device = { ...devices.get("cpu")!, memoryBytes: 64 * 2 ** 30, shared };
   return {
     hosts: [{ name: "this machine", devices: Array.from({ length: count }, () => device) }],
-    ...{ withinHost: localLink, betweenHosts: networkLink, pipelines: 1 },
+    ...{ withinHost: localLink, betweenHosts: networkLink, pipelines: 1, stages: null },
   };
 }
 

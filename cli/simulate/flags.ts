@@ -13,6 +13,7 @@ export interface SimulateFlags extends PrecisionFlags {
   gpus?: string;
   hardware?: string;
   pipelines?: number;
+  stages?: number;
   rate?: number;
   concurrency?: number;
   requests?: number;

@@ -18,11 +18,12 @@ export interface DescribedHardware {
 export async function hardwareOf(flags: SimulateFlags): Promise<DescribedHardware> {
   const described =
     flags.hardware === undefined
-      ? { hardware: oneHost(parseGpus(flags.gpus!), flags.pipelines), assumptions: {} }
+      ? { hardware: oneHost(parseGpus(flags.gpus!), flags.pipelines, flags.stages ?? null), assumptions: {} }
       : readHardware(await parseFile(flags.hardware));
-  if (flags.hardware !== undefined && flags.pipelines !== undefined) {
+  for (const name of ["pipelines", "stages"] as const) {
+    if (flags.hardware === undefined || flags[name] === undefined) continue;
     throw new CommandError(
-      `option '--pipelines <n>' argument '${flags.pipelines}' stands beside --hardware: expected it in the file`,
+      `option '--${name} <n>' argument '${flags[name]}' stands beside --hardware: expected it in the file`,
       "invalid_configuration",
       exitStatus.badUsage,
     );

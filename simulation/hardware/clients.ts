@@ -106,9 +106,11 @@ export class Clients {
     }
   }
 
-  /** All requests were sent and have ended. */
+  /** All requests of parts that are not endless were sent and have ended. */
   get done(): boolean {
-    return this.#open.size === 0 && this.#parts.every(({ sent, load }) => sent === load.requests);
+    return this.#parts.every(
+      ({ sent, open, load }) => load.endless || (open === 0 && sent === load.requests),
+    );
   }
 
   times(of: RequestClass): ClassTimes {

@@ -26,7 +26,7 @@ export interface ReadHardware {
 
 /** @throws RelayError invalid_configuration naming field, value and what was expected. */
 export function readHardware(value: unknown): ReadHardware {
-  const root = object(value, "the file", ["hosts", "links", "pipelines", "assumptions"]);
+  const root = object(value, "the file", ["hosts", "links", "pipelines", "stages", "assumptions"]);
   const list = root["hosts"];
   if (!Array.isArray(list) || list.length < 1 || list.length > maxHosts) {
     throw wrong("hosts", shown(list), `a list of 1 to ${maxHosts}`);
@@ -38,6 +38,7 @@ export function readHardware(value: unknown): ReadHardware {
       withinHost: readLink(links["withinHost"], "links.withinHost", localLink),
       betweenHosts: readLink(links["betweenHosts"], "links.betweenHosts", networkLink),
       pipelines: number(root, "pipelines", "pipelines", 1, 64, 1),
+      stages: root["stages"] === undefined ? null : number(root, "stages", "stages", 1, 1_000),
     },
     assumptions: readAssumptions(root["assumptions"]),
   };

@@ -15,8 +15,10 @@ export interface Hardware {
   /** Between workers of one host, and of two. */
   withinHost: LinkSpec;
   betweenHosts: LinkSpec;
-  /** Each holds the model once; workers divide evenly among them. */
+  /** Each holds the model once. */
   pipelines: number;
+  /** Of each; workers beyond are spares. null: all workers, divided evenly. */
+  stages: number | null;
 }
 
 /** @throws RelayError invalid_configuration for a device that is not known. */
@@ -41,23 +43,30 @@ export function parseGpus(text: string, field = "--gpus"): Device[] {
   });
 }
 
-export function oneHost(all: Device[], pipelines = 1): Hardware {
+export function oneHost(all: Device[], pipelines = 1, stages: number | null = null): Hardware {
   return {
     hosts: [{ name: "host0", devices: all }],
     withinHost: localLink,
     betweenHosts: networkLink,
     pipelines,
+    stages,
   };
 }
 
-/** @throws RelayError invalid_configuration when workers do not divide evenly, or are too many. */
-export function stagesOf({ hosts, pipelines }: Hardware): number {
+/** @throws RelayError invalid_configuration when workers do not divide evenly, are too few, or too many. */
+export function stagesOf({ hosts, pipelines, stages }: Hardware): number {
   const count = hosts.reduce((sum, host) => sum + host.devices.length, 0);
   if (count < 1 || count > maxWorkers) throw wrong("workers", String(count), `1 to ${maxWorkers}`);
-  if (count % pipelines !== 0) {
+  if (stages === null && count % pipelines !== 0) {
     throw wrong("pipelines", String(pipelines), `a number that divides the ${count} workers evenly`);
   }
-  return count / pipelines;
+  const each = stages ?? count / pipelines;
+  if (each * pipelines <= count) return each;
+  throw wrong(
+    "stages",
+    String(each),
+    `at most ${Math.floor(count / pipelines)} for each of ${pipelines} pipelines`,
+  );
 }
 
 export function wrong(field: string, value: string, expected: string): RelayError {

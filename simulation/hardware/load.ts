@@ -26,6 +26,8 @@ export interface LoadPart {
   interactiveShare: number;
   /** Instead of drawn ones: these, in order; as many as `requests`. */
   asks?: readonly Ask[];
+  /** It goes on as long as another part does: nobody waits for its last request. */
+  endless?: boolean;
 }
 
 export function drawLength(length: Length, random: Random): number {
