@@ -50,6 +50,7 @@ export async function runClosedLoad(url: string, load: ClosedLoad): Promise<Load
       waiting.delete(number);
       if (waiting.size === 0 && sent >= load.clients) fromMs ??= now;
     }
+    fromMs ??= performance.now();
   };
   const client = async () => {
     while (sent < load.requests) await ask(++sent);

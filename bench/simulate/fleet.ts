@@ -28,7 +28,7 @@ export function addSimulateFleetBench(program: Command): void {
     .option("--workers <n>", "each a 3090", integer(1, 1_024), 1_000)
     .option("--stages <n>", "of each pipeline", integer(1, 70), 70)
     .option("--requests <n>", "all at once", integer(1, 10_000), 10_000)
-    .option("--reply-tokens <n>", "of each", integer(1, 1_000), 64)
+    .option("--reply-tokens <n>", "of each", integer(1, 1_000), 16)
     .option("--json", "print JSON")
     .option("--markdown", "print for a document")
     .action(run);

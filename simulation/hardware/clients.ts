@@ -72,7 +72,10 @@ export class Clients {
   failed = 0;
   finished = 0;
   tokens = 0;
-  /** Tokens that came while all clients were busy (or requests came), and that span of time. */
+  /**
+   * The span of full load: all clients wait for an answer or for its next token, and the first of them had all of
+   * theirs, or each had one; of a load that comes by itself, from a tenth of its requests to the last one's arrival.
+   */
   readonly full = { fromMs: null as number | null, toMs: null as number | null, fromTokens: 0, toTokens: 0 };
   #sentInAll = 0;
   /** Told when the span begins and ends. */
@@ -151,6 +154,7 @@ export class Clients {
     this.finished++;
     this.#times[open.class].requests++;
     if (part.load.arrivals.kind !== "closed") return;
+    if (this.#parts.every(({ load }) => load.arrivals.kind === "closed")) this.#fullBegins();
     if (part.sent === part.load.requests) this.#fullIsOver();
     // Not within the core's own call.
     else this.#loop.after(0, () => this.#ask(part));
