@@ -54,10 +54,21 @@ export function addSimulateCommand(program: Command): void {
       `requests in all (default: ${roundsPerClient} per client, with --rate ${openRequestsDefault})`,
       integer(1, requestsMax),
     )
-    .option("--prompt-tokens <n>", "N, LEAST..MOST or exp:MEAN", length, { kind: "fixed", tokens: 512 })
-    .option("--reply-tokens <n>", "N, LEAST..MOST or exp:MEAN", length, { kind: "fixed", tokens: 256 })
-    .option("--class <mix>", "interactive, batch, or interactive:SHARE of the requests", classMix, 1)
-    .option("--input <file>", "sizes of the requests from the lines of a batch file")
+    .option("--prompt-tokens <n>", "N, LEAST..MOST or exp:MEAN (default: 512)", length)
+    .addOption(
+      new Option("--reply-tokens <n>", "N, LEAST..MOST or exp:MEAN")
+        .argParser(length)
+        .default({ kind: "fixed", tokens: 256 }, "256"),
+    )
+    .option(
+      "--class <mix>",
+      "interactive, batch, or interactive:SHARE of the requests (default: interactive; with --input batch)",
+      classMix,
+    )
+    .option(
+      "--input <file>",
+      "sizes of the requests from a batch file; replies are as long as max_tokens, else as --reply-tokens",
+    )
     .option(
       "--acceptance <share>",
       "speculation with guesses of which this share holds (default: no speculation)",
@@ -71,11 +82,10 @@ export function addSimulateCommand(program: Command): void {
       integer(1, maxMicroBatchesInFlight),
     )
     .option("--kill <worker@time>", "the process of a worker dies, like worker2@30s (repeatable)", kill)
-    .option(
-      "--restart-after <time>",
-      "until a dead worker's process is there again; or never",
-      durationOrNever,
-      1_000,
+    .addOption(
+      new Option("--restart-after <time>", "until a dead worker's process is there again; or never")
+        .argParser(durationOrNever)
+        .default(1_000, "1s"),
     )
     .option(
       "--bandwidth-efficiency <share>",
@@ -89,11 +99,10 @@ export function addSimulateCommand(program: Command): void {
     )
     .option("--profile <file>", "measured times of a real stage instead of data sheets (bench stage-profile)")
     .option("--seed <n>", "same seed, same output", integer(0, 2 ** 32 - 1), 1)
-    .option(
-      "--limit <time>",
-      "simulated time after which it ends though requests are open",
-      duration,
-      24 * 3_600_000,
+    .addOption(
+      new Option("--limit <time>", "simulated time after which it ends though requests are open")
+        .argParser(duration)
+        .default(24 * 3_600_000, "24h"),
     )
     .option("--svg <file>", "writes a timeline of the stages")
     .addOption(
@@ -110,6 +119,7 @@ async function run(flags: SimulateFlags): Promise<void> {
   requireOneOf(flags, "gpus", "hardware");
   requireAtMostOneOf(flags, "rate", "concurrency");
   requireAtMostOneOf(flags, "input", "requests");
+  requireAtMostOneOf(flags, "input", "promptTokens");
   const [{ simulationModel }, { hardwareOf }, { loadOf }, { simulate }, { profileOf, profileTimer }] =
     await Promise.all([
       import("./simulate/model.js"),
@@ -158,18 +168,20 @@ function defaultWindow(killMs: number) {
   return { fromMs, toMs: fromMs + (killMs > 0 ? 2 : 1) * windowMs };
 }
 
-type Name = "gpus" | "hardware" | "rate" | "concurrency" | "input" | "requests";
+type Name = "gpus" | "hardware" | "rate" | "concurrency" | "input" | "requests" | "promptTokens";
 
 function requireOneOf(flags: SimulateFlags, one: Name, other: Name): void {
   requireAtMostOneOf(flags, one, other);
   if (flags[one] !== undefined || flags[other] !== undefined) return;
-  throw usage(`expected one of --${one} and --${other}`);
+  throw usage(`expected one of ${named(one)} and ${named(other)}`);
 }
 
 function requireAtMostOneOf(flags: SimulateFlags, one: Name, other: Name): void {
   if (flags[one] === undefined || flags[other] === undefined) return;
-  throw usage(`option '--${one}' is '${String(flags[one])}' beside --${other}: expected one of the two`);
+  throw usage(`option '${named(one)}' stands beside ${named(other)}: expected one of the two`);
 }
+
+const named = (name: Name): string => (name === "promptTokens" ? "--prompt-tokens" : `--${name}`);
 
 function usage(message: string): CommandError {
   return new CommandError(message, "invalid_configuration", exitStatus.badUsage);

@@ -17,9 +17,9 @@ export interface SimulateFlags extends PrecisionFlags {
   rate?: number;
   concurrency?: number;
   requests?: number;
-  promptTokens: Length;
+  promptTokens?: Length;
   replyTokens: Length;
-  class: number;
+  class?: number;
   input?: string;
   acceptance?: number;
   itlTargetMs: number;

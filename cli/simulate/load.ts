@@ -1,5 +1,5 @@
 /** The load of a simulation, from flags or from the lines of a batch file. */
-import type { Arrivals, Ask, LoadPart } from "../../simulation/hardware/load.js";
+import type { Arrivals, Length, LoadPart } from "../../simulation/hardware/load.js";
 import { readLines } from "../batch/lines.js";
 import { inputLineBytesMax, LineProblem, parseRequestLine } from "../batch/request-line.js";
 import { CommandError } from "../errors.js";
@@ -7,8 +7,7 @@ import { clientsOf, requestsOf, type SimulateFlags } from "./flags.js";
 
 /** No tokenizer is run: texts count by their size. Between English words and Chinese characters. */
 export const bytesPerToken = 4;
-/** What a line without max_tokens is taken to be answered with. */
-const defaultReply = 256;
+const defaultPrompt: Length = { kind: "fixed", tokens: 512 };
 const linesMax = 50_000;
 
 export async function loadOf(flags: SimulateFlags): Promise<LoadPart> {
@@ -18,37 +17,39 @@ export async function loadOf(flags: SimulateFlags): Promise<LoadPart> {
       : { kind: "open", perSecond: flags.rate };
   const part = {
     arrivals,
-    prompt: flags.promptTokens,
+    prompt: flags.promptTokens ?? defaultPrompt,
     reply: flags.replyTokens,
-    interactiveShare: flags.class,
+    // The lines of a file are a batch.
+    interactiveShare: flags.class ?? (flags.input === undefined ? 1 : 0),
   };
   if (flags.input === undefined) return { ...part, requests: requestsOf(flags) };
-  const asks = await readAsks(flags.input);
-  return { ...part, asks, requests: asks.length };
+  const sizes = await readSizes(flags.input);
+  return { ...part, sizes, requests: sizes.length };
 }
 
+type Sizes = NonNullable<LoadPart["sizes"]>[number];
+
 /** @throws CommandError naming file and line. */
-async function readAsks(file: string): Promise<Ask[]> {
-  const asks: Ask[] = [];
+async function readSizes(file: string): Promise<Sizes[]> {
+  const sizes: Sizes[] = [];
   for await (const line of readLines(file, inputLineBytesMax)) {
-    if (asks.length === linesMax) throw new CommandError(`${file} holds more than ${linesMax} requests`);
+    if (sizes.length === linesMax) throw new CommandError(`${file} holds more than ${linesMax} requests`);
     try {
-      asks.push(askOf(JSON.parse(parseRequestLine(line).body) as Record<string, unknown>));
+      sizes.push(sizeOf(JSON.parse(parseRequestLine(line).body) as Record<string, unknown>));
     } catch (error) {
       if (!(error instanceof LineProblem)) throw error;
       throw new CommandError(`${file}:${line.number}: ${error.message}`);
     }
   }
-  if (asks.length === 0) throw new CommandError(`${file} holds no requests`);
-  return asks;
+  if (sizes.length === 0) throw new CommandError(`${file} holds no requests`);
+  return sizes;
 }
 
-function askOf({ prompt, messages, max_tokens, max_completion_tokens }: Record<string, unknown>): Ask {
+function sizeOf({ prompt, messages, max_tokens, max_completion_tokens }: Record<string, unknown>): Sizes {
   const most = max_completion_tokens ?? max_tokens;
   return {
     promptTokens: Math.max(1, tokensOf(prompt ?? messages)),
-    replyTokens: typeof most === "number" && most >= 1 ? Math.floor(most) : defaultReply,
-    class: "batch",
+    replyTokens: typeof most === "number" && most >= 1 ? Math.floor(most) : null,
   };
 }
 

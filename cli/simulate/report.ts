@@ -20,7 +20,7 @@ export interface Report {
 
 export function simulationJson({ model, options, load, simulation, profile }: Report): string {
   const { hardware, assumptions, seed, acceptance, itlTargetMs, prefillChunk, kills } = options;
-  const { asks: _, ...described } = load;
+  const { sizes: _, ...described } = load;
   return `${JSON.stringify(
     {
       model: { title: model.title, precision: model.precision, contextLength: model.contextLength },
@@ -67,13 +67,13 @@ function hardwareText({ hardware }: SimulationOptions): string {
 }
 
 function loadText({ load, options }: Report): string {
-  const { arrivals, requests, prompt, reply, asks } = load;
+  const { arrivals, requests, prompt, reply, sizes: known } = load;
   const who =
     arrivals.kind === "closed"
       ? count(arrivals.clients, "client")
       : `${arrivals.perSecond} requests per second`;
   const sizes =
-    asks === undefined
+    known === undefined
       ? `prompts of ${lengthText(prompt)}, replies of ${lengthText(reply)} tokens`
       : "sizes of a file";
   const guesses = options.acceptance === null ? "" : `, guesses hold with ${options.acceptance}`;
@@ -175,7 +175,7 @@ function assumptionLines({ options, load, profile }: Report): string[] {
     `  the coordinator takes ${a.coordinatorStepUs} us per step and ${a.coordinatorSequenceUs} us per sequence in it`,
     `  weights are loaded at ${(a.loadBandwidth / 1e9).toFixed(1)} GB/s; the embedding of GPUs stays in the host's memory`,
     `  chunks of ${options.prefillChunk} prompt tokens at most, ${options.itlTargetMs} ms between tokens wanted, seed ${options.seed}`,
-    ...(load.asks === undefined
+    ...(load.sizes === undefined
       ? []
       : [`  a token per ${bytesPerToken} bytes of text; replies are as long as max_tokens allows`]),
   ];

@@ -24,8 +24,8 @@ export interface LoadPart {
   reply: Length;
   /** Share of the requests that are interactive; the others are batch. */
   interactiveShare: number;
-  /** Instead of drawn ones: these, in order; as many as `requests`. */
-  asks?: readonly Ask[];
+  /** Sizes that are known, in order, as many as `requests`; null: as `reply` says. Absent: all are drawn. */
+  sizes?: readonly { promptTokens: number; replyTokens: number | null }[];
   /** It goes on as long as another part does: nobody waits for its last request. */
   endless?: boolean;
 }
@@ -43,19 +43,13 @@ export function drawLength(length: Length, random: Random): number {
 
 /** The next request of a part. @param contextLength Prompt and reply together have no more tokens than that. */
 export function nextAsk(part: LoadPart, index: number, random: Random, contextLength: number): Ask {
-  const { promptTokens, replyTokens, class: ofClass } = part.asks?.[index] ?? drawn(part, random);
-  const prompt = Math.min(promptTokens, contextLength - 1);
+  const { prompt, reply, interactiveShare, sizes } = part;
+  const known = sizes?.[index];
+  const promptTokens = Math.min(known?.promptTokens ?? drawLength(prompt, random), contextLength - 1);
+  const replyTokens = known?.replyTokens ?? drawLength(reply, random);
   return {
-    promptTokens: prompt,
-    replyTokens: Math.max(1, Math.min(replyTokens, contextLength - prompt)),
-    class: ofClass,
-  };
-}
-
-function drawn({ prompt, reply, interactiveShare }: LoadPart, random: Random): Ask {
-  return {
-    promptTokens: drawLength(prompt, random),
-    replyTokens: drawLength(reply, random),
+    promptTokens,
+    replyTokens: Math.max(1, Math.min(replyTokens, contextLength - promptTokens)),
     class: random.chance(interactiveShare) ? "interactive" : "batch",
   };
 }

@@ -113,7 +113,7 @@ describe("glm-relay simulate", () => {
       ["--gpus", "3x3090", "--pipelines", "2"],
       /pipelines is 2: expected a number that divides the 3 workers/,
     ],
-    [["--gpus", "1x3090", "--rate", "1", "--concurrency", "2"], /'--rate' is '1' beside --concurrency/],
+    [["--gpus", "1x3090", "--rate", "1", "--concurrency", "2"], /'--rate' stands beside --concurrency/],
     [[], /expected one of --gpus and --hardware/],
     [["--gpus", "2x3090", "--kill", "worker5@1s"], /--kill is worker5: expected worker0 to worker1/],
     [["--gpus", "2x3090", "--kill", "worker5"], /Expected workerN@TIME/],

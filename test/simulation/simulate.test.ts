@@ -101,6 +101,15 @@ describe("a simulated pipeline", () => {
     expect(figures.recoveries[0]!.seconds).toBeGreaterThan(10);
   });
 
+  it("gives a dead worker's layers to a spare, which nobody waits for", async () => {
+    const model = await publishedModel("chatglm2-6b");
+    const kills = [{ worker: 0, atMs: 300, backAfterMs: null }];
+    const hardware = oneHost(parseGpus("3x3090"), 1, 2);
+    const { figures } = simulate(optionsFor(model, hardware, closed(2, 4, 32, 100), { kills }));
+    expect(figures).toMatchObject({ requests: 4, failed: 0, tokens: 400 });
+    expect(figures.recoveries[0]!.seconds).toBeLessThan(3);
+  });
+
   it("tells what is missing when the model does not fit", async () => {
     const model = await publishedModel("glm-130b");
     const run = () => simulate(optionsFor(model, oneHost(parseGpus("2x3090")), closed(1, 1, 8, 8)));
