@@ -19,8 +19,8 @@ describe("a simulated pipeline", () => {
   ])("of %s stages is as busy as the formula allows", async (_, names, clients) => {
     const model = await publishedModel("glm-130b");
     const hardware = rigOf(...names);
-    const replies = names.length > 8 ? 260 : 100;
-    const { figures } = simulate(optionsFor(model, hardware, closed(clients, clients, 2, replies)));
+    const replies = names.length > 8 ? 120 : 60;
+    const { figures } = simulate(optionsFor(model, hardware, closed(clients, clients, 1, replies)));
     // With M micro-batches that saturate the slowest stage, stage i is busy for t_i / max t.
     const rows = Math.round(figures.rowsPerStep);
     const parts = Array.from({ length: rows }, () => ({ start: replies / 2, rows: 1, context: 0 }));
@@ -34,6 +34,14 @@ describe("a simulated pipeline", () => {
     for (const [stage, { utilisation }] of figures.stages.entries()) {
       expect(utilisation / (times[stage]! / slowest)).toBeGreaterThan(0.95);
     }
+  });
+
+  it("learns its times though contexts wait all the time, each step with a slice of one", async () => {
+    const model = await publishedModel("glm-130b");
+    const load = closed(16, 48, 256, 128);
+    const { figures } = simulate(optionsFor(model, oneHost(parseGpus("8x3090")), load));
+    // 334 ms where nothing was learned: all slices one layer, all in the same stage.
+    expect(figures.itlMs!.p50).toBeLessThan(250);
   });
 
   it("decodes one stream at the sum of its stages and hops", async () => {

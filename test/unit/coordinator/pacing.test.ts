@@ -170,6 +170,7 @@ describe("sequences in several micro-batches", () => {
 
 describe("what the timing is told and asked", () => {
   class Recorder implements StepTiming {
+    readonly lacksPlainSteps = false;
     readonly sizes = new Map<number, StepSize>();
     readonly finishedSteps: [number, MeasuredStep][] = [];
     readonly questions: ChunkQuestion[] = [];
