@@ -3,8 +3,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Command } from "commander";
 import { afterAll, describe, expect, it, vi } from "vitest";
+import { parse } from "yaml";
 import { addSimulateCommand } from "../../cli/simulate.js";
 import { publishedNames } from "../../models/published.js";
+import { defaultAssumptions } from "../../simulation/hardware/assumptions.js";
 import { readHardware } from "../../simulation/hardware/hardware-file.js";
 
 const directory = mkdtempSync(join(tmpdir(), "glm-relay-simulate-"));
@@ -150,6 +152,13 @@ describe("glm-relay simulate", () => {
     [{ hosts: [{ gpus: "1x3090" }], pipelines: 0 }, "pipelines is 0"],
   ])("a file with %j is refused", (value, message) => {
     expect(() => readHardware(value)).toThrow(message);
+  });
+
+  it("reads the file that its document shows, which names every assumption", () => {
+    const document = readFileSync("docs/simulation.md", "utf8");
+    const { hardware, assumptions } = readHardware(parse(/```yaml\n(.*?)```/s.exec(document)![1]!));
+    expect(hardware.hosts.map(({ devices }) => devices.length)).toEqual([2, 2]);
+    expect(Object.keys(assumptions).sort()).toEqual(Object.keys(defaultAssumptions).sort());
   });
 
   it("shows examples in its help", () => {
