@@ -14,7 +14,7 @@ TS_CHANGED = find $(TS_FOLDERS) tsconfig.json package-lock.json \
 	\( -name fixtures -o -name train \) -prune -o \
 	\( -name '*.ts' -o -name '*.json' -o -type d \) -newer dist/.built -print
 
-.PHONY: setup build run test test-long lint format bench clean
+.PHONY: setup build run test test-long test-simulation lint format bench clean
 .NOTPARALLEL:
 
 setup:
@@ -41,6 +41,12 @@ test: build lint
 
 test-long: build
 	@$(BIN)/vitest run --config vitest.long.config.ts $(VITEST_ARGS)
+
+# So many seeds of the fault simulator (docs/simulation.md).
+SEEDS ?= 10000
+
+test-simulation: build
+	@$(NODE) dist/simulation/chaos/main.js --seeds $(SEEDS)
 
 lint: setup
 	@npm run --silent lint

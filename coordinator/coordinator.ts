@@ -222,6 +222,10 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     undo.push(() => closeGrpc(grpc));
     log.info({ address: clusterAddress, probes: probeAddress }, "waiting for workers");
 
+    // It may have forgotten its last second, and would give the same number to the next process.
+    queue.onUpChange((up) => {
+      if (up) queue.raiseTerm(core.membership.term);
+    });
     const ticker = setInterval(() => core.tick(), tickMs);
     undo.push(async () => clearInterval(ticker));
     service.restore(left);

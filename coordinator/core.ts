@@ -288,6 +288,7 @@ export class Core {
     // What was accepted before a loss waits with those that it interrupted.
     const notReady = this.#pipelines.missed ? null : this.notReady();
     if (notReady !== null) throw notReady;
+    this.#intake.require(request.class, request.choices.length, this.#clock.nowMs());
     const place = (choice: ActiveChoice) => {
       if (this.ready) this.#place(choice);
     };
@@ -300,7 +301,6 @@ export class Core {
     decided: readonly TokenIds[],
     place: (choice: ActiveChoice) => void,
   ): void {
-    this.#intake.require(request.class, request.choices.length, this.#clock.nowMs());
     const { maxTokens } = request.sampling;
     if (this.ready) {
       for (const { promptTokens: prompt, context = null } of request.choices) {

@@ -1,4 +1,5 @@
 /** Requests that an earlier process accepted and this one finishes: which ones they are, and who follows them. */
+import type { Timers } from "../common/clock.js";
 import { RelayError } from "../common/errors.js";
 import type { RequestId } from "../common/ids.js";
 import type { GenerationRequest, RequestHandle } from "./inference.js";
@@ -15,6 +16,7 @@ export type OrphanListener = (request: GenerationRequest, handle: RequestHandle)
 export class Orphans {
   /** The number that Redis gave this process. */
   readonly #term: number;
+  readonly #soon: Timers["soon"];
   /**
    * BullMQ may hand a request on once more, long after it has ended here. Bounded by what the ledger and the
    * queue held at the start.
@@ -24,8 +26,9 @@ export class Orphans {
   #unclaimed: { request: GenerationRequest; handle: RequestHandle }[] = [];
   #listener: OrphanListener | null = null;
 
-  constructor(term: number) {
+  constructor(term: number, soon: Timers["soon"]) {
     this.#term = term;
+    this.#soon = soon;
   }
 
   /**
@@ -52,7 +55,7 @@ export class Orphans {
   listen(listener: OrphanListener): void {
     this.#listener = listener;
     for (const { request, handle } of this.#unclaimed.splice(0, toldPerTurn)) listener(request, handle);
-    if (this.#unclaimed.length > 0) setImmediate(() => this.listen(listener));
+    if (this.#unclaimed.length > 0) this.#soon(() => this.listen(listener));
   }
 }
 

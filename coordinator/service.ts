@@ -2,6 +2,7 @@
  * The inference service that the API sees: keeps each accepted request until it is answered, takes
  * it through the queue and hands its events to the one who waits.
  */
+import { systemTimers, type Timer, type Timers } from "../common/clock.js";
 import { RelayError } from "../common/errors.js";
 import { type RequestId, requestId } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
@@ -73,14 +74,15 @@ export class Service implements InferenceService {
   readonly #pending = new Map<RequestId, Pending>();
   /** When those of them were accepted that have had no step yet, oldest first. */
   readonly #waitingSinceMs = new Map<RequestId, number>();
-  readonly #deadlines = new Deadlines((id) => this.#giveUp(id, deadlinePassed()));
-  readonly #wakeUps = new WakeUps();
+  readonly #timers: Timers;
+  readonly #deadlines: Deadlines;
+  readonly #wakeUps: WakeUps;
   readonly #stepListeners: ((rows: number) => void)[] = [];
   readonly #recoveryListeners: ((reason: string, seconds: number) => void)[] = [];
   readonly #readinessListeners: (() => void)[] = [];
   readonly #held: HeldRequests;
   readonly #orphans: Orphans;
-  readonly #sweep: NodeJS.Timeout;
+  readonly #sweep: Timer;
   readonly #handOver = new HandOver();
   #draining = false;
 
@@ -90,6 +92,7 @@ export class Service implements InferenceService {
     queue: RequestQueue,
     core: () => Core,
     log: Logger,
+    timers: Timers = systemTimers,
   ) {
     this.#facts = facts;
     this.model = facts.model;
@@ -97,14 +100,17 @@ export class Service implements InferenceService {
     this.#queue = queue;
     this.#core = core;
     this.#log = log;
-    this.#orphans = new Orphans(facts.term);
+    this.#timers = timers;
+    this.#deadlines = new Deadlines((id) => this.#giveUp(id, deadlinePassed()), timers);
+    this.#wakeUps = new WakeUps(timers);
+    this.#orphans = new Orphans(facts.term, timers.soon);
     this.#held = new HeldRequests({
       ready: () => core().ready,
       admit: (request, decided) => this.#giveToCore(request, decided),
-      later: (run) => setImmediate(run),
-      nowMs: () => performance.now(),
+      later: timers.soon,
+      nowMs: timers.nowMs,
     });
-    this.#sweep = setInterval(() => this.#giveUpOverdue(), sweepMs).unref();
+    this.#sweep = timers.every(sweepMs, () => this.#giveUpOverdue());
     queue.onUpChange((up) => {
       this.readinessChanged();
       if (up) void this.#resubmit();
@@ -126,7 +132,7 @@ export class Service implements InferenceService {
   async submit(submitted: GenerationRequest): Promise<RequestHandle> {
     const notReady = this.notReady();
     if (notReady !== null) throw notReady;
-    if (hasPassed(submitted.deadlineMs)) throw deadlinePassed();
+    if (hasPassed(submitted.deadlineMs, this.#timers.timeOfDayMs())) throw deadlinePassed();
     const request = { ...submitted, accepted: this.#acceptance() };
     const { stream } = this.#accept(request, false);
     try {
@@ -279,12 +285,12 @@ export class Service implements InferenceService {
 
   /** Ends what is left with an error. */
   close(error: RelayError): void {
-    clearInterval(this.#sweep);
+    this.#sweep.cancel();
     for (const id of [...this.#pending.keys()]) this.#giveUp(id, error);
   }
 
   #oldestWaitMs(): number {
-    for (const sinceMs of this.#waitingSinceMs.values()) return performance.now() - sinceMs;
+    for (const sinceMs of this.#waitingSinceMs.values()) return this.#timers.nowMs() - sinceMs;
     return 0;
   }
 
@@ -314,7 +320,7 @@ export class Service implements InferenceService {
 
   #acceptance(): Acceptance {
     const { term, numericsId } = this.#facts;
-    const atMs = performance.timeOrigin + performance.now();
+    const atMs = this.#timers.stampMs();
     return { term, atMs, numericsId: numericsId() ?? "", recoveries: 0, tokens: 0 };
   }
 
@@ -329,7 +335,7 @@ export class Service implements InferenceService {
       replays: canReplay(request),
     };
     this.#pending.set(request.id, pending);
-    this.#waitingSinceMs.set(request.id, performance.now());
+    this.#waitingSinceMs.set(request.id, this.#timers.nowMs());
     if (request.deadlineMs !== undefined) this.#deadlines.watch(request.id, request.deadlineMs);
     return pending;
   }
@@ -343,7 +349,7 @@ export class Service implements InferenceService {
 
   /** The core's turn has come. */
   #giveToCore(request: GenerationRequest, decided: readonly TokenIds[]): void {
-    if (hasPassed(request.deadlineMs)) {
+    if (hasPassed(request.deadlineMs, this.#timers.timeOfDayMs())) {
       this.#refuse(request.id, deadlinePassed());
       return;
     }

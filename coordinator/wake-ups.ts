@@ -5,13 +5,15 @@
  * a share of time and not for a number of them.
  */
 
+import { systemTimers, type Timers } from "../common/clock.js";
+
 /** Writing a chunk of a stream takes a 50th of a millisecond, an error's response ten times that. */
 const groupSize = 16;
 /** While a turn has taken less, another group is woken in it. */
 const shareMs = 4;
 
 export class WakeUps {
-  readonly #nowMs: () => number;
+  readonly #timers: Pick<Timers, "nowMs" | "soon" | "settled">;
   /** In the order in which they were to be woken. Bounded by the requests that exist. */
   #waiting: (() => void)[] = [];
   /** Who may still be woken before the others have done their work. */
@@ -19,9 +21,8 @@ export class WakeUps {
   #turnBeganMs = 0;
   #underWay = false;
 
-  /** @param nowMs For tests. */
-  constructor(nowMs: () => number = () => performance.now()) {
-    this.#nowMs = nowMs;
+  constructor(timers: Pick<Timers, "nowMs" | "soon" | "settled"> = systemTimers) {
+    this.#timers = timers;
   }
 
   wake(sleeper: () => void): void {
@@ -38,17 +39,17 @@ export class WakeUps {
   }
 
   #beginTurn(): void {
-    this.#turnBeganMs = this.#nowMs();
+    this.#turnBeganMs = this.#timers.nowMs();
     this.#whenDone(() => this.#goOn());
   }
 
   #goOn(): void {
-    if (this.#waiting.length > 0 && this.#nowMs() - this.#turnBeganMs < shareMs) {
+    if (this.#waiting.length > 0 && this.#timers.nowMs() - this.#turnBeganMs < shareMs) {
       this.#wakeGroup();
       this.#whenDone(() => this.#goOn());
       return;
     }
-    setImmediate(() => {
+    this.#timers.soon(() => {
       this.#left = groupSize;
       if (this.#waiting.length === 0) {
         this.#underWay = false;
@@ -65,8 +66,8 @@ export class WakeUps {
     for (const sleeper of group) sleeper();
   }
 
-  /** After the work of those who are awake, which they do as promises: ticks come when no promise is left. */
+  /** After the work of those who are awake, which they do as promises. */
   #whenDone(next: () => void): void {
-    queueMicrotask(() => process.nextTick(next));
+    this.#timers.settled(next);
   }
 }

@@ -30,6 +30,8 @@ export class Members {
   readonly #members = new Map<ConnectionId, Member>();
   readonly #leases: Leases<ConnectionId>;
   #term: number;
+  /** Workers that were told this term, by name, the one told last behind the others; each process of them once. */
+  readonly #told = new Map<string, string>();
   readonly counters = {
     workersLost: 0,
     workersLostByReason: { left: 0, disconnected: 0, lease_over: 0, replaced: 0 } satisfies Record<
@@ -80,10 +82,12 @@ export class Members {
         this.lose(other, "replaced", "the same worker registered again");
       }
     }
-    if (register.highestTerm > this.#term) {
+    if (register.highestTerm >= this.#term && !this.#wasTold(register)) {
       this.#term = register.highestTerm + 1;
+      this.#told.clear();
       this.#ports.termRaised(this.#term);
     }
+    this.#noteTold(register);
     const now = this.#clock.nowMs();
     this.#members.set(connection, {
       connection,
@@ -149,6 +153,19 @@ export class Members {
   numerics(): { backend: string; canonVersion: number } | null {
     for (const { register } of this.#members.values()) return register;
     return null;
+  }
+
+  /** Whether it has this term from us, and not from another process to which Redis gave it before it forgot. */
+  #wasTold({ worker, incarnation, highestTerm }: Register__Output): boolean {
+    return highestTerm === this.#term && this.#told.get(worker) === incarnation;
+  }
+
+  #noteTold({ worker, incarnation }: Register__Output): void {
+    this.#told.delete(worker);
+    this.#told.set(worker, incarnation);
+    // One that is forgotten and comes back only costs a number.
+    const [oldest] = this.#told.keys();
+    if (this.#told.size > maxWorkers) this.#told.delete(oldest!);
   }
 
   #refusal(register: Register__Output): RelayError | null {

@@ -59,6 +59,11 @@ export class Membership {
     return { ...this.#placements, ...this.#members.counters };
   }
 
+  /** This leadership's number: above every one that a worker has reported. */
+  get term(): number {
+    return this.#members.term;
+  }
+
   /** Of the newest plan that holds; null without one. */
   get epoch(): Epoch | null {
     const epochs = this.#plans.flatMap(({ epoch }) => epoch ?? []);

@@ -29,6 +29,9 @@ const admitRetry = { attempts: 5, backoff: { type: "fixed", delay: 200 } };
 const closeLimitMs = 2_000;
 
 const queueName = "requests";
+/** A number never goes down. */
+const raiseScript =
+  "if tonumber(ARGV[1]) > tonumber(redis.call('GET', KEYS[1]) or '0') then redis.call('SET', KEYS[1], ARGV[1]) end";
 /** States that a job of ours can stay in: with a priority it waits as `prioritized`, between attempts as `delayed`. */
 const countedStates = ["waiting", "prioritized", "active", "delayed"] as const;
 
@@ -95,9 +98,9 @@ export class BullmqQueue implements RequestQueue {
     return this.#answered(() => this.#commands.incr(`${this.#prefix}:term`));
   }
 
-  /** Writes down a term that workers know and Redis had forgotten. */
+  /** Writes down a term that workers know, or this process has, and Redis may have forgotten; a later one stays. */
   raiseTerm(term: number): void {
-    this.#behind(this.#commands.set(`${this.#prefix}:term`, term));
+    this.#behind(this.#commands.eval(raiseScript, 1, `${this.#prefix}:term`, term));
   }
 
   async add(request: GenerationRequest): Promise<void> {

@@ -3,6 +3,7 @@
  * requests that ended without their client. All writes but the record's are behind: nobody waits for them.
  */
 import type { ChainableCommander, Redis } from "ioredis";
+import { systemTimers, type Timer, type Timers } from "../../common/clock.js";
 import { RelayError } from "../../common/errors.js";
 import type { RequestId } from "../../common/ids.js";
 import type { Logger } from "../../common/log.js";
@@ -27,8 +28,9 @@ export class RedisLedger implements RequestLedger {
   readonly #redis: Redis;
   readonly #keys: LedgerKeys;
   readonly #log: Logger;
+  readonly #timers: Pick<Timers, "after" | "soon">;
   readonly #tokens = new DecidedTokens();
-  #flushTimer: NodeJS.Timeout | null = null;
+  #flushTimer: Timer | null = null;
   #flushing: Promise<void> | null = null;
   /** Keys that the next turn of the event loop deletes, or Redis' return. */
   #endedKeys: string[] = [];
@@ -38,10 +40,16 @@ export class RedisLedger implements RequestLedger {
   #answersLength = 0;
 
   /** @param redis Fails at once while it is away. */
-  constructor(redis: Redis, prefix: string, log: Logger) {
+  constructor(
+    redis: Redis,
+    prefix: string,
+    log: Logger,
+    timers: Pick<Timers, "after" | "soon"> = systemTimers,
+  ) {
     this.#redis = redis;
     this.#keys = new LedgerKeys(prefix);
     this.#log = log;
+    this.#timers = timers;
     redis.on("ready", () => {
       this.#scheduleDelete();
       for (const [id] of this.#answers) this.#writeAnswer(id);
@@ -109,7 +117,7 @@ export class RedisLedger implements RequestLedger {
 
   /** Writes what can be written now. */
   async close(): Promise<void> {
-    if (this.#flushTimer !== null) clearTimeout(this.#flushTimer);
+    this.#flushTimer?.cancel();
     this.#flushTimer = null;
     await this.#flushing;
     while (this.#endedKeys.length > 0 && this.#redis.status === "ready") await this.#deleteEnded();
@@ -117,11 +125,11 @@ export class RedisLedger implements RequestLedger {
 
   #scheduleFlush(): void {
     if (this.#flushTimer !== null || !this.#tokens.isDue) return;
-    this.#flushTimer = setTimeout(() => {
+    const flush = () => {
       this.#flushTimer = null;
       this.#flush();
-    }, flushMs);
-    this.#flushTimer.unref();
+    };
+    this.#flushTimer = this.#timers.after(flushMs, flush, false);
   }
 
   /** One write at a time: a Redis that is slow gets fewer and longer ones. */
@@ -146,7 +154,7 @@ export class RedisLedger implements RequestLedger {
 
   #scheduleDelete(): void {
     if (this.#endedKeys.length === 0 || this.#deleting !== null) return;
-    this.#deleting = new Promise<void>((resolve) => setImmediate(resolve))
+    this.#deleting = new Promise<void>((resolve) => this.#timers.soon(resolve))
       .then(() => this.#deleteEnded())
       .then((stored) => {
         this.#deleting = null;

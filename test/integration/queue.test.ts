@@ -139,6 +139,9 @@ describe("the request queue on real Redis", () => {
     expect(await queue.nextTerm()).toBe(first + 1);
     queue.raiseTerm(40);
     await until("the raised term", async () => (await queue.nextTerm()) > 40);
+    // One that has begun meanwhile keeps the higher number.
+    queue.raiseTerm(3);
+    expect(await queue.nextTerm()).toBeGreaterThan(41);
   });
 
   const jobs = (page: string, state: string) =>

@@ -2,7 +2,9 @@
  * A cluster of real processes for integration tests: redis-server, one coordinator, its workers, all
  * on free loopback ports with a directory of their own. `stop` leaves nothing behind and says so.
  */
+
 import { type ChildProcess, spawn } from "node:child_process";
+import { randomInt } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -119,12 +121,21 @@ export function memoryFor({ blocks, stages }: ClusterView, count: number): strin
   return `${Math.max(...bytes)}`;
 }
 
+/**
+ * A port that stays free until it is used, and between the runs of a process that is killed: from below the range in
+ * which the kernel gives ports to whoever asks for any.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+  for (let attempt = 0; attempt < 100; attempt++) {
+    const port = randomInt(10_000, 32_000);
+    const server = createServer();
+    const free = await new Promise<boolean>((resolve) => {
+      server.once("error", () => resolve(false));
+      server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+    });
+    if (free) return port;
+  }
+  throw new Error("no free port was found");
 }
 
 /** A private redis-server with AOF, which can be stopped and started again on the same port and data. */

@@ -301,6 +301,33 @@ describe("the coordinator's core", () => {
     expect(cluster.core.membership.epoch).toEqual({ term: 42, plan: 1 });
   });
 
+  it("takes another term than one that workers have from a process before it", () => {
+    const cluster = new FakeCluster();
+    cluster.join(1, { highestTerm: 5 });
+    cluster.join(2, { highestTerm: 5 });
+    expect(cluster.core.membership.epoch).toEqual({ term: 6, plan: 1 });
+  });
+
+  it("keeps its term when a worker comes back that has it from this process", () => {
+    const cluster = new FakeCluster();
+    cluster.start();
+    cluster.core.membership.gone(1, "its control stream ended");
+    cluster.join(3, { worker: "worker-1", highestTerm: 5 });
+    cluster.pass(500, [2, 3]);
+    expect(cluster.core.membership.epoch).toEqual({ term: 5, plan: 2 });
+  });
+
+  it("serves again after a loss that finds as many requests as it takes", () => {
+    const cluster = new FakeCluster({ queueLimit: 2 });
+    cluster.start();
+    for (const id of ["y", "z"]) cluster.core.admit(generation(id, [1, 2]));
+    cluster.core.membership.gone(1, "its control stream ended");
+    cluster.join(3, { worker: "worker-1" });
+    cluster.pass(500, [2, 3]);
+    cluster.link();
+    for (const id of ["y", "z"]) expect(cluster.tokensOf(id)).toEqual(expectedTokens([1, 2], 8));
+  });
+
   it("ends the epoch when the last stage answers something that was not asked", () => {
     const cluster = new FakeCluster();
     const epoch = cluster.start();

@@ -1,4 +1,5 @@
 import { expect, it } from "vitest";
+import { systemTimers } from "../../../common/clock.js";
 import { WakeUps } from "../../../coordinator/wake-ups.js";
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
@@ -6,7 +7,7 @@ const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 /** Sleepers whose work takes time on a clock of their own, and how many were woken in each turn. */
 async function crowd(count: number, workMs: number): Promise<{ woken: number[]; perTurn: number[] }> {
   let nowMs = 0;
-  const wakeUps = new WakeUps(() => nowMs);
+  const wakeUps = new WakeUps({ ...systemTimers, nowMs: () => nowMs });
   const woken: number[] = [];
   for (let i = 0; i < count; i++) {
     void new Promise<void>((resolve) => wakeUps.wake(resolve)).then(() => {
