@@ -8,6 +8,7 @@ import { addSimulateCommand } from "../../cli/simulate.js";
 import { publishedNames } from "../../models/published.js";
 import { defaultAssumptions } from "../../simulation/hardware/assumptions.js";
 import { readHardware } from "../../simulation/hardware/hardware-file.js";
+import { profileFormat } from "../../simulation/hardware/profile.js";
 
 const directory = mkdtempSync(join(tmpdir(), "glm-relay-simulate-"));
 afterAll(() => rmSync(directory, { recursive: true }));
@@ -152,6 +153,36 @@ describe("glm-relay simulate", () => {
     [{ hosts: [{ gpus: "1x3090" }], pipelines: 0 }, "pipelines is 0"],
   ])("a file with %j is refused", (value, message) => {
     expect(() => readHardware(value)).toThrow(message);
+  });
+
+  it("takes measured times instead of data sheets, of a model of this width", async () => {
+    const profile = {
+      format: profileFormat,
+      what: "a test",
+      model: { hiddenSize: 4_096, ffnSize: 13_696, layerCount: 28 },
+      layer: { x: [1, 64], y: [1, 2] },
+      decodeKeys: { x: [1], y: [0] },
+      chunkKeys: { x: [1], y: [0] },
+      head: { x: [1], y: [4] },
+      beside: [1],
+    };
+    const path = file("profile.json", JSON.stringify(profile));
+    const one = ["--concurrency", "1", "--requests", "1", "--prompt-tokens", "1", "--reply-tokens", "20"];
+    const json = JSON.parse(await run(...small, ...one, "--profile", path, "--json"));
+    // 28 layers of 1 ms, the head, and hops.
+    expect(json.itlMs.p50).toBeGreaterThan(32);
+    expect(json.itlMs.p50).toBeLessThan(33);
+    expect(await run(...small, ...one, "--profile", path)).toContain(
+      "stages take what was measured (a test)",
+    );
+    await expect(run("--model", "glm-130b", "--gpus", "8x3090", "--profile", path)).rejects.toThrow(
+      "the profile's hiddenSize (a test) is 4096: expected the model's 12288",
+    );
+  });
+
+  it("opens a directory, of which no weight is read", async () => {
+    const json = JSON.parse(await run("--model", "models/demo", "--gpus", "2xcpu", ...few, "--json"));
+    expect(json).toMatchObject({ requests: 4, failed: 0, tokens: 64 });
   });
 
   it("reads the file that its document shows, which names every assumption", () => {
