@@ -18,6 +18,8 @@ const requestsMax = 1_000_000;
 const clientsMax = 10_000;
 const rateMax = 100_000;
 const lowestEfficiency = 0.01;
+/** As of the coordinator. */
+const recoveryTimeoutMs = 600_000;
 
 const examples = `
 Examples:
@@ -106,9 +108,10 @@ export function addSimulateCommand(program: Command): void {
     )
     .option("--svg <file>", "writes a timeline of the stages")
     .addOption(
-      new Option("--svg-window <from..to>", "its span (default: 5 s, around the first --kill)").argParser(
-        span,
-      ),
+      new Option(
+        "--svg-window <from..to>",
+        "its span (default: the first 5 s; with --kill 10 s around the first)",
+      ).argParser(span),
     )
     .option("--json", "print JSON")
     .addHelpText("after", examples)
@@ -120,14 +123,21 @@ async function run(flags: SimulateFlags): Promise<void> {
   requireAtMostOneOf(flags, "rate", "concurrency");
   requireAtMostOneOf(flags, "input", "requests");
   requireAtMostOneOf(flags, "input", "promptTokens");
-  const [{ simulationModel }, { hardwareOf }, { loadOf }, { simulate }, { profileOf, profileTimer }] =
-    await Promise.all([
-      import("./simulate/model.js"),
-      import("./simulate/hardware.js"),
-      import("./simulate/load.js"),
-      import("../simulation/hardware/simulate.js"),
-      import("./simulate/profile.js"),
-    ]);
+  const [
+    { simulationModel },
+    { hardwareOf },
+    { loadOf },
+    { simulate },
+    { profileOf, profileTimer },
+    { queueLimit },
+  ] = await Promise.all([
+    import("./simulate/model.js"),
+    import("./simulate/hardware.js"),
+    import("./simulate/load.js"),
+    import("../simulation/hardware/simulate.js"),
+    import("./simulate/profile.js"),
+    import("../coordinator/core.js"),
+  ]);
   const model = await simulationModel(flags.model, flags);
   const described = await hardwareOf(flags);
   const load = await loadOf(flags);
@@ -144,19 +154,28 @@ async function run(flags: SimulateFlags): Promise<void> {
     itlTargetMs: flags.itlTargetMs,
     prefillChunk: flags.prefillChunk,
     microBatches: flags.microBatches ?? null,
-    queueLimit: 10_000,
-    recoveryTimeoutMs: 600_000,
+    queueLimit,
+    recoveryTimeoutMs,
     limitMs: flags.limit,
     timeline: flags.svgWindow ?? defaultWindow(kills[0]?.atMs ?? 0),
   };
   const simulation = simulate(options);
   if (flags.svg !== undefined) {
     const { timelineSvg } = await import("../simulation/hardware/svg.js");
-    writeFileSync(flags.svg, timelineSvg(simulation, model.title));
+    writeText(flags.svg, timelineSvg(simulation, model.title));
   }
   const { simulationJson, simulationText } = await import("./simulate/report.js");
   const report = { model, options, load, simulation, profile: profile?.what ?? null };
   process.stdout.write(flags.json === true ? simulationJson(report) : await simulationText(report));
+}
+
+/** @throws CommandError naming the file and why it cannot be written. */
+function writeText(file: string, text: string): void {
+  try {
+    writeFileSync(file, text);
+  } catch (error) {
+    throw new CommandError(`${file} cannot be written: ${(error as NodeJS.ErrnoException).code}`);
+  }
 }
 
 /** Time of the picture, and how much of it is in front of the failure. */

@@ -25,7 +25,7 @@ export interface SimulatedWorker {
   steps: number;
 }
 
-/** In the order of hosts; worker-2 is the third. */
+/** In the order of hosts; worker2 is the third. */
 export function simulatedWorkers(
   { hosts, withinHost, betweenHosts }: Hardware,
   loop: EventLoop,

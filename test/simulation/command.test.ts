@@ -121,6 +121,10 @@ describe("glm-relay simulate", () => {
     [["--gpus", "2x3090", "--kill", "worker5@1s"], /--kill is worker5: expected worker0 to worker1/],
     [["--gpus", "2x3090", "--kill", "worker5"], /Expected workerN@TIME/],
     [["--gpus", "2x3090", "--reply-tokens", "9..3"], /Expected LEAST..MOST/],
+    [
+      ["--gpus", "2x3090", "--requests", "1", "--svg", "/nowhere/a.svg"],
+      /\/nowhere\/a.svg cannot be written: ENOENT/,
+    ],
     [["--gpus", "2x3090", "--profile", "/nowhere.json"], /\/nowhere.json cannot be read: ENOENT/],
   ])("refuses %j", async (args, message) => {
     await expect(run("--model", "chatglm2-6b", ...args)).rejects.toThrow(message);
