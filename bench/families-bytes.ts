@@ -7,11 +7,12 @@
  * where it is the embedding. The scales: ours belong to 32 weights, not to a row. Norms and biases: ours are
  * float32.
  */
+
+import { paperModel } from "../checkpoint/paper-model.js";
 import { engineRows, placementModel } from "../coordinator/placement/model.js";
 import type { PlacementModel } from "../coordinator/placement/placement.js";
+import { type PublishedName, published } from "../models/published.js";
 import type { Quantization, WeightFormat } from "../models/quantization.js";
-import { paperModel } from "./paper-model.js";
-import { type PublishedName, published } from "./published.js";
 import { facts, modelCounts, table } from "./reference.js";
 import type { Table } from "./report.js";
 

@@ -5,13 +5,13 @@
  */
 import { statfsSync } from "node:fs";
 import { tmpdir } from "node:os";
+import { cardTensors } from "../checkpoint/card-tensors.js";
 import { denseLayerCount } from "../checkpoint/config.js";
 import { type Model, openModel } from "../checkpoint/index.js";
 import { CommandError } from "../cli/errors.js";
 import { formatBytes } from "../cli/text.js";
-import { cardTensors } from "./card-tensors.js";
+import { type PublishedModel, type PublishedName, published, resized } from "../models/published.js";
 import { bytesProgress, note } from "./progress.js";
-import { type PublishedModel, type PublishedName, published, resized } from "./published.js";
 import { checkpointBytes, writeRandomCheckpoint } from "./random-checkpoint.js";
 import { percentile, type Table } from "./report.js";
 import { makeScratch, removeScratch } from "./scratch.js";

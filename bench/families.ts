@@ -1,6 +1,7 @@
 /** Every published model: parameters and bytes by its card, and on demand the speed of a few of its layers. */
 import type { Command } from "commander";
 import { integer, size } from "../cli/options.js";
+import { type PublishedName, published, publishedNames } from "../models/published.js";
 import { bytesTables, familyBytes } from "./families-bytes.js";
 import { measureFamilies, speedTable } from "./families-speed.js";
 import {
@@ -12,7 +13,6 @@ import {
   withoutGuesses,
 } from "./options.js";
 import { note } from "./progress.js";
-import { type PublishedName, published, publishedNames } from "./published.js";
 import { printMarkdown, printTable } from "./report.js";
 
 interface Flags {

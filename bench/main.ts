@@ -15,9 +15,14 @@ import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
 import { addSchedulerCostCommand } from "./scheduler-cost.js";
 import { servingBench } from "./serving.js";
+import { addSimulateBench } from "./simulate/command.js";
+import { addSimulateFleetBench } from "./simulate/fleet.js";
+import { addSimulateMixedBench } from "./simulate/mixed.js";
+import { addSimulatePublishedBench } from "./simulate/published.js";
 import { addSlicesCommand } from "./slices.js";
 import { addSpeculationCommand } from "./speculation.js";
 import { addSpeedCommand } from "./speed.js";
+import { addStageProfileCommand } from "./stage-profile.js";
 import { addThroughputCommand } from "./throughput.js";
 import { endClustersOnSignal } from "./up.js";
 
@@ -57,6 +62,11 @@ addFamiliesCommand(program);
 addSchedulerCostCommand(program);
 addThroughputCommand(program);
 addBatchingCommand(program);
+addStageProfileCommand(program);
+addSimulateBench(program);
+addSimulatePublishedBench(program);
+addSimulateFleetBench(program);
+addSimulateMixedBench(program);
 
 endClustersOnSignal();
 try {

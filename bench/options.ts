@@ -1,8 +1,8 @@
 /** Options that several benchmarks have, and what follows from them. */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { integer } from "../cli/options.js";
+import { type PublishedName, published, publishedNames, resized } from "../models/published.js";
 import { bytesProgress } from "./progress.js";
-import { type PublishedName, published, publishedNames, resized } from "./published.js";
 import {
   type CheckpointShape,
   type RandomModel,

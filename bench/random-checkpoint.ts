@@ -9,12 +9,18 @@
  */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import {
+  type CardTensor,
+  cardTensors,
+  parametersOf,
+  product,
+  type TensorRole,
+} from "../checkpoint/card-tensors.js";
 import { type Config, shapeFrom } from "../checkpoint/config.js";
 import { type TensorPieces, writeSafetensors } from "../checkpoint/safetensors-writer.js";
 import type { ModelCard } from "../models/card.js";
 import { chatglm3 } from "../models/chatglm3.js";
 import { type DType, dtypeBytes } from "../models/shape.js";
-import { type CardTensor, cardTensors, parametersOf, product, type TensorRole } from "./card-tensors.js";
 import { cycle, encode, normalValues, uniform } from "./random-values.js";
 
 /** Of ChatGLM2, ChatGLM3 and GLM-4-9B, which are one network; `config` decides which of them it is. */

@@ -3,7 +3,7 @@
  * and how many bytes the authors' own INT8 and INT4 need. The other side of a comparison with what the cards
  * and the loader say, so nothing here may come from them.
  */
-import type { PublishedName } from "./published.js";
+import type { PublishedName } from "../models/published.js";
 
 /** Sizes as the authors publish them. */
 interface Facts {

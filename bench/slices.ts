@@ -5,9 +5,9 @@
  */
 import type { Command } from "commander";
 import { integer } from "../cli/options.js";
+import { published } from "../models/published.js";
 import { printJson, quantizationFlags, quantizationOption, writeModel } from "./options.js";
 import { note } from "./progress.js";
-import { published } from "./published.js";
 import { uniform } from "./random-values.js";
 import { percentile, printTable, type Table } from "./report.js";
 import { makeScratch } from "./scratch.js";

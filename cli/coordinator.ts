@@ -1,7 +1,7 @@
 /** `glm-relay coordinator`: the API, the queue and the schedule of one cluster. */
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
-import { maxStepRows } from "../common/limits.js";
+import { maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
 import { CommandError, exitStatus } from "./errors.js";
 import { addLayersOption, type LayerFlags, requireRangePerStage } from "./layers.js";
 import { addModelOptions, type ModelFlags, openOptions } from "./model-options.js";
@@ -10,9 +10,8 @@ import { tellParent } from "./parent.js";
 import { addPrecisionOptions, type PrecisionFlags, quantizationOf } from "./precision.js";
 import { runService } from "./service.js";
 
-/** More stages than any GLM has layers, more micro-batches than a pipeline keeps busy: typing errors. */
+/** More stages than any GLM has layers: a typing error. */
 const stagesMax = 1_000;
-const microBatchesMax = 32;
 const pipelinesMax = 64;
 
 const recoveryTimeoutMax = 7 * 24 * 3600;
@@ -100,7 +99,7 @@ export function addCoordinatorCommand(program: Command): void {
     .option(
       "--micro-batches <m>",
       "micro-batches in flight in each pipeline (default: by measured times; before that as many as stages)",
-      integer(1, microBatchesMax),
+      integer(1, maxMicroBatchesInFlight),
     )
     .option(
       "--prefill-chunk <tokens>",

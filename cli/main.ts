@@ -6,6 +6,7 @@ import { addBatchCommand } from "./batch/command.js";
 import { addChatCommand } from "./chat.js";
 import { addCoordinatorCommand } from "./coordinator.js";
 import { exitStatus, formatFailure, statusOfFailure } from "./errors.js";
+import { addSimulateCommand } from "./simulate.js";
 import { addStatusCommand } from "./status.js";
 import { addUpCommand } from "./up.js";
 import { addWorkerCommand } from "./worker.js";
@@ -22,6 +23,7 @@ addCoordinatorCommand(program);
 addWorkerCommand(program);
 addChatCommand(program);
 addBatchCommand(program);
+addSimulateCommand(program);
 addStatusCommand(program);
 
 try {

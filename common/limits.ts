@@ -16,9 +16,13 @@ export const maxDraftRows = 15;
 /** Rows of a context that a prefix-LM reads in one step, beside them; the longest of any GLM is 2,048. */
 export const maxContextRows = 2_048;
 
+/**
+ * Of one pipeline. As many as stages keep it busy, and twice as many where hops take as long as stages; GLM-130B has
+ * 70 layers, and no more stages than that.
+ */
+export const maxMicroBatchesInFlight = 160;
 /** Micro-batches a stage accepts unasked; above anything the coordinator keeps in flight. */
-export const linkCredits = 64;
-export const maxMicroBatchesInFlight = 32;
+export const linkCredits = 192;
 
 /** One gRPC message: the rows of a step and a context, 12,288 float32 activations each, are 120 MiB. */
 export const maxGrpcMessageBytes = 128 * 1024 * 1024;

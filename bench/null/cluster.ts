@@ -17,6 +17,7 @@ import type { ClusterView } from "../../coordinator/inference.js";
 import { type LoopStall, stallSinceLast } from "../loop-stall.js";
 import { withoutGuesses } from "../options.js";
 import { makeScratch, removeScratch } from "../scratch.js";
+import type { Pretence } from "./engine.js";
 
 const mainScript = join(packageRoot, "dist/cli/main.js");
 const workerScript = join(packageRoot, "dist/bench/null/worker.js");
@@ -31,6 +32,8 @@ const redisPollMs = 50;
 
 export interface NullClusterOptions {
   stages: number;
+  /** What each stage pretends to compute; absent: steps take no time. */
+  pretences?: readonly Pretence[];
   /** More flags of `glm-relay coordinator`. */
   flags?: readonly string[];
   /** Of the coordinator's node: `--cpu-prof`, `--expose-gc`. */
@@ -83,7 +86,7 @@ export class NullCluster {
     while (!(await probeRedis(port, redis.pid!))) await sleep(redisPollMs);
     const cluster = new NullCluster(directory, redis, port, options);
     try {
-      await cluster.#ready(options.stages);
+      await cluster.#ready(options);
       return cluster;
     } catch (error) {
       await cluster.stop();
@@ -113,7 +116,7 @@ export class NullCluster {
     return join(this.#directory, "probe");
   }
 
-  async #ready(stages: number): Promise<void> {
+  async #ready({ stages, pretences = [] }: NullClusterOptions): Promise<void> {
     const ready = new Promise<void>((resolve) => {
       createInterface({ input: this.coordinator.stdout! }).on("line", (line) => {
         if (line.startsWith("ready ")) resolve();
@@ -128,7 +131,9 @@ export class NullCluster {
     this.url = url;
     for (let stage = 0; stage < stages; stage++) {
       const id = `null-${stage}`;
-      this.workers.push(this.#start(id, [workerScript, clusterAddress, id], {}));
+      const { baseMs = 0, rowMs = 0 } = pretences[stage] ?? {};
+      const args = [workerScript, clusterAddress, id, String(baseMs), String(rowMs)];
+      this.workers.push(this.#start(id, args, {}));
     }
     await this.#orFailure(ready);
   }

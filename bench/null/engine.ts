@@ -2,6 +2,7 @@
  * An engine that computes nothing: what a cluster costs beside its kernels is what is left. Block tables,
  * checks, links and control are those of every worker; only the numbers are made up.
  */
+import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
 import { contextRowsOf, openModel } from "../../checkpoint/index.js";
 import type { SampleRequest, StepInput, StepOutput, TokenResult } from "../../native/index.js";
 import type { Engine, EngineStage } from "../../worker/stage/engine.js";
@@ -22,10 +23,20 @@ const drawnCount = 1_000;
  */
 export const nullNextToken = (token: number): number => firstDrawn + ((token * 21 + 13) % drawnCount);
 
+/** Timers fire up to that much late. */
+const timerSlackMs = 2;
+
 const noInts = new Int32Array(0);
 const noFloats = new Float32Array(0);
 
-export function nullEngine(): Engine {
+/** How long a stage pretends to compute a step. */
+export interface Pretence {
+  baseMs: number;
+  rowMs: number;
+}
+
+/** @param pretence Absent: a step takes no time. */
+export function nullEngine(pretence: Pretence = { baseMs: 0, rowMs: 0 }): Engine {
   return {
     kernels: "null",
     backend: "null",
@@ -40,7 +51,7 @@ export function nullEngine(): Engine {
         tokenCount: shape.tokenCount,
         prefixLength,
         contextRows: contextRowsOf(model),
-        buildStage: async (plan) => new NullStage(plan),
+        buildStage: async (plan) => new NullStage(plan, pretence),
       };
     },
   };
@@ -54,21 +65,24 @@ class NullStage implements EngineStage {
   readonly roundings = [];
   readonly #plan: StagePlan;
   readonly #rowBytes: number;
+  readonly #pretence: Pretence;
   #steps = 0n;
 
-  constructor(plan: StagePlan) {
+  constructor(plan: StagePlan, pretence: Pretence) {
     this.#plan = plan;
+    this.#pretence = pretence;
     this.#rowBytes = hiddenSize * elementBytes[plan.dtype];
   }
 
   async step(input: StepInput): Promise<StepOutput> {
     this.#steps++;
     const rows = input.sequences.reduce((sum, { rowCount }) => sum + rowCount, 0);
+    const computeUs = await this.#pretend(rows);
     const activations = isFirst(this.#plan)
       ? this.#embed(input.tokenIds ?? noInts)
       : Buffer.from(input.activations ?? noInts);
     if (!isLast(this.#plan)) {
-      return { activations, ...this.#read(input), samples: [], scores: [], computeUs: 0 };
+      return { activations, ...this.#read(input), samples: [], scores: [], computeUs };
     }
     const tokenAt = (row: number) => activations.readInt32LE(row * this.#rowBytes);
     if (activations.length !== rows * this.#rowBytes) throw new Error(`${activations.length} bytes came`);
@@ -76,7 +90,7 @@ class NullStage implements EngineStage {
       activations: null,
       samples: input.samples.flatMap((request) => drawBehind(request, tokenAt)),
       scores: input.scores.map(({ token }) => result(token)),
-      computeUs: 0,
+      computeUs,
     };
   }
 
@@ -85,6 +99,17 @@ class NullStage implements EngineStage {
   }
 
   async close(): Promise<void> {}
+
+  /** Timers are late by a part of a millisecond: the rest is waited for in turns of the event loop. */
+  async #pretend(rows: number): Promise<number> {
+    const { baseMs, rowMs } = this.#pretence;
+    const ms = baseMs + rowMs * rows;
+    if (ms === 0) return 0;
+    const began = performance.now();
+    if (ms > timerSlackMs) await sleep(ms - timerSlackMs);
+    while (performance.now() - began < ms) await turn();
+    return Math.round((performance.now() - began) * 1_000);
+  }
 
   /** Of a context in slices nothing is kept but the number of its rows. */
   #read({ slice }: StepInput): { sliceActivations?: Uint8Array } {

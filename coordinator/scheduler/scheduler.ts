@@ -83,6 +83,8 @@ export class Scheduler {
   #ended: SequenceId[] = [];
   #preemptedSinceStep: SequenceId[] = [];
   #lastStep = 0;
+  /** The last one with a slice. */
+  #lastSliced = -1;
   #submitted = 0;
   /** Mean tokens that were computed of a sequence when a step was last formed. */
   #context = 0;
@@ -267,6 +269,7 @@ export class Scheduler {
     const sliced = slice?.sequence ?? null;
     this.#steps.set(step, { sequences, decodes, sliced, copied, size, yielded });
     const sliceSize = slice && this.#slices!.sent(step, slice);
+    if (slice !== null) this.#lastSliced = step;
     this.#timing.sent(step, size, sliceSize, !batch.hasPrompt);
     const [ended, preempted] = [this.#ended, this.#preemptedSinceStep];
     this.#ended = [];
@@ -290,8 +293,12 @@ export class Scheduler {
       slices.begin(unread.id, unread.whole);
     }
     const { microBatches } = batch.limits;
+    const crowded = this.#someDecode();
+    // There could be one in every step for ever, and nothing would be measured. A step without rows tells nothing.
+    const owesPlainStep = this.#timing.lacksPlainSteps && this.#lastSliced === this.#lastStep;
+    if (crowded && owesPlainStep && batch.size.rows > 0) return null;
     const limits = {
-      crowded: this.#someDecode(),
+      crowded,
       microBatches,
       workOf: (stage: number) => this.#timing.sliceWork({ has: batch.size, stage, microBatches }),
     };

@@ -42,6 +42,8 @@ export interface SliceQuestion {
 }
 
 export interface StepTiming {
+  /** It knows nothing yet, and steps with a slice do not change that. */
+  readonly lacksPlainSteps: boolean;
   /**
    * @param slice What it brings beside its rows.
    * @param decodes All of its rows are drawn from.
@@ -65,6 +67,7 @@ export interface StepTiming {
 
 /** Without measurements: as many micro-batches as stages, chunks as large as allowed, and slices like them. */
 export const unmeasured: StepTiming = {
+  lacksPlainSteps: false,
   sent() {},
   finished() {},
   microBatches: () => null,

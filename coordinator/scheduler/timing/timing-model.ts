@@ -70,6 +70,10 @@ export class TimingModel implements StepTiming {
     return this.#times;
   }
 
+  get lacksPlainSteps(): boolean {
+    return this.#times === null;
+  }
+
   sent(step: number, size: StepSize, slice: SliceSize | null, decodes = false): void {
     const onWay = this.#sent.size + 1;
     this.#sent.set(step, { size, slice, decodes, onWay, finishedUs: this.#finishedUs });

@@ -1,9 +1,9 @@
 /** What cards and loader say of every published model, against arithmetic that knows neither. */
 import { describe, expect, it } from "vitest";
 import { familyBytes, schemeNames } from "../../../bench/families-bytes.js";
-import { paperModel } from "../../../bench/paper-model.js";
-import { published, publishedNames } from "../../../bench/published.js";
 import { facts, layerCounts, modelCounts, table } from "../../../bench/reference.js";
+import { paperModel } from "../../../checkpoint/paper-model.js";
+import { published, publishedNames } from "../../../models/published.js";
 
 describe.each(publishedNames)("%s", (name) => {
   const model = paperModel(published[name]);

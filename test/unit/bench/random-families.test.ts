@@ -2,10 +2,10 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { cardTensors } from "../../../bench/card-tensors.js";
-import { type PublishedModel, published, publishedNames, resized } from "../../../bench/published.js";
 import { checkpointBytes, writeRandomCheckpoint } from "../../../bench/random-checkpoint.js";
+import { cardTensors } from "../../../checkpoint/card-tensors.js";
 import { type Model, openModel } from "../../../checkpoint/index.js";
+import { type PublishedModel, published, publishedNames, resized } from "../../../models/published.js";
 import { pipelineOf } from "../../golden/support.js";
 import { greedy, INT4, INT8, rows, tokenStep } from "../../native/support.js";
 import { temporaryDirectory } from "../checkpoint/model-fixture.js";

@@ -153,7 +153,7 @@ describe("sequences in several micro-batches", () => {
       [10, 7, 7],
       [10, 1, 1],
       [3, 7, 3],
-      [100, 1_000, maxMicroBatchesInFlight],
+      [200, 1_000, maxMicroBatchesInFlight],
       [10, null, limits.stageCount],
     ] as const) {
       const run = new Run(withMicroBatches(wanted));
@@ -170,6 +170,7 @@ describe("sequences in several micro-batches", () => {
 
 describe("what the timing is told and asked", () => {
   class Recorder implements StepTiming {
+    readonly lacksPlainSteps = false;
     readonly sizes = new Map<number, StepSize>();
     readonly finishedSteps: [number, MeasuredStep][] = [];
     readonly questions: ChunkQuestion[] = [];

@@ -32,7 +32,7 @@ test.each([
   [{ fromStage: 3 }, "invalid_configuration", "stage 3 of pipeline 0 dialled stage 1 of pipeline 0"],
   [{ pipeline: 1 }, "invalid_configuration", "stage 2 of pipeline 1 dialled stage 1 of pipeline 0"],
   [{ credits: 0 }, "invalid_configuration", "offers 0 credits"],
-  [{ credits: 65 }, "invalid_configuration", "offers 65 credits: expected 1 to 64"],
+  [{ credits: 193 }, "invalid_configuration", "offers 193 credits: expected 1 to 192"],
 ])("a hello with %j is refused for good", (changes, code, message) => {
   const answer = judgeHello({ ...hello, ...changes }, plan(), epoch)!;
   expect(invitesRetry(answer)).toBe(false);

@@ -38,7 +38,7 @@ test.each([
   [{ maxRows: 2561 }, "plan's max_rows is 2561: expected 1 to 2560"],
   [{ configOverrides: "[1]" }, 'plan\'s config_overrides is "[1]": expected a JSON object'],
   [{ configOverrides: "{" }, 'plan\'s config_overrides is "{"'],
-  [{ credits: 65 }, "plan's credits is 65: expected 1 to 64"],
+  [{ credits: 193 }, "plan's credits is 193: expected 1 to 192"],
 ])("a plan with %j is refused", (changes, message) => {
   expect(() => decodeAssign({ ...assign, ...changes })).toThrow(message);
 });

@@ -2,7 +2,12 @@
  * A model as it would be opened, of a checkpoint that is not there: the tensors that its card names lie one
  * after the other in a file that nobody reads. For plans of models that no disk here holds.
  */
-import { configDtype, shapeFrom } from "../checkpoint/config.js";
+
+import { cardFor } from "../models/index.js";
+import type { PublishedModel } from "../models/published.js";
+import { dtypeBytes } from "../models/shape.js";
+import { type CardTensor, cardTensors, parametersOf, product } from "./card-tensors.js";
+import { configDtype, shapeFrom } from "./config.js";
 import {
   endSources,
   layerSources,
@@ -10,11 +15,7 @@ import {
   type Model,
   stageTensors,
   type TensorEntry,
-} from "../checkpoint/index.js";
-import { cardFor } from "../models/index.js";
-import { dtypeBytes } from "../models/shape.js";
-import { type CardTensor, cardTensors, parametersOf, product } from "./card-tensors.js";
-import type { PublishedModel } from "./published.js";
+} from "./index.js";
 
 const typeNames = { float32: "F32", float16: "F16", bfloat16: "BF16" };
 

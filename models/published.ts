@@ -1,14 +1,16 @@
 /** The published models: what their config.json says, as far as a reader looks, and the card of each. */
-import type { Config } from "../checkpoint/config.js";
-import type { ModelCard } from "../models/card.js";
-import { chatglm6b } from "../models/chatglm-6b.js";
-import { chatglm2 } from "../models/chatglm2.js";
-import { chatglm3 } from "../models/chatglm3.js";
-import { glm10b } from "../models/glm-10b.js";
-import { glm130b } from "../models/glm-130b.js";
-import { glm4 } from "../models/glm4.js";
-import { glm4_9b } from "../models/glm4-9b.js";
-import { glm45 } from "../models/glm45.js";
+import type { ModelCard } from "./card.js";
+import { chatglm6b } from "./chatglm-6b.js";
+import { chatglm2 } from "./chatglm2.js";
+import { chatglm3 } from "./chatglm3.js";
+import { glm10b } from "./glm-10b.js";
+import { glm130b } from "./glm-130b.js";
+import { glm4 } from "./glm4.js";
+import { glm4_9b } from "./glm4-9b.js";
+import { glm45 } from "./glm45.js";
+
+/** Fields of a config.json. */
+type Config = Record<string, unknown>;
 
 export interface PublishedModel {
   title: string;

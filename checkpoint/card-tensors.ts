@@ -3,9 +3,10 @@
  * checkpoint holds, written down without one. The loader (checkpoint/stage-tensors.ts) decides by itself
  * what it expects, so that opening a model made of this list holds the two against each other.
  */
-import { type Config, configDtype, configSwitch, denseLayerCount, shapeFrom } from "../checkpoint/config.js";
+
 import type { ModelCard } from "../models/card.js";
 import { type DType, ffnInputs, type ModelShape, qkvRows } from "../models/shape.js";
+import { type Config, configDtype, configSwitch, denseLayerCount, shapeFrom } from "./config.js";
 
 /** residual: what it gives is added to the residual stream. ones: the weight of a norm. */
 export type TensorRole = "weight" | "residual" | "ones";

@@ -1,0 +1,82 @@
+/**
+ * A thousand simulated workers: pipelines of seventy stages, and ten thousand requests at once. What the coordinator
+ * and the simulator cost per step, and whether the stages are busy.
+ */
+import type { Command } from "commander";
+import { integer } from "../../cli/options.js";
+import { simulationModel } from "../../cli/simulate/model.js";
+import { devices } from "../../simulation/hardware/devices.js";
+import { oneHost } from "../../simulation/hardware/hardware.js";
+import { simulate } from "../../simulation/hardware/simulate.js";
+import { printJson } from "../options.js";
+import { printMarkdown, printTable } from "../report.js";
+import { closedOptions } from "./prediction.js";
+
+interface Flags {
+  workers: number;
+  stages: number;
+  requests: number;
+  replyTokens: number;
+  json?: boolean;
+  markdown?: boolean;
+}
+
+export function addSimulateFleetBench(program: Command): void {
+  program
+    .command("simulate-fleet")
+    .description("A thousand simulated workers in pipelines of seventy stages, with ten thousand requests.")
+    .option("--workers <n>", "each a 3090", integer(1, 1_024), 1_000)
+    .option("--stages <n>", "of each pipeline", integer(1, 70), 70)
+    .option("--requests <n>", "all at once", integer(1, 10_000), 10_000)
+    .option("--reply-tokens <n>", "of each", integer(1, 1_000), 16)
+    .option("--json", "print JSON")
+    .option("--markdown", "print for a document")
+    .action(run);
+}
+
+async function run({ workers, stages, requests, replyTokens, json, markdown }: Flags): Promise<void> {
+  const model = await simulationModel("glm-130b", { quantization: "int4" });
+  const pipelines = Math.floor(workers / stages);
+  const card = devices.get("3090")!;
+  const hardware = oneHost(
+    Array.from({ length: workers }, () => card),
+    pipelines,
+    stages,
+  );
+  const load = { clients: requests, requests, promptTokens: 32, replyTokens };
+  const [cpu, began] = [process.cpuUsage(), performance.now()];
+  const { figures } = simulate(closedOptions({ model, hardware }, load));
+  const { user, system } = process.cpuUsage(cpu);
+  const wallS = (performance.now() - began) / 1_000;
+  const utilisation = Math.max(...figures.stages.map((stage) => stage.utilisation));
+  const result = {
+    ...{ workers, pipelines, stages, requests, replyTokens, answered: figures.requests, wallS },
+    ...{ virtualS: figures.seconds, steps: figures.steps, rowsPerStep: figures.rowsPerStep },
+    cpuUsPerStep: (user + system) / figures.steps,
+    cpuUsPerStageStep: (user + system) / (figures.steps * stages),
+    ...{
+      tokensPerSecond: figures.tokensPerSecond,
+      microBatches: figures.microBatches / pipelines,
+      utilisation,
+    },
+  };
+  if (json === true) {
+    printJson({ name: "simulate-fleet", ...result });
+    return;
+  }
+  (markdown === true ? printMarkdown : printTable)({
+    title: `${workers} workers in ${pipelines} pipelines of ${stages} stages, ${requests} requests at once (GLM-130B, int4)`,
+    head: ["what", "figure"],
+    rows: [
+      ["answered", String(result.answered)],
+      ["simulated time", `${result.virtualS.toFixed(1)} s`],
+      ["real time", `${wallS.toFixed(1)} s`],
+      ["steps", `${result.steps}, ${result.rowsPerStep.toFixed(1)} rows each`],
+      ["CPU per step, core and simulator", `${result.cpuUsPerStep.toFixed(0)} us`],
+      ["the same per stage that a step passes", `${result.cpuUsPerStageStep.toFixed(2)} us`],
+      ["throughput", `${result.tokensPerSecond.toFixed(0)} tokens/s`],
+      ["micro-batches in flight per pipeline", result.microBatches.toFixed(1)],
+      ["busiest stage", `${(100 * utilisation).toFixed(1)} %`],
+    ],
+  });
+}

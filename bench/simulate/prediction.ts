@@ -1,0 +1,54 @@
+/** What the simulator says of a load that is measured beside it. */
+import { defaultAssumptions } from "../../simulation/hardware/assumptions.js";
+import type { Hardware } from "../../simulation/hardware/hardware.js";
+import type { SimulatedModel } from "../../simulation/hardware/model-work.js";
+import type { RunStage } from "../../simulation/hardware/run.js";
+import { type SimulationOptions, simulate } from "../../simulation/hardware/simulate.js";
+import type { StageTimer } from "../../simulation/hardware/timing.js";
+import type { ClosedLoad, LoadFigures } from "./closed-load.js";
+
+export interface Predicted {
+  model: SimulatedModel;
+  hardware: Hardware;
+  timer: (stage: Omit<RunStage, "timer">) => StageTimer;
+}
+
+/** As the coordinator runs by default. */
+export const coordinatorDefaults = {
+  acceptance: null,
+  itlTargetMs: 200,
+  prefillChunk: 256,
+  microBatches: null,
+  queueLimit: 10_000,
+  recoveryTimeoutMs: 600_000,
+} as const;
+
+export function closedOptions(
+  { model, hardware }: Pick<Predicted, "model" | "hardware">,
+  { clients, requests, promptTokens, replyTokens }: ClosedLoad,
+): SimulationOptions {
+  return {
+    ...coordinatorDefaults,
+    ...{ model, hardware, assumptions: defaultAssumptions, seed: 1, kills: [] },
+    load: [
+      {
+        arrivals: { kind: "closed", clients },
+        requests,
+        prompt: { kind: "fixed", tokens: promptTokens },
+        reply: { kind: "fixed", tokens: replyTokens },
+        interactiveShare: 1,
+      },
+    ],
+    limitMs: 24 * 3_600_000,
+    timeline: { fromMs: 0, toMs: 1 },
+  };
+}
+
+export function predict(of: Predicted, load: ClosedLoad): LoadFigures {
+  const { figures } = simulate({ ...closedOptions(of, load), timer: of.timer });
+  return {
+    tokensPerSecond: figures.fullLoad?.tokensPerSecond ?? figures.tokensPerSecond,
+    ttftMs: figures.ttftMs!.p50,
+    itlMs: figures.itlMs!.p50,
+  };
+}

@@ -1,0 +1,62 @@
+/** The load of a simulation, from flags or from the lines of a batch file. */
+import type { Arrivals, Length, LoadPart } from "../../simulation/hardware/load.js";
+import { readLines } from "../batch/lines.js";
+import { inputLineBytesMax, LineProblem, parseRequestLine } from "../batch/request-line.js";
+import { CommandError } from "../errors.js";
+import { clientsOf, requestsOf, type SimulateFlags } from "./flags.js";
+
+/** No tokenizer is run: texts count by their size. Between English words and Chinese characters. */
+export const bytesPerToken = 4;
+const defaultPrompt: Length = { kind: "fixed", tokens: 512 };
+const linesMax = 50_000;
+
+export async function loadOf(flags: SimulateFlags): Promise<LoadPart> {
+  const arrivals: Arrivals =
+    flags.rate === undefined
+      ? { kind: "closed", clients: clientsOf(flags) }
+      : { kind: "open", perSecond: flags.rate };
+  const part = {
+    arrivals,
+    prompt: flags.promptTokens ?? defaultPrompt,
+    reply: flags.replyTokens,
+    // The lines of a file are a batch.
+    interactiveShare: flags.class ?? (flags.input === undefined ? 1 : 0),
+  };
+  if (flags.input === undefined) return { ...part, requests: requestsOf(flags) };
+  const sizes = await readSizes(flags.input);
+  return { ...part, sizes, requests: sizes.length };
+}
+
+type Sizes = NonNullable<LoadPart["sizes"]>[number];
+
+/** @throws CommandError naming file and line. */
+async function readSizes(file: string): Promise<Sizes[]> {
+  const sizes: Sizes[] = [];
+  for await (const line of readLines(file, inputLineBytesMax)) {
+    if (sizes.length === linesMax) throw new CommandError(`${file} holds more than ${linesMax} requests`);
+    try {
+      sizes.push(sizeOf(JSON.parse(parseRequestLine(line).body) as Record<string, unknown>));
+    } catch (error) {
+      if (!(error instanceof LineProblem)) throw error;
+      throw new CommandError(`${file}:${line.number}: ${error.message}`);
+    }
+  }
+  if (sizes.length === 0) throw new CommandError(`${file} holds no requests`);
+  return sizes;
+}
+
+function sizeOf({ prompt, messages, max_tokens, max_completion_tokens }: Record<string, unknown>): Sizes {
+  const most = max_completion_tokens ?? max_tokens;
+  return {
+    promptTokens: Math.max(1, tokensOf(prompt ?? messages)),
+    replyTokens: typeof most === "number" && most >= 1 ? Math.floor(most) : null,
+  };
+}
+
+/** Ids are counted; of texts, wherever they stand, the bytes. */
+function tokensOf(value: unknown): number {
+  if (typeof value === "string") return Math.ceil(Buffer.byteLength(value) / bytesPerToken);
+  if (typeof value === "number") return 1;
+  if (typeof value !== "object" || value === null) return 0;
+  return Object.values(value).reduce((sum: number, part: unknown) => sum + tokensOf(part), 0);
+}
