@@ -283,10 +283,10 @@ export class Service implements InferenceService {
     this.readinessChanged();
   }
 
-  /** Ends what is left with an error. */
+  /** Ends what is left with an error. Nobody would hear it for an orphan: the next process finds it in the ledger. */
   close(error: RelayError): void {
     this.#sweep.cancel();
-    for (const id of [...this.#pending.keys()]) this.#giveUp(id, error);
+    for (const [id, { orphan }] of [...this.#pending]) if (!orphan) this.#giveUp(id, error);
   }
 
   #oldestWaitMs(): number {

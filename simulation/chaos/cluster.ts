@@ -1,7 +1,8 @@
 /** All processes of a simulated cluster, and whoever starts them again. */
 import type { Random } from "../random.js";
 import type { Answers } from "./answers.js";
-import { type CoordinatorContext, SimCoordinator } from "./coordinator.js";
+import { SimCoordinator } from "./coordinator.js";
+import type { CoordinatorContext } from "./core-watch.js";
 import type { Network } from "./network.js";
 import type { SimRedis } from "./redis.js";
 import type { Scenario } from "./scenario.js";

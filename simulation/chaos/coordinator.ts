@@ -2,69 +2,49 @@
  * A coordinator's process: the product's core and service, put together as coordinator/coordinator.ts does, with a
  * front in place of the API. It begins with what the ledger holds.
  */
+import { RelayError } from "../../common/errors.js";
 import type { RequestId } from "../../common/ids.js";
-import { formatEpoch } from "../../common/ids.js";
+import { type Epoch, formatEpoch } from "../../common/ids.js";
 import type { Logger } from "../../common/log.js";
 import { Core } from "../../coordinator/core.js";
 import type { CorePorts } from "../../coordinator/core-ports.js";
-import type { ModelInfo, RequestEvent } from "../../coordinator/inference.js";
+import type { ModelInfo } from "../../coordinator/inference.js";
 import { tickMs } from "../../coordinator/membership/leases.js";
 import type { PromptService } from "../../coordinator/prompt/service.js";
-import type { LedgerEntry } from "../../coordinator/queue/queue.js";
 import { Service } from "../../coordinator/service.js";
-import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
-import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
 import type { WorkerMessage__Output } from "../../proto/generated/glm/relay/internal/v1/WorkerMessage.js";
-import type { Random } from "../random.js";
-import { AnswerCheck, type Answers } from "./answers.js";
 import { SimCoordinatorLinks } from "./coordinator-links.js";
+import { type CoordinatorContext, CoreWatch } from "./core-watch.js";
 import { Front } from "./front.js";
 import { layerCount, stopToken, textOf, vocabulary } from "./model.js";
-import type { Endpoint, Network } from "./network.js";
+import type { Endpoint } from "./network.js";
 import { Process } from "./process.js";
 import { SimQueue } from "./queue.js";
-import type { SimRedis } from "./redis.js";
-import type { Scenario } from "./scenario.js";
-import { StepWatch } from "./step-watch.js";
 import { controlAddress } from "./worker.js";
-import type { World } from "./world.js";
 
 const MB = 1_000_000;
-/** Of the results, those that may come once more when their epoch is over, and how many of them at most. */
-const keptResults = 0.1;
-const maxOldResults = 16;
-
-export interface CoordinatorContext {
-  world: World;
-  network: Network;
-  redis: SimRedis;
-  random: Random;
-  scenario: Scenario;
-  answers: Answers;
-  /** Who gave out which epoch. */
-  owners: Map<string, Process>;
-}
+/** How long a coordinator that shuts down lets go on what runs (coordinator/coordinator.ts). */
+const drainLimitMs = 7_000;
+const drainPollMs = 20;
+/** Until it is gone: what it has to say is said. */
+const goodbyeMs = 100;
 
 export class SimCoordinator {
   readonly process: Process;
   readonly name: string;
   readonly #context: CoordinatorContext;
   readonly #queue: SimQueue;
+  readonly #watch: CoreWatch;
   readonly #connections = new Map<number, Endpoint>();
-  readonly #watches = new Map<number, StepWatch>();
-  readonly #checks = new Map<RequestId, AnswerCheck>();
-  readonly #ended = new Set<RequestId>();
-  /** Of each request that the core has taken in, the choices that have not ended. */
-  readonly #open = new Map<RequestId, number>();
-  readonly #oldResults: StepResult__Output[] = [];
   #nextConnection = 1;
-  #emitted = 0;
+  #isEnding = false;
   #parts: { core: Core; service: Service } | null = null;
 
   constructor(context: CoordinatorContext, name: string) {
     this.#context = context;
     this.name = name;
     this.process = new Process(context.world, name);
+    this.#watch = new CoreWatch(context, this.process);
     this.#queue = new SimQueue(context.world, context.redis, this.process, this.#logger());
     this.#begin().catch((error: unknown) => {
       // As the command does: it ends, and whoever supervises it begins another one.
@@ -87,6 +67,33 @@ export class SimCoordinator {
     this.#context.network.died(this.process, silently);
   }
 
+  /** As on SIGTERM: nothing new is taken, what runs may end, and the rest is told to come again. */
+  shutDown(): void {
+    const { process } = this;
+    if (this.#parts === null || this.#isEnding) return;
+    this.#isEnding = true;
+    const { core, service } = this.#parts;
+    const untilMs = process.timers.nowMs() + drainLimitMs;
+    const poll = () => {
+      if (service.pendingCount > 0 && process.timers.nowMs() < untilMs) {
+        process.timers.after(drainPollMs, poll);
+        return;
+      }
+      service.close(new RelayError("draining", "the server shut down before the answer was complete"));
+      core.membership.shutDown();
+      process.timers.after(goodbyeMs, () => this.kill(false));
+    };
+    process.run(() => {
+      service.drain();
+      poll();
+    });
+  }
+
+  /** The queue hands on what it has handed on before, as when the lock of a job has run out. */
+  repeatJob(): void {
+    this.#queue.repeat(this.#context.random);
+  }
+
   /** Something of an epoch that is over comes after all, as over a stream that was overtaken by another one. */
   deliverOldResult(): void {
     this.process.run(() => {
@@ -94,14 +101,14 @@ export class SimCoordinator {
       if (core === null) return;
       const held = () => core.membership.planViews().map(({ epoch }) => epoch && formatEpoch(epoch));
       const before = held();
-      const over = this.#oldResults.filter(({ epoch }) => !before.includes(formatEpoch(epoch!)));
+      const over = this.#watch.oldResults.filter(({ epoch }) => !before.includes(formatEpoch(epoch!)));
       if (over.length === 0) return;
       const result = this.#context.random.pick(over);
       const { world } = this.#context;
       world.count("results of old epochs");
-      const emitted = this.#emitted;
+      const emitted = this.#watch.emitted;
       core.stepResult(result);
-      if (this.#emitted === emitted && held().every((epoch, index) => epoch === before[index])) return;
+      if (this.#watch.emitted === emitted && held().every((epoch, index) => epoch === before[index])) return;
       const message = `${this.name}: step ${result.step} of epoch ${formatEpoch(result.epoch!)}`;
       world.violate("an old epoch changes nothing", message);
     });
@@ -110,7 +117,7 @@ export class SimCoordinator {
   /** No plan ends because somebody said what cannot be: all workers are right. */
   checkReasons(): void {
     const reasons = this.core?.view().counters.placementsByReason ?? {};
-    for (const code of ["corrupt_message", "internal", "stage_failed"]) {
+    for (const code of ["corrupt_message", "internal"]) {
       if ((reasons[code] ?? 0) === 0) continue;
       this.#context.world.violate(
         "results are what was asked for",
@@ -136,13 +143,13 @@ export class SimCoordinator {
     const term = await this.#queue.nextTerm();
     const sinceMs = world.loop.nowMs();
     const left = await this.#queue.ledger.read(vocabulary);
-    this.#requireNothingLost(left, sinceMs);
+    this.#watch.requireNothingLost(left, sinceMs);
     world.trace.note(this.name, `begins with term ${term} and ${left.length} requests of the ledger`);
     const linkAddress = `links:${this.name}`;
     const links: SimCoordinatorLinks = new SimCoordinatorLinks(process, network, linkAddress, {
       opened: (epoch) => core.membership.resultLinkOpened(epoch),
       result: (result) => {
-        this.#noteResult(result);
+        this.#watch.result(result);
         core.stepResult(result);
       },
       broken: (epoch, error, stage) => core.membership.linkBroken(epoch, error, stage),
@@ -216,7 +223,7 @@ export class SimCoordinator {
     const service = () => this.#parts!.service;
     return {
       send: (connection, message) => {
-        if (message.assign != null) this.#requireOwner(formatEpoch(message.assign.epoch as never));
+        if (message.assign != null) this.#watch.requireOwner(message.assign.epoch as Epoch);
         this.#connections.get(connection)?.send(message);
       },
       disconnect: (connection) => {
@@ -225,7 +232,7 @@ export class SimCoordinator {
       },
       planMade: (pipeline, epoch) => {
         world.count("plans");
-        this.#watches.set(pipeline, new StepWatch(world, epoch, this.#context.scenario.prefixLength));
+        this.#watch.planMade(pipeline, epoch);
         links.begin(pipeline, epoch);
       },
       openResultLink: (pipeline, epoch, address, stageCount) =>
@@ -236,15 +243,15 @@ export class SimCoordinator {
       },
       termRaised: (term) => this.#queue.raiseTerm(term),
       sendStep: (header) => {
-        this.#noteStep(header);
+        this.#watch.step(header);
         links.send(header);
       },
       emit: (id, event) => {
-        this.#noteEvent(id, event);
+        this.#watch.event(id, event);
         service().emit(id, event);
       },
       ended: (id) => {
-        this.#noteEnd(id);
+        this.#watch.end(id);
         service().ended(id);
       },
       stepFinished: () => {},
@@ -255,7 +262,7 @@ export class SimCoordinator {
       },
       log: (level, message, fields) => {
         if (message === "request admitted") {
-          this.#noteAdmitted(fields!["completionId"] as RequestId, Number(fields!["choices"]));
+          this.#watch.admitted(fields!["completionId"] as RequestId, Number(fields!["choices"]));
         }
         if (level !== "debug") world.trace.note(this.name, message);
       },
@@ -270,93 +277,6 @@ export class SimCoordinator {
     endpoint.onClose = () => {
       if (this.#connections.delete(connection)) membership.gone(connection, "its control stream ended");
     };
-  }
-
-  #requireOwner(epoch: string): void {
-    const { owners, world } = this.#context;
-    const owner = owners.get(epoch);
-    owners.set(epoch, this.process);
-    // One that is dead, and that neither Redis nor a worker remembers, is nobody's leader.
-    if (owner === undefined || owner === this.process || !owner.alive) return;
-    world.violate("one owner per epoch", `${this.name} gives out epoch ${epoch}, as ${owner.name} does`);
-  }
-
-  #noteStep(header: StepHeader): void {
-    const { world } = this.#context;
-    this.#watches.get(header.pipeline!)?.sent(header);
-    world.count("steps");
-    world.count("copies", header.copies?.length ?? 0);
-    if (header.slice != null) world.count("slices");
-    for (const { draftRows = 0 } of header.sequences ?? []) if (draftRows > 0) world.count("drafts");
-  }
-
-  #noteResult(result: StepResult__Output): void {
-    this.#watches.get(result.pipeline)?.finished(result.step);
-    if (this.#context.random.chance(keptResults)) {
-      this.#oldResults.push(result);
-      if (this.#oldResults.length > maxOldResults) this.#oldResults.shift();
-    }
-    for (const { drawn } of result.sequences) {
-      if (drawn.length > 1) this.#context.world.count("guessed tokens", drawn.length - 1);
-    }
-  }
-
-  #noteEvent(id: RequestId, event: RequestEvent): void {
-    const { world, answers } = this.#context;
-    this.#emitted++;
-    const attempt = answers.get(id);
-    if (attempt === undefined) return;
-    let check = this.#checks.get(id);
-    if (check === undefined) {
-      check = new AnswerCheck(attempt.expected);
-      this.#checks.set(id, check);
-    }
-    if (event.type === "finish") this.#open.set(id, (this.#open.get(id) ?? 1) - 1);
-    if (event.type === "finish" || event.type === "error") {
-      const code = event.type === "error" ? ` ${event.error.code}` : "";
-      world.trace.note(this.name, `${id}: ${event.type}${code}`);
-    }
-    if (attempt.leftAt === this.name) {
-      world.violate("nobody computes for those who left", `${this.name}: ${event.type} of ${id}`);
-    }
-    const wrong = check.take(event);
-    if (wrong !== null) world.violate(wrong.invariant, `${this.name}, ${id}: ${wrong.message}`);
-  }
-
-  #noteAdmitted(id: RequestId, choices: number): void {
-    const { world, answers, scenario } = this.#context;
-    if (answers.get(id) === undefined) return;
-    this.#open.set(id, choices);
-    const open = [...this.#open.values()].reduce((sum, count) => sum + count, 0);
-    if (open <= scenario.queueLimit) return;
-    world.violate("the queue limit holds", `${this.name}: ${open} sequences of ${scenario.queueLimit}`);
-  }
-
-  #noteEnd(id: RequestId): void {
-    const { world, answers } = this.#context;
-    const attempt = answers.get(id);
-    if (attempt === undefined) return;
-    attempt.ended = true;
-    this.#open.delete(id);
-    if (this.#ended.has(id)) world.violate("a request ends exactly once", `${this.name}: ${id} ended twice`);
-    this.#ended.add(id);
-  }
-
-  /** What a coordinator that is dead had accepted and not ended stands in the ledger, or still in the queue. */
-  #requireNothingLost(left: readonly LedgerEntry[], sinceMs: number): void {
-    const { answers, redis, world } = this.#context;
-    const there = new Set(left.map(({ request }) => request.id));
-    for (const { request, accepted, ended } of answers.attempts()) {
-      // By one that lives beside this one, while this one was reading.
-      if (accepted !== null && accepted.atMs >= sinceMs) continue;
-      if (accepted === null || ended || there.has(request.id)) continue;
-      // It was ended then; a reader that is slow may not have come so far as to see it.
-      if ((request.deadlineMs ?? Number.POSITIVE_INFINITY) <= this.process.timers.timeOfDayMs()) continue;
-      // Redis and the coordinator together may lose what is young; one of them alone must not.
-      if (redis.tailLostAtMs >= accepted.atMs) continue;
-      if (redis.get(`sim:job:${request.id}`) !== undefined) continue;
-      world.violate("nothing accepted is lost", `${this.name} does not find ${request.id}`);
-    }
   }
 
   #logger(): Logger {

@@ -4,7 +4,7 @@ import type { ErrorRules } from "./client.js";
 import type { Cluster } from "./cluster.js";
 import type { Network } from "./network.js";
 import type { SimRedis } from "./redis.js";
-import type { ClientPlan, FaultKind, Scenario } from "./scenario.js";
+import { type ClientPlan, type FaultKind, maxStandstillMs, type Scenario } from "./scenario.js";
 import type { World } from "./world.js";
 
 /** Nothing fails before the first plan can have been made. */
@@ -64,6 +64,8 @@ export class Faults implements ErrorRules {
         return faults.length > 0 ? null : "none was lost";
       case "model_loading":
         return faults.length > 0 || sinceMs < 5_000 ? null : "it was loaded";
+      case "draining":
+        return has("coordinator shutdown") ? null : "no coordinator shut down";
       case "cancelled":
         return null;
       default:
@@ -103,6 +105,9 @@ export class Faults implements ErrorRules {
       case "coordinator death":
         coordinator.kill(random.chance(0.2));
         return;
+      case "coordinator shutdown":
+        coordinator.shutDown();
+        return;
       case "stale coordinator":
         if (cluster.staleCoordinators().length > 0) return;
         cluster.beginCoordinator();
@@ -111,12 +116,17 @@ export class Faults implements ErrorRules {
         });
         return;
       case "standstill":
-        (random.chance(0.6) ? coordinator.process : worker.process).stall(random.between(100, 5_000));
+        (random.chance(0.6) ? coordinator.process : worker.process).stall(
+          random.between(100, maxStandstillMs),
+        );
         return;
       case "redis away":
       case "redis loses its tail":
         redis.goDown(kind === "redis away" ? 0 : random.between(10, 1_000));
         world.loop.after(random.between(50, 4_000), () => redis.comeUp());
+        return;
+      case "job comes again":
+        if (redis.up) cluster.coordinator.repeatJob();
         return;
       case "old result":
         coordinator.deliverOldResult();

@@ -122,6 +122,10 @@ export class Front {
       if (!isLast) return;
       if (attempt !== undefined) attempt.ended = true;
       const error = event.type === "error" ? event.error.code : null;
+      if (error === "draining") {
+        // The next process would have found it in the ledger, and answered it.
+        world.violate("nothing accepted is lost", `${this.#name} ends the orphan ${request.id}: ${error}`);
+      }
       this.#service.keepAnswer(request.id, JSON.stringify({ error, events } satisfies KeptAnswer));
     });
   }

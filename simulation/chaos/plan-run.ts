@@ -24,6 +24,8 @@ export interface PlanContext {
   prefixLength: number;
   /** Until the stage is there. */
   loadMs: number;
+  /** A step of this plan was computed. */
+  computed(epoch: Epoch): void;
   /** Of a step with so many rows. */
   computeMs(rows: number): number;
   report(state: Pick<StageState__Output, "phase" | "detail" | "errorCode">): void;
@@ -135,6 +137,7 @@ export class PlanRun implements ServedPlan {
   #finish(step: SimStep, ms: number): void {
     const { world, process } = this.#context;
     this.steps++;
+    this.#context.computed(this.epoch);
     try {
       const computed = this.#stage.compute(step);
       const header = { ...step.header, stageUs: [...step.header.stageUs, Math.round(ms * 1_000)] };

@@ -7,6 +7,7 @@ import type { GenerationRequest } from "../../coordinator/inference.js";
 import { RedisLedger } from "../../coordinator/queue/ledger.js";
 import type { RequestQueue } from "../../coordinator/queue/queue.js";
 import { fromRecord, type RequestRecord, toRecord } from "../../coordinator/queue/record.js";
+import type { Random } from "../random.js";
 import type { Process } from "./process.js";
 import { RedisClient, type SimRedis } from "./redis.js";
 import type { World } from "./world.js";
@@ -22,6 +23,8 @@ const attempts = 5;
 const stalledMs = 12_000;
 /** How soon a worker that waits inside Redis sees a new job. */
 const pollMs = 100;
+/** Jobs that may come again. */
+const maxPast = 16;
 
 interface Job {
   readonly record: RequestRecord;
@@ -40,6 +43,8 @@ export class SimQueue implements RequestQueue {
   #admit: ((request: GenerationRequest) => void) | null = null;
   #active = 0;
   static #order = 0;
+  /** Jobs that were added here, the newest ones. */
+  #past: { key: string; job: Job }[] = [];
 
   constructor(world: World, redis: SimRedis, process: Process, log: Logger) {
     this.#world = world;
@@ -83,6 +88,7 @@ export class SimQueue implements RequestQueue {
         if (this.#redis.get(key) !== undefined) return;
         const job: Job = { record, priority, order: SimQueue.#order++, attempts: 0, notBeforeMs: 0 };
         this.#redis.set(key, job);
+        this.#past = [...this.#past, { key, job }].slice(-maxPast);
       });
     } catch (cause) {
       throw new RelayError("queue_unavailable", "Redis does not answer", { cause, retryAfterS: 1 });
@@ -100,6 +106,13 @@ export class SimQueue implements RequestQueue {
     } catch {
       // Its admission finds nobody who waits for it.
     }
+  }
+
+  /** One of the last jobs is there once more. */
+  repeat(random: Random): void {
+    if (this.#past.length === 0) return;
+    const { key, job } = random.pick(this.#past);
+    if (this.#redis.get(key) === undefined) this.#redis.set(key, job);
   }
 
   async start(admit: (request: GenerationRequest) => void): Promise<void> {

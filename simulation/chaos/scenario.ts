@@ -14,13 +14,18 @@ export const faultKinds = [
   "worker death",
   "machine death",
   "coordinator death",
+  "coordinator shutdown",
   "stale coordinator",
   "standstill",
   "redis away",
   "redis loses its tail",
+  "job comes again",
   "old result",
 ] as const;
 export type FaultKind = (typeof faultKinds)[number];
+
+/** Of a process that stands still, at most. */
+export const maxStandstillMs = 5_000;
 
 export interface Scenario {
   pipelineCount: number;

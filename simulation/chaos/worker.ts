@@ -37,6 +37,8 @@ export class SimWorker {
   #highestTerm = 0;
   #newest: Epoch = noEpoch;
   #plan: PlanRun | null = null;
+  /** The epoch of the last step that it computed. */
+  #lastComputed: Epoch = noEpoch;
   #session: Endpoint | null = null;
   #joined = false;
   #backoff = new Backoff(retryMs.first, retryMs.last);
@@ -69,6 +71,7 @@ export class SimWorker {
     if (this.#process.alive) return;
     this.#highestTerm = 0;
     this.#newest = noEpoch;
+    this.#lastComputed = noEpoch;
     this.#joined = false;
     this.#progress = 0;
     this.#backoff = new Backoff(retryMs.first, retryMs.last);
@@ -165,6 +168,13 @@ export class SimWorker {
         network: this.#network,
         process: this.#process,
         prefixLength,
+        computed: (of) => {
+          if (compareEpochs(of, this.#lastComputed) < 0) {
+            const message = `${this.name} computes for epoch ${formatEpoch(of)} after ${formatEpoch(this.#lastComputed)}`;
+            this.#world.violate("one owner per epoch", message);
+          }
+          this.#lastComputed = of;
+        },
         loadMs: this.#random.between(20, 200),
         computeMs: (rows) => {
           this.#progress++;

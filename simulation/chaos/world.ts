@@ -15,6 +15,7 @@ export type Invariant =
   | "a block in flight is not reused"
   | "steps come in order and within limits"
   | "credits hold"
+  | "a deadline is kept"
   | "results are what was asked for"
   | "nobody computes for those who left"
   | "the queue limit holds"

@@ -3,6 +3,7 @@
  * finds them. Each changes one method and gives it back.
  */
 import { Core } from "../../coordinator/core.js";
+import { Deadlines } from "../../coordinator/deadlines.js";
 import { Intake } from "../../coordinator/intake.js";
 import { PipelinePlan } from "../../coordinator/membership/pipeline-plan.js";
 import { DecodeRows } from "../../coordinator/pipeline/decode-rows.js";
@@ -221,19 +222,15 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: "a block of a cancelled request is not given back",
     plant: () => {
-      let isCancelling = false;
+      let cancelled = 0;
       return both(
         wrap(
           Core,
           "cancel",
           (cancel) =>
             function (id) {
-              isCancelling = true;
-              try {
-                cancel.call(this, id);
-              } finally {
-                isCancelling = false;
-              }
+              cancelled++;
+              cancel.call(this, id);
             },
         ),
         wrap(
@@ -241,7 +238,9 @@ export const plantedBugs: readonly PlantedBug[] = [
           "release",
           (release) =>
             function (blocks, unused) {
-              release.call(this, isCancelling ? blocks.slice(1) : blocks, unused);
+              const isLost = cancelled > 0 && blocks.length > 0;
+              if (isLost) cancelled--;
+              release.call(this, isLost ? blocks.slice(1) : blocks, unused);
             },
         ),
       );
@@ -317,6 +316,10 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: "the answer of a request whose client is gone is not kept",
     plant: () => wrap(Service, "keepAnswer", () => () => {}),
+  },
+  {
+    name: "nobody looks at deadlines",
+    plant: () => wrap(Deadlines, "watch", () => () => {}),
   },
   {
     name: "nobody looks at the queue limit",

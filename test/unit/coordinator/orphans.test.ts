@@ -165,6 +165,20 @@ describe("requests that an earlier process left", () => {
     expect(await service.lookUp("old", "default")).toEqual({ status: "ended", answer: "kept" });
   });
 
+  it("stay in the ledger when the process that took them up shuts down: the next one answers them", async () => {
+    const { service, noted, serve, cancelled } = bind(bench());
+    service.restore([
+      { request: left("a", 3), decided: [[]] },
+      { request: left("b", 3), decided: [[]] },
+    ]);
+    await serve();
+    service.emit(a, { type: "started" });
+    service.close(new RelayError("draining", "the server shut down"));
+    expect(cancelled).toEqual([]);
+    expect(noted).toEqual([["restate", "a", numericsId, 2, true]]);
+    expect(await service.lookUp(a, "default")).toMatchObject({ status: "running" });
+  });
+
   it("are not taken up again when BullMQ hands them on once more, before or after their end", async () => {
     const { service, serve, ids, end, noted } = bind(bench());
     service.restore([{ request: left("a", 3), decided: [[]] }]);
