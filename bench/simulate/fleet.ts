@@ -2,9 +2,10 @@
  * A thousand simulated workers: pipelines of seventy stages, and ten thousand requests at once. What the coordinator
  * and the simulator cost per step, and whether the stages are busy.
  */
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { integer } from "../../cli/options.js";
 import { simulationModel } from "../../cli/simulate/model.js";
+import { type PublishedName, publishedNames } from "../../models/published.js";
 import { devices } from "../../simulation/hardware/devices.js";
 import { oneHost } from "../../simulation/hardware/hardware.js";
 import { simulate } from "../../simulation/hardware/simulate.js";
@@ -13,6 +14,7 @@ import { printMarkdown, printTable } from "../report.js";
 import { closedOptions } from "./prediction.js";
 
 interface Flags {
+  model: PublishedName;
   workers: number;
   stages: number;
   requests: number;
@@ -25,17 +27,28 @@ export function addSimulateFleetBench(program: Command): void {
   program
     .command("simulate-fleet")
     .description("A thousand simulated workers in pipelines of seventy stages, with ten thousand requests.")
+    .addOption(
+      new Option("--model <name>", "with a layer for each stage").choices(publishedNames).default("glm-4.5"),
+    )
     .option("--workers <n>", "each a 3090", integer(1, 1_024), 1_000)
     .option("--stages <n>", "of each pipeline", integer(1, 70), 70)
     .option("--requests <n>", "all at once", integer(1, 10_000), 10_000)
-    .option("--reply-tokens <n>", "of each", integer(1, 1_000), 16)
+    .option("--reply-tokens <n>", "of each", integer(1, 1_000), 64)
     .option("--json", "print JSON")
     .option("--markdown", "print for a document")
     .action(run);
 }
 
-async function run({ workers, stages, requests, replyTokens, json, markdown }: Flags): Promise<void> {
-  const model = await simulationModel("glm-130b", { quantization: "int4" });
+async function run({
+  model: name,
+  workers,
+  stages,
+  requests,
+  replyTokens,
+  json,
+  markdown,
+}: Flags): Promise<void> {
+  const model = await simulationModel(name, { quantization: "int4" });
   const pipelines = Math.floor(workers / stages);
   const card = devices.get("3090")!;
   const hardware = oneHost(
@@ -50,7 +63,7 @@ async function run({ workers, stages, requests, replyTokens, json, markdown }: F
   const wallS = (performance.now() - began) / 1_000;
   const utilisation = Math.max(...figures.stages.map((stage) => stage.utilisation));
   const result = {
-    ...{ workers, pipelines, stages, requests, replyTokens, answered: figures.requests, wallS },
+    ...{ model: name, workers, pipelines, stages, requests, replyTokens, answered: figures.requests, wallS },
     ...{ virtualS: figures.seconds, steps: figures.steps, rowsPerStep: figures.rowsPerStep },
     cpuUsPerStep: (user + system) / figures.steps,
     cpuUsPerStageStep: (user + system) / (figures.steps * stages),
@@ -65,7 +78,7 @@ async function run({ workers, stages, requests, replyTokens, json, markdown }: F
     return;
   }
   (markdown === true ? printMarkdown : printTable)({
-    title: `${workers} workers in ${pipelines} pipelines of ${stages} stages, ${requests} requests at once (GLM-130B, int4)`,
+    title: `${workers} workers in ${pipelines} pipelines of ${stages} stages, ${requests} requests at once (${model.title}, int4)`,
     head: ["what", "figure"],
     rows: [
       ["answered", String(result.answered)],

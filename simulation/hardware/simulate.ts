@@ -169,13 +169,15 @@ function watchKv(loop: EventLoop, cluster: SimulatedCluster): KvWatch {
 class BusySpan {
   readonly #loop: EventLoop;
   readonly #workers: readonly SimulatedWorker[];
+  readonly #all: { atMs: number; busyMs: number[] };
   #from: { atMs: number; busyMs: number[] };
   #to: { atMs: number; busyMs: number[] } | null = null;
 
   constructor(loop: EventLoop, workers: readonly SimulatedWorker[]) {
     this.#loop = loop;
     this.#workers = workers;
-    this.#from = this.#now();
+    this.#all = this.#now();
+    this.#from = this.#all;
   }
 
   begin(): void {
@@ -186,12 +188,12 @@ class BusySpan {
     this.#to = this.#now();
   }
 
-  /** Share of the span, at most 1; of all the time when the span has no end. */
+  /** Share of the span, at most 1; of all the time when there was none. */
   of(worker: number): number {
-    const to = this.#to ?? this.#now();
-    const spanMs = to.atMs - this.#from.atMs;
-    const busyMs = to.busyMs[worker]! - this.#from.busyMs[worker]!;
-    return spanMs === 0 ? 0 : Math.min(1, busyMs / spanMs);
+    const ended = this.#to !== null && this.#to.atMs > this.#from.atMs;
+    const [from, to] = ended ? [this.#from, this.#to!] : [this.#all, this.#now()];
+    const spanMs = to.atMs - from.atMs;
+    return spanMs === 0 ? 0 : Math.min(1, (to.busyMs[worker]! - from.busyMs[worker]!) / spanMs);
   }
 
   #now() {
