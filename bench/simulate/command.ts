@@ -135,9 +135,12 @@ async function compare(
   predicted: Predicted,
 ): Promise<Compared[]> {
   const compared: Compared[] = [];
+  // The first one, to begin with.
+  const earlier = [loads[0]!];
   for (const load of loads) {
     const measured = await runClosedLoad(url, load);
-    compared.push({ cluster, load, measured, predicted: predict(predicted, load) });
+    compared.push({ cluster, load, measured, predicted: predict(predicted, load, earlier) });
+    earlier.push(load);
     note(`${cluster}, ${load.clients} clients: ${measured.tokensPerSecond.toFixed(1)} tokens/s`);
   }
   return compared;

@@ -44,8 +44,10 @@ export function closedOptions(
   };
 }
 
-export function predict(of: Predicted, load: ClosedLoad): LoadFigures {
-  const { figures } = simulate({ ...closedOptions(of, load), timer: of.timer });
+/** @param earlier Loads that the cluster has had before: it has learnt its times from them. */
+export function predict(of: Predicted, load: ClosedLoad, earlier: readonly ClosedLoad[]): LoadFigures {
+  const before = earlier.flatMap((one) => closedOptions(of, one).load);
+  const { figures } = simulate({ ...closedOptions(of, load), earlier: before, timer: of.timer });
   return {
     tokensPerSecond: figures.fullLoad?.tokensPerSecond ?? figures.tokensPerSecond,
     ttftMs: figures.ttftMs!.p50,

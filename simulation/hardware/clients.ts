@@ -54,6 +54,8 @@ export interface ClientOptions {
   contextLength: number;
   /** Prompts are contexts that are read as a whole. */
   prefix: boolean;
+  /** Requests that others have sent before: no prompt is one of theirs. */
+  sentBefore: number;
 }
 
 /** So many tokens of a prompt have a meaning here; all others are alike. */
@@ -77,7 +79,7 @@ export class Clients {
    * theirs, or each had one; of a load that comes by itself, from a tenth of its requests to the last one's arrival.
    */
   readonly full = { fromMs: null as number | null, toMs: null as number | null, fromTokens: 0, toTokens: 0 };
-  #sentInAll = 0;
+  #sentInAll: number;
   /** Told when the span begins and ends. */
   onFull: (begins: boolean) => void = () => {};
 
@@ -89,6 +91,7 @@ export class Clients {
   ) {
     this.#loop = loop;
     this.#options = options;
+    this.#sentInAll = options.sentBefore;
     this.#send = send;
     this.#parts = options.parts.map((load, index) => ({
       load,

@@ -102,6 +102,14 @@ export class SimulatedCluster {
     this.core.admit(request);
   }
 
+  /** Steps up to now are not counted. */
+  forget(): void {
+    this.replayedRows = 0;
+    this.steps = 0;
+    this.rows = 0;
+    this.roundTripMs = 0;
+  }
+
   /**
    * A worker's process dies now: its streams break at once.
    * @param backAfterMs Its process is started again after that; null: never.

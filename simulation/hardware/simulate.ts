@@ -2,7 +2,7 @@
  * One simulation from its description to its figures. The same description and seed give the same figures, to the
  * last digit.
  */
-import type { StageView } from "../../coordinator/inference.js";
+import type { ClusterView, StageView } from "../../coordinator/inference.js";
 import { type RequestClass, requestClasses } from "../../coordinator/request-class.js";
 import { EventLoop } from "../event-loop.js";
 import { Random } from "../random.js";
@@ -31,6 +31,8 @@ export interface Kill {
 
 export interface SimulationOptions extends ClusterOptions {
   load: readonly LoadPart[];
+  /** Loads that are over before, one after the other; not counted, but the coordinator has learnt from them. */
+  earlier?: readonly LoadPart[];
   kills: readonly Kill[];
   /** Virtual time after which it ends though requests are open. */
   limitMs: number;
@@ -95,19 +97,20 @@ export function simulate(options: SimulationOptions): Simulation {
   const loop = new EventLoop();
   const recoveries: SimulationFigures["recoveries"] = [];
   let timeline: Timeline | null = null;
+  let clients: Clients | null = null;
   const cluster: SimulatedCluster = new SimulatedCluster(loop, options, {
-    emit: (id, event) => clients.emit(id, event),
-    ended: (id) => clients.ended(id),
+    emit: (id, event) => clients?.emit(id, event),
+    ended: (id) => clients?.ended(id),
     recovered: (reason, afterMs) => void recoveries.push({ reason, seconds: afterMs / 1_000 }),
     computed: (worker, segment) => timeline?.add(worker, segment),
   });
-  const { model, load } = options;
-  const clients: Clients = new Clients(
-    loop,
-    new Random(options.seed),
-    { parts: load, contextLength: model.contextLength, prefix: model.prefix },
-    (request) => cluster.admit(request),
-  );
+  const { model, load, earlier = [] } = options;
+  const { contextLength, prefix } = model;
+  let sentBefore = 0;
+  const clientsOf = (parts: readonly LoadPart[], random: Random) =>
+    new Clients(loop, random, { parts, contextLength, prefix, sentBefore }, (request) =>
+      cluster.admit(request),
+    );
   for (const { worker } of options.kills) {
     if (cluster.workers[worker] === undefined) {
       throw wrong("--kill", `worker${worker}`, `worker0 to worker${cluster.workers.length - 1}`);
@@ -115,6 +118,14 @@ export function simulate(options: SimulationOptions): Simulation {
   }
 
   form(loop, cluster);
+  for (const [index, part] of earlier.entries()) {
+    clients = clientsOf([part], new Random(options.seed).fork(`earlier ${index}`));
+    sentBefore += part.requests;
+    clients.begin();
+    while (!clients.done && loop.nowMs() < virtualLimitMs) loop.step();
+  }
+  cluster.forget();
+  clients = clientsOf(load, new Random(options.seed));
   const startMs = loop.nowMs();
   timeline = new Timeline(cluster.workers.length, startMs, options.timeline);
   const kv = watchKv(loop, cluster);
@@ -123,11 +134,11 @@ export function simulate(options: SimulationOptions): Simulation {
   for (const { worker, atMs, backAfterMs } of options.kills) {
     loop.at(startMs + atMs, () => cluster.kill(cluster.workers[worker]!, backAfterMs));
   }
-  const stages = cluster.core.view().stages;
+  const { stages, counters: before } = cluster.core.view();
   clients.begin();
   const endMs = startMs + Math.min(options.limitMs, virtualLimitMs);
   while (!clients.done && loop.nowMs() < endMs) loop.step();
-  const figures = figuresOf({ loop, cluster, clients, startMs, stages, busy, kv });
+  const figures = figuresOf({ loop, cluster, clients, startMs, stages, busy, kv, before });
   return { figures: { ...figures, recoveries }, timeline, workers: cluster.workers };
 }
 
@@ -210,6 +221,8 @@ interface Ended {
   stages: readonly StageView[];
   busy: BusySpan;
   kv: KvWatch;
+  /** Counters when the load began. */
+  before: Pick<ClusterView["counters"], "preemptions" | "draftedTokens" | "acceptedTokens">;
 }
 
 function figuresOf(ended: Ended): Omit<SimulationFigures, "recoveries"> {
@@ -223,7 +236,10 @@ function figuresOf(ended: Ended): Omit<SimulationFigures, "recoveries"> {
     return times.requests + times.tokens === 0 ? [] : [[of, times] as const];
   });
   const first = classes[0]?.[1];
-  const { preemptions, draftedTokens, acceptedTokens } = view.counters;
+  const { before } = ended;
+  const preemptions = view.counters.preemptions - before.preemptions;
+  const draftedTokens = view.counters.draftedTokens - before.draftedTokens;
+  const acceptedTokens = view.counters.acceptedTokens - before.acceptedTokens;
   return {
     seconds,
     requests: clients.finished,

@@ -57,6 +57,21 @@ describe("a simulated pipeline", () => {
     expect(figures.tokens).toBe(128);
   });
 
+  it("has learnt from loads before it, and counts nothing of them", async () => {
+    const model = await publishedModel("glm-4-9b");
+    const hardware = rigOf("3090", "3090");
+    const alone = optionsFor(model, hardware, closed(8, 16, 64, 32));
+    const earlier = closed(1, 3, 64, 64);
+    const { figures } = simulate({ ...alone, earlier: [earlier] });
+    expect([figures.requests, figures.tokens]).toEqual([16, 16 * 32]);
+    expect(figures.ttftMs!.count).toBe(16);
+    const cold = simulate(alone).figures;
+    expect(figures.seconds / cold.seconds).toBeGreaterThan(0.5);
+    expect(figures.seconds / cold.seconds).toBeLessThan(1.5);
+    expect(figures.steps).toBeLessThan(2 * cold.steps);
+    expect(figures.seconds).not.toBe(cold.seconds);
+  });
+
   it("is the same for the same seed, and another one for another", async () => {
     const model = await publishedModel("chatglm2-6b");
     const run = (seed: number) => {
