@@ -42,6 +42,18 @@ function both(...undo: (() => void)[]): () => void {
   };
 }
 
+/** Headers never say anything in this field. */
+function withoutInHeaders(field: "copies" | "ended"): () => void {
+  return wrap(
+    Pipeline,
+    "submit",
+    (submit) =>
+      function (step, ...rest) {
+        submit.call(this, { ...step, [field]: [] }, ...rest);
+      },
+  );
+}
+
 export const plantedBugs: readonly PlantedBug[] = [
   {
     name: "a draft counts as accepted without a check",
@@ -248,27 +260,11 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: "the copy of a shared prompt's last block is left out",
-    plant: () =>
-      wrap(
-        Pipeline,
-        "submit",
-        (submit) =>
-          function (step, ...rest) {
-            submit.call(this, { ...step, copies: [] }, ...rest);
-          },
-      ),
+    plant: () => withoutInHeaders("copies"),
   },
   {
     name: "workers are not told which sequences have ended",
-    plant: () =>
-      wrap(
-        Pipeline,
-        "submit",
-        (submit) =>
-          function (step, ...rest) {
-            submit.call(this, { ...step, ended: [] }, ...rest);
-          },
-      ),
+    plant: () => withoutInHeaders("ended"),
   },
   {
     name: "an interrupted sequence is built without its last token",
