@@ -1,9 +1,8 @@
 // Vectors of sixteen output rows, for AVX-512 with VNNI.
 #pragma once
 
-#include <immintrin.h>
-
 #include "kernels/byte_dot/quant_matmul.h"
+#include "kernels/intrinsics.h"
 
 namespace glm_relay {
 namespace {
@@ -38,7 +37,9 @@ struct Lanes16 {
   static Floats scales(const StripScales& scales, int row) {
     return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(scales.half + row)));
   }
-  static Floats scales(const byte_dot::SpreadTile& tile, int row) { return _mm512_load_ps(tile.scales + row); }
+  static Floats scales(const byte_dot::SpreadTile& tile, int row) {
+    return _mm512_load_ps(tile.scales + row);
+  }
   // What makes up for unsigned weights: `offset` is for those of 4 bits, an offset of 8; 128 is 16 times it.
   template <class Stored>
   static Ints start(const int16_t (&offset)[2]) {
@@ -47,8 +48,10 @@ struct Lanes16 {
     std::memcpy(&both, offset, sizeof(both));
     return _mm512_madd_epi16(_mm512_set1_epi32(both), _mm512_set1_epi16(kTimes));
   }
-  // Four columns of one row of activations, in every lane.
-  static Ints quad(const int8_t (&rows)[kTileRows][kQuad], int row) {
+  // Four columns of four rows of activations, and those of one row in every lane.
+  using Quads = const int8_t (*)[kQuad];
+  static Quads quads(const int8_t (&rows)[kTileRows][kQuad]) { return rows; }
+  static Ints quad(Quads rows, int row) {
     int32_t bytes;
     std::memcpy(&bytes, rows[row], sizeof(bytes));
     return _mm512_set1_epi32(bytes);

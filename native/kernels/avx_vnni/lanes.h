@@ -1,9 +1,8 @@
 // Vectors of eight output rows, for CPUs that have AVX2 and VNNI but not AVX-512.
 #pragma once
 
-#include <immintrin.h>
-
 #include "kernels/byte_dot/quant_matmul.h"
+#include "kernels/intrinsics.h"
 
 namespace glm_relay {
 namespace {
@@ -34,7 +33,9 @@ struct Lanes8 {
   static Floats scales(const StripScales& scales, int row) {
     return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(scales.half + row)));
   }
-  static Floats scales(const byte_dot::SpreadTile& tile, int row) { return _mm256_load_ps(tile.scales + row); }
+  static Floats scales(const byte_dot::SpreadTile& tile, int row) {
+    return _mm256_load_ps(tile.scales + row);
+  }
   // What makes up for unsigned weights: `offset` is for those of 4 bits, an offset of 8; 128 is 16 times it.
   template <class Stored>
   static Ints start(const int16_t (&offset)[2]) {
@@ -43,8 +44,10 @@ struct Lanes8 {
     std::memcpy(&both, offset, sizeof(both));
     return _mm256_madd_epi16(_mm256_set1_epi32(both), _mm256_set1_epi16(kTimes));
   }
-  // Four columns of one row of activations, in every lane.
-  static Ints quad(const int8_t (&rows)[kTileRows][kQuad], int row) {
+  // Four columns of four rows of activations, and those of one row in every lane.
+  using Quads = const int8_t (*)[kQuad];
+  static Quads quads(const int8_t (&rows)[kTileRows][kQuad]) { return rows; }
+  static Ints quad(Quads rows, int row) {
     int32_t bytes;
     std::memcpy(&bytes, rows[row], sizeof(bytes));
     return _mm256_set1_epi32(bytes);

@@ -63,9 +63,13 @@ inline void tile(float* sums, const Tile& weights, const Scales& scales, const A
       Ints w[kSide];
 #pragma GCC unroll 8
       for (int i = 0; i < kSide; i++) w[i] = V::weights(weights, row, i, quad);
+      typename V::Quads quads[(Rows + kTileRows - 1) / kTileRows];
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; r += kTileRows)
+        quads[r / kTileRows] = V::quads(x[r / kTileRows]->values[quad]);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) {
-        const auto xQuad = V::quad(x[r / kTileRows]->values[quad], r % kTileRows);
+        const auto xQuad = V::quad(quads[r / kTileRows], r % kTileRows);
 #pragma GCC unroll 8
         for (int i = 0; i < kSide; i++) dots[r][i] = V::dot(dots[r][i], w[i], xQuad);
       }
