@@ -10,8 +10,10 @@ import { kernelChecks, kernelGroups, nativeKernelCheck } from "../support/kernel
 
 const compiler = process.env.CXX ?? "g++";
 const header = "simde/x86/avx512.h";
-const { status: found } = spawnSync(compiler, ["-E", "-x", "c++", "-"], { input: `#include <${header}>\n` });
-const missing = found !== 0;
+const { status: notFound } = spawnSync(compiler, ["-E", "-x", "c++", "-"], {
+  input: `#if !__has_include(<${header}>)\n#error\n#endif\n`,
+});
+const missing = notFound !== 0;
 if (missing) console.log(`skipped: x86 kernels by SIMDe, because ${compiler} finds no <${header}>`);
 
 const program = join(packageRoot, "build", "native-simde", "kernel_check");
