@@ -42,6 +42,10 @@ export const maxStopStringLength = 1_024;
 export const maxStopTokenIds = 256;
 /** Model ids in a path are at most this long. */
 export const maxPathParameterLength = 256;
+/** Ids that a query or a body names. */
+export const maxIdLength = 256;
+/** Of the body that makes a batch: more than its metadata can take, and read in a few milliseconds. */
+export const maxBatchBodyBytes = 128 * 1024;
 
 /** Characters of a client's value that an error message repeats. */
 export const maxShownCharacters = 60;
@@ -66,6 +70,8 @@ export interface Timing {
   arrivalMs: number;
   /** At close, how long running responses may go on. */
   closeGraceMs: number;
+  /** Between two events of a batch. */
+  batchEventMs: number;
 }
 
 export const defaultTiming: Timing = {
@@ -74,4 +80,5 @@ export const defaultTiming: Timing = {
   stalledClientMs: 120_000,
   arrivalMs: requestTimeoutMs,
   closeGraceMs: 5_000,
+  batchEventMs: 250,
 };

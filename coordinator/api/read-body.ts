@@ -65,7 +65,7 @@ export function buffersOf(read: Read): ArrayBuffer[] {
 }
 
 /** Bytes that are not UTF-8 are refused, not replaced by U+FFFD. @throws RelayError invalid_json */
-function parseJson(bytes: Uint8Array): unknown {
+export function parseJson(bytes: Uint8Array): unknown {
   let text: string;
   try {
     text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);

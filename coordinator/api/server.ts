@@ -9,8 +9,11 @@ import { Registry } from "prom-client";
 import { RelayError } from "../../common/errors.js";
 import { maxBodyBytes } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
+import type { BatchService } from "../batches/batch.js";
+import { WebhookHosts } from "../batches/webhook-hosts.js";
 import type { InferenceService } from "../inference.js";
 import { WakeUps } from "../wake-ups.js";
+import { batchRoutes } from "./batches.js";
 import { installBodyParser } from "./body.js";
 import { chatRoute } from "./chat.js";
 import { completionsRoute } from "./completions.js";
@@ -48,6 +51,10 @@ export interface ApiOptions {
   /** Holds figures of other parts; /metrics shows them beside those of the API. */
   registry?: Registry;
   timing?: Partial<Timing>;
+  /** Absent or null: /v1/batches says that it is not offered. */
+  batches?: BatchService | null;
+  /** Where webhooks of batches may go; absent: nowhere. */
+  webhookHosts?: WebhookHosts;
 }
 
 export interface Api {
@@ -73,6 +80,9 @@ export async function createApi(service: InferenceService, options: ApiOptions):
     timing,
     running: new RunningCalls(),
     arrivals: new WakeUps(),
+    batches: options.batches ?? null,
+    webhookHosts: options.webhookHosts ?? new WebhookHosts([]),
+    streams: new Set(),
   };
 
   const server = fastify({
@@ -94,6 +104,9 @@ export async function createApi(service: InferenceService, options: ApiOptions):
   server.decorateRequest("answered", null);
   server.decorateRequest("errorCode", null);
   installBodyParser(server);
+  server.addHook("preClose", async () => {
+    for (const end of [...context.streams]) end();
+  });
   observeRequests(server, context);
   server.setErrorHandler(errorHandler(options.log));
   server.setNotFoundHandler(
@@ -115,6 +128,7 @@ export async function createApi(service: InferenceService, options: ApiOptions):
     embeddingsRoute(context),
     ...modelRoutes(context),
     ...requestRoutes(context),
+    ...batchRoutes(context),
     ...tokenizeRoutes(context),
     ...healthRoutes(context),
   ];
@@ -151,22 +165,26 @@ export async function createApi(service: InferenceService, options: ApiOptions):
 
 /** Every path answers every method: with its handler, or with 405 and the methods it has. */
 function registerRoutes(server: FastifyInstance, routes: Route[]): void {
-  for (const route of routes) {
+  const methodsOf = new Map<string, string[]>();
+  for (const { method, path, quiet, handler } of routes) {
     server.route({
-      method: route.method,
-      url: route.path,
-      config: { quiet: route.quiet ?? false },
-      handler: async (request, reply) => route.handler(request, reply),
+      method,
+      url: path,
+      config: { quiet: quiet ?? false },
+      handler: async (request, reply) => handler(request, reply),
     });
-    const allowed = route.method === "GET" ? ["GET", "HEAD"] : [route.method];
+    methodsOf.set(path, [...(methodsOf.get(path) ?? []), method]);
+  }
+  for (const [path, methods] of methodsOf) {
+    const allowed = methods.flatMap((method) => (method === "GET" ? ["GET", "HEAD"] : [method]));
     server.route({
       method: server.supportedMethods.filter((method) => !allowed.includes(method)),
-      url: route.path,
+      url: path,
       onRequest: async (request, reply) => {
         reply.header("allow", allowed.join(", "));
         throw new RelayError(
           "method_not_allowed",
-          `${route.path} takes ${allowed[0]}, not ${request.method}`,
+          `${path} takes ${methods.join(" and ")}, not ${request.method}`,
         );
       },
       handler: async () => undefined,

@@ -18,6 +18,11 @@ export type BatchStatus = (typeof batchStatuses)[number];
 
 /** A batch in one of these stays as it is. */
 export const finalStatuses = ["failed", "completed", "expired", "cancelled"] as const satisfies BatchStatus[];
+export type FinalStatus = (typeof finalStatuses)[number];
+
+export function isFinal(status: BatchStatus): status is FinalStatus {
+  return (finalStatuses as readonly BatchStatus[]).includes(status);
+}
 
 /** What is wrong with a line of the input. */
 export interface BatchProblem {
