@@ -3,7 +3,7 @@ import { type FileHandle, open, realpath, stat } from "node:fs/promises";
 import type { Server } from "node:net";
 import { basename, dirname, join } from "node:path";
 import { CommandError } from "../errors.js";
-import { lockName, tryLock } from "../lock.js";
+import { lockName, tryLock } from "../../common/lock.js";
 import { syncFolder } from "./resume.js";
 
 /** A power failure costs at most the lines of so long; a killed process costs none. */
