@@ -1,9 +1,9 @@
 /** The folders of batches: where each of their files lies, and batch.json, which is there whole or not at all. */
-import { link, mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
+import { link, mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Logger } from "../../common/log.js";
+import { syncFolder, writeDurably } from "../files/durable.js";
 import { type BatchRecord, readRecord } from "./record.js";
-import { syncFolder } from "./sync-folder.js";
 
 const recordName = "batch.json";
 const idPattern = /^batch_[0-9a-f]{32}$/;
@@ -75,7 +75,7 @@ export class BatchStore {
     const { id } = record.object;
     const text = JSON.stringify(record);
     const before = this.#writes.get(id) ?? Promise.resolve();
-    const write = before.catch(() => undefined).then(() => this.#write(id, text));
+    const write = before.catch(() => undefined).then(() => writeDurably(join(this.paths(id).folder, recordName), text));
     this.#writes.set(id, write);
     const forget = () => {
       if (this.#writes.get(id) === write) this.#writes.delete(id);
@@ -114,20 +114,6 @@ export class BatchStore {
     const { folder } = this.paths(id);
     await rm(join(folder, recordName), { force: true });
     await rm(folder, { recursive: true, force: true });
-  }
-
-  async #write(id: string, text: string): Promise<void> {
-    const { folder } = this.paths(id);
-    const beside = join(folder, `${recordName}.new`);
-    const file = await open(beside, "w", 0o600);
-    try {
-      await file.writeFile(text);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(beside, join(folder, recordName));
-    await syncFolder(folder);
   }
 
   async #readOne(id: string): Promise<BatchRecord | null> {

@@ -6,8 +6,8 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { dirname } from "node:path";
 import { RelayError } from "../../common/errors.js";
+import { syncFolder } from "../files/durable.js";
 import { diskRetryMs } from "./limits.js";
-import { syncFolder } from "./sync-folder.js";
 
 /** Bytes of one write, beside its first record. */
 const maxGroupBytes = 4 * 1024 * 1024;

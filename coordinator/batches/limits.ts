@@ -1,10 +1,11 @@
 /** Bounds of batches. Each one closes a way in which one of them could take more than its share. */
 import { maxBodyBytes } from "../../common/limits.js";
+import { maxFileBytes } from "../files/file.js";
 
 /** Lines of one input, as at OpenAI. */
 export const maxLines = 50_000;
 /** Bytes of one input, decompressed. */
-export const maxInputBytes = 200 * 1024 * 1024;
+export const maxInputBytes = maxFileBytes;
 /** What stands around the body in a line. */
 const maxEnvelopeBytes = 64 * 1024;
 export const maxLineBytes = maxBodyBytes + maxEnvelopeBytes;

@@ -9,7 +9,7 @@ import { type BatchRecord, usageObject } from "./record.js";
 export class LiveBatch {
   readonly record: BatchRecord;
   /** By line: one of lineState. Empty while its input is not checked, or its ledgers are not read. */
-  states = new Uint8Array(0);
+  states: Uint8Array = new Uint8Array(0);
   readonly usage: LineUsage = { promptTokens: 0, cachedTokens: 0, completionTokens: 0, reasoningTokens: 0 };
   /** Lines that are being answered, or whose answer is being written down. */
   underWay = 0;
