@@ -17,6 +17,7 @@ import type { DType } from "../models/shape.js";
 import { internalProto } from "../proto/load.js";
 import { type Api, createApi } from "./api/server.js";
 import { Core, queueLimit } from "./core.js";
+import { openData } from "./files/open.js";
 import type { ModelInfo } from "./inference.js";
 import { tickMs } from "./membership/leases.js";
 import { maxWorkers } from "./membership/members.js";
@@ -79,6 +80,12 @@ export interface CoordinatorOptions extends OpenOptions {
   speculation?: SpeculationMode;
   /** Seconds that interrupted requests wait for the next pipeline. */
   recoveryTimeoutS?: number;
+  /** Directory of files and batches, for one coordinator alone; absent: neither is offered. */
+  data?: string;
+  /** Of it: see DataOptions. */
+  diskReserve?: number;
+  filesDays?: number;
+  filesBytes?: number;
   /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
   probePort?: number;
   log: Logger;
@@ -112,6 +119,9 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     });
     const probeAddress = (await probe?.listen()) ?? null;
     undo.push(async () => probe?.close());
+    // Before anything that another coordinator on the same directory would notice.
+    const data = options.data === undefined ? null : await openData({ ...options, data: options.data }, log);
+    undo.push(async () => data?.close());
     const model = await openModelInThread(options.model, {
       overrides: options.overrides,
       prefixEncoder: options.prefixEncoder,
@@ -231,7 +241,8 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     service.restore(left);
     await queue.start((request) => service.admit(request));
     const { host, port, grpcPort } = options;
-    const served = await createApi(service, { host, port, grpcPort, log, registry }).catch((error) => {
+    const files = data?.files ?? null;
+    const served = await createApi(service, { host, port, grpcPort, log, registry, files }).catch((error) => {
       if (error instanceof RelayError) throw error;
       throw new RelayError("invalid_configuration", `cannot serve on ${host}:${port}: ${reasonOf(error)}`, {
         cause: error,
@@ -259,6 +270,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       await closeGrpc(grpc);
       await queue.close();
       await prompt.close();
+      await data?.close();
       await probe?.close();
       resolveClosed({ code: 0, reason });
     };
