@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { packageRoot } from "../common/package.js";
 import { CommandError } from "./errors.js";
-import { lockName } from "./lock.js";
+import { lockName } from "../common/lock.js";
 
 /** Somebody who kills the watchdog gets a new one after this pause. */
 const restartDelayMs = 500;

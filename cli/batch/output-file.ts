@@ -3,7 +3,7 @@ import { open, realpath, rename, rm, stat } from "node:fs/promises";
 import type { Server } from "node:net";
 import { basename, dirname, join } from "node:path";
 import { CommandError } from "../errors.js";
-import { lockName, tryLock } from "../lock.js";
+import { lockName, tryLock } from "../../common/lock.js";
 
 /** A file's true path, so that it has one lock under all its names, and a rename replaces it and no link. */
 export async function outputPath(named: string): Promise<string> {
