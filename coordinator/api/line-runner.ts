@@ -90,7 +90,10 @@ export class ApiLineRunner implements LineRunner {
       return {
         status: 200,
         requestId: line.requestId,
-        body: await textOf(response, prompt_tokens + completion_tokens * (1 + generation.sampling.topLogprobs)),
+        body: await textOf(
+          response,
+          prompt_tokens + completion_tokens * (1 + generation.sampling.topLogprobs),
+        ),
         usage: {
           promptTokens: prompt_tokens,
           cachedTokens: prompt_tokens_details.cached_tokens,
@@ -116,7 +119,10 @@ export class ApiLineRunner implements LineRunner {
       const answer: Answer =
         kind === "chat"
           ? new ChatAnswer(this.#service, id, choices, { ...read.options, names } as ChatAnswerOptions)
-          : new CompletionAnswer(this.#service, id, choices, { ...read.options, names } as CompletionAnswerOptions);
+          : new CompletionAnswer(this.#service, id, choices, {
+              ...read.options,
+              names,
+            } as CompletionAnswerOptions);
       return { generation, n: read.n, answer };
     } finally {
       this.#reading.leave(1);

@@ -75,7 +75,9 @@ export class BatchStore {
     const { id } = record.object;
     const text = JSON.stringify(record);
     const before = this.#writes.get(id) ?? Promise.resolve();
-    const write = before.catch(() => undefined).then(() => writeDurably(join(this.paths(id).folder, recordName), text));
+    const write = before
+      .catch(() => undefined)
+      .then(() => writeDurably(join(this.paths(id).folder, recordName), text));
     this.#writes.set(id, write);
     const forget = () => {
       if (this.#writes.get(id) === write) this.#writes.delete(id);
@@ -102,7 +104,8 @@ export class BatchStore {
   /** What a batch that has ended needs no more. */
   async clean(id: string): Promise<void> {
     const { folder } = this.paths(id);
-    for (const name of await readdir(folder)) if (name !== recordName) await rm(join(folder, name), { force: true });
+    for (const name of await readdir(folder))
+      if (name !== recordName) await rm(join(folder, name), { force: true });
   }
 
   async removeSource(id: string): Promise<void> {
@@ -125,7 +128,10 @@ export class BatchStore {
         await rm(folder, { recursive: true, force: true });
         return null;
       }
-      this.#log.error({ batchId: id, folder, reason: (error as Error).message }, "a batch cannot be read: it is left alone");
+      this.#log.error(
+        { batchId: id, folder, reason: (error as Error).message },
+        "a batch cannot be read: it is left alone",
+      );
       return null;
     }
   }

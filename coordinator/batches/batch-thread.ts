@@ -45,7 +45,11 @@ export class BatchThread {
     const answer = await new Promise<WorkAnswer>((resolve, reject) => {
       const gone = () => {
         this.#thread = null;
-        reject(this.#closed ? new RelayError("draining", "the server is shutting down") : new Error("the thread ended"));
+        reject(
+          this.#closed
+            ? new RelayError("draining", "the server is shutting down")
+            : new Error("the thread ended"),
+        );
       };
       const done = (message: WorkAnswer) => {
         thread.off("exit", gone).off("error", reject);

@@ -77,7 +77,9 @@ export class BullmqJobs implements JobQueue {
       maxStalledCount,
     });
     this.#worker.on("error", (error) => this.#log.debug({ err: error }, "queue worker of batches"));
-    this.#worker.on("stalled", (jobId) => this.#log.info({ jobId }, "a job of a batch stalled and comes again"));
+    this.#worker.on("stalled", (jobId) =>
+      this.#log.info({ jobId }, "a job of a batch stalled and comes again"),
+    );
     this.#worker.on("failed", (job, error) => {
       this.#log.warn({ ...job?.data, err: error }, "a job of a batch failed; it comes again");
     });

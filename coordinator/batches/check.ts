@@ -7,7 +7,15 @@ import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
 import type { BatchProblem } from "./batch.js";
 import { FileWriter } from "./file-writer.js";
-import { jobLines, jobsWanted, maxInputBytes, maxJobBytes, maxLineBytes, maxLines, maxProblems } from "./limits.js";
+import {
+  jobLines,
+  jobsWanted,
+  maxInputBytes,
+  maxJobBytes,
+  maxLineBytes,
+  maxLines,
+  maxProblems,
+} from "./limits.js";
 import { type Line, LineSplitter } from "./line-splitter.js";
 import { type JobCut, preparedLine } from "./prepared.js";
 import { LineProblem, type LineRules, parseRequestLine, show } from "./request-line.js";

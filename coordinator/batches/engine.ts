@@ -138,7 +138,9 @@ export class BatchEngine implements BatchService {
     const path = files.pathOf(batch.inputFileId, tenant);
     const param = "input_file_id";
     if (input === null || path === null) {
-      throw new RelayError("not_found", `${param}: there is no file ${batch.inputFileId.slice(0, 100)}`, { param });
+      throw new RelayError("not_found", `${param}: there is no file ${batch.inputFileId.slice(0, 100)}`, {
+        param,
+      });
     }
     if (input.purpose !== "batch") {
       const message = `${param}: the file's purpose is "${input.purpose}", expected "batch"`;
@@ -285,7 +287,10 @@ export class BatchEngine implements BatchService {
       const { paths } = await this.#store.ledgers(batch.id);
       const result = await this.#thread.run("count", { ledgers: paths, total });
       for (const { file, offset } of result.unsound) {
-        this.#log.warn({ batchId: batch.id, file, offset }, "a line of a ledger is torn or damaged: it is run again");
+        this.#log.warn(
+          { batchId: batch.id, file, offset },
+          "a line of a ledger is torn or damaged: it is run again",
+        );
       }
       if (!batch.ended) batch.count(result);
     });
@@ -325,7 +330,10 @@ export class BatchEngine implements BatchService {
         this.#log.error({ batchId: id, attempt, err: error }, "the input of a batch could not be checked");
         if (!isDiskFull(error) && attempt >= maxCheckAttempts) {
           const message = `the input could not be checked: ${(error as Error).message}`;
-          object.errors = { object: "list", data: [{ code: "invalid_value", line: null, message, param: null }] };
+          object.errors = {
+            object: "list",
+            data: [{ code: "invalid_value", line: null, message, param: null }],
+          };
           break;
         }
         await sleep(diskRetryMs, undefined, { signal: this.#draining.signal }).catch(() => undefined);
@@ -439,7 +447,10 @@ export class BatchEngine implements BatchService {
     const delivery = deliveryOf(batch);
     if (delivery !== null) this.#options.deliver?.(delivery);
     await this.#store.clean(batch.id).catch((error: unknown) => {
-      this.#log.warn({ batchId: batch.id, err: error }, "files of a batch that has ended could not be removed");
+      this.#log.warn(
+        { batchId: batch.id, err: error },
+        "files of a batch that has ended could not be removed",
+      );
     });
   }
 
@@ -480,5 +491,12 @@ function deliveryOf({ object, ended, id }: LiveBatch): Delivery | null {
   const { webhook, status } = object;
   if (webhook === null || webhook.status !== "pending" || !ended) return null;
   const { url, attempts } = webhook;
-  return { batchId: id, url, attempts, status: "pending", end: status as Delivery["end"], endedAt: endedAtS(object) };
+  return {
+    batchId: id,
+    url,
+    attempts,
+    status: "pending",
+    end: status as Delivery["end"],
+    endedAt: endedAtS(object),
+  };
 }

@@ -1,7 +1,7 @@
 /** Reads the ledgers of a batch, one per process that worked on it. Blocks: for threads only. */
 import { closeSync, openSync, readSync } from "node:fs";
-import { maxRecordBytes } from "./limits.js";
 import { parseRecord, type ReadRecord } from "./ledger-record.js";
+import { maxRecordBytes } from "./limits.js";
 
 const chunkBytes = 1024 * 1024;
 const newline = 0x0a;
@@ -34,7 +34,8 @@ export function readLedger(
     let offset = 0;
     const finish = (last: Buffer, ended: boolean) => {
       const bytes = length + last.length;
-      const whole = bytes > maxRecordBytes ? null : parts.length === 0 ? last : Buffer.concat([...parts, last]);
+      const whole =
+        bytes > maxRecordBytes ? null : parts.length === 0 ? last : Buffer.concat([...parts, last]);
       const record = whole === null || !ended ? null : parseRecord(whole);
       if (record === null) unsound({ file: path, offset });
       else {

@@ -1,7 +1,8 @@
 /** The ledgers that this process writes: one for each batch that it has answered a line of. */
-import type { Logger } from "../../common/log.js";
+
 import { setTimeout as sleep } from "node:timers/promises";
 import { RelayError } from "../../common/errors.js";
+import type { Logger } from "../../common/log.js";
 import type { BatchStore } from "./batch-store.js";
 import { LedgerWriter } from "./ledger-writer.js";
 import { diskRetryMs } from "./limits.js";

@@ -6,8 +6,8 @@ import { closeSync, openSync, readSync } from "node:fs";
 import { FileWriter } from "./file-writer.js";
 import { type FoundRecord, readLedger, type UnsoundRecord } from "./ledger-reader.js";
 import type { LineUsage } from "./ledger-record.js";
-import { type LineName, preparedNames } from "./prepared.js";
 import { unansweredLine } from "./output-line.js";
+import { type LineName, preparedNames } from "./prepared.js";
 
 /** Unsound records that are told. */
 const maxUnsound = 16;

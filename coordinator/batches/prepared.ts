@@ -41,7 +41,10 @@ export function preparedLine(inputLine: number, customId: string, body: string):
  * The lines of a job, read as they are taken.
  * @throws what the operating system says when the file cannot be read; Error when it has been cut off.
  */
-export async function* readPrepared(path: string, { offset, bytes, firstLine }: JobCut): AsyncGenerator<PreparedLine> {
+export async function* readPrepared(
+  path: string,
+  { offset, bytes, firstLine }: JobCut,
+): AsyncGenerator<PreparedLine> {
   const file = await open(path, "r");
   try {
     let rest = Buffer.alloc(0);
@@ -52,7 +55,10 @@ export async function* readPrepared(path: string, { offset, bytes, firstLine }: 
       const { bytesRead } = await file.read(chunk, 0, chunk.length, at);
       if (bytesRead === 0) throw new Error(`${path} ends after ${at} of ${end} bytes`);
       at += bytesRead;
-      rest = rest.length === 0 ? chunk.subarray(0, bytesRead) : Buffer.concat([rest, chunk.subarray(0, bytesRead)]);
+      rest =
+        rest.length === 0
+          ? chunk.subarray(0, bytesRead)
+          : Buffer.concat([rest, chunk.subarray(0, bytesRead)]);
       let begin = 0;
       for (let stop = rest.indexOf(newline); stop >= 0; stop = rest.indexOf(newline, begin)) {
         yield split(rest.subarray(begin, stop), number++);

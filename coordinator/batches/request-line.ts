@@ -87,7 +87,11 @@ function checkModel(model: unknown, served: string): void {
 function unexpected(field: string, value: unknown, expected: string): LineProblem {
   const isMissing = value === undefined;
   const code = isMissing ? "missing_required_parameter" : "invalid_value";
-  return new LineProblem(code, field, `${field}: ${isMissing ? "missing" : show(value)}, expected ${expected}`);
+  return new LineProblem(
+    code,
+    field,
+    `${field}: ${isMissing ? "missing" : show(value)}, expected ${expected}`,
+  );
 }
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });

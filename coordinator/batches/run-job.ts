@@ -67,7 +67,10 @@ async function runLine(batch: LiveBatch, line: PreparedLine, ports: JobPorts): P
     ports.answered(batch, record);
   } catch (error) {
     if (error instanceof RelayError && error.code === "draining") return;
-    ports.log.error({ batchId: batch.id, line: line.inputLine, err: error }, "a line of a batch could not be answered");
+    ports.log.error(
+      { batchId: batch.id, line: line.inputLine, err: error },
+      "a line of a batch could not be answered",
+    );
   }
 }
 
@@ -89,8 +92,13 @@ async function answerOf(batch: LiveBatch, line: PreparedLine, ports: JobPorts): 
       const error = toRelayError(cause);
       if (error.code === "draining" || ports.draining.aborted) return null;
       if (!error.retryable) throw cause;
-      ports.log.debug({ requestId: name.requestId, code: error.code, pauseMs }, "a line of a batch is tried again");
-      await sleep(pauseMs, undefined, { signal: AbortSignal.any([batch.signal, ports.draining]) }).catch(() => undefined);
+      ports.log.debug(
+        { requestId: name.requestId, code: error.code, pauseMs },
+        "a line of a batch is tried again",
+      );
+      await sleep(pauseMs, undefined, { signal: AbortSignal.any([batch.signal, ports.draining]) }).catch(
+        () => undefined,
+      );
       if (batch.signal.aborted || ports.draining.aborted) return null;
     }
   }
