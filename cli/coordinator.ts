@@ -9,6 +9,7 @@ import { address, integer, name, port, redisUrl } from "./options.js";
 import { tellParent } from "./parent.js";
 import { addPrecisionOptions, type PrecisionFlags, quantizationOf } from "./precision.js";
 import { runService } from "./service.js";
+import { addWebhookOptions, requireWebhookHosts, type WebhookFlags } from "./webhooks.js";
 
 /** More stages than any GLM has layers: a typing error. */
 const stagesMax = 1_000;
@@ -56,7 +57,7 @@ export function addSchedulingOptions(command: Command): Command {
     .addOption(new Option("--speculation <mode>", speculation).choices(["auto", "off"]).default("auto"));
 }
 
-interface Flags extends SchedulingFlags, PrecisionFlags, ModelFlags, LayerFlags {
+interface Flags extends SchedulingFlags, PrecisionFlags, ModelFlags, LayerFlags, WebhookFlags {
   model: string;
   pipelines: number;
   host: string;
@@ -93,6 +94,7 @@ export function addCoordinatorCommand(program: Command): void {
     )
     .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
     .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay");
+  addWebhookOptions(command);
   addSchedulingOptions(
     addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(addPipelinesOption(command))))),
   )
@@ -117,6 +119,7 @@ export function addCoordinatorCommand(program: Command): void {
 async function run(flags: Flags): Promise<void> {
   const quantization = quantizationOf(flags);
   requireRangePerStage(flags);
+  requireWebhookHosts(flags);
   await runService(
     async () => {
       const [{ startCoordinator }, { createLogger }, { isLoopbackHost }] = await Promise.all([
@@ -138,6 +141,9 @@ async function run(flags: Flags): Promise<void> {
         recoveryTimeoutS: flags.recoveryTimeout,
         kvType: flags.kv,
         quantization,
+        ...(flags.webhookSecretFile === undefined
+          ? {}
+          : { webhookSecretFile: resolve(flags.webhookSecretFile) }),
         log: createLogger("coordinator"),
       });
     },

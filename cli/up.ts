@@ -14,6 +14,7 @@ import { port, redisUrl, size } from "./options.js";
 import { addPrecisionOptions, quantizationOf } from "./precision.js";
 import { listenForStop } from "./signals.js";
 import { StatusLine } from "./status-line.js";
+import { addWebhookOptions, requireWebhookHosts } from "./webhooks.js";
 import { threads, verboseHelp } from "./worker.js";
 
 /** In a log, how far the loading is stands once in so long. */
@@ -27,6 +28,7 @@ export function addUpCommand(program: Command): void {
     )
     .requiredOption("--model <dir>", "directory of the model")
     .requiredOption("--stages <n>", "workers that share the model's layers", stages);
+  addWebhookOptions(command);
   addSchedulingOptions(
     addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(addPipelinesOption(command))))),
   )
@@ -48,6 +50,7 @@ async function run(options: LocalClusterOptions): Promise<void> {
   // A mistake in the flags is told before anything starts.
   quantizationOf(options);
   requireRangePerStage(options);
+  requireWebhookHosts(options);
   const cluster = new LocalCluster(options, new StatusLine(process.stderr, statusLogMs));
   await serve(cluster, async (url) => {
     process.stdout.write(`ready ${url}\n`);

@@ -77,7 +77,9 @@ function operation({ method, path, summary, parameters = [] }: Route): JsonSchem
 
 function parametersOf(path: string, ofRoute: JsonSchema[]): JsonSchema {
   const parameters = [
-    ...(idParameter.test(path) ? [{ name: "id", in: "path", required: true, schema: { type: "string" } }] : []),
+    ...(idParameter.test(path)
+      ? [{ name: "id", in: "path", required: true, schema: { type: "string" } }]
+      : []),
     ...ofRoute,
     ...headersOf(path).map(([name, { summary, schema }]) => {
       return { name, in: "header", required: false, description: summary, schema };
