@@ -20,8 +20,8 @@ import { chatRoute } from "./chat.js";
 import { completionsRoute } from "./completions.js";
 import type { ApiContext, Route } from "./context.js";
 import { answerBrokenConnection, errorHandler } from "./errors.js";
-import { RunningCalls } from "./follow.js";
 import { fileRoutes } from "./files.js";
+import { RunningCalls } from "./follow.js";
 import { createGrpcApi } from "./grpc/server.js";
 import { healthRoutes } from "./health.js";
 import {

@@ -93,6 +93,7 @@ export function post(
         { method: "POST", headers, agent: false, signal: AbortSignal.any([signal, limit]) },
         (response) => {
           const status = response.statusCode ?? 0;
+          response.on("error", () => {});
           response.destroy();
           if (status >= 200 && status < 300) resolve({ delivered: true });
           // "Gone" is how a receiver says that it wants no more.
