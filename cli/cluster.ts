@@ -17,6 +17,7 @@ import { findRedisServer, freePort, probeRedis, redisArguments, requireFreePort 
 import type { Teller } from "./status-line.js";
 import { type ChildSpec, type Observer, Supervisor } from "./supervisor.js";
 import { Watchdog } from "./watch.js";
+import { type WebhookFlags, webhookArguments } from "./webhooks.js";
 
 /**
  * How long each part may take to end; together below the 10 s that are promised. The coordinator
@@ -35,7 +36,7 @@ const redisPortAttempts = 3;
 const serviceFolder = "service";
 const logCheckMs = 30_000;
 
-export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFlags {
+export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFlags, WebhookFlags {
   model: string;
   /** Default 1; each has its own workers. */
   pipelines?: number;
@@ -186,6 +187,7 @@ export class LocalCluster {
           ...(options.itlTargetMs === undefined ? [] : ["--itl-target-ms", String(options.itlTargetMs)]),
           ...["--data", folder],
           ...filesArguments(options),
+          ...webhookArguments(options),
           ...["--probe-port", "0"],
         ],
         logFile: data.logFile("coordinator"),

@@ -2,19 +2,20 @@
 import type { Command } from "commander";
 import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
 import {
-  addFilesOptions,
   addPipelinesOption,
   addRecoveryOption,
   addSchedulingOptions,
   grpcPortHelp,
   stages,
 } from "./coordinator.js";
+import { addFilesOptions } from "./files-options.js";
 import { addLayersOption, requireRangePerStage } from "./layers.js";
 import { addModelOptions } from "./model-options.js";
 import { port, redisUrl, size } from "./options.js";
 import { addPrecisionOptions, quantizationOf } from "./precision.js";
 import { listenForStop } from "./signals.js";
 import { StatusLine } from "./status-line.js";
+import { addWebhookOptions, requireWebhookHosts } from "./webhooks.js";
 import { threads, verboseHelp } from "./worker.js";
 
 /** In a log, how far the loading is stands once in so long. */
@@ -28,6 +29,7 @@ export function addUpCommand(program: Command): void {
     )
     .requiredOption("--model <dir>", "directory of the model")
     .requiredOption("--stages <n>", "workers that share the model's layers", stages);
+  addWebhookOptions(command);
   addSchedulingOptions(
     addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(addPipelinesOption(command))))),
   );
@@ -41,7 +43,10 @@ export function addUpCommand(program: Command): void {
     .option("--port <port>", "port of the HTTP API on loopback, 0 picks a free one", port, 8000)
     .option("--grpc-port <port>", grpcPortHelp, port)
     .option("--redis <url>", "Redis to use (default: REDIS_URL, else one of its own)", redisUrl)
-    .option("--data <dir>", "keeps Redis data, files, batches and logs (default: a fresh one, removed at a clean end)")
+    .option(
+      "--data <dir>",
+      "keeps Redis data, files, batches and logs (default: a fresh one, removed at a clean end)",
+    )
     .option("--verbose", verboseHelp)
     .action(run);
 }
@@ -50,6 +55,7 @@ async function run(options: LocalClusterOptions): Promise<void> {
   // A mistake in the flags is told before anything starts.
   quantizationOf(options);
   requireRangePerStage(options);
+  requireWebhookHosts(options);
   const cluster = new LocalCluster(options, new StatusLine(process.stderr, statusLogMs));
   await serve(cluster, async (url) => {
     process.stdout.write(`ready ${url}\n`);

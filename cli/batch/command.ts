@@ -43,7 +43,9 @@ export function addBatchCommand(program: Command): void {
       "Works through files of requests: the coordinator keeps the file, answers its lines behind interactive " +
         "requests, and keeps the answers until they are fetched. A coordinator that ends, or is killed, goes on when it is back.",
     );
-  common(submitOptions(batch.command("submit").description("Sends a file of requests and prints the batch's id.")))
+  common(
+    submitOptions(batch.command("submit").description("Sends a file of requests and prints the batch's id.")),
+  )
     .argument("<in>", inputHelp)
     .action(runSubmit);
   common(batch.command("status").description("Shows one batch."))
@@ -52,7 +54,9 @@ export function addBatchCommand(program: Command): void {
   common(
     batch
       .command("wait")
-      .description("Shows the progress of a batch until it has ended. Ctrl-C ends the watching, not the batch."),
+      .description(
+        "Shows the progress of a batch until it has ended. Ctrl-C ends the watching, not the batch.",
+      ),
   )
     .argument("<batch>", "its id")
     .action(runWait);
@@ -104,8 +108,16 @@ function submitOptions(command: Command): Command {
     .option("--window <time>", "time from now after which no more lines are answered, 1s to 30d", "24h")
     .option("--metadata <key=value>", "pair that stays with the batch; can be repeated", addPair, {})
     .option("--priority <n>", "batches of a lower number go first (default: 0)", readPriority)
-    .option("--token-budget <n>", "begins no line once the batch has used so many tokens", integer(1, 1e15 - 1))
-    .option("--webhook <url>", "where the batch's end is told (see the coordinator's --webhook-hosts)", webUrl);
+    .option(
+      "--token-budget <n>",
+      "begins no line once the batch has used so many tokens",
+      integer(1, 1e15 - 1),
+    )
+    .option(
+      "--webhook <url>",
+      "where the batch's end is told (see the coordinator's --webhook-hosts)",
+      webUrl,
+    );
 }
 
 function addPair(text: string, pairs: Record<string, string>): Record<string, string> {
@@ -133,7 +145,14 @@ const nowS = () => Date.now() / 1_000;
 async function runSubmit(input: string, flags: SubmitFlags): Promise<void> {
   const session = new Session();
   try {
-    const batch = await begin(new BatchClient(flags.url), session, input, flags, newSubmission(), async () => {});
+    const batch = await begin(
+      new BatchClient(flags.url),
+      session,
+      input,
+      flags,
+      newSubmission(),
+      async () => {},
+    );
     session.end();
     if (flags.json) printJson(batch);
     else process.stdout.write(`${batch.id}\n`);
@@ -258,7 +277,8 @@ async function runState(
     session.end();
     if (session.signal === null) throw await explain(error, state);
     const again = commandLine("run", [input, output], flags);
-    if (submission.batchId === null) tell(`${session.signal}: nothing was submitted; this does it:\n  ${again}`);
+    if (submission.batchId === null)
+      tell(`${session.signal}: nothing was submitted; this does it:\n  ${again}`);
     else tellGoesOn(session.signal, again, submission.batchId, flags);
     process.exitCode = exitStatus.failed;
     return;

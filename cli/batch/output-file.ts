@@ -1,9 +1,9 @@
 /** The file that a command writes: its true name, and the lock that keeps two from writing it. */
-import { open, realpath, rename, rm, stat } from "node:fs/promises";
+import { realpath, stat } from "node:fs/promises";
 import type { Server } from "node:net";
 import { basename, dirname, join } from "node:path";
-import { CommandError } from "../errors.js";
 import { lockName, tryLock } from "../../common/lock.js";
+import { CommandError } from "../errors.js";
 
 /** A file's true path, so that it has one lock under all its names, and a rename replaces it and no link. */
 export async function outputPath(named: string): Promise<string> {
@@ -25,33 +25,4 @@ export async function lockOutput(file: string): Promise<Server> {
   const lock = await tryLock(lockName(file));
   if (lock !== null) return lock;
   throw new CommandError(`another run writes ${file}: wait for its end, or choose another output file`);
-}
-
-/** Whole or not at all, and safe from a power failure when it resolves. @throws CommandError */
-export async function writeWhole(file: string, text: string): Promise<void> {
-  const beside = `${file}.glm-relay-tmp`;
-  try {
-    const handle = await open(beside, "w");
-    try {
-      await handle.writeFile(text);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-    await rename(beside, file);
-    await syncFolder(file);
-  } catch (error) {
-    await rm(beside, { force: true });
-    throw new CommandError(`cannot write ${file}: ${(error as Error).message}`);
-  }
-}
-
-/** A new name is safe from a power failure when its folder is written. */
-export async function syncFolder(file: string): Promise<void> {
-  const folder = await open(dirname(file), "r");
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
 }

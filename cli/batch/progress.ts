@@ -89,7 +89,9 @@ export class BatchTracker {
         `${formatCount(failed)} failed`,
         `${formatCount(this.#tokens?.rate.perSecond(nowMs) ?? 0)} tokens/s`,
         ...(phase === undefined ? [] : [phase]),
-        ...(batch.status === "in_progress" && answered < total ? [this.#timeLeft(total - answered, nowMs)] : []),
+        ...(batch.status === "in_progress" && answered < total
+          ? [this.#timeLeft(total - answered, nowMs)]
+          : []),
         ...waiting,
       ],
     };

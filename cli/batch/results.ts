@@ -1,14 +1,15 @@
 /** What a batch has answered, in one file: its output and its errors, in the order of the input. */
 import { createWriteStream } from "node:fs";
 import { open, rename, rm } from "node:fs/promises";
+import { dirname } from "node:path";
 import type { Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import type { BatchObject } from "../../coordinator/batches/batch.js";
 import { lineId } from "../../coordinator/batches/line-id.js";
+import { syncFolder } from "../../coordinator/files/durable.js";
 import { CommandError } from "../errors.js";
 import { formatCount } from "../text.js";
 import type { BatchClient } from "./client.js";
-import { syncFolder } from "./output-file.js";
 import type { Patience } from "./retry.js";
 
 /** More than an answer can be. */
@@ -53,7 +54,7 @@ export async function writeResults(
       await handle.close();
     }
     await rename(beside, file);
-    await syncFolder(file);
+    await syncFolder(dirname(file));
     return results;
   } catch (error) {
     await rm(beside, { force: true });
@@ -130,7 +131,8 @@ export async function* mergeLines(
   const sources = [new Head(output, false), new Head(errors, true)];
   for (const source of sources) await source.advance();
   for (let number = 1; sources.some(({ line }) => line !== null); number++) {
-    if (number > lineNumberMax) throw new CommandError(`the results hold a line that is not one of ${batchId}`);
+    if (number > lineNumberMax)
+      throw new CommandError(`the results hold a line that is not one of ${batchId}`);
     const id = lineId(batchId, number);
     for (const source of sources) {
       if (source.id !== id) continue;

@@ -1,8 +1,8 @@
 /** How far a `batch run` has come: a small file beside its output, there until the output is. */
 import { existsSync } from "node:fs";
 import { readFile, realpath, rm, stat } from "node:fs/promises";
+import { writeDurably } from "../../coordinator/files/durable.js";
 import { CommandError } from "../errors.js";
-import { writeWhole } from "./output-file.js";
 import { newSubmission, type Submission } from "./submit.js";
 
 const version = 1;
@@ -49,7 +49,11 @@ export class RunState {
       return new RunState(file, mark, newSubmission(), false);
     }
     const { input: earlier, run, fileId, asked, batchId } = saved;
-    if (earlier.path !== mark.path || earlier.bytes !== mark.bytes || earlier.modifiedMs !== mark.modifiedMs) {
+    if (
+      earlier.path !== mark.path ||
+      earlier.bytes !== mark.bytes ||
+      earlier.modifiedMs !== mark.modifiedMs
+    ) {
       const what = earlier.path === mark.path ? "that file has changed since" : `not ${mark.path}`;
       throw new CommandError(
         `${file} belongs to a run of ${earlier.path}: ${what}. ` +
@@ -61,7 +65,11 @@ export class RunState {
 
   async save(): Promise<void> {
     const state: SavedState = { version, input: this.#input, ...this.submission };
-    await writeWhole(this.file, `${JSON.stringify(state)}\n`);
+    try {
+      await writeDurably(this.file, `${JSON.stringify(state)}\n`);
+    } catch (error) {
+      throw new CommandError(`cannot write ${this.file}: ${(error as Error).message}`);
+    }
   }
 
   async remove(): Promise<void> {

@@ -133,7 +133,8 @@ async function peek(file: string): Promise<string> {
     }
   } catch (error) {
     const { syscall, message } = error as NodeJS.ErrnoException;
-    if (syscall !== undefined && chunks.length === 0) throw new CommandError(`cannot read ${file}: ${message}`);
+    if (syscall !== undefined && chunks.length === 0)
+      throw new CommandError(`cannot read ${file}: ${message}`);
   }
   return Buffer.concat(chunks).toString("utf8");
 }

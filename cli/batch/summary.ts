@@ -68,7 +68,10 @@ export function formatBatch(batch: BatchObject, nowS: number): string {
       `${formatCount(usage.input_tokens)} prompt (${formatCount(usage.input_tokens_details.cached_tokens)} cached), ` +
         `${formatCount(usage.output_tokens)} completion`,
     ],
-    ["made", `${formatTime(batch.created_at)}, ${formatDuration((end ?? nowS) - batch.created_at)}${end === null ? " ago" : " until its end"}`],
+    [
+      "made",
+      `${formatTime(batch.created_at)}, ${formatDuration((end ?? nowS) - batch.created_at)}${end === null ? " ago" : " until its end"}`,
+    ],
     ["expires", formatTime(batch.expires_at)],
     ["priority", String(batch.priority)],
     ...(batch.token_budget === null

@@ -105,11 +105,7 @@ const outputExpiryField: Field<number | null> = {
     }
     const read = outputSeconds.read(seconds, `${path}.seconds`);
     if (read === undefined) {
-      throw invalid(
-        `${path}.seconds`,
-        seconds,
-        `an integer from ${outputSecondsMin} to ${outputSecondsMax}`,
-      );
+      throw invalid(`${path}.seconds`, seconds, `an integer from ${outputSecondsMin} to ${outputSecondsMax}`);
     }
     return read;
   },
@@ -156,7 +152,8 @@ export function readNewBatch(
   const values = readFields(batchFields, body);
   const url = values.webhook;
   const fault = url === null ? null : hosts.refuse(url);
-  if (fault !== null) throw new RelayError("invalid_value", `webhook.url: ${fault}`, { param: "webhook.url" });
+  if (fault !== null)
+    throw new RelayError("invalid_value", `webhook.url: ${fault}`, { param: "webhook.url" });
   return {
     unknown,
     batch: {

@@ -242,12 +242,17 @@ function idOf(request: FastifyRequest): string {
 }
 
 function noSuchFile(param: string, id: string): RelayError {
-  return new RelayError("not_found", `${param}: ${show(id)} is not known, expected the id of a file`, { param });
+  return new RelayError("not_found", `${param}: ${show(id)} is not known, expected the id of a file`, {
+    param,
+  });
 }
 
 /** Every character that has a meaning in a header is written by its number (RFC 8187). */
 function encodeName(name: string): string {
-  return encodeURIComponent(name.replace(/\p{Surrogate}/gu, "\ufffd")).replace(/['()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
+  return encodeURIComponent(name.replace(/\p{Surrogate}/gu, "\ufffd")).replace(
+    /['()*]/g,
+    (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`,
+  );
 }
 
 /** @throws RelayError invalid_value naming the parameter */

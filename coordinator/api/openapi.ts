@@ -82,7 +82,9 @@ function bodyContent({ method, path, form }: Route): JsonSchema | null {
 
 function parametersOf(path: string, ofRoute: JsonSchema[]): JsonSchema {
   const parameters = [
-    ...(idParameter.test(path) ? [{ name: "id", in: "path", required: true, schema: { type: "string" } }] : []),
+    ...(idParameter.test(path)
+      ? [{ name: "id", in: "path", required: true, schema: { type: "string" } }]
+      : []),
     ...ofRoute,
     ...headersOf(path).map(([name, { summary, schema }]) => {
       return { name, in: "header", required: false, description: summary, schema };

@@ -3,7 +3,13 @@ import { RelayError } from "../../common/errors.js";
 import { show } from "./fields.js";
 import { maxIdLength } from "./limits.js";
 
-export function pageObject<T extends { id: string }>({ data, hasMore }: { data: T[]; hasMore: boolean }): object {
+export function pageObject<T extends { id: string }>({
+  data,
+  hasMore,
+}: {
+  data: T[];
+  hasMore: boolean;
+}): object {
   return {
     object: "list",
     data,
@@ -36,5 +42,7 @@ export function readOneOf<T extends string>(param: string, value: unknown, known
 }
 
 function refused(param: string, value: unknown, expected: string): RelayError {
-  return new RelayError("invalid_value", `${param}: ${show(value)} is not valid, expected ${expected}`, { param });
+  return new RelayError("invalid_value", `${param}: ${show(value)} is not valid, expected ${expected}`, {
+    param,
+  });
 }

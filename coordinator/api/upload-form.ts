@@ -82,8 +82,12 @@ class Form {
   ) {}
 
   async read(request: FastifyRequest): Promise<ReceivedForm> {
-    const limits = { fields: maxFormFields, fieldSize: maxFormValueBytes, fileSize: Number.POSITIVE_INFINITY };
-    const parts = request.parts({ limits, throwFileSizeLimit: false });
+    const limits = {
+      fields: maxFormFields,
+      fieldSize: maxFormValueBytes,
+      fileSize: Number.POSITIVE_INFINITY,
+    };
+    const parts = request.parts({ limits });
     // Reading begins with the first call.
     let next = parts.next();
     this.arrival.begin();
@@ -125,7 +129,8 @@ class Form {
   }
 
   #readField({ fieldname, value, fieldnameTruncated, valueTruncated }: FieldPart): void {
-    if (fieldname === "file") throw refused("file", "has no file name", "the content of a file, with its name");
+    if (fieldname === "file")
+      throw refused("file", "has no file name", "the content of a file, with its name");
     if (fieldnameTruncated) throw refused(fieldname, "a name that is too long", "purpose or expires_after");
     if (valueTruncated) throw refused(fieldname, "too long", `at most ${maxFormValueBytes} bytes`);
     if (this.#fields.has(fieldname)) throw refused(fieldname, "given twice", "one value");

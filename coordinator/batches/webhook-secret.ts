@@ -1,8 +1,9 @@
 /** The secret with which webhooks are signed: `whsec_` and base64, as Standard Webhooks writes it. */
 import { randomBytes } from "node:crypto";
-import { open, readFile, rename, rm } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { RelayError } from "../../common/errors.js";
+import { writeDurably } from "../files/durable.js";
 
 const prefix = "whsec_";
 /** As Standard Webhooks asks for. */
@@ -20,7 +21,8 @@ export async function webhookKey(file: string | null, data: string): Promise<Buf
   if (file !== null) return parseSecret(file, await readSecret(file));
   const own = join(data, fileName);
   const text = await readSecret(own).catch((error: unknown) => {
-    if (((error as Error).cause as NodeJS.ErrnoException | undefined)?.code === "ENOENT") return makeSecret(own);
+    if (((error as Error).cause as NodeJS.ErrnoException | undefined)?.code === "ENOENT")
+      return makeSecret(own);
     throw error;
   });
   return parseSecret(own, text);
@@ -34,20 +36,11 @@ async function readSecret(file: string): Promise<string> {
   }
 }
 
-/** Its owner alone may read it. Nobody ever finds half of it: one process at a time has the directory. */
+/** Its owner alone may read it. Nobody ever finds half of it. */
 async function makeSecret(file: string): Promise<string> {
   const text = `${prefix}${randomBytes(madeBytes).toString("base64")}\n`;
-  const beside = `${file}.tmp`;
   try {
-    await rm(beside, { force: true });
-    const handle = await open(beside, "wx", 0o600);
-    try {
-      await handle.writeFile(text);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-    await rename(beside, file);
+    await writeDurably(file, text);
   } catch (cause) {
     throw unfit(file, `cannot be written: ${(cause as Error).message}`, cause);
   }

@@ -29,7 +29,10 @@ export class DataDirectory {
     }
     const lock = await tryLock(lockName(path));
     if (lock === null) {
-      throw unusable(path, "another coordinator works on this directory, expected one coordinator per directory");
+      throw unusable(
+        path,
+        "another coordinator works on this directory, expected one coordinator per directory",
+      );
     }
     return new DataDirectory(path, lock);
   }

@@ -31,7 +31,8 @@ export class Retention {
     this.#running = this.#prune()
       .then(
         (removed) => {
-          if (removed > 0) this.#log.info({ removed }, "files removed: their time is over, or there are too many");
+          if (removed > 0)
+            this.#log.info({ removed }, "files removed: their time is over, or there are too many");
         },
         (error: unknown) => this.#log.error({ err: error }, "files could not be cleaned up"),
       )

@@ -290,7 +290,8 @@ export class FileStore {
       return null;
     }
     const meta = await readMeta(join(folder, "meta.json"), id);
-    const damage = typeof meta === "string" ? meta : meta.bytes === bytes ? null : `content has ${bytes} bytes`;
+    const damage =
+      typeof meta === "string" ? meta : meta.bytes === bytes ? null : `content has ${bytes} bytes`;
     if (damage === null) return meta as Meta;
     this.#options.log.error({ folder, damage }, "a file is damaged and not served");
     return null;
