@@ -46,8 +46,6 @@ export interface ClusterOptions {
   files?: string[];
   /** False: none is started, and none is waited for. */
   workers?: boolean;
-  /** Directory of files and batches; it is not removed with the cluster. */
-  data?: string;
   /** A Redis that is there already; it is not stopped with the cluster. */
   redis?: TestRedis;
 }
