@@ -32,6 +32,8 @@ const redisStopMs = 700;
 const redisStartMs = 60_000;
 /** Another process can take the free port that we found before Redis does. */
 const redisPortAttempts = 3;
+/** Of the data directory: what the coordinator keeps, files and batches. */
+const serviceFolder = "service";
 const logCheckMs = 30_000;
 
 export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFlags, WebhookFlags {
@@ -50,6 +52,10 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   recoveryTimeout?: number;
   speculation?: "auto" | "off";
   itlTargetMs?: number;
+  /** Of files and batches, as the coordinator takes them. */
+  diskReserve?: number;
+  filesDays?: number;
+  filesBytes?: number;
   /** Tell how far rounded weights are from the stored ones. */
   verbose?: boolean;
 }
@@ -144,6 +150,7 @@ export class LocalCluster {
   private async startCoordinator(data: DataDir, redis: string, name: string): Promise<string> {
     const { options } = this;
     let listening: ListeningMessage | null = null;
+    const folder = data.folder(serviceFolder);
     this.teller.print("starting coordinator");
     const address = new Promise<string>((resolveAddress) => {
       this.coordinator = this.supervise({
@@ -179,6 +186,8 @@ export class LocalCluster {
           ...(options.speculation === undefined ? [] : ["--speculation", options.speculation]),
           ...(options.itlTargetMs === undefined ? [] : ["--itl-target-ms", String(options.itlTargetMs)]),
           ...webhookArguments(options),
+          ...["--data", folder],
+          ...filesArguments(options),
           ...["--probe-port", "0"],
         ],
         logFile: data.logFile("coordinator"),
@@ -248,6 +257,14 @@ export class LocalCluster {
 }
 
 const mainScript = join(packageRoot, "dist/cli/main.js");
+
+function filesArguments({ diskReserve, filesDays, filesBytes }: LocalClusterOptions): string[] {
+  return [
+    ...(diskReserve === undefined ? [] : ["--disk-reserve", String(diskReserve)]),
+    ...(filesDays === undefined ? [] : ["--files-days", String(filesDays)]),
+    ...(filesBytes === undefined ? [] : ["--files-bytes", String(filesBytes)]),
+  ];
+}
 
 /** @param bound Where the first life of the coordinator served it. */
 function grpcArguments(bound: string | null, port: number | undefined): string[] {

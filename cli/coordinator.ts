@@ -5,7 +5,7 @@ import { maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
 import { CommandError, exitStatus } from "./errors.js";
 import { addLayersOption, type LayerFlags, requireRangePerStage } from "./layers.js";
 import { addModelOptions, type ModelFlags, openOptions } from "./model-options.js";
-import { address, integer, name, port, redisUrl } from "./options.js";
+import { address, integer, name, port, redisUrl, size, sizeOrNone } from "./options.js";
 import { tellParent } from "./parent.js";
 import { addPrecisionOptions, type PrecisionFlags, quantizationOf } from "./precision.js";
 import { runService } from "./service.js";
@@ -57,7 +57,37 @@ export function addSchedulingOptions(command: Command): Command {
     .addOption(new Option("--speculation <mode>", speculation).choices(["auto", "off"]).default("auto"));
 }
 
-interface Flags extends SchedulingFlags, PrecisionFlags, ModelFlags, LayerFlags, WebhookFlags {
+/** Longer than anybody keeps what can be computed again. */
+const filesDaysMax = 3_650;
+
+export interface FilesFlags {
+  diskReserve: number;
+  filesDays: number;
+  filesBytes?: number;
+}
+
+export function addFilesOptions(command: Command): Command {
+  return command
+    .option(
+      "--disk-reserve <size>",
+      "room on the disk of --data that files and new batches leave, like 256MiB, or 0",
+      sizeOrNone,
+      256 * 1024 * 1024,
+    )
+    .option(
+      "--files-days <n>",
+      "days after which uploaded files, batches and their answers are deleted",
+      integer(1, filesDaysMax),
+      30,
+    )
+    .option(
+      "--files-bytes <size>",
+      "all files together, like 100GiB; above it the oldest are deleted (default: no bound)",
+      size,
+    );
+}
+
+interface Flags extends SchedulingFlags, PrecisionFlags, ModelFlags, LayerFlags, FilesFlags, WebhookFlags {
   model: string;
   pipelines: number;
   host: string;
@@ -69,6 +99,7 @@ interface Flags extends SchedulingFlags, PrecisionFlags, ModelFlags, LayerFlags,
   microBatches?: number;
   prefillChunk?: number;
   recoveryTimeout: number;
+  data?: string;
   probePort?: number;
 }
 
@@ -93,11 +124,16 @@ export function addCoordinatorCommand(program: Command): void {
       "127.0.0.1:0",
     )
     .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
-    .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay");
+    .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay")
+    .option(
+      "--data <dir>",
+      "keeps uploaded files and batches there, for this coordinator alone (default: offers neither)",
+    );
   addWebhookOptions(command);
   addSchedulingOptions(
     addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(addPipelinesOption(command))))),
-  )
+  );
+  addFilesOptions(command)
     .option(
       "--micro-batches <m>",
       "micro-batches in flight in each pipeline (default: by measured times; before that as many as stages)",

@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
 import {
+  addFilesOptions,
   addPipelinesOption,
   addRecoveryOption,
   addSchedulingOptions,
@@ -31,7 +32,8 @@ export function addUpCommand(program: Command): void {
   addWebhookOptions(command);
   addSchedulingOptions(
     addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(addPipelinesOption(command))))),
-  )
+  );
+  addFilesOptions(command)
     .option("--threads-per-worker <t>", "compute threads of each worker (default: cores / workers)", threads)
     .option(
       "--memory-per-worker <size>",
@@ -41,7 +43,10 @@ export function addUpCommand(program: Command): void {
     .option("--port <port>", "port of the HTTP API on loopback, 0 picks a free one", port, 8000)
     .option("--grpc-port <port>", grpcPortHelp, port)
     .option("--redis <url>", "Redis to use (default: REDIS_URL, else one of its own)", redisUrl)
-    .option("--data <dir>", "keeps Redis data and logs (default: a fresh directory, removed at a clean end)")
+    .option(
+      "--data <dir>",
+      "keeps Redis data, files, batches and logs (default: a fresh one, removed at a clean end)",
+    )
     .option("--verbose", verboseHelp)
     .action(run);
 }

@@ -9,6 +9,7 @@ import { readNewBatch } from "./batch-body.js";
 import type { ApiContext, Handler, Route } from "./context.js";
 import { asObject, invalid, show } from "./fields.js";
 import { maxBatchBodyBytes, maxIdLength } from "./limits.js";
+import { pageObject, readAfter, readLimit } from "./page.js";
 import { parseJson } from "./read-body.js";
 import { tenantOf } from "./requests.js";
 import { SseStream } from "./sse.js";
@@ -88,14 +89,7 @@ function createHandler(context: ApiContext): Handler {
 
 function listHandler(context: ApiContext): Handler {
   return (request) => {
-    const { data, hasMore } = serviceOf(context).list(readPage(request), tenantOf(request));
-    return {
-      object: "list",
-      data,
-      first_id: data[0]?.id ?? null,
-      last_id: data.at(-1)?.id ?? null,
-      has_more: hasMore,
-    };
+    return pageObject(serviceOf(context).list(readPage(request), tenantOf(request)));
   };
 }
 
@@ -215,24 +209,8 @@ function idOf(request: FastifyRequest): string {
 /** @throws RelayError invalid_value naming the parameter */
 function readPage(request: FastifyRequest): { after: string | null; limit: number } {
   const { after, limit } = request.query as Record<string, unknown>;
-  return { after: readAfter(after), limit: readLimit(limit) };
-}
-
-function readAfter(value: unknown): string | null {
-  if (value === undefined || value === "") return null;
-  if (typeof value === "string" && value.length <= maxIdLength) return value;
-  throw refusedParameter("after", value, "the id of the last batch that was seen");
-}
-
-function readLimit(value: unknown): number {
-  if (value === undefined) return pageLimitDefault;
-  const limit = typeof value === "string" && /^\d{1,9}$/.test(value) ? Number(value) : 0;
-  if (limit >= 1 && limit <= pageLimitMax) return limit;
-  throw refusedParameter("limit", value, `an integer from 1 to ${pageLimitMax}`);
-}
-
-function refusedParameter(param: string, value: unknown, expected: string): RelayError {
-  return new RelayError("invalid_value", `${param}: ${show(value)} is not valid, expected ${expected}`, {
-    param,
-  });
+  return {
+    after: readAfter(after, "the id of the last batch that was seen"),
+    limit: readLimit(limit, pageLimitDefault, pageLimitMax),
+  };
 }

@@ -4,6 +4,7 @@ import type { ErrorCode } from "../../common/errors.js";
 import type { Logger } from "../../common/log.js";
 import type { BatchService } from "../batches/batch.js";
 import type { WebhookHosts } from "../batches/webhook-hosts.js";
+import type { FileStore } from "../files/store.js";
 import type { InferenceService } from "../inference.js";
 import type { WakeUps } from "../wake-ups.js";
 import type { JsonSchema } from "./fields.js";
@@ -20,7 +21,8 @@ export interface ApiContext {
   running: RunningCalls;
   /** Calls whose head and body are there: thousands can come in one turn of the event loop. */
   arrivals: WakeUps;
-  /** Null: a coordinator without --data. */
+  /** Null, as the next: a coordinator without --data. */
+  files: FileStore | null;
   batches: BatchService | null;
   /** Where webhooks of batches may go. */
   webhookHosts: WebhookHosts;
@@ -37,8 +39,10 @@ export interface Route {
   summary: string;
   /** Asked every few seconds by machines: its responses are logged at debug level. */
   quiet?: boolean;
-  /** Of the query, as /openapi.json shows them. */
+  /** Of the query and the head, as /openapi.json shows them. */
   parameters?: JsonSchema[];
+  /** Its body is a form (multipart/form-data) of these fields; others are JSON. */
+  form?: JsonSchema;
   handler: Handler;
 }
 

@@ -76,6 +76,10 @@ export function bodyTooLarge(): RelayError {
   return new RelayError("request_too_large", `the request body is larger than ${maxBodyBytes} bytes`);
 }
 
+export function tookTooLong(limitMs: number): RelayError {
+  return new RelayError("deadline_exceeded", `the request took longer than ${limitMs / 1_000} s to arrive`);
+}
+
 /** Faults of the client are its own business; ours are logged, with their cause and never a prompt. */
 export function logFault(log: Logger, error: RelayError, requestId: string): void {
   if (error.code === "internal" || error.code === "numeric_error") {

@@ -57,14 +57,13 @@ export function openApiDocument(routes: Route[]): JsonSchema {
   };
 }
 
-function operation({ method, path, summary, parameters = [] }: Route): JsonSchema {
-  const body = method === "POST" ? bodies[path] : undefined;
+function operation(route: Route): JsonSchema {
+  const { path, summary, parameters = [] } = route;
+  const content = bodyContent(route);
   return {
     summary,
     ...parametersOf(path, parameters),
-    ...(body === undefined
-      ? {}
-      : { requestBody: { required: true, content: { "application/json": { schema: bodySchema(body) } } } }),
+    ...(content === null ? {} : { requestBody: { required: true, content } }),
     responses: {
       ...(path === "/v1/embeddings" ? {} : { "200": { description: "The answer." } }),
       default: {
@@ -73,6 +72,12 @@ function operation({ method, path, summary, parameters = [] }: Route): JsonSchem
       },
     },
   };
+}
+
+function bodyContent({ method, path, form }: Route): JsonSchema | null {
+  if (form !== undefined) return { "multipart/form-data": { schema: form } };
+  const body = method === "POST" ? bodies[path] : undefined;
+  return body === undefined ? null : { "application/json": { schema: bodySchema(body) } };
 }
 
 function parametersOf(path: string, ofRoute: JsonSchema[]): JsonSchema {

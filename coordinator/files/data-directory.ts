@@ -53,6 +53,7 @@ export class DataDirectory {
   }
 }
 
-function unusable(path: string, reason: string, cause?: unknown): RelayError {
+/** Of a directory that cannot be read or written as it should be. */
+export function unusable(path: string, reason: string, cause?: unknown): RelayError {
   return new RelayError("invalid_configuration", `--data ${path}: ${reason}`, { cause });
 }

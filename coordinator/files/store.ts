@@ -70,13 +70,18 @@ export class FileStore {
     return this.#bytes;
   }
 
+  /** @throws RelayError storage_full unless one more file of so many bytes can be kept. */
+  async requireRoom(bytes: number): Promise<void> {
+    this.#requirePlace();
+    await this.#options.guard.requireRoom(bytes);
+  }
+
   /**
    * Begins a file whose bytes come one after the other; its `finish` makes it a file, its `discard` leaves nothing.
    * @throws RelayError storage_full
    */
   async begin(): Promise<Upload> {
     this.#requirePlace();
-    await this.#options.guard.requireRoom(0);
     const id = newFileId();
     this.#coming++;
     try {

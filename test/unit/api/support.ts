@@ -13,6 +13,7 @@ import { type BodyTask, type Read, readBody } from "../../../coordinator/api/rea
 import { type Api, createApi } from "../../../coordinator/api/server.js";
 import type {
   ClusterView,
+  EventSink,
   GenerationRequest,
   InferenceService,
   ModelInfo,
@@ -168,6 +169,25 @@ export class ScriptedService implements InferenceService {
       choices: choices.map((choice) => ({ ...choice, promptTokens: Array.from(choice.promptTokens) })),
     });
     return { id: request.id, events: this.script(request), cancel: () => this.cancelled.push(request.id) };
+  }
+
+  submitLine(request: GenerationRequest, sink: EventSink): () => void {
+    if (this.refusal !== null) throw this.refusal;
+    this.submitted.push(structuredClone(request));
+    let ended = false;
+    const end = () => {
+      if (!ended) sink.end();
+      ended = true;
+    };
+    const play = async () => {
+      for await (const event of this.script(request)) if (!ended) sink.push(event);
+      end();
+    };
+    void play();
+    return () => {
+      this.cancelled.push(request.id);
+      end();
+    };
   }
 
   onOrphan(listener: (request: GenerationRequest, handle: RequestHandle) => void): void {

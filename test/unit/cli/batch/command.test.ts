@@ -25,7 +25,9 @@ const idsOf = (text: string): string[] =>
 
 /** A command of `batch` in the background. */
 function start(args: string[]) {
-  const child = spawn(process.execPath, [mainScript, "batch", ...args], { stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(process.execPath, [mainScript, "batch", ...args], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
   onTestFinished(() => void child.kill("SIGKILL"));
   const run = { child, stdout: "", stderr: "" };
   child.stdout.on("data", (data: Buffer) => {
@@ -123,7 +125,12 @@ describe("batch run", () => {
         errors: {
           object: "list",
           data: [
-            { code: "duplicate_custom_id", line: 2, message: 'custom_id: "a" stands in line 1', param: "custom_id" },
+            {
+              code: "duplicate_custom_id",
+              line: 2,
+              message: 'custom_id: "a" stands in line 1',
+              param: "custom_id",
+            },
             { code: "empty_file", line: null, message: "something of the whole", param: null },
           ],
         },
@@ -131,8 +138,14 @@ describe("batch run", () => {
     const { input, output, state } = files(["a", "a"]);
     const result = await glmRelay(["batch", "run", input, output, "--url", fake.url, "--json"]);
     expect(result.status).toBe(1);
-    expect(result.stderr).toContain(`\n${input}:2: custom_id: "a" stands in line 1\nsomething of the whole\n`);
-    expect(JSON.parse(result.stdout)).toMatchObject({ status: "failed", output: null, errors: [{ line: 2 }, {}] });
+    expect(result.stderr).toContain(
+      `\n${input}:2: custom_id: "a" stands in line 1\nsomething of the whole\n`,
+    );
+    expect(JSON.parse(result.stdout)).toMatchObject({
+      status: "failed",
+      output: null,
+      errors: [{ line: 2 }, {}],
+    });
     for (const file of [output, state]) expect(existsSync(file)).toBe(false);
   });
 
@@ -153,7 +166,10 @@ describe("batch run", () => {
     expect(existsSync(state)).toBe(true);
 
     const rest = start(command.split(" ").slice(2));
-    await eventually(() => fake.requests.filter((line) => line.endsWith("/events")).length === 2, startLimitMs);
+    await eventually(
+      () => fake.requests.filter((line) => line.endsWith("/events")).length === 2,
+      startLimitMs,
+    );
     fake.finish(fake.batches[0]!);
     expect(await rest.ended).toBe(0);
     expect(rest.stderr).toMatch(/^going on with batch_0\n/);
@@ -262,7 +278,9 @@ describe("the commands around a batch", () => {
     const stdout = await batch("results", "batch_0", "-");
     expect(idsOf(stdout.stdout)).toEqual(["a", "b"]);
     expect(stdout.status).toBe(1);
-    expect(JSON.parse((await batch("results", "batch_0", output, "--json")).stdout)).toMatchObject({ output });
+    expect(JSON.parse((await batch("results", "batch_0", output, "--json")).stdout)).toMatchObject({
+      output,
+    });
     expect(readFileSync(output, "utf8")).toBe(stdout.stdout);
 
     expect(await batch("cancel", "batch_1")).toMatchObject({ status: 0, stdout: "batch_1 cancelling\n" });
@@ -277,7 +295,12 @@ describe("the commands around a batch", () => {
     const fake = await FakeCoordinator.start();
     const nobody = `http://127.0.0.1:${await freePort()}`;
     const { input, output } = files(["a"]);
-    for (const args of [["status", "x"], ["wait", "x"], ["cancel", "x"], ["results", "x", output]]) {
+    for (const args of [
+      ["status", "x"],
+      ["wait", "x"],
+      ["cancel", "x"],
+      ["results", "x", output],
+    ]) {
       const unknown = await glmRelay(["batch", ...args, "--url", fake.url]);
       expect(unknown).toMatchObject({ status: 1, stderr: 'error: id: "x" is not known [not_found]\n' });
       const away = await glmRelay(["batch", ...args, "--url", nobody]);
@@ -295,7 +318,9 @@ describe("the commands around a batch", () => {
     await eventually(() => fake.requests.includes("GET /v1/batches/batch_0/events"), startLimitMs);
     watching.child.kill("SIGTERM");
     expect(await watching.ended).toBe(1);
-    expect(watching.stderr).toContain(`this continues to watch it:\n  glm-relay batch wait batch_0 --url ${fake.url}\n`);
+    expect(watching.stderr).toContain(
+      `this continues to watch it:\n  glm-relay batch wait batch_0 --url ${fake.url}\n`,
+    );
     expect(fake.requests.some((line) => line.includes("cancel"))).toBe(false);
   });
 });

@@ -40,7 +40,9 @@ describe("a line of progress", () => {
     expect(formatBarLine({ fraction: null, facts: ["the input is being checked"] }, 80)).toBe(
       "the input is being checked",
     );
-    expect(formatLogLine(uploadProgress(1_048_576, 4_194_304))).toBe("25 %, sending the input, 1.0 MiB of 4.0 MiB");
+    expect(formatLogLine(uploadProgress(1_048_576, 4_194_304))).toBe(
+      "25 %, sending the input, 1.0 MiB of 4.0 MiB",
+    );
   });
 
   it("never outgrows the terminal's line", () => {

@@ -19,7 +19,13 @@ async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
   return list;
 }
 
-const patient = () => new Patience(new AbortController().signal, () => {}, 10_000, async () => {});
+const patient = () =>
+  new Patience(
+    new AbortController().signal,
+    () => {},
+    10_000,
+    async () => {},
+  );
 
 describe("lines of results", () => {
   it("are cut at newlines, in whatever chunks they come", async () => {
@@ -45,12 +51,20 @@ describe("lines of results", () => {
         fc.array(fc.constantFrom("output", "error", "blank"), { maxLength: 60 }),
         fc.integer({ min: 1, max: 500 }),
         async (kinds, size) => {
-          const lines = kinds.map((kind, index) => ({ kind, text: answerLine("batch_0", index + 1, `${index}`) }));
+          const lines = kinds.map((kind, index) => ({
+            kind,
+            text: answerLine("batch_0", index + 1, `${index}`),
+          }));
           const file = (wanted: string) =>
-            chunked(Buffer.from(jsonl(lines.filter(({ kind }) => kind === wanted).map(({ text }) => text))), size);
+            chunked(
+              Buffer.from(jsonl(lines.filter(({ kind }) => kind === wanted).map(({ text }) => text))),
+              size,
+            );
           const merged = await all(mergeLines("batch_0", file("output"), file("error")));
           const expected = lines.filter(({ kind }) => kind !== "blank");
-          expect(merged.map(({ bytes }) => JSON.parse(String(bytes)))).toEqual(expected.map(({ text }) => text));
+          expect(merged.map(({ bytes }) => JSON.parse(String(bytes)))).toEqual(
+            expected.map(({ text }) => text),
+          );
           expect(merged.map(({ failed }) => failed)).toEqual(expected.map(({ kind }) => kind === "error"));
         },
       ),
@@ -59,7 +73,9 @@ describe("lines of results", () => {
 
   it("that are no line of a batch are refused", async () => {
     const file = chunked(Buffer.from('{"custom_id":"a"}\n'), 100);
-    await expect(all(mergeLines("batch_0", file, null))).rejects.toThrow(/does not begin with \{"id":"batch_req_/);
+    await expect(all(mergeLines("batch_0", file, null))).rejects.toThrow(
+      /does not begin with \{"id":"batch_req_/,
+    );
   });
 
   it("have ids of their own", () => {

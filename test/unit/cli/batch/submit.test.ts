@@ -14,7 +14,12 @@ async function setUp(content: string | Buffer = jsonl([requestLine("a"), request
   const input = join(scratch(), 'in "1".jsonl');
   writeFileSync(input, content);
   const saved: Submission[] = [];
-  const patience = new Patience(new AbortController().signal, () => {}, 10_000, async () => {});
+  const patience = new Patience(
+    new AbortController().signal,
+    () => {},
+    10_000,
+    async () => {},
+  );
   const run = (submission = newSubmission(), options = {}) =>
     submit(new BatchClient(fake.url), input, { completion_window: "24h", ...options }, submission, {
       patience,
@@ -46,10 +51,22 @@ describe("a submission", () => {
   });
 
   it.each<[string, string | Buffer, string]>([
-    ["of the first line", jsonl([{ ...requestLine("a"), url: "/v1/chat/completions" }]), "/v1/chat/completions"],
-    ["behind a mark, blank lines and what is no line", `\uFEFF\r\n\n{}\nx\n${jsonl([requestLine("a")])}`, "/v1/completions"],
+    [
+      "of the first line",
+      jsonl([{ ...requestLine("a"), url: "/v1/chat/completions" }]),
+      "/v1/chat/completions",
+    ],
+    [
+      "behind a mark, blank lines and what is no line",
+      `\uFEFF\r\n\n{}\nx\n${jsonl([requestLine("a")])}`,
+      "/v1/completions",
+    ],
     ["in a compressed file", gzipSync(jsonl([requestLine("a")])), "/v1/completions"],
-    ["of a compressed file that is cut off", gzipSync(jsonl([requestLine("a")])).subarray(0, -8), "/v1/completions"],
+    [
+      "of a compressed file that is cut off",
+      gzipSync(jsonl([requestLine("a")])).subarray(0, -8),
+      "/v1/completions",
+    ],
     ["of an empty file", "", "/v1/chat/completions"],
     ["of a file that is something else", Buffer.from([0x1f, 0x8b, 1, 2, 3]), "/v1/chat/completions"],
   ])("asks the endpoint %s", async (_, content, endpoint) => {
@@ -110,7 +127,12 @@ describe("a submission", () => {
     expect(fake.batches).toHaveLength(1);
     fake.fault = (request, response) => {
       // Before the file has come: the answer must be read all the same.
-      respond(response, 507, { error: { code: "storage_full", message: "no room" } }, { "x-should-retry": "false" });
+      respond(
+        response,
+        507,
+        { error: { code: "storage_full", message: "no room" } },
+        { "x-should-retry": "false" },
+      );
       request.resume();
       return true;
     };
@@ -120,7 +142,9 @@ describe("a submission", () => {
   });
 
   it("names a file that cannot be read, and sends large ones in pieces", async () => {
-    const { fake, input, run } = await setUp(jsonl(Array.from({ length: 50_000 }, (_, i) => requestLine(`${i}`))));
+    const { fake, input, run } = await setUp(
+      jsonl(Array.from({ length: 50_000 }, (_, i) => requestLine(`${i}`))),
+    );
     await run();
     expect(fake.files.get("file-0")!.length).toBeGreaterThan(4_000_000);
     const folder = `${input}.d`;
@@ -171,7 +195,9 @@ describe("the state of a run", () => {
     const { input, output, state } = files();
     for (const text of ["", "{}", "null", '{"version":2}', '{"version":1,"input":{"path":"x"},"run":1}']) {
       writeFileSync(state, text);
-      await expect(RunState.open(input, output)).rejects.toThrow(/is not what a batch run of this version leaves/);
+      await expect(RunState.open(input, output)).rejects.toThrow(
+        /is not what a batch run of this version leaves/,
+      );
     }
   });
 
