@@ -48,7 +48,7 @@ describe("batch run", () => {
     const result = await glmRelay(["batch", "run", input, output, "--url", fake.url]);
     expect(result).toMatchObject({ status: 0, stdout: "" });
     expect(result.stderr).toMatch(
-      /^submitted as batch_0\n100 %, 3\/3, 0 failed, \d+ tokens\/s\ncompleted: done 3, failed 0 of 3: 6 prompt and 9 completion tokens, 20 s, 0 tokens\/s\n$/,
+      /^submitted as batch_0\n100 %, 3\/3, 0 failed, \d+ tokens\/s\ncompleted: done 3, failed 0 of 3: 6 prompt and 9 completion tokens, 20 s, 1 tokens\/s\n$/,
     );
     const text = readFileSync(output, "utf8");
     expect(idsOf(text)).toEqual(["a", "b", "c"]);
