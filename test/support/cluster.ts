@@ -42,6 +42,8 @@ export interface ClusterOptions {
   logLevel?: string;
   /** False: none is started, and none is waited for. */
   workers?: boolean;
+  /** More flags of the coordinator. */
+  flags?: string[];
   /** Directory of files and batches; it is not removed with the cluster. */
   data?: string;
   /** A Redis that is there already; it is not stopped with the cluster. */
@@ -244,6 +246,7 @@ export class TestCluster {
     if (options.speculation !== undefined) args.push("--speculation", options.speculation);
     if (options.itlTargetMs !== undefined) args.push("--itl-target-ms", `${options.itlTargetMs}`);
     if (options.data !== undefined) args.push("--data", options.data);
+    args.push(...(options.flags ?? []));
     if (options.probes) args.push("--probe-port", "0");
     if (options.grpc) args.push("--grpc-port", "0");
     this.url = `http://127.0.0.1:${port}`;

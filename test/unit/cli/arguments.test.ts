@@ -63,6 +63,10 @@ describe("the command line", () => {
       ["up", "--model", "m", "--stages", "2", "--webhook-secret-file", "f"],
       /'--webhook-secret-file <file>' needs --webhook-hosts/,
     ],
+    [
+      [..."coordinator --model m --stages 2 --redis redis://127.0.0.1:1 --webhook-hosts a".split(" ")],
+      /'--webhook-hosts <hosts>' needs --data/,
+    ],
   ] as const)("refuses %j with status 2 and says what was expected", async (args, message) => {
     const result = await glmRelay([...args]);
     expect(result.stderr).toMatch(message);
