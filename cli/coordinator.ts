@@ -3,9 +3,10 @@ import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
 import { CommandError, exitStatus } from "./errors.js";
+import { addFilesOptions, type FilesFlags } from "./files-options.js";
 import { addLayersOption, type LayerFlags, requireRangePerStage } from "./layers.js";
 import { addModelOptions, type ModelFlags, openOptions } from "./model-options.js";
-import { address, integer, name, port, redisUrl, size, sizeOrNone } from "./options.js";
+import { address, integer, name, port, redisUrl } from "./options.js";
 import { tellParent } from "./parent.js";
 import { addPrecisionOptions, type PrecisionFlags, quantizationOf } from "./precision.js";
 import { runService } from "./service.js";
@@ -55,36 +56,6 @@ export function addSchedulingOptions(command: Command): Command {
       200,
     )
     .addOption(new Option("--speculation <mode>", speculation).choices(["auto", "off"]).default("auto"));
-}
-
-/** Longer than anybody keeps what can be computed again. */
-const filesDaysMax = 3_650;
-
-export interface FilesFlags {
-  diskReserve: number;
-  filesDays: number;
-  filesBytes?: number;
-}
-
-export function addFilesOptions(command: Command): Command {
-  return command
-    .option(
-      "--disk-reserve <size>",
-      "room on the disk of --data that files and new batches leave, like 256MiB, or 0",
-      sizeOrNone,
-      256 * 1024 * 1024,
-    )
-    .option(
-      "--files-days <n>",
-      "days after which uploaded files, batches and their answers are deleted",
-      integer(1, filesDaysMax),
-      30,
-    )
-    .option(
-      "--files-bytes <size>",
-      "all files together, like 100GiB; above it the oldest are deleted (default: no bound)",
-      size,
-    );
 }
 
 interface Flags extends SchedulingFlags, PrecisionFlags, ModelFlags, LayerFlags, FilesFlags, WebhookFlags {

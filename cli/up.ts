@@ -2,13 +2,13 @@
 import type { Command } from "commander";
 import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
 import {
-  addFilesOptions,
   addPipelinesOption,
   addRecoveryOption,
   addSchedulingOptions,
   grpcPortHelp,
   stages,
 } from "./coordinator.js";
+import { addFilesOptions } from "./files-options.js";
 import { addLayersOption, requireRangePerStage } from "./layers.js";
 import { addModelOptions } from "./model-options.js";
 import { port, redisUrl, size } from "./options.js";

@@ -80,7 +80,10 @@ export class Arrival {
   }
 
   #silent(): void {
-    if (this.#working) return this.#moveOn();
+    if (this.#working) {
+      this.#moveOn();
+      return;
+    }
     const came = this.#bytes - this.#mark;
     this.#fail(
       new RelayError(

@@ -87,7 +87,7 @@ class Form {
       fieldSize: maxFormValueBytes,
       fileSize: Number.POSITIVE_INFINITY,
     };
-    const parts = request.parts({ limits, throwFileSizeLimit: false });
+    const parts = request.parts({ limits });
     // Reading begins with the first call.
     let next = parts.next();
     this.arrival.begin();

@@ -30,7 +30,7 @@ describe("files and batches of a running cluster", () => {
       model: demoModel,
       stages: 2,
       data: join(folder, "data"),
-      flags: ["--webhook-hosts", `127.0.0.1:${hook.port}`],
+      files: ["--webhook-hosts", `127.0.0.1:${hook.port}`],
     });
     client = new OpenAI({ baseURL: `${cluster.url}/v1`, apiKey: "none", maxRetries: 0 });
   }, limitMs);

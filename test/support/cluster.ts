@@ -40,12 +40,12 @@ export interface ClusterOptions {
   probes?: boolean;
   /** Level of the logs; default info. */
   logLevel?: string;
+  /** Its directory of files and batches; absent: it offers neither. */
+  data?: string;
+  /** Flags of what it keeps there: --disk-reserve, --files-days, --files-bytes, --webhook-hosts. */
+  files?: string[];
   /** False: none is started, and none is waited for. */
   workers?: boolean;
-  /** More flags of the coordinator. */
-  flags?: string[];
-  /** Directory of files and batches; it is not removed with the cluster. */
-  data?: string;
   /** A Redis that is there already; it is not stopped with the cluster. */
   redis?: TestRedis;
 }
@@ -241,12 +241,12 @@ export class TestCluster {
     args.push("--name", `test-${this.clusterPort}`);
     if (options.dtype !== undefined) args.push("--dtype", options.dtype);
     args.push(...(options.precision ?? []));
+    if (options.data !== undefined) args.push("--data", options.data);
+    args.push(...(options.files ?? []));
     if (options.prefillChunk !== undefined) args.push("--prefill-chunk", `${options.prefillChunk}`);
     if (options.microBatches !== undefined) args.push("--micro-batches", `${options.microBatches}`);
     if (options.speculation !== undefined) args.push("--speculation", options.speculation);
     if (options.itlTargetMs !== undefined) args.push("--itl-target-ms", `${options.itlTargetMs}`);
-    if (options.data !== undefined) args.push("--data", options.data);
-    args.push(...(options.flags ?? []));
     if (options.probes) args.push("--probe-port", "0");
     if (options.grpc) args.push("--grpc-port", "0");
     this.url = `http://127.0.0.1:${port}`;
