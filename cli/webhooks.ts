@@ -21,14 +21,20 @@ export function addWebhookOptions(command: Command): Command {
     );
 }
 
-/** @throws CommandError for a secret that nothing would be signed with. */
-export function requireWebhookHosts({ webhookHosts, webhookSecretFile }: WebhookFlags): void {
-  if (webhookSecretFile === undefined || webhookHosts !== undefined) return;
-  throw new CommandError(
-    "option '--webhook-secret-file <file>' needs --webhook-hosts: without hosts nothing is signed",
-    "invalid_configuration",
-    exitStatus.badUsage,
-  );
+/**
+ * @param batches Whether there will be any.
+ * @throws CommandError for an option that would do nothing.
+ */
+export function requireUse({ webhookHosts, webhookSecretFile }: WebhookFlags, batches: boolean): void {
+  const refuse = (reason: string) => {
+    throw new CommandError(reason, "invalid_configuration", exitStatus.badUsage);
+  };
+  if (webhookSecretFile !== undefined && webhookHosts === undefined) {
+    refuse("option '--webhook-secret-file <file>' needs --webhook-hosts: without hosts nothing is signed");
+  }
+  if (webhookHosts !== undefined && !batches) {
+    refuse("option '--webhook-hosts <hosts>' needs --data: without it there are no batches");
+  }
 }
 
 /** The same options for a coordinator that somebody starts. */

@@ -89,10 +89,6 @@ export interface CoordinatorOptions extends OpenOptions {
   filesBytes?: number;
   /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
   probePort?: number;
-  /** Hosts to which batches may have their end told; default none. */
-  webhookHosts?: readonly string[];
-  /** Of the secret that signs webhooks; default: one in the data directory. */
-  webhookSecretFile?: string;
   log: Logger;
 }
 

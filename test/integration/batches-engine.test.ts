@@ -29,12 +29,22 @@ function bodyOf(index: number): Record<string, unknown> {
 }
 
 const input = (count: number, from = 0) =>
-  Array.from({ length: count }, (_, i) => `${requestLine(`line ${from + i}`, bodyOf(from + i), "/v1/completions")}\n`).join("");
+  Array.from(
+    { length: count },
+    (_, i) => `${requestLine(`line ${from + i}`, bodyOf(from + i), "/v1/completions")}\n`,
+  ).join("");
 
 /** What has to be equal in every run. */
 function essence({ custom_id, response, error }: OutputLine): unknown {
   const { choices, usage, error: refusal } = response?.body ?? {};
-  return { custom_id, status: response?.status_code, choices, tokens: usage?.completion_tokens, refusal, error };
+  return {
+    custom_id,
+    status: response?.status_code,
+    choices,
+    tokens: usage?.completion_tokens,
+    refusal,
+    error,
+  };
 }
 
 /** All lines of both files that were answered, by custom_id. */

@@ -42,7 +42,7 @@ export interface ClusterOptions {
   logLevel?: string;
   /** Its directory of files and batches; absent: it offers neither. */
   data?: string;
-  /** Flags of what it keeps there: --disk-reserve, --files-days, --files-bytes. */
+  /** Flags of what it keeps there: --disk-reserve, --files-days, --files-bytes, --webhook-hosts. */
   files?: string[];
   /** False: none is started, and none is waited for. */
   workers?: boolean;
@@ -247,7 +247,6 @@ export class TestCluster {
     if (options.microBatches !== undefined) args.push("--micro-batches", `${options.microBatches}`);
     if (options.speculation !== undefined) args.push("--speculation", options.speculation);
     if (options.itlTargetMs !== undefined) args.push("--itl-target-ms", `${options.itlTargetMs}`);
-    if (options.data !== undefined) args.push("--data", options.data);
     if (options.probes) args.push("--probe-port", "0");
     if (options.grpc) args.push("--grpc-port", "0");
     this.url = `http://127.0.0.1:${port}`;
