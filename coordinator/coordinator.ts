@@ -87,10 +87,6 @@ export interface CoordinatorOptions extends OpenOptions {
   diskReserve?: number;
   filesDays?: number;
   filesBytes?: number;
-  /** Hosts that webhooks of batches may go to (WebhookHosts); absent: none. */
-  webhookHosts?: string[];
-  /** File of the secret that they are signed with; absent: one is made in the data directory. */
-  webhookSecretFile?: string;
   /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
   probePort?: number;
   log: Logger;

@@ -317,6 +317,8 @@ export interface EventSink {
 
 export interface InferenceService {
   readonly model: ModelInfo;
+  /** Of the pipelines that serve; null while none was formed. */
+  readonly numericsId: string | null;
   /** Tokens that one sequence may have now: the model's context, or what the KV cache holds of it. */
   readonly contextLength: number;
   readonly prompt: PromptService;

@@ -248,6 +248,10 @@ export class Service implements InferenceService {
     for (const listener of this.#stepListeners) listener(rows);
   }
 
+  get numericsId(): string | null {
+    return this.#facts.numericsId();
+  }
+
   get contextLength(): number {
     return Math.min(this.model.contextLength, this.#core().sequenceTokens);
   }

@@ -40,6 +40,8 @@ export class ApiLineRunner implements LineRunner {
   readonly #reading = new Room(maxReading);
   /** Hundreds of lines may begin, end, or be called off at once. */
   readonly #wakeUps = new WakeUps();
+  /** By the signal that ends them, what ends lines: a signal with a thousand listeners is slow to take another. */
+  readonly #ends = new WeakMap<AbortSignal, Set<() => void>>();
   /** Lines that wait for the model to be served. */
   #unserved: (() => void)[] = [];
   #lookAgain: NodeJS.Timeout | null = null;
@@ -152,7 +154,12 @@ export class ApiLineRunner implements LineRunner {
         await this.#served(signal);
         continue;
       }
-      await whole.ended(signal, cancel, this.#wakeUps);
+      const forget = this.#onAbort(signal, () => this.#wakeUps.wake(cancel));
+      try {
+        await whole.ended(signal, this.#wakeUps);
+      } finally {
+        forget();
+      }
       return whole.events;
     }
   }
@@ -161,17 +168,29 @@ export class ApiLineRunner implements LineRunner {
     return new Promise((resolve) => this.#wakeUps.wake(resolve));
   }
 
+  /** Calls `end` when the signal fires, unless it is forgotten before. */
+  #onAbort(signal: AbortSignal, end: () => void): () => void {
+    let ends = this.#ends.get(signal);
+    if (ends === undefined) {
+      const all = new Set<() => void>();
+      ends = all;
+      this.#ends.set(signal, all);
+      signal.addEventListener("abort", () => all.forEach((each) => each()), { once: true });
+    }
+    if (signal.aborted) end();
+    else ends.add(end);
+    return () => ends.delete(end);
+  }
+
   /** Resolves when the model may be served again, or the signal fires. */
   async #served(signal: AbortSignal): Promise<void> {
+    let forget = () => {};
     await new Promise<void>((resolve) => {
-      const wake = () => {
-        signal.removeEventListener("abort", wake);
-        resolve();
-      };
-      signal.addEventListener("abort", wake);
-      this.#unserved.push(wake);
+      forget = this.#onAbort(signal, resolve);
+      this.#unserved.push(resolve);
       this.#lookAgain ??= setTimeout(() => this.#wakeUnserved(), lookAgainMs).unref();
     });
+    forget();
   }
 
   #wakeUnserved(): void {
@@ -226,16 +245,12 @@ class WholeAnswer implements EventSink {
     this.#over();
   }
 
-  /** @param cancel Leads to `end`. @throws RelayError the request's own; the signal's reason */
-  async ended(signal: AbortSignal, cancel: () => void, wakeUps: WakeUps): Promise<void> {
+  /** @throws RelayError the request's own; the signal's reason when it ended the request */
+  async ended(signal: AbortSignal, wakeUps: WakeUps): Promise<void> {
     if (!this.#isOver) {
-      const abort = () => wakeUps.wake(() => !this.#isOver && cancel());
-      signal.addEventListener("abort", abort, { once: true });
-      if (signal.aborted) abort();
       await new Promise<void>((resolve) => {
         this.#over = () => wakeUps.wake(resolve);
       });
-      signal.removeEventListener("abort", abort);
     }
     const metrics = this.metrics.get();
     if (this.#error === null && this.events.every((own) => own.at(-1)?.type === "finish")) {

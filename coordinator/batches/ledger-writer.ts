@@ -9,6 +9,8 @@ import { RelayError } from "../../common/errors.js";
 import { syncFolder } from "../files/durable.js";
 import { diskRetryMs } from "./limits.js";
 
+/** A write waits for others to come: hundreds of lines are under way, and none of them is in a hurry. */
+const gatherMs = 4;
 /** Bytes of one write, beside its first record. */
 const maxGroupBytes = 4 * 1024 * 1024;
 
@@ -76,6 +78,7 @@ export class LedgerWriter {
   async #write(): Promise<void> {
     let troubled = false;
     while (this.#waiting.length > 0) {
+      if (!this.#closed) await this.#pause(gatherMs);
       const count = this.#groupSize();
       const group = Buffer.concat(this.#waiting.slice(0, count).map(({ record }) => record));
       try {
@@ -122,8 +125,13 @@ export class LedgerWriter {
       for (const { reject } of this.#waiting.splice(0)) reject(closed);
       return;
     }
+    await this.#pause(this.#retryMs);
+  }
+
+  /** Ends early when the ledger is closed. */
+  async #pause(ms: number): Promise<void> {
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, this.#retryMs);
+      const timer = setTimeout(resolve, ms);
       this.#endPause = () => {
         clearTimeout(timer);
         resolve();

@@ -218,6 +218,10 @@ export class ScriptedService implements InferenceService {
     this.recoveryListeners.push(listener);
   }
 
+  get numericsId(): string | null {
+    return this.cluster().numericsId;
+  }
+
   cluster(): ClusterView {
     const timing = {
       itlTargetMs: 200,
