@@ -1,4 +1,5 @@
 /** Where the ends of batches may be told, and how that is signed: options of `coordinator` and `up`. */
+import { resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { isWebhookHost, webhookHostsMax } from "../coordinator/batches/webhook-hosts.js";
 import { CommandError, exitStatus } from "./errors.js";
@@ -41,7 +42,7 @@ export function requireUse({ webhookHosts, webhookSecretFile }: WebhookFlags, ba
 export function webhookArguments({ webhookHosts, webhookSecretFile }: WebhookFlags): string[] {
   return [
     ...(webhookHosts === undefined ? [] : ["--webhook-hosts", webhookHosts.join(",")]),
-    ...(webhookSecretFile === undefined ? [] : ["--webhook-secret-file", webhookSecretFile]),
+    ...(webhookSecretFile === undefined ? [] : ["--webhook-secret-file", resolve(webhookSecretFile)]),
   ];
 }
 

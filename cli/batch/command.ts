@@ -18,8 +18,6 @@ import { Session } from "./watch.js";
 
 const priorityMax = 100;
 const listLimitMax = 100;
-/** Problems of an input that are told one by one. */
-const problemsShownMax = 20;
 
 interface CommonFlags {
   url: string;
@@ -356,14 +354,14 @@ function conclude(batch: BatchObject, place: string, results: Results | null, fl
   if (batch.status !== "completed" || summary.failed > 0) process.exitCode = exitStatus.failed;
 }
 
-/** @param place What stands in front of the number of a line. */
+/**
+ * The coordinator tells a bounded number of them.
+ * @param place What stands in front of the number of a line.
+ */
 function tellProblems(batch: BatchObject, place: string): void {
-  const problems = batch.errors?.data ?? [];
-  for (const { line, message } of problems.slice(0, problemsShownMax)) {
+  for (const { line, message } of batch.errors?.data ?? []) {
     tell(line === null ? message : `${place}${line}: ${message}`);
   }
-  const more = problems.length - problemsShownMax;
-  if (more > 0) tell(`and ${formatCount(more)} more`);
 }
 
 function tellGoesOn(signal: NodeJS.Signals, again: string, id: string, flags: CommonFlags): void {
