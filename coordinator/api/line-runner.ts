@@ -175,7 +175,10 @@ export class ApiLineRunner implements LineRunner {
       const all = new Set<() => void>();
       ends = all;
       this.#ends.set(signal, all);
-      signal.addEventListener("abort", () => all.forEach((each) => each()), { once: true });
+      const endAll = () => {
+        for (const each of all) each();
+      };
+      signal.addEventListener("abort", endAll, { once: true });
     }
     if (signal.aborted) end();
     else ends.add(end);

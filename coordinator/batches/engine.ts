@@ -1,7 +1,6 @@
 /**
- * Runs batches: checks their input, hands their jobs to the queue, answers their lines, ends them. What has been
- * decided stands in batch.json and in the ledgers before anybody is told, so another process goes on where this one
- * ended.
+ * Batches as the API sees them, and what goes on with them: what has been decided stands in batch.json and in the
+ * ledgers before anybody is told, so another process goes on where this one ended.
  */
 import { randomBytes } from "node:crypto";
 import { rm } from "node:fs/promises";
@@ -10,31 +9,30 @@ import type { Registry } from "prom-client";
 import { systemTimers, type Timer, type Timers } from "../../common/clock.js";
 import { RelayError } from "../../common/errors.js";
 import type { Logger } from "../../common/log.js";
-import { asStorageFull, type DiskGuard, isDiskFull } from "../files/disk.js";
+import { asStorageFull, type DiskGuard } from "../files/disk.js";
 import type { FileStore } from "../files/store.js";
 import type { BatchObject, BatchService, LineRunner, NewBatch } from "./batch.js";
 import { BatchStore } from "./batch-store.js";
 import { BatchThread } from "./batch-thread.js";
+import { BatchChanges } from "./changes.js";
+import { BatchEnding, deliveryOf } from "./ending.js";
 import { Finisher } from "./finish.js";
-import type { JobName, JobQueue } from "./jobs.js";
+import type { JobQueue } from "./jobs.js";
 import { Ledgers } from "./ledgers.js";
-import { batchWindow, batchWindowBytes, diskRetryMs, maxKeptBatches, maxOpenBatches } from "./limits.js";
+import { maxKeptBatches, maxOpenBatches } from "./limits.js";
 import { LiveBatch } from "./live-batch.js";
 import { BatchMetrics } from "./metrics.js";
-import { endedAtS, newRecord, stampStatus } from "./record.js";
-import { type JobPorts, runJob } from "./run-job.js";
-import { type BatchEvent, nextState } from "./states.js";
+import { newRecord } from "./record.js";
+import { Running } from "./running.js";
+import { Validating } from "./validating.js";
 import type { Delivery, DeliveryStore } from "./webhook.js";
-import { LineWindow } from "./window.js";
 
 /** How often the times of batches are looked at. */
 const sweepMs = 1_000;
-/** How often jobs with open lines are put into the queue again, should Redis have forgotten them unnoticed. */
-const requeueSweeps = 60;
+/** Of them, how many lie between two looks for jobs that Redis has forgotten unnoticed, and for old batches. */
+const sweepsBetween = 60;
 /** What runs when the process ends settles within this. */
 const settleLimitMs = 1_000;
-/** Starts of the thread for one input that a fault of ours may cost. */
-const maxCheckAttempts = 3;
 
 export interface EngineOptions {
   /** Absolute path of the directory of `--data`. */
@@ -64,13 +62,11 @@ export class BatchEngine implements BatchService {
   readonly #batches = new Map<string, LiveBatch>();
   readonly #thread = new BatchThread();
   readonly #ledgers: Ledgers;
-  readonly #finisher: Finisher;
-  readonly #window = new LineWindow(batchWindow, batchWindowBytes);
-  readonly #metrics: BatchMetrics;
-  /** Jobs that run, by name. */
-  readonly #running = new Map<string, Promise<void>>();
+  readonly #changes: BatchChanges;
+  readonly #ending: BatchEnding;
+  readonly #validating: Validating;
+  readonly #running: Running;
   readonly #draining = new AbortController();
-  #runner: LineRunner | null = null;
   #sweep: Timer | null = null;
   #sweeps = 0;
   #creating = 0;
@@ -81,32 +77,44 @@ export class BatchEngine implements BatchService {
     const engine = new BatchEngine(options, store);
     const records = await store.read();
     records.sort((a, b) => a.createdMs - b.createdMs);
-    for (const record of records) engine.#batches.set(record.object.id, new LiveBatch(record));
+    for (const record of records) {
+      engine.#batches.set(record.object.id, new LiveBatch(record, options.model));
+    }
     return engine;
   }
 
   private constructor(options: EngineOptions, store: BatchStore) {
+    const { files, jobs: queue, term, log, registry, model, timers = systemTimers } = options;
+    const draining = this.#draining.signal;
     this.#options = options;
-    this.#log = options.log;
-    this.#timers = options.timers ?? systemTimers;
+    this.#log = log;
+    this.#timers = timers;
     this.#store = store;
-    this.#ledgers = new Ledgers(store, options.term, options.log);
-    this.#finisher = new Finisher(store, options.files, this.#thread, this.#log);
-    this.#metrics = new BatchMetrics(options.registry, options.model, () =>
-      Array.from(this.#batches.values(), ({ object }) => object.status),
-    );
+    this.#ledgers = new Ledgers(store, term, log);
+    const batches = this.#batches;
+    const thread = this.#thread;
+    const ledgers = this.#ledgers;
+    const changes = new BatchChanges(store, timers, log, draining);
+    const finisher = new Finisher(store, files, thread, log);
+    const deliver = options.deliver ?? (() => undefined);
+    const ending = new BatchEnding({ store, changes, ledgers, finisher, deliver, draining, log });
+    const statuses = () => Array.from(batches.values(), ({ object }) => object.status);
+    const metrics = new BatchMetrics(registry, model, statuses);
+    this.#changes = changes;
+    this.#ending = ending;
+    this.#validating = new Validating({ store, thread, changes, ending, draining, log });
+    this.#running = new Running({ batches, queue, store, ledgers, ending, metrics, draining, log });
   }
 
   /** Goes on with what earlier processes left, and with what comes. */
   start(runner: LineRunner): void {
-    this.#runner = runner;
     this.#sweep = this.#timers.every(sweepMs, () => this.#lookAtTimes());
     const { jobs } = this.#options;
-    jobs.onUp(() => this.#requeue());
+    jobs.onUp(() => this.#running.requeue());
     const start = async () => {
-      await jobs.start((job) => this.#run(job));
+      await jobs.start((job) => this.#running.run(job, runner));
       for (const batch of this.#unfinished()) void this.#resume(batch);
-      await this.#cleanEnded();
+      await this.#ending.cleanEnded(this.#batches.values());
     };
     start().catch((error) => this.#log.error({ err: error }, "jobs of batches cannot be run"));
   }
@@ -120,8 +128,7 @@ export class BatchEngine implements BatchService {
   /** What is under way stays for the next process. */
   async close(): Promise<void> {
     this.drain();
-    const settled = Promise.all(this.#running.values()).catch(() => undefined);
-    await Promise.race([settled, sleep(settleLimitMs, undefined, { ref: false })]);
+    await Promise.race([this.#running.settled(), sleep(settleLimitMs, undefined, { ref: false })]);
     await this.#ledgers.close();
     await this.#thread.close();
     await this.#options.jobs.close();
@@ -157,11 +164,11 @@ export class BatchEngine implements BatchService {
       await guard.requireRoom(2 * input.bytes);
       const id = `batch_${randomBytes(16).toString("hex")}`;
       const createdMs = this.#timers.stampMs();
-      const live = new LiveBatch(newRecord(id, batch, { tenant, model, createdMs }));
+      const live = new LiveBatch(newRecord(id, batch, { tenant, model, createdMs }), model);
       await this.#writeNew(live, path);
       this.#batches.set(id, live);
       this.#log.info({ batchId: id, input: input.id, bytes: input.bytes }, "batch created");
-      void this.#validate(live);
+      void this.#begin(live);
       return this.#shown(live);
     } finally {
       this.#creating--;
@@ -193,11 +200,7 @@ export class BatchEngine implements BatchService {
     if (batch.ended) {
       throw new RelayError("conflict", `the batch is ${batch.object.status}: it can be cancelled no more`);
     }
-    if (this.#apply(batch, "cancel")) {
-      batch.stop("the batch was cancelled");
-      await this.#saved(batch);
-      this.#finishSoon(batch);
-    }
+    await this.#ending.cancel(batch);
     return this.#shown(batch);
   }
 
@@ -245,258 +248,48 @@ export class BatchEngine implements BatchService {
     }
   }
 
-  /** @returns Whether the event changes the batch's state. */
-  #apply(batch: LiveBatch, event: BatchEvent): boolean {
-    const { record, object } = batch;
-    const next = nextState({ status: object.status, end: record.end }, event);
-    if (next === null) return false;
-    record.end = next.end;
-    stampStatus(object, next.status, this.#timers.timeOfDayMs());
-    this.#log.info({ batchId: batch.id, status: next.status }, "batch");
-    batch.changed();
-    return true;
+  async #begin(batch: LiveBatch): Promise<void> {
+    if (await this.#validating.run(batch)) this.#goOn(batch);
   }
 
-  /** Writes the record down, however long the disk takes none of it. @returns False when this process ends before. */
-  async #saved(batch: LiveBatch): Promise<boolean> {
-    return this.#untilDone(batch, "its record", () => this.#store.save(batch.record));
-  }
-
-  /** Tries until it is done or this process drains: a full disk is cleaned by somebody, at some time. */
-  async #untilDone(batch: LiveBatch, what: string, act: () => Promise<unknown>): Promise<boolean> {
-    const { signal } = this.#draining;
-    for (let attempt = 1; ; attempt++) {
-      try {
-        await act();
-        return true;
-      } catch (error) {
-        if (signal.aborted) return false;
-        const level = attempt === 1 ? "error" : "debug";
-        this.#log[level]({ batchId: batch.id, what, err: error }, "a batch waits for its disk");
-        await sleep(diskRetryMs, undefined, { signal }).catch(() => undefined);
-        if (signal.aborted) return false;
-      }
+  #goOn(batch: LiveBatch): void {
+    const { model } = batch.object;
+    if (!batch.isServed) {
+      const served = this.#options.model;
+      this.#log.warn(
+        { batchId: batch.id, model, served },
+        "a batch waits: it is for another model than is served",
+      );
     }
+    this.#running.goOn(batch);
   }
 
   async #resume(batch: LiveBatch): Promise<void> {
     const { status } = batch.object;
-    if (status === "validating") return this.#validate(batch);
+    if (status === "validating") return this.#begin(batch);
     const { total } = batch.object.request_counts;
-    const counted = await this.#untilDone(batch, "its ledgers", async () => {
+    const counted = await this.#changes.untilDone(batch, "its ledgers", async () => {
       const { paths } = await this.#store.ledgers(batch.id);
       const result = await this.#thread.run("count", { ledgers: paths, total });
       for (const { file, offset } of result.unsound) {
-        this.#log.warn(
-          { batchId: batch.id, file, offset },
-          "a line of a ledger is torn or damaged: it is run again",
-        );
+        const message = "a line of a ledger is torn or damaged: it is run again";
+        this.#log.warn({ batchId: batch.id, file, offset }, message);
       }
       if (!batch.ended) batch.count(result);
     });
     if (!counted) return;
-    if (status === "cancelling" || status === "finalizing") {
-      batch.stop("the batch ends");
-      this.#finishSoon(batch);
-      return;
-    }
     const { completed, failed } = batch.object.request_counts;
     this.#log.info({ batchId: batch.id, total, completed, failed }, "a batch of an earlier run goes on");
     this.#goOn(batch);
-  }
-
-  /** What processes left that were killed when a batch had just ended. */
-  async #cleanEnded(): Promise<void> {
-    for (const batch of [...this.#batches.values()]) {
-      if (batch.ended) await this.#store.clean(batch.id).catch(() => undefined);
-    }
-  }
-
-  async #validate(batch: LiveBatch): Promise<void> {
-    const { id, object, record } = batch;
-    const { source, prepared } = this.#store.paths(id);
-    for (let attempt = 1; object.status === "validating"; attempt++) {
-      try {
-        const task = { source, prepared, endpoint: object.endpoint, model: this.#options.model };
-        const result = await this.#thread.run("check", task);
-        if (object.status !== "validating") return;
-        const { problems, total, jobs } = result;
-        if (problems.length > 0) object.errors = { object: "list", data: problems };
-        record.jobs = jobs;
-        object.request_counts = { total, completed: 0, failed: 0 };
-        break;
-      } catch (error) {
-        if (this.#draining.signal.aborted) return;
-        this.#log.error({ batchId: id, attempt, err: error }, "the input of a batch could not be checked");
-        if (!isDiskFull(error) && attempt >= maxCheckAttempts) {
-          const message = `the input could not be checked: ${(error as Error).message}`;
-          object.errors = {
-            object: "list",
-            data: [{ code: "invalid_value", line: null, message, param: null }],
-          };
-          break;
-        }
-        await sleep(diskRetryMs, undefined, { signal: this.#draining.signal }).catch(() => undefined);
-      }
-    }
-    if (object.errors !== null) {
-      await this.#end(batch, "invalid");
-      return;
-    }
-    if (!this.#apply(batch, "valid")) return;
-    const { total } = object.request_counts;
-    batch.states = new Uint8Array(total);
-    batch.counted = true;
-    if (!(await this.#saved(batch))) return;
-    await this.#store.removeSource(id).catch(() => undefined);
-    this.#goOn(batch);
-  }
-
-  /** A batch in progress: its jobs are queued, or it has no more lines. */
-  #goOn(batch: LiveBatch): void {
-    this.#endIfDone(batch);
-    if (batch.takesLines) void this.#enqueue(batch);
-  }
-
-  async #enqueue(batch: LiveBatch): Promise<void> {
-    const jobs = batch
-      .openJobs()
-      .map((index) => ({ batchId: batch.id, index }))
-      .filter((job) => !this.#running.has(keyOf(job)));
-    try {
-      await this.#options.jobs.add(jobs, batch.object.priority);
-    } catch (error) {
-      // They are put there when the queue answers again.
-      this.#log.debug({ batchId: batch.id, err: error }, "jobs of a batch could not be queued yet");
-    }
-  }
-
-  #requeue(): void {
-    for (const batch of this.#unfinished()) if (batch.takesLines) void this.#enqueue(batch);
-  }
-
-  /** The queue's side. Delivered twice, a job runs once. */
-  #run(job: JobName): Promise<void> {
-    const key = keyOf(job);
-    const running = this.#running.get(key);
-    if (running !== undefined) return running;
-    const run = this.#runOnce(job).finally(() => this.#running.delete(key));
-    this.#running.set(key, run);
-    return run;
-  }
-
-  async #runOnce({ batchId, index }: JobName): Promise<void> {
-    const batch = this.#batches.get(batchId);
-    const job = batch?.record.jobs[index];
-    if (batch === undefined || job === undefined || !batch.takesLines || this.#runner === null) return;
-    const ports: JobPorts = {
-      runner: this.#runner,
-      window: this.#window,
-      append: (of, record) => this.#ledgers.append(of.id, record),
-      answered: (of, record) => {
-        this.#metrics.answered(record.ok);
-        of.answered(record);
-      },
-      draining: this.#draining.signal,
-      log: this.#log,
-    };
-    try {
-      await runJob(batch, this.#store.paths(batchId).prepared, job, ports);
-    } finally {
-      this.#endIfDone(batch);
-      this.#finishSoon(batch);
-    }
-  }
-
-  /** Nothing is left to be answered. */
-  #endIfDone(batch: LiveBatch): void {
-    const isDone = batch.allAnswered || (batch.budgetSpent && batch.underWay === 0);
-    if (isDone && batch.counted && this.#apply(batch, "answered")) {
-      void this.#saved(batch).then((saved) => saved && this.#finishSoon(batch));
-    }
-  }
-
-  /** Once nothing is under way for a batch that ends, its files are made. */
-  #finishSoon(batch: LiveBatch): void {
-    const { record } = batch;
-    if (record.end === null || batch.ended || batch.finishing || batch.underWay > 0) return;
-    if (this.#draining.signal.aborted) return;
-    batch.finishing = true;
-    void this.#finish(batch).finally(() => {
-      batch.finishing = false;
-    });
-  }
-
-  async #finish(batch: LiveBatch): Promise<void> {
-    await this.#ledgers.end(batch.id);
-    const planned = this.#finisher.plan(batch);
-    const isMade = await this.#untilDone(batch, "its files", async () => {
-      await this.#store.save(batch.record);
-      await this.#finisher.makeFiles(batch, planned);
-    });
-    if (isMade) await this.#end(batch, "merged");
-  }
-
-  /** The batch's last change; what it needs no more goes. */
-  async #end(batch: LiveBatch, event: BatchEvent): Promise<void> {
-    if (!this.#apply(batch, event)) return;
-    batch.stop("the batch has ended");
-    batch.states = new Uint8Array(0);
-    batch.record.jobs = [];
-    if (!(await this.#saved(batch))) return;
-    const delivery = deliveryOf(batch);
-    if (delivery !== null) this.#options.deliver?.(delivery);
-    await this.#store.clean(batch.id).catch((error: unknown) => {
-      this.#log.warn(
-        { batchId: batch.id, err: error },
-        "files of a batch that has ended could not be removed",
-      );
-    });
+    this.#ending.finishSoon(batch);
   }
 
   #lookAtTimes(): void {
     const nowMs = this.#timers.timeOfDayMs();
-    for (const batch of this.#unfinished()) {
-      if (nowMs >= batch.record.expiresMs && this.#apply(batch, "expire")) {
-        batch.stop("the batch has expired");
-        void this.#saved(batch).then((saved) => saved && this.#finishSoon(batch));
-      }
-    }
+    for (const batch of this.#unfinished()) if (nowMs >= batch.record.expiresMs) this.#ending.expire(batch);
     this.#sweeps++;
-    if (this.#sweeps % requeueSweeps !== 0) return;
-    this.#requeue();
-    this.#prune(nowMs);
+    if (this.#sweeps % sweepsBetween !== 0) return;
+    this.#running.requeue();
+    this.#ending.prune(this.#batches, { nowMs, keepMs: this.#options.keepMs, most: maxKeptBatches });
   }
-
-  /** Batches whose files are gone by age are of no use, and there is a bound to them. */
-  #prune(nowMs: number): void {
-    let excess = this.#batches.size - maxKeptBatches;
-    for (const batch of this.#batches.values()) {
-      if (!batch.ended) continue;
-      const isOld = nowMs - endedAtS(batch.object) * 1_000 > this.#options.keepMs;
-      if (!isOld && excess <= 0) continue;
-      excess--;
-      this.#batches.delete(batch.id);
-      this.#store.remove(batch.id).catch((error: unknown) => {
-        this.#log.warn({ batchId: batch.id, err: error }, "an old batch could not be removed from the disk");
-      });
-    }
-  }
-}
-
-const keyOf = ({ batchId, index }: JobName): string => `${batchId}-${index}`;
-
-/** What is to be told of a batch's end; null when there is nothing, or it is not there yet. */
-function deliveryOf({ object, ended, id }: LiveBatch): Delivery | null {
-  const { webhook, status } = object;
-  if (webhook === null || webhook.status !== "pending" || !ended) return null;
-  const { url, attempts } = webhook;
-  return {
-    batchId: id,
-    url,
-    attempts,
-    status: "pending",
-    end: status as Delivery["end"],
-    endedAt: endedAtS(object),
-  };
 }

@@ -36,5 +36,5 @@ export const retryMs = { first: 100, most: 5_000 } as const;
 /** Between attempts at writing to a disk that is full. */
 export const diskRetryMs = 2_000;
 
-/** One line of a ledger: an answer is kept up to 16 MiB of text (api/limits.ts), which JSON may write six times as long. */
-export const maxRecordBytes = 128 * 1024 * 1024;
+/** One line of a ledger: answers are written up to 16 Mi characters (api/limits.ts), of three bytes each at most. */
+export const maxRecordBytes = 64 * 1024 * 1024;

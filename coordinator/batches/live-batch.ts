@@ -17,11 +17,15 @@ export class LiveBatch {
   counted = false;
   /** Its files are being made. */
   finishing = false;
+  /** The model that it was made for is served. */
+  readonly isServed: boolean;
   readonly #listeners = new Set<() => void>();
   readonly #over = new AbortController();
 
-  constructor(record: BatchRecord) {
+  /** @param served Name of the model that this process serves. */
+  constructor(record: BatchRecord, served: string) {
     this.record = record;
+    this.isServed = record.object.model === served;
     // Each line that is being answered listens.
     setMaxListeners(0, this.#over.signal);
   }
@@ -45,7 +49,7 @@ export class LiveBatch {
 
   /** Whether another line may begin. */
   get takesLines(): boolean {
-    return this.counted && this.object.status === "in_progress" && !this.budgetSpent;
+    return this.isServed && this.counted && this.object.status === "in_progress" && !this.budgetSpent;
   }
 
   get budgetSpent(): boolean {
@@ -67,6 +71,13 @@ export class LiveBatch {
     const isOpen = ({ firstLine, lines }: { firstLine: number; lines: number }) =>
       this.states.subarray(firstLine, firstLine + lines).includes(lineState.open);
     return this.record.jobs.flatMap((job, index) => (isOpen(job) ? [index] : []));
+  }
+
+  /** Its input is checked: so many lines are to be answered. */
+  begin(total: number): void {
+    this.object.request_counts = { total, completed: 0, failed: 0 };
+    this.states = new Uint8Array(total);
+    this.counted = true;
   }
 
   /** What its ledgers hold. */

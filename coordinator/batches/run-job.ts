@@ -4,7 +4,7 @@ import { RelayError, toRelayError } from "../../common/errors.js";
 import type { Logger } from "../../common/log.js";
 import type { LineAnswer, LineRunner } from "./batch.js";
 import { formatRecord, type LedgerRecord } from "./ledger-record.js";
-import { retryMs } from "./limits.js";
+import { maxRecordBytes, retryMs } from "./limits.js";
 import { lineId } from "./line-id.js";
 import type { LiveBatch } from "./live-batch.js";
 import { answeredLine } from "./output-line.js";
@@ -62,8 +62,8 @@ async function runLine(batch: LiveBatch, line: PreparedLine, ports: JobPorts): P
   try {
     const answer = await answerOf(batch, line, ports);
     if (answer === null) return;
-    const record = { line: line.number, ok: answer.status < 400, usage: answer.usage };
-    await ports.append(batch, formatRecord(record, answeredLine(batch.id, line, answer)));
+    const { record, bytes } = recordOf(batch, line, answer);
+    await ports.append(batch, bytes);
     ports.answered(batch, record);
   } catch (error) {
     if (error instanceof RelayError && error.code === "draining") return;
@@ -72,6 +72,23 @@ async function runLine(batch: LiveBatch, line: PreparedLine, ports: JobPorts): P
       "a line of a batch could not be answered",
     );
   }
+}
+
+/** What stands in the ledger. Of an answer that no reader would take, an error: it would be run again for ever. */
+function recordOf(
+  batch: LiveBatch,
+  line: PreparedLine,
+  answer: LineAnswer,
+): { record: LedgerRecord; bytes: Buffer } {
+  const record = { line: line.number, ok: answer.status < 400, usage: answer.usage };
+  const bytes = formatRecord(record, answeredLine(batch.id, line, answer));
+  if (bytes.length <= maxRecordBytes) return { record, bytes };
+  const { requestId, usage } = answer;
+  const problem = new RelayError("not_supported", `the answer is longer than ${maxRecordBytes} bytes`);
+  const body = JSON.stringify({
+    error: { message: problem.message, type: problem.type, param: null, code: problem.code },
+  });
+  return recordOf(batch, line, { status: problem.httpStatus, requestId, body, usage });
 }
 
 /** Null when the batch or this process ends before. */

@@ -48,7 +48,8 @@ function essence({ custom_id, response, error }: OutputLine): unknown {
 }
 
 /** All lines of both files that were answered, by custom_id. */
-const answersOf = (lines: readonly OutputLine[]) => new Map(lines.map((line) => [line.custom_id, essence(line)]));
+const answersOf = (lines: readonly OutputLine[]) =>
+  new Map(lines.map((line) => [line.custom_id, essence(line)]));
 
 describe("batches on a running cluster", () => {
   let cluster: TestCluster;
@@ -123,25 +124,36 @@ describe("batches on a running cluster", () => {
     const { id } = await begin(input(count));
     const kills: [string, () => Promise<unknown>][] = [
       ["coordinator", restart],
-      ["worker", async () => {
-        cluster.workers[1]!.kill("SIGKILL");
-        await cluster.workers[1]!.exited;
-        await cluster.revive();
-      }],
-      ["Redis", async () => {
-        await cluster.redis.kill();
-        await cluster.redis.resume();
-      }],
+      [
+        "worker",
+        async () => {
+          cluster.workers[1]!.kill("SIGKILL");
+          await cluster.workers[1]!.exited;
+          await cluster.revive();
+        },
+      ],
+      [
+        "Redis",
+        async () => {
+          await cluster.redis.kill();
+          await cluster.redis.resume();
+        },
+      ],
     ];
     for (const [name, kill] of kills) {
-      const { status, request_counts } = await begun(id, 50 + kills.findIndex(([each]) => each === name) * 350);
+      const { status, request_counts } = await begun(
+        id,
+        50 + kills.findIndex(([each]) => each === name) * 350,
+      );
       expect(status, `${name}: ${request_counts.completed}`).toBe("in_progress");
       await kill();
     }
     const batch = await ended(id);
     expect(batch.request_counts).toEqual(quiet.request_counts);
     const { output, errors } = await filesOf(batch);
-    expect(output.map(({ custom_id }) => custom_id)).toEqual(expected.output.map(({ custom_id }) => custom_id));
+    expect(output.map(({ custom_id }) => custom_id)).toEqual(
+      expected.output.map(({ custom_id }) => custom_id),
+    );
     expect(answersOf(output)).toEqual(answersOf(expected.output));
     expect(answersOf(errors)).toEqual(answersOf(expected.errors));
     expect(batch.usage.output_tokens).toBe(quiet.usage.output_tokens);
@@ -212,7 +224,9 @@ describe("batches on a running cluster", () => {
   });
 
   it("whose lines all fail is completed, without an output file", async () => {
-    const bad = Array.from({ length: 50 }, (_, i) => requestLine(`${i}`, { prompt: [-1 - i] }, "/v1/completions"));
+    const bad = Array.from({ length: 50 }, (_, i) =>
+      requestLine(`${i}`, { prompt: [-1 - i] }, "/v1/completions"),
+    );
     const batch = await ended((await begin(bad.join("\n"))).id);
     expect(batch).toMatchObject({
       status: "completed",

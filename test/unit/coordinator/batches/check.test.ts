@@ -3,7 +3,13 @@ import { gzipSync } from "node:zlib";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { checkInput, cutJobs } from "../../../../coordinator/batches/check.js";
-import { jobLines, maxInputBytes, maxJobBytes, maxLineBytes, maxLines } from "../../../../coordinator/batches/limits.js";
+import {
+  jobLines,
+  maxInputBytes,
+  maxJobBytes,
+  maxLineBytes,
+  maxLines,
+} from "../../../../coordinator/batches/limits.js";
 import { type PreparedLine, preparedNames, readPrepared } from "../../../../coordinator/batches/prepared.js";
 import { checkTask, requestLine, testFolder } from "./support.js";
 
@@ -32,7 +38,11 @@ describe("a good input", () => {
   );
 
   it("is prepared line by line, however it is spaced, marked or compressed", async () => {
-    const line = fc.record({ id: anyId, body: anyBody, blanks: fc.array(fc.constantFrom("", " ", "\t", " \t ")) });
+    const line = fc.record({
+      id: anyId,
+      body: anyBody,
+      blanks: fc.array(fc.constantFrom("", " ", "\t", " \t ")),
+    });
     const input = fc.record({
       lines: fc.uniqueArray(line, { selector: ({ id }) => id, minLength: 1, maxLength: 60 }),
       end: fc.constantFrom("\n", "\r\n"),
@@ -144,7 +154,9 @@ describe("a bad input", () => {
     );
     await fc.assert(
       fc.asyncProperty(fc.array(anyLine, { minLength: 1, maxLength: 20 }), async (lines) => {
-        const { problems, total } = await check(Buffer.concat(lines.flatMap((line) => [line, Buffer.from("\n")])));
+        const { problems, total } = await check(
+          Buffer.concat(lines.flatMap((line) => [line, Buffer.from("\n")])),
+        );
         const named = new Set(problems.map(({ line }) => line));
         const seen = new Set<string>();
         let good = 0;
@@ -191,7 +203,9 @@ describe("a bad input", () => {
     expect(await codes(nested)).toEqual([["invalid_value", 1]]);
     const many = Array.from({ length: maxLines + 2 }, (_, i) => requestLine(`${i}`)).join("\n");
     expect(await codes(many)).toEqual([["too_many_tasks", maxLines + 1]]);
-    expect((await check(many.slice(0, many.lastIndexOf("\n", many.lastIndexOf("\n") - 1)))).total).toBe(maxLines);
+    expect((await check(many.slice(0, many.lastIndexOf("\n", many.lastIndexOf("\n") - 1)))).total).toBe(
+      maxLines,
+    );
   }, 60_000);
 
   it("is told a hundred problems, and how many more there are", async () => {
@@ -226,7 +240,11 @@ describe("a bad input", () => {
     expect(bomb.length).toBeLessThan(1_000_000);
     const { problems } = await check(bomb);
     expect(problems).toEqual([
-      expect.objectContaining({ code: "invalid_value", line: null, message: expect.stringContaining("decompressed") }),
+      expect.objectContaining({
+        code: "invalid_value",
+        line: null,
+        message: expect.stringContaining("decompressed"),
+      }),
     ]);
   }, 60_000);
 });
@@ -258,7 +276,8 @@ describe("jobs", () => {
   });
 
   it("have 32 to 256 lines of usual length", () => {
-    const linesOf = (count: number) => cutJobs(Array.from({ length: count }, () => 100)).map(({ lines }) => lines);
+    const linesOf = (count: number) =>
+      cutJobs(Array.from({ length: count }, () => 100)).map(({ lines }) => lines);
     expect(linesOf(1)).toEqual([1]);
     expect(linesOf(33)).toEqual([32, 1]);
     expect(linesOf(6_400)).toEqual(Array.from({ length: 64 }, () => 100));

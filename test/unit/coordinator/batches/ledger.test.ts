@@ -2,10 +2,23 @@ import { appendFileSync, existsSync, readFileSync, statSync, writeFileSync } fro
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { type FoundRecord, readLedger, type UnsoundRecord } from "../../../../coordinator/batches/ledger-reader.js";
-import { formatRecord, type LedgerRecord, parseRecord } from "../../../../coordinator/batches/ledger-record.js";
+import {
+  type FoundRecord,
+  readLedger,
+  type UnsoundRecord,
+} from "../../../../coordinator/batches/ledger-reader.js";
+import {
+  formatRecord,
+  type LedgerRecord,
+  parseRecord,
+} from "../../../../coordinator/batches/ledger-record.js";
 import { LedgerWriter } from "../../../../coordinator/batches/ledger-writer.js";
-import { countLines, lineState, type MergeTask, mergeLedgers } from "../../../../coordinator/batches/merge.js";
+import {
+  countLines,
+  lineState,
+  type MergeTask,
+  mergeLedgers,
+} from "../../../../coordinator/batches/merge.js";
 import { preparedLine } from "../../../../coordinator/batches/prepared.js";
 import { testFolder } from "./support.js";
 
@@ -13,7 +26,8 @@ const folder = testFolder();
 const noUsage = { promptTokens: 0, cachedTokens: 0, completionTokens: 0, reasoningTokens: 0 };
 const usage = { promptTokens: 11, cachedTokens: 3, completionTokens: 7, reasoningTokens: 2 };
 const output = (line: number, text = "answer") => JSON.stringify({ custom_id: `c${line}`, text });
-const record = (line: number, ok = true, text = "answer") => formatRecord({ line, ok, usage }, output(line, text));
+const record = (line: number, ok = true, text = "answer") =>
+  formatRecord({ line, ok, usage }, output(line, text));
 
 function read(bytes: Buffer): { found: FoundRecord[]; unsound: UnsoundRecord[]; outputs: string[] } {
   const path = join(folder(), "ledger");
@@ -74,7 +88,18 @@ describe("a ledger", () => {
     for (let length = 0; length <= last.length; length++) {
       const { found, unsound } = read(Buffer.concat([sound, last.subarray(0, length)]));
       const isWhole = length === last.length;
-      expect(found.map(({ line, ok }) => [line, ok])).toEqual(isWhole ? [[0, true], [1, false], [2, true]] : [[0, true], [1, false]]);
+      expect(found.map(({ line, ok }) => [line, ok])).toEqual(
+        isWhole
+          ? [
+              [0, true],
+              [1, false],
+              [2, true],
+            ]
+          : [
+              [0, true],
+              [1, false],
+            ],
+      );
       const isTorn = length > 0 && !isWhole;
       expect(unsound.map(({ offset }) => offset)).toEqual(isTorn ? [sound.length] : []);
     }
@@ -103,7 +128,9 @@ describe("a ledger", () => {
 
   it("is read in pieces of any size: records of a megabyte and more", () => {
     const texts = [10, 1_500_000, 3, 1_048_576, 900_000].map((length) => "x".repeat(length));
-    const { found, outputs, unsound } = read(Buffer.concat(texts.map((text, line) => record(line, true, text))));
+    const { found, outputs, unsound } = read(
+      Buffer.concat(texts.map((text, line) => record(line, true, text))),
+    );
     expect(found.map(({ line }) => line)).toEqual([0, 1, 2, 3, 4]);
     expect(outputs).toEqual(texts.map((text, line) => output(line, text)));
     expect(unsound).toEqual([]);
@@ -139,7 +166,10 @@ describe("merging", () => {
       return path;
     });
     const prepared = join(folder(), "input");
-    writeFileSync(prepared, Buffer.concat(ids.map((id, line) => preparedLine(line + 1, id, '{"prompt":[1]}'))));
+    writeFileSync(
+      prepared,
+      Buffer.concat(ids.map((id, line) => preparedLine(line + 1, id, '{"prompt":[1]}'))),
+    );
     return {
       batchId: "batch_x",
       total,
@@ -151,52 +181,60 @@ describe("merging", () => {
     };
   }
   const linesOf = (path: string) =>
-    readFileSync(path, "utf8").split("\n").slice(0, -1).map((line) => JSON.parse(line));
+    readFileSync(path, "utf8")
+      .split("\n")
+      .slice(0, -1)
+      .map((line) => JSON.parse(line));
 
   it("gives each custom_id one line over both files, in the order of the input, the first answer of each", () => {
     const answer = fc.record({ line: fc.nat({ max: total + 2 }), ok: fc.boolean() });
     fc.assert(
-      fc.property(fc.array(fc.array(answer, { maxLength: 40 }), { maxLength: 4 }), fc.nat({ max: 60 }), (terms, torn) => {
-        const ledgers = terms.map((answers, term) => {
-          const bytes = Buffer.concat(answers.map(({ line, ok }, at) => record(line, ok, `${term}.${at}`)));
-          // A process that was killed in the middle of a write.
-          return Buffer.concat([bytes, record(1, true, "x".repeat(100)).subarray(0, torn)]);
-        });
-        const first = new Map<number, { ok: boolean; text: string }>();
-        for (const [term, answers] of terms.entries()) {
-          for (const [at, { line, ok }] of answers.entries()) {
-            if (line < total && !first.has(line)) first.set(line, { ok, text: `${term}.${at}` });
+      fc.property(
+        fc.array(fc.array(answer, { maxLength: 40 }), { maxLength: 4 }),
+        fc.nat({ max: 60 }),
+        (terms, torn) => {
+          const ledgers = terms.map((answers, term) => {
+            const bytes = Buffer.concat(answers.map(({ line, ok }, at) => record(line, ok, `${term}.${at}`)));
+            // A process that was killed in the middle of a write.
+            return Buffer.concat([bytes, record(1, true, "x".repeat(100)).subarray(0, torn)]);
+          });
+          const first = new Map<number, { ok: boolean; text: string }>();
+          for (const [term, answers] of terms.entries()) {
+            for (const [at, { line, ok }] of answers.entries()) {
+              if (line < total && !first.has(line)) first.set(line, { ok, text: `${term}.${at}` });
+            }
           }
-        }
-        const merge = task(ledgers);
-        const result = mergeLedgers(merge);
-        const [output, errors] = [linesOf(merge.output), linesOf(merge.error)];
-        const done = [...first].filter(([, { ok }]) => ok).sort(([a], [b]) => a - b);
-        expect(output.map(({ custom_id, text }) => [custom_id, text])).toEqual(
-          done.map(([line, { text }]) => [`c${line}`, text]),
-        );
-        expect(errors.map(({ custom_id }) => custom_id)).toEqual(
-          ids.filter((_, line) => first.get(line)?.ok !== true),
-        );
-        const failed = first.size - done.length;
-        expect(result).toMatchObject({
-          completed: done.length,
-          failed,
-          outputLines: done.length,
-          errorLines: total - done.length,
-        });
-        expect(result.usage.promptTokens).toBe(11 * first.size);
-        for (const { custom_id, error } of errors) {
-          if (!first.has(Number(custom_id.slice(1)))) expect(error).toEqual({ code: "batch_expired", message: "too late" });
-        }
-        const counted = countLines(merge);
-        expect([counted.completed, counted.failed]).toEqual([done.length, failed]);
-        for (let line = 0; line < total; line++) {
-          const ok = first.get(line)?.ok;
-          const state = ok === undefined ? lineState.open : ok ? lineState.completed : lineState.failed;
-          expect(counted.states[line]).toBe(state);
-        }
-      }),
+          const merge = task(ledgers);
+          const result = mergeLedgers(merge);
+          const [output, errors] = [linesOf(merge.output), linesOf(merge.error)];
+          const done = [...first].filter(([, { ok }]) => ok).sort(([a], [b]) => a - b);
+          expect(output.map(({ custom_id, text }) => [custom_id, text])).toEqual(
+            done.map(([line, { text }]) => [`c${line}`, text]),
+          );
+          expect(errors.map(({ custom_id }) => custom_id)).toEqual(
+            ids.filter((_, line) => first.get(line)?.ok !== true),
+          );
+          const failed = first.size - done.length;
+          expect(result).toMatchObject({
+            completed: done.length,
+            failed,
+            outputLines: done.length,
+            errorLines: total - done.length,
+          });
+          expect(result.usage.promptTokens).toBe(11 * first.size);
+          for (const { custom_id, error } of errors) {
+            if (!first.has(Number(custom_id.slice(1))))
+              expect(error).toEqual({ code: "batch_expired", message: "too late" });
+          }
+          const counted = countLines(merge);
+          expect([counted.completed, counted.failed]).toEqual([done.length, failed]);
+          for (let line = 0; line < total; line++) {
+            const ok = first.get(line)?.ok;
+            const state = ok === undefined ? lineState.open : ok ? lineState.completed : lineState.failed;
+            expect(counted.states[line]).toBe(state);
+          }
+        },
+      ),
       { numRuns: 150, seed: 11 },
     );
   });
@@ -214,7 +252,10 @@ describe("merging", () => {
   });
 
   it("needs the input for lines without an answer alone", () => {
-    const merge = { ...task([Buffer.concat(ids.map((_, line) => record(line)))]), prepared: join(folder(), "gone") };
+    const merge = {
+      ...task([Buffer.concat(ids.map((_, line) => record(line)))]),
+      prepared: join(folder(), "gone"),
+    };
     expect(existsSync(merge.prepared)).toBe(false);
     expect(mergeLedgers(merge)).toMatchObject({ outputLines: total, errorLines: 0 });
     appendFileSync(merge.ledgers[0]!, "torn");

@@ -11,12 +11,12 @@ const allowed: Record<string, string[]> = {
   cancelling: ["cancelled"],
 };
 const begin: BatchState = { status: "validating", end: null };
-const after = (...list: BatchEvent[]) =>
+const reached = (...list: BatchEvent[]) =>
   list.reduce<BatchState>((state, event) => nextState(state, event) ?? state, begin);
 
 describe("states of a batch", () => {
   it("only follow each other as the API says, whatever happens in whatever order", () => {
-    const reached = new Set<string>();
+    const seen = new Set<string>();
     fc.assert(
       fc.property(fc.array(fc.constantFrom(...events), { maxLength: 12 }), (list) => {
         let state = begin;
@@ -28,11 +28,11 @@ describe("states of a batch", () => {
           if (state.end !== null) expect(next.end).toBe(state.end);
           state = next;
         }
-        reached.add(state.status);
+        seen.add(state.status);
       }),
       { numRuns: 2_000, seed: 7 },
     );
-    expect([...reached].sort()).toEqual([...Object.keys(allowed), ...finalStatuses].sort());
+    expect([...seen].sort()).toEqual([...Object.keys(allowed), ...finalStatuses].sort());
   });
 
   it("are final once they are final", () => {
@@ -48,11 +48,13 @@ describe("states of a batch", () => {
   it("reach an end from everywhere", () => {
     fc.assert(
       fc.property(fc.array(fc.constantFrom(...events), { maxLength: 8 }), (list) => {
-        const state = after(...list);
-        const ended = isFinal(state.status) ? state : ["expire", "merged"].reduce<BatchState>(
-          (now, event) => nextState(now, event as BatchEvent) ?? now,
-          state,
-        );
+        const state = reached(...list);
+        const ended = isFinal(state.status)
+          ? state
+          : ["expire", "merged"].reduce<BatchState>(
+              (now, event) => nextState(now, event as BatchEvent) ?? now,
+              state,
+            );
         expect(isFinal(ended.status)).toBe(true);
       }),
       { seed: 9 },
@@ -60,12 +62,12 @@ describe("states of a batch", () => {
   });
 
   it("end as what came first said", () => {
-    expect(after("valid", "answered", "merged").status).toBe("completed");
-    expect(after("invalid").status).toBe("failed");
-    expect(after("valid", "expire", "cancel", "merged").status).toBe("expired");
-    expect(after("valid", "cancel", "expire", "merged").status).toBe("cancelled");
-    expect(after("valid", "answered", "cancel", "merged").status).toBe("completed");
-    expect(after("cancel", "valid", "merged").status).toBe("cancelled");
-    expect(after("merged").status).toBe("validating");
+    expect(reached("valid", "answered", "merged").status).toBe("completed");
+    expect(reached("invalid").status).toBe("failed");
+    expect(reached("valid", "expire", "cancel", "merged").status).toBe("expired");
+    expect(reached("valid", "cancel", "expire", "merged").status).toBe("cancelled");
+    expect(reached("valid", "answered", "cancel", "merged").status).toBe("completed");
+    expect(reached("cancel", "valid", "merged").status).toBe("cancelled");
+    expect(reached("merged").status).toBe("validating");
   });
 });
