@@ -24,6 +24,12 @@ export function objectOf(meta: Meta): FileObject {
   };
 }
 
+/** Negative when a was made before b. */
+export function compareAge(a: Meta, b: Meta): number {
+  // Numbers are equal only where people have copied folders.
+  return a.order - b.order || (a.id < b.id ? -1 : Number(a.id !== b.id));
+}
+
 /** Whether its own time is over. */
 export function isOver(meta: Meta, nowMs: number): boolean {
   const endS = expiresAtS(meta);

@@ -18,7 +18,7 @@ import {
   type NewFile,
   newFileId,
 } from "./file.js";
-import { isOver, type Meta, objectOf, readMeta } from "./meta.js";
+import { compareAge, isOver, type Meta, objectOf, readMeta } from "./meta.js";
 import { Upload } from "./upload.js";
 
 /** Files of all tenants; each takes a folder, and a little memory here. */
@@ -39,6 +39,8 @@ export class FileStore {
   readonly #uploads: string;
   readonly #options: FileStoreOptions;
   readonly #known = new Map<string, Meta>();
+  /** The same, oldest first: a page of 100,000 files is found without touching all of them. */
+  readonly #ordered: Meta[] = [];
   readonly #bytes: Record<FilePurpose, number> = { batch: 0, batch_output: 0 };
   #nextOrder = 1;
   /** Files that are being made; they count against maxFiles already. */
@@ -148,16 +150,17 @@ export class FileStore {
   list(page: FilePage, tenant: string): { data: FileObject[]; hasMore: boolean } | null {
     const { after, limit, order, purpose } = page;
     const nowMs = this.#nowMs();
-    const own = this.#inOrder().filter((meta) => meta.tenant === tenant && !isOver(meta, nowMs));
-    if (order === "desc") own.reverse();
-    let from = 0;
+    const step = order === "asc" ? 1 : -1;
+    let at = order === "asc" ? 0 : this.#ordered.length - 1;
     if (after !== null) {
-      from = own.findIndex(({ id }) => id === after) + 1;
-      if (from === 0) return null;
+      const last = this.#find(after, tenant);
+      if (last === null) return null;
+      at = this.#placeOf(last) + step;
     }
     const found: FileObject[] = [];
-    for (let at = from; at < own.length; at++) {
-      const meta = own[at]!;
+    for (; at >= 0 && at < this.#ordered.length; at += step) {
+      const meta = this.#ordered[at]!;
+      if (meta.tenant !== tenant || isOver(meta, nowMs)) continue;
       if (purpose !== null && meta.purpose !== purpose) continue;
       if (found.length === limit) return { data: found, hasMore: true };
       found.push(objectOf(meta));
@@ -180,15 +183,12 @@ export class FileStore {
    */
   async prune(maxAgeMs: number): Promise<number> {
     const nowMs = this.#nowMs();
-    const over = [...this.#known.values()].filter(
-      (meta) => isOver(meta, nowMs) || nowMs - meta.createdMs > maxAgeMs,
-    );
+    const over = this.#ordered.filter((meta) => isOver(meta, nowMs) || nowMs - meta.createdMs > maxAgeMs);
     for (const { id } of over) await this.#drop(id);
     let removed = over.length;
     const bound = this.#options.filesBytes ?? Number.POSITIVE_INFINITY;
-    for (const { id } of this.#inOrder().slice(0, -1)) {
-      if (this.#bytes.batch + this.#bytes.batch_output <= bound) break;
-      await this.#drop(id);
+    while (this.#ordered.length > 1 && this.#bytes.batch + this.#bytes.batch_output > bound) {
+      await this.#drop(this.#ordered[0]!.id);
       removed++;
     }
     return removed;
@@ -218,6 +218,7 @@ export class FileStore {
 
   #add(meta: Meta): void {
     this.#known.set(meta.id, meta);
+    this.#ordered.splice(this.#placeOf(meta), 0, meta);
     this.#bytes[meta.purpose] += meta.bytes;
   }
 
@@ -225,6 +226,7 @@ export class FileStore {
     const meta = this.#known.get(id);
     if (meta === undefined) return;
     this.#known.delete(id);
+    this.#ordered.splice(this.#placeOf(meta), 1);
     this.#bytes[meta.purpose] -= meta.bytes;
     try {
       // First of all: without it the rest is no file.
@@ -245,9 +247,16 @@ export class FileStore {
     return join(this.#files, id, "content");
   }
 
-  /** Oldest first. */
-  #inOrder(): Meta[] {
-    return [...this.#known.values()].sort((a, b) => a.order - b.order);
+  /** Where it stands in the order, or would stand. */
+  #placeOf(meta: Meta): number {
+    let begin = 0;
+    let end = this.#ordered.length;
+    while (begin < end) {
+      const middle = (begin + end) >>> 1;
+      if (compareAge(this.#ordered[middle]!, meta) < 0) begin = middle + 1;
+      else end = middle;
+    }
+    return begin;
   }
 
   #nowMs(): number {
@@ -270,7 +279,7 @@ export class FileStore {
       }
     };
     await Promise.all(Array.from({ length: readConcurrency }, readSome));
-    metas.sort((a, b) => a.order - b.order);
+    metas.sort(compareAge);
     for (const meta of metas) this.#add(meta);
     this.#nextOrder = (metas.at(-1)?.order ?? 0) + 1;
   }

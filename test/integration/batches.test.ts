@@ -200,6 +200,31 @@ describe("files and batches of a running cluster", () => {
   );
 
   it(
+    "tell it once more after a coordinator that was killed in between",
+    async () => {
+      hook.refusals = 1;
+      const url = `http://127.0.0.1:${hook.port}/again`;
+      const { id } = await submit(jsonl([chatLine("a", { max_tokens: 1 })]), { webhook: { url } });
+      const attempts = async () => {
+        const batch = (await client.batches.retrieve(id)) as unknown as { webhook: { attempts: number } };
+        return batch.webhook.attempts;
+      };
+      await until("the first attempt", async () => (await attempts()) === 1);
+      cluster.coordinator.kill("SIGKILL");
+      await cluster.coordinator.exited;
+      cluster.startCoordinator(Number(new URL(cluster.url).port));
+      const sent = () => hook.seen.filter(({ body }) => body.includes(id));
+      await until("the second attempt", () => sent().length === 2);
+      await until("it to be noted", async () => (await attempts().catch(() => 0)) === 2);
+      expect(new Set(sent().map(({ headers }) => headers["webhook-id"])).size).toBe(1);
+      expect(await client.batches.retrieve(id)).toMatchObject({
+        webhook: { url, status: "delivered", attempts: 2 },
+      });
+    },
+    limitMs,
+  );
+
+  it(
     "are watched from the command line while the coordinator is killed and started again",
     async () => {
       const lines = Array.from({ length: 80 }, (_, index) =>
@@ -238,21 +263,18 @@ describe("files and batches of a running cluster", () => {
 
 /** A receiver of webhooks. */
 async function startHook() {
-  const seen: { headers: Record<string, string>; body: string }[] = [];
+  const hook = { seen: [] as { headers: Record<string, string>; body: string }[], refusals: 0 };
   const server = createServer(async (request, response) => {
     let body = "";
     for await (const chunk of request) body += chunk;
-    seen.push({ headers: request.headers as Record<string, string>, body });
-    response.writeHead(204).end();
+    hook.seen.push({ headers: request.headers as Record<string, string>, body });
+    response.writeHead(hook.refusals-- > 0 ? 500 : 204).end();
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const { port } = server.address() as { port: number };
-  return {
-    seen,
-    port,
-    close: () => {
-      server.close();
-      server.closeAllConnections();
-    },
+  const close = () => {
+    server.close();
+    server.closeAllConnections();
   };
+  return Object.assign(hook, { port, close });
 }
