@@ -206,7 +206,9 @@ async function runResults(id: string, output: string, flags: CommonFlags): Promi
     session.end();
   } catch (error) {
     session.end();
-    throw session.signal === null ? error : new CommandError(`${session.signal}: nothing was written`);
+    // Whoever reads standard output wanted no more.
+    if (toStdout && (error as NodeJS.ErrnoException).code === "EPIPE") return;
+    throw session.signal === null ? error : new CommandError(`${session.signal}: not everything was written`);
   }
   if (flags.json) printJson({ ...summarize(batch, nowS()), output: file });
   conclude(batch, "line ", results, flags);
