@@ -27,7 +27,7 @@ interface CommonFlags {
 interface SubmitFlags extends CommonFlags {
   endpoint?: string;
   window: string;
-  metadata: Record<string, string>;
+  metadata?: Record<string, string>;
   priority?: number;
   tokenBudget?: number;
   webhook?: string;
@@ -79,7 +79,7 @@ export function addBatchCommand(program: Command): void {
     submitOptions(
       batch
         .command("run")
-        .summary("submits a file, waits, and writes the answers to another")
+        .summary("Submits a file, waits, and writes the answers to another.")
         .description(
           "Submits a JSONL file in the format of the OpenAI batch API, waits for its end, and writes one line per " +
             "custom_id to another file, in the order of the input. Run again after whatever ended it, " +
@@ -104,7 +104,7 @@ function submitOptions(command: Command): Command {
   return command
     .option("--endpoint <path>", "what every line asks (default: the url of the first line)")
     .option("--window <time>", "time from now after which no more lines are answered, 1s to 30d", "24h")
-    .option("--metadata <key=value>", "pair that stays with the batch; can be repeated", addPair, {})
+    .option("--metadata <key=value>", "pair that stays with the batch; can be repeated", addPair)
     .option("--priority <n>", "batches of a lower number go first (default: 0)", readPriority)
     .option(
       "--token-budget <n>",
@@ -118,7 +118,7 @@ function submitOptions(command: Command): Command {
     );
 }
 
-function addPair(text: string, pairs: Record<string, string>): Record<string, string> {
+function addPair(text: string, pairs: Record<string, string> = {}): Record<string, string> {
   const at = text.indexOf("=");
   if (at < 1) throw new InvalidArgumentError("Expected KEY=VALUE.");
   return { ...pairs, [text.slice(0, at)]: text.slice(at + 1) };
@@ -206,7 +206,9 @@ async function runResults(id: string, output: string, flags: CommonFlags): Promi
     session.end();
   } catch (error) {
     session.end();
-    throw session.signal === null ? error : new CommandError(`${session.signal}: nothing was written`);
+    // Whoever reads standard output wanted no more.
+    if (toStdout && (error as NodeJS.ErrnoException).code === "EPIPE") return;
+    throw session.signal === null ? error : new CommandError(`${session.signal}: not everything was written`);
   }
   if (flags.json) printJson({ ...summarize(batch, nowS()), output: file });
   conclude(batch, "line ", results, flags);
@@ -313,7 +315,7 @@ async function begin(
   const options: BatchOptions = {
     ...(flags.endpoint === undefined ? {} : { endpoint: flags.endpoint }),
     completion_window: flags.window,
-    metadata: flags.metadata,
+    ...(flags.metadata === undefined ? {} : { metadata: flags.metadata }),
     ...(flags.priority === undefined ? {} : { priority: flags.priority }),
     ...(flags.tokenBudget === undefined ? {} : { token_budget: flags.tokenBudget }),
     ...(flags.webhook === undefined ? {} : { webhook: { url: flags.webhook } }),

@@ -291,6 +291,17 @@ describe("the commands around a batch", () => {
     expect(JSON.parse((await batch("list", "--json")).stdout).data).toHaveLength(2);
   });
 
+  it("give a reader of the results what it wants, and no more", async () => {
+    const fake = await FakeCoordinator.start();
+    const { input } = files(Array.from({ length: 20_000 }, (_, index) => `line ${index}`));
+    await glmRelay(["batch", "submit", input, "--url", fake.url]);
+    fake.finish(fake.batches[0]!);
+    const reader = start(["results", "batch_0", "-", "--url", fake.url]);
+    reader.child.stdout.once("data", () => reader.child.stdout.destroy());
+    expect(await reader.ended).toBe(0);
+    expect(reader.stderr).not.toContain("error");
+  });
+
   it("name what is not known, and nobody who listens", async () => {
     const fake = await FakeCoordinator.start();
     const nobody = `http://127.0.0.1:${await freePort()}`;
