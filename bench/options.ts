@@ -1,4 +1,6 @@
 /** Options that several benchmarks have, and what follows from them. */
+import { open, readdir } from "node:fs/promises";
+import { join } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { integer } from "../cli/options.js";
 import { type PublishedName, published, publishedNames, resized } from "../models/published.js";
@@ -56,6 +58,16 @@ export async function writeModel(
 ): Promise<void> {
   const progress = bytesProgress("writing weights");
   await writeRandomCheckpoint({ directory, ...modelLike(flags), seed, progress });
+  await settle(directory);
+}
+
+/** Waits until the files are on the disk: the kernel would write them while something is measured. */
+async function settle(directory: string): Promise<void> {
+  for (const name of await readdir(directory)) {
+    const file = await open(join(directory, name), "r");
+    await file.sync();
+    await file.close();
+  }
 }
 
 /** A random model that ends with this process. @returns Its directory. */

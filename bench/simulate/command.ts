@@ -5,9 +5,11 @@
  */
 import { loadavg } from "node:os";
 import type { Command } from "commander";
+import { fetchCluster } from "../../cli/api.js";
+import { CommandError } from "../../cli/errors.js";
 import { integer } from "../../cli/options.js";
 import { simulationModel } from "../../cli/simulate/model.js";
-import { localLink, networkLink } from "../../simulation/hardware/assumptions.js";
+import { defaultAssumptions, localLink, networkLink } from "../../simulation/hardware/assumptions.js";
 import { type Device, devices } from "../../simulation/hardware/devices.js";
 import type { Hardware } from "../../simulation/hardware/hardware.js";
 import { ProfileTimer } from "../../simulation/hardware/profile.js";
@@ -32,13 +34,15 @@ const sleepingStages = [
   { baseMs: 12, rowMs: 0.4 },
   { baseMs: 14, rowMs: 0.5 },
 ];
+/** Before any is measured. */
+const firstLoad: ClosedLoad = { clients: 1, requests: 4, promptTokens: 64, replyTokens: 48 };
 const sleepingLoads: ClosedLoad[] = [
-  { clients: 1, requests: 4, promptTokens: 64, replyTokens: 48 },
+  firstLoad,
   { clients: 8, requests: 32, promptTokens: 64, replyTokens: 64 },
   { clients: 24, requests: 96, promptTokens: 128, replyTokens: 64 },
 ];
 const kernelLoads: ClosedLoad[] = [
-  { clients: 1, requests: 4, promptTokens: 64, replyTokens: 48 },
+  firstLoad,
   { clients: 4, requests: 16, promptTokens: 64, replyTokens: 48 },
   { clients: 12, requests: 36, promptTokens: 128, replyTokens: 48 },
 ];
@@ -83,27 +87,42 @@ async function run(flags: Flags): Promise<void> {
   else (flags.markdown === true ? printMarkdown : printTable)(table(compared, load));
 }
 
-/** Workers of one host. @param shared Of their memory and cores. */
-function hostOf(count: number, shared: Device["shared"]): Hardware {
+/** Workers of one host. @param shared Of their memory and cores. @param hopUs From one of them to the next. */
+function hostOf(count: number, shared: Device["shared"], hopUs: number): Hardware {
   const device: Device = { ...devices.get("cpu")!, memoryBytes: 64 * 2 ** 30, shared };
+  const withinHost = { ...localLink, latencyUs: hopUs };
   return {
     hosts: [{ name: "this machine", devices: Array.from({ length: count }, () => device) }],
-    ...{ withinHost: localLink, betweenHosts: networkLink, pipelines: 1, stages: null },
+    ...{ withinHost, betweenHosts: networkLink, pipelines: 1, stages: null },
   };
 }
 
+/**
+ * What a hop takes, by the coordinator's own figure after a load of one client. Between long steps it is more than
+ * between short ones (bench hop): a process that wakes finds its caches filled by the kernels.
+ */
+async function hopUs(url: string, stages: number): Promise<number> {
+  await runClosedLoad(url, firstLoad);
+  const { timing } = await fetchCluster(url);
+  if (timing.hopMs === null) throw new CommandError("the coordinator has not measured its hops");
+  const hops = 1_000 * timing.hopMs - defaultAssumptions.coordinatorStepUs;
+  const us = Math.max(0, hops) / (stages + 1);
+  note(`a hop takes ${Math.round(us)} us`);
+  return us;
+}
+
 async function compareSleeping(): Promise<Compared[]> {
-  const predicted: Predicted = {
-    model: await simulationModel(nullModel, {}),
-    hardware: hostOf(sleepingStages.length, null),
-    timer: ({ worker }) => {
-      const { baseMs, rowMs } = sleepingStages[worker.index]!;
-      return { stepMs: ({ rows }) => baseMs + rowMs * rows };
-    },
-  };
-  const cluster = await NullCluster.start({ stages: sleepingStages.length, pretences: sleepingStages });
+  const count = sleepingStages.length;
+  const cluster = await NullCluster.start({ stages: count, pretences: sleepingStages });
   try {
-    await runClosedLoad(cluster.url, sleepingLoads[0]!);
+    const predicted: Predicted = {
+      model: await simulationModel(nullModel, {}),
+      hardware: hostOf(count, null, await hopUs(cluster.url, count)),
+      timer: ({ worker }) => {
+        const { baseMs, rowMs } = sleepingStages[worker.index]!;
+        return { stepMs: ({ rows }) => baseMs + rowMs * rows };
+      },
+    };
     return await compare("4 stages that sleep", cluster.url, sleepingLoads, predicted);
   } finally {
     await cluster.stop();
@@ -116,14 +135,14 @@ async function compareKernels({ layers, rounds }: Flags): Promise<Compared[]> {
   const name = `${like}-shaped, ${layers} layers`;
   const directory = await scratchModel({ like, layers, context: 1_024 });
   const profile = await measureProfile(directory, name, { threads: 1, rounds, ...quantization });
-  const predicted: Predicted = {
-    model: await simulationModel(directory, quantization),
-    hardware: hostOf(kernelStages, devices.get("cpu")!.shared),
-    timer: (stage) => new ProfileTimer(profile, stage.layers, layers),
-  };
+  const model = await simulationModel(directory, quantization);
   const flags = ["--quantization", "int4", "--threads-per-worker", "1", ...withoutGuesses];
   return withCluster({ model: directory, stages: kernelStages, flags }, async ({ url }) => {
-    await runClosedLoad(url, kernelLoads[0]!);
+    const predicted: Predicted = {
+      model,
+      hardware: hostOf(kernelStages, devices.get("cpu")!.shared, await hopUs(url, kernelStages)),
+      timer: (stage) => new ProfileTimer(profile, stage.layers, layers),
+    };
     return compare(`${kernelStages} stages, ${name}, int4`, url, kernelLoads, predicted);
   });
 }

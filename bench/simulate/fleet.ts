@@ -9,9 +9,17 @@ import { type PublishedName, publishedNames } from "../../models/published.js";
 import { devices } from "../../simulation/hardware/devices.js";
 import { oneHost } from "../../simulation/hardware/hardware.js";
 import { simulate } from "../../simulation/hardware/simulate.js";
+import { cpuShares } from "../cpu-shares.js";
 import { printJson } from "../options.js";
 import { printMarkdown, printTable } from "../report.js";
 import { closedOptions } from "./prediction.js";
+
+/** Built-in functions belong to their callers, and so do common/ and proto/. */
+function partOf(file: string): string | null {
+  if (file.startsWith("coordinator/scheduler/")) return "scheduler";
+  if (file.startsWith("coordinator/")) return "coordinator";
+  return file.startsWith("simulation/") ? "simulation" : null;
+}
 
 interface Flags {
   model: PublishedName;
@@ -58,7 +66,11 @@ async function run({
   );
   const load = { clients: requests, requests, promptTokens: 32, replyTokens };
   const [cpu, began] = [process.cpuUsage(), performance.now()];
-  const { figures } = simulate(closedOptions({ model, hardware }, load));
+  const { result: simulated, us } = await cpuShares(
+    () => simulate(closedOptions({ model, hardware }, load)),
+    partOf,
+  );
+  const { figures } = simulated;
   const { user, system } = process.cpuUsage(cpu);
   const wallS = (performance.now() - began) / 1_000;
   const utilisation = Math.max(...figures.stages.map((stage) => stage.utilisation));
@@ -66,6 +78,8 @@ async function run({
     ...{ model: name, workers, pipelines, stages, requests, replyTokens, answered: figures.requests, wallS },
     ...{ virtualS: figures.seconds, steps: figures.steps, rowsPerStep: figures.rowsPerStep },
     cpuUsPerStep: (user + system) / figures.steps,
+    schedulerUsPerStep: (us.get("scheduler") ?? 0) / figures.steps,
+    coordinatorUsPerStep: ((us.get("scheduler") ?? 0) + (us.get("coordinator") ?? 0)) / figures.steps,
     cpuUsPerStageStep: (user + system) / (figures.steps * stages),
     ...{
       tokensPerSecond: figures.tokensPerSecond,
@@ -86,6 +100,8 @@ async function run({
       ["real time", `${wallS.toFixed(1)} s`],
       ["steps", `${result.steps}, ${result.rowsPerStep.toFixed(1)} rows each`],
       ["CPU per step, core and simulator", `${result.cpuUsPerStep.toFixed(0)} us`],
+      ["of it the coordinator's core", `${result.coordinatorUsPerStep.toFixed(0)} us`],
+      ["of that the scheduler", `${result.schedulerUsPerStep.toFixed(0)} us`],
       ["the same per stage that a step passes", `${result.cpuUsPerStageStep.toFixed(2)} us`],
       ["throughput", `${result.tokensPerSecond.toFixed(0)} tokens/s`],
       ["micro-batches in flight per pipeline", result.microBatches.toFixed(1)],

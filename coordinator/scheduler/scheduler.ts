@@ -410,7 +410,7 @@ export class Scheduler {
     const whole = start < sequence.whole ? sequence.whole : 0;
     const most = Math.min(left - whole, this.#limits.prefillChunk, batch.budget);
     const isChunk = whole === 0 && left > 1;
-    const count = whole + (isChunk ? this.#chunkRows(start, most, batch) : most);
+    const count = whole + (isChunk ? this.#chunkRows(sequence.class, start, most, batch) : most);
     if (count === 0) return null;
     const { blocks, announced } = sequence;
     if (!this.#draw(sequence, this.#blocks.countFor(start + count) - blocks.length)) return null;
@@ -432,7 +432,7 @@ export class Scheduler {
     return rows;
   }
 
-  #chunkRows(start: number, most: number, batch: StepBatch): number {
+  #chunkRows(of: RequestClass, start: number, most: number, batch: StepBatch): number {
     return this.#timing.chunkRows({
       has: batch.size,
       start,
@@ -442,6 +442,7 @@ export class Scheduler {
       alone: this.#running.size === 1,
       decoding: batch.limits.decoding,
       mayBeNone: batch.hasPrompt,
+      fills: of === "batch" && this.#runningOf.interactive > 0,
     });
   }
 

@@ -29,6 +29,8 @@ export interface ChunkQuestion {
   decoding: boolean;
   /** The step has rows of another prompt: none need be taken. */
   mayBeNone: boolean;
+  /** It fills what others leave: whoever comes next among them should not wait long for this step. */
+  fills: boolean;
 }
 
 /** A slice of a context that a step could take. */

@@ -25,6 +25,9 @@ import type { ChunkQuestion, MeasuredStep, SliceQuestion, StepTiming } from "./s
 const leastSteps = 32;
 /** The line through the averages moves slowly: it is drawn anew after so many steps. */
 const fitEvery = 16;
+/** A prompt that fills a step makes the cycle at most so many times as long, and has at most so many rows in it. */
+const fillStretch = 2;
+const mostFillRows = 4 * kvBlockSize;
 /** A fit of few sizes may take rows to be cheaper than they are: nobody relies on more than this. */
 const mostKneeRows = 32;
 
@@ -104,11 +107,14 @@ export class TimingModel implements StepTiming {
     return this.#choice.choose(this.#times, load, this.#steps);
   }
 
-  chunkRows({ has, start, most, first, microBatches, alone, decoding, mayBeNone }: ChunkQuestion): number {
+  chunkRows(question: ChunkQuestion): number {
+    const { has, start, most, first, microBatches, alone, decoding, mayBeNone, fills } = question;
     const times = this.#times;
     // Alone, a prompt is through soonest in large chunks: the next one waits for the last.
     if (times === null || alone) return most;
+    if (fills && mayBeNone) return 0;
     const wanted = Math.min(
+      fills ? this.#fillRows(times, question) : most,
       equalTimeRows(times, start, first),
       decoding ? rowsWithin(times, microBatches, has, start, this.#limitUs) : most,
     );
@@ -118,6 +124,11 @@ export class TimingModel implements StepTiming {
     // A block in every step, or the prompt never gets to its end.
     const toNextBlock = kvBlockSize - (start % kvBlockSize);
     return mayBeNone ? 0 : Math.min(most, toNextBlock);
+  }
+
+  #fillRows(times: PipelineTimes, { has, start, microBatches }: ChunkQuestion): number {
+    const limitUs = fillStretch * cycleUs(times, microBatches, has);
+    return Math.min(mostFillRows, rowsWithin(times, microBatches, has, start, limitUs));
   }
 
   kneeRows(microBatches: number, size: StepSize): number | null {

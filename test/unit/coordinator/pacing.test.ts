@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { type SequenceId, sequenceId } from "../../../common/ids.js";
 import { maxMicroBatchesInFlight } from "../../../common/limits.js";
+import type { RequestClass } from "../../../coordinator/request-class.js";
 import { evenShare } from "../../../coordinator/scheduler/even-share.js";
 import type { ScheduledStep } from "../../../coordinator/scheduler/scheduled-step.js";
 import { Scheduler, type SchedulerLimits } from "../../../coordinator/scheduler/scheduler.js";
@@ -240,6 +241,27 @@ describe("what the timing is told and asked", () => {
     ]);
     run.answer();
     expect(timing.questions[0]).toMatchObject({ alone: true, decoding: false, most: 29 + 1 });
+  });
+
+  it("says of a batch prompt beside interactive requests that it only fills", () => {
+    const timing = new Recorder();
+    const run = new Run(timing);
+    const submit = (sequence: number, of: RequestClass) =>
+      run.scheduler.submit(id(sequence), promptOf(sequence, 300), 2, { class: of });
+    submit(1, "batch");
+    submit(2, "batch");
+    run.send();
+    expect(timing.questions.splice(0)).toMatchObject([{ fills: false }, { fills: false }]);
+    submit(3, "interactive");
+    run.answer();
+    // The interactive prompt goes first, and never fills.
+    expect(timing.questions.splice(0)).toMatchObject([{ fills: false }, { fills: true }, { fills: true }]);
+    for (let turn = 0; turn < 6; turn++) run.answer();
+    run.scheduler.remove(id(3));
+    run.answer();
+    submit(4, "batch");
+    run.answer();
+    expect(timing.questions.splice(0).at(-1)).toMatchObject({ fills: false });
   });
 });
 

@@ -400,6 +400,7 @@ describe("the timing model", () => {
     alone: false,
     decoding: true,
     mayBeNone: false,
+    fills: false,
     ...changes,
   });
 
@@ -482,6 +483,22 @@ describe("the timing model", () => {
     expect(slow.chunkRows(question({ start: 21 }))).toBe(11);
     expect(slow.chunkRows(question({ mayBeNone: true }))).toBe(0);
     expect(slow.chunkRows(question({ most: 5 }))).toBe(5);
+  });
+
+  it("lets a prompt that fills double the cycle at most, as the only prompt of its step", () => {
+    const model = measured({ baseUs: 20_000, rowUs: 500, keyUs: 0 }, 10_000);
+    // Decodes of 4 rows: two stages of 22 ms, and 44 rows more make 44.
+    const fills = { has: { rows: 4, keys: 0 }, fills: true };
+    expect(model.chunkRows(question({ ...fills, fills: false }))).toBe(256);
+    expect(model.chunkRows(question(fills))).toBe(32);
+    expect(model.chunkRows(question({ ...fills, mayBeNone: true }))).toBe(0);
+    // Rows that cost little: four blocks.
+    const fast = measured({ baseUs: 20_000, rowUs: 5, keyUs: 0 }, 10_000);
+    expect(fast.chunkRows(question(fills))).toBe(64);
+    // Rows that cost much: a block, or it would never be read.
+    const slow = measured({ baseUs: 2_000, rowUs: 5_000, keyUs: 0 }, 10_000);
+    expect(slow.chunkRows(question({ ...fills, has: { rows: 0, keys: 0 } }))).toBe(16);
+    expect(model.chunkRows(question({ ...fills, alone: true }))).toBe(256);
   });
 
   it("ends chunks where blocks end", () => {
