@@ -94,7 +94,7 @@ export class ApiLineRunner implements LineRunner {
         requestId: line.requestId,
         body: await textOf(
           response,
-          prompt_tokens + completion_tokens * (1 + generation.sampling.topLogprobs),
+          prompt_tokens + completion_tokens * (2 + generation.sampling.topLogprobs),
         ),
         usage: {
           promptTokens: prompt_tokens,

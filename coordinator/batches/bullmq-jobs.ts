@@ -29,7 +29,8 @@ export class BullmqJobs implements JobQueue {
   readonly #prefix: string;
   readonly #log: Logger;
   readonly #commands: Redis;
-  readonly #queue: Queue<JobName>;
+  /** Null until Redis has answered for the first time: a queue that is made before is of no use later. */
+  #queue: Queue<JobName> | null = null;
   #worker: Worker<JobName> | null = null;
   #closed = false;
   #endPause: (() => void) | null = null;
@@ -42,23 +43,20 @@ export class BullmqJobs implements JobQueue {
     this.#commands = new Redis({ ...redisOptions(url, false), lazyConnect: true });
     // The queue of requests tells whether Redis is there.
     this.#commands.on("error", () => undefined);
-    this.#queue = new Queue(queueName, {
-      connection: this.#commands,
-      prefix: this.#prefix,
-      defaultJobOptions: { removeOnComplete: true, removeOnFail: true },
-    });
-    this.#queue.on("error", (error) => log.debug({ err: error }, "queue of batches"));
+    this.#commands.connect().catch(() => undefined);
   }
 
   async add(jobs: readonly JobName[], priority: number): Promise<void> {
+    const queue = this.#queue;
     try {
+      if (queue === null) throw new Error("it has not answered yet");
       for (let begin = 0; begin < jobs.length; begin += addGroup) {
         const group = jobs.slice(begin, begin + addGroup).map((job) => ({
           name: "lines",
           data: job,
           opts: { jobId: `${job.batchId}-${job.index}`, priority: middlePriority + priority },
         }));
-        await this.#queue.addBulk(group);
+        await queue.addBulk(group);
       }
     } catch (cause) {
       const message = `the queue (Redis at ${redisName(this.#url)}) does not take the jobs of a batch`;
@@ -67,8 +65,8 @@ export class BullmqJobs implements JobQueue {
   }
 
   async start(run: (job: JobName) => Promise<void>): Promise<void> {
-    await this.#clear();
-    if (this.#closed) return;
+    this.#queue = await this.#cleared();
+    if (this.#queue === null) return;
     this.#worker = new Worker<JobName>(queueName, ({ data }) => run(data), {
       connection: redisOptions(this.#url, true),
       prefix: this.#prefix,
@@ -97,33 +95,47 @@ export class BullmqJobs implements JobQueue {
     const deadline = new Promise<void>((resolve) => setTimeout(resolve, closeLimitMs).unref());
     const close = async () => {
       await this.#worker?.close();
-      await this.#queue.close();
+      await this.#queue?.close();
     };
     await Promise.race([close().catch(() => undefined), deadline]);
     this.#commands.disconnect();
     await this.#worker?.disconnect().catch(() => {});
-    await this.#queue.disconnect().catch(() => {});
+    await this.#queue?.disconnect().catch(() => {});
   }
 
   /**
-   * What an earlier process left is taken out: its jobs would wait for a lock to run out that nobody holds. Whoever
-   * starts puts in again what is still to be done.
+   * The queue without what an earlier process left: its jobs would wait for a lock to run out that nobody holds.
+   * Whoever starts puts in again what is still to be done. Null when this is closed before Redis answers.
    */
-  async #clear(): Promise<void> {
+  async #cleared(): Promise<Queue<JobName> | null> {
     while (!this.#closed) {
+      const queue = this.#commands.status === "ready" ? this.#open() : null;
       try {
-        await this.#queue.obliterate({ force: true });
-        return;
+        await queue?.obliterate({ force: true });
+        if (queue !== null) return queue;
       } catch (error) {
         this.#log.debug({ err: error }, "the queue of batches cannot be cleared yet");
-        await new Promise<void>((resolve) => {
-          const timer = setTimeout(resolve, startRetryMs);
-          this.#endPause = () => {
-            clearTimeout(timer);
-            resolve();
-          };
-        });
+        await queue?.close().catch(() => undefined);
       }
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, startRetryMs);
+        this.#endPause = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+        if (queue === null) this.#commands.once("ready", this.#endPause);
+      });
     }
+    return null;
+  }
+
+  #open(): Queue<JobName> {
+    const queue = new Queue<JobName>(queueName, {
+      connection: this.#commands,
+      prefix: this.#prefix,
+      defaultJobOptions: { removeOnComplete: true, removeOnFail: true },
+    });
+    queue.on("error", (error) => this.#log.debug({ err: error }, "queue of batches"));
+    return queue;
   }
 }

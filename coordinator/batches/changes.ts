@@ -22,13 +22,36 @@ export class BatchChanges {
     this.#draining = draining;
   }
 
-  /** @returns Whether the event changes the batch's state. */
+  /** @returns Whether the event changes the batch's state; it is still to be written down. */
   apply(batch: LiveBatch, event: BatchEvent): boolean {
     const { record, object } = batch;
-    const next = nextState({ status: object.status, end: record.end }, event);
+    const next = batch.ending ? null : nextState({ status: object.status, end: record.end }, event);
     if (next === null) return false;
     record.end = next.end;
     stampStatus(object, next.status, this.#timers.timeOfDayMs());
+    this.#log.info({ batchId: batch.id, status: next.status }, "batch");
+    batch.changed();
+    return true;
+  }
+
+  /**
+   * The batch's last change, of which nobody hears before it is written down.
+   * @returns False when the event changes nothing, or this process ends before.
+   */
+  async end(batch: LiveBatch, event: BatchEvent): Promise<boolean> {
+    const { record } = batch;
+    const next = batch.ending ? null : nextState({ status: batch.object.status, end: record.end }, event);
+    if (next === null) return false;
+    batch.ending = true;
+    const object = structuredClone(batch.object);
+    stampStatus(object, next.status, this.#timers.timeOfDayMs());
+    const ended = { ...record, object, end: next.end, jobs: [] };
+    if (!(await this.untilDone(batch, "its record", () => this.#store.save(ended)))) return false;
+    Object.assign(batch.object, object);
+    record.end = ended.end;
+    record.jobs = ended.jobs;
+    batch.stop("the batch has ended");
+    batch.states = new Uint8Array(0);
     this.#log.info({ batchId: batch.id, status: next.status }, "batch");
     batch.changed();
     return true;

@@ -58,11 +58,7 @@ export class BatchEnding {
   /** The batch's last change; what it needs no more goes. */
   async end(batch: LiveBatch, event: BatchEvent): Promise<void> {
     const { changes, store, deliver } = this.parts;
-    if (!changes.apply(batch, event)) return;
-    batch.stop("the batch has ended");
-    batch.states = new Uint8Array(0);
-    batch.record.jobs = [];
-    if (!(await changes.saved(batch))) return;
+    if (!(await changes.end(batch, event))) return;
     const delivery = deliveryOf(batch);
     if (delivery !== null) deliver(delivery);
     await this.#tidy("files of a batch that has ended", batch, () => store.clean(batch.id));

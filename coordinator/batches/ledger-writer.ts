@@ -28,7 +28,9 @@ export class LedgerWriter {
   #waiting: Waiting[] = [];
   /** Where the next record goes: everything before is safe. */
   #end = 0;
-  #writing: Promise<void> | null = null;
+  /** Whoever comes meanwhile is written too. */
+  #isWriting = false;
+  #writing: Promise<void> = Promise.resolve();
   #closed = false;
   #endPause: (() => void) | null = null;
 
@@ -61,9 +63,9 @@ export class LedgerWriter {
   append(record: Buffer): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ record, resolve, reject });
-      this.#writing ??= this.#write().finally(() => {
-        this.#writing = null;
-      });
+      if (this.#isWriting) return;
+      this.#isWriting = true;
+      this.#writing = this.#write();
     });
   }
 
@@ -95,6 +97,8 @@ export class LedgerWriter {
       this.#end += group.length;
       for (const { resolve } of this.#waiting.splice(0, count)) resolve();
     }
+    // Not a turn later: whoever was just told may come with the next record at once.
+    this.#isWriting = false;
   }
 
   #groupSize(): number {

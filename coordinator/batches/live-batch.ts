@@ -17,6 +17,8 @@ export class LiveBatch {
   counted = false;
   /** Its files are being made. */
   finishing = false;
+  /** Its last state is being written down. */
+  ending = false;
   /** The model that it was made for is served. */
   readonly isServed: boolean;
   readonly #listeners = new Set<() => void>();

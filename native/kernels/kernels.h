@@ -151,8 +151,9 @@ struct KernelTable {
 };
 
 // Names of the variants that this CPU can run, best first; "scalar" is always among them.
+constexpr int kMaxVariants = 4;
 struct KernelNames {
-  const char* names[4];
+  const char* names[kMaxVariants];
   int count;
 };
 KernelNames availableKernels();
@@ -162,6 +163,13 @@ const KernelTable* findKernels(const char* name);
 extern const KernelTable kScalarKernels;
 #ifdef GLM_RELAY_HAVE_AVX2
 extern const KernelTable kAvx2Kernels;
+#endif
+// To be called on CPUs that have the instructions only.
+#ifdef GLM_RELAY_HAVE_AVX_VNNI
+const KernelTable& avxVnniKernels();
+#endif
+#ifdef GLM_RELAY_HAVE_AVX512_VNNI
+const KernelTable& avx512VnniKernels();
 #endif
 
 }  // namespace glm_relay

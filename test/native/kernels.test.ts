@@ -66,10 +66,21 @@ test("Philox4x32-10 gives the published known answers", () => {
   expect(checks("scalar", "philox")).toBeGreaterThan(10_000);
 });
 
-test("AVX2 is among the variants where the CPU has it", () => {
-  const flags = readFileSync("/proc/cpuinfo", "utf8");
-  const capable = ["avx2", "fma", "f16c"].every((flag) => new RegExp(`\\b${flag}\\b`).test(flags));
-  expect(available.includes("avx2")).toBe(capable);
+/** What /proc/cpuinfo must name for a variant. */
+const needed = {
+  avx2: ["avx2", "fma", "f16c"],
+  "avx-vnni": ["avx2", "fma", "f16c", "avx_vnni"],
+  "avx512-vnni": ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"],
+};
+
+test.each(Object.entries(needed))("%s is among the variants where the CPU has it", (variant, flags) => {
+  const own = new Set(/^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.split(" "));
+  expect(available.includes(variant)).toBe(flags.every((flag) => own.has(flag)));
+});
+
+test("the variants stand in the order of their speed", () => {
+  const order = ["avx512-vnni", "avx-vnni", "avx2", "scalar"];
+  expect(available).toEqual(order.filter((variant) => available.includes(variant)));
 });
 
 afterEach(() => {

@@ -148,9 +148,12 @@ describe("a ledger", () => {
     });
     await Promise.all(appends);
     expect(counted).toBe(500);
-    await writer.append(record(500));
+    // One after the other, each as soon as the one before counts.
+    for (let line = 500; line < 520; line++) await writer.append(record(line));
     await writer.close();
-    expect(readFileSync(path)).toEqual(Buffer.concat([...records, record(500)]));
+    expect(readFileSync(path)).toEqual(
+      Buffer.concat([...records, ...Array.from({ length: 20 }, (_, i) => record(500 + i))]),
+    );
     await expect(LedgerWriter.open(path, () => undefined)).rejects.toMatchObject({ code: "EEXIST" });
   });
 });

@@ -1,0 +1,55 @@
+// Vectors of sixteen output rows, for AVX-512 with VNNI.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/vnni/quant_matmul.h"
+
+namespace glm_relay {
+namespace {
+
+struct Lanes16 {
+  using Ints = __m512i;
+  using Floats = __m512;
+  static constexpr int kLanes = 16;
+  // Rows of activations at a time: their sums fill half of the 32 registers.
+  static constexpr int kRows = 8;
+
+  static Ints broadcast(int32_t x) { return _mm512_set1_epi32(x); }
+  static Floats broadcast(float x) { return _mm512_set1_ps(x); }
+  // Rows [row, row + 16) of the strip: the low halves of 32 bytes are the lower eight lanes.
+  static Ints weights(const Int4Tile& tile, int row, int quad) {
+    const auto* both = reinterpret_cast<const __m256i*>(tile.values[row / 16][quad]);
+    const __m512i twice = _mm512_broadcast_i64x4(_mm256_load_si256(both));
+    const __m512i shifts = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 4, 4, 4, 4, 4, 4, 4, 4);
+    return _mm512_and_si512(_mm512_srlv_epi32(twice, shifts), _mm512_set1_epi8(15));
+  }
+  static Ints weights(const Int8Tile& tile, int row, int quad) {
+    const auto* low = reinterpret_cast<const __m256i*>(tile.values[row / 8][quad]);
+    const auto* high = reinterpret_cast<const __m256i*>(tile.values[row / 8 + 1][quad]);
+    const __m512i lower = _mm512_castsi256_si512(_mm256_load_si256(low));
+    return _mm512_xor_si512(_mm512_inserti64x4(lower, _mm256_load_si256(high), 1), _mm512_set1_epi8(-128));
+  }
+  static Ints weights(const vnni::SpreadTile& tile, int row, int quad) {
+    return _mm512_load_si512(tile.values[quad][row]);
+  }
+  static Floats scales(const StripScales& scales, int row) {
+    return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(scales.half + row)));
+  }
+  static Floats scales(const vnni::SpreadTile& tile, int row) { return _mm512_load_ps(tile.scales + row); }
+  // Of the two 16-bit halves of each lane, times `scale`.
+  static Ints sumOfHalves(Ints x, int16_t scale) { return _mm512_madd_epi16(x, _mm512_set1_epi16(scale)); }
+  // sum + the four byte products of each lane
+  static Ints dot(Ints sum, Ints unsignedBytes, Ints signedBytes) {
+    return _mm512_dpbusd_epi32(sum, unsignedBytes, signedBytes);
+  }
+  static Floats toFloats(Ints x) { return _mm512_cvtepi32_ps(x); }
+  static Floats times(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+  static Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+  static Floats load(const float* p) { return _mm512_load_ps(p); }
+  static void store(float* p, Floats x) { _mm512_store_ps(p, x); }
+  static void store(uint8_t* p, Ints x) { _mm512_store_si512(p, x); }
+};
+
+}  // namespace
+}  // namespace glm_relay

@@ -1,0 +1,214 @@
+// Products of rounded activations and rounded weights (quant/format.h) with byte dot products that add
+// to 32-bit lanes (VNNI), equal to scalar/: lanes are output rows, the sum over a tile's 32 columns is an
+// exact integer whatever its order, and tiles follow one another in ascending order. Written once for
+// vectors of any width; `V` (lanes.h of a variant) says what a vector is.
+//
+// The instruction multiplies unsigned bytes by signed ones. Weights are the unsigned operand: of 4 bits
+// q + 8, of 8 bits q + 128. What that adds is a multiple of the sum of the row's activations, which a
+// tile of activations holds (`offset`), and with which a sum starts.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#include "kernels/kernels.h"
+
+namespace glm_relay {
+namespace {
+namespace vnni {
+
+constexpr int kQuads = kTileColumns / kQuad;
+// Rows that share one pass over a strip: 8 KB of sums.
+constexpr int kRowBlock = 128;
+// Tiles whose weights are kept in L1 while all rows of a block pass over them: 9 KB of 4-bit weights.
+constexpr int kTileChunk = 4;
+// Prefetch distance in bytes: four 4-bit tiles ahead.
+constexpr int kPrefetchBytes = 2304;
+// Vectors of output rows that are computed side by side.
+constexpr int kSide = 2;
+
+// Rows from which on it pays to spread out a chunk's weights once for all of them.
+constexpr int kSpreadRows = 3 * 2 * kTileRows;
+
+// A tile whose weights are unsigned bytes already, in the order in which they are multiplied, and its scales.
+struct SpreadTile {
+  uint8_t values[kTileColumns / kQuad][kStripRows][kQuad];
+  float scales[kStripRows];
+};
+
+// What a sum starts with is the tile's offset times this: an offset of 8 is 1/16 of one of 128.
+template <class Tile>
+constexpr int kOffsetScale = sizeof(Tile) == sizeof(Int4Tile) ? 1 : 128 / kInt4Offset;
+
+inline void prefetch(const uint8_t* p, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) {
+    __builtin_prefetch(p + kPrefetchBytes + i);
+  }
+}
+
+// sums[row][32 lanes] += one tile, for the first `Rows` rows of x, which lie in one or two tiles.
+template <class V, int OffsetScale, int Rows, class Tile, class Scales>
+inline void tile(float* sums, const Tile& weights, const Scales& scales, const ActivationTile* const* x) {
+  using Ints = typename V::Ints;
+  using Floats = typename V::Floats;
+#pragma GCC unroll 8
+  for (int row = 0; row < kStripRows; row += kSide * V::kLanes) {
+    Ints dots[Rows][kSide];
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; r++) {
+      int32_t offset;
+      std::memcpy(&offset, x[r / kTileRows]->offset[r % kTileRows], sizeof(offset));
+      dots[r][0] = dots[r][1] = V::sumOfHalves(V::broadcast(offset), OffsetScale);
+    }
+#pragma GCC unroll 8
+    for (int quad = 0; quad < kQuads; quad++) {
+      const Ints w[kSide] = {V::weights(weights, row, quad), V::weights(weights, row + V::kLanes, quad)};
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; r++) {
+        int32_t xQuad;
+        std::memcpy(&xQuad, x[r / kTileRows]->values[quad][r % kTileRows], sizeof(xQuad));
+        const Ints all = V::broadcast(xQuad);
+#pragma GCC unroll 8
+        for (int i = 0; i < kSide; i++) dots[r][i] = V::dot(dots[r][i], w[i], all);
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kSide; i++) {
+      const Floats weightScale = V::scales(scales, row + i * V::kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; r++) {
+        float* lanes = sums + r * kStripRows + row + i * V::kLanes;
+        const Floats scale = V::times(weightScale, V::broadcast(x[r / kTileRows]->scale[r % kTileRows]));
+        V::store(lanes, V::fma(V::toFloats(dots[r][i]), scale, V::load(lanes)));
+      }
+    }
+  }
+}
+
+// Where a strip's tiles and their scales lie, one after the other.
+template <class Tile>
+class TileWalk {
+ public:
+  TileWalk(const uint8_t* strip, const QuantLayout& layout, int tile)
+      : weights_(strip + layout.tileOffset(tile)),
+        scales_(strip + layout.scalesOffset(tile / layout.tilesPerGroup)),
+        left_(layout.tilesPerGroup - tile % layout.tilesPerGroup),
+        tilesPerGroup_(layout.tilesPerGroup) {}
+
+  const Tile& tile() const { return *reinterpret_cast<const Tile*>(weights_); }
+  const StripScales& scales() const { return *reinterpret_cast<const StripScales*>(scales_); }
+  void fetchAhead() const { prefetch(weights_, sizeof(Tile) + sizeof(StripScales)); }
+
+  void next() {
+    weights_ += sizeof(Tile);
+    if (--left_ > 0) return;
+    scales_ = weights_;
+    weights_ += sizeof(StripScales);
+    left_ = tilesPerGroup_;
+  }
+
+ private:
+  const uint8_t* weights_;
+  const uint8_t* scales_;
+  int left_;  // of the weight group
+  int tilesPerGroup_;
+};
+
+// Tiles [begin, end) of a strip for `Rows` rows, which are all rows there are: what comes next is fetched.
+template <class V, class Tile, int Rows>
+void tiles(float* sums, const uint8_t* strip, const QuantLayout& layout, const ActivationTile* x, int begin,
+           int end, bool first) {
+  TileWalk<Tile> walk(strip, layout, begin);
+  for (int t = begin; t < end; t++, walk.next()) {
+    if (first) walk.fetchAhead();
+    const ActivationTile* const rows[2] = {x + t, Rows > kTileRows ? x + layout.tiles + t : nullptr};
+    tile<V, kOffsetScale<Tile>, Rows>(sums, walk.tile(), walk.scales(), rows);
+  }
+}
+
+// The same of `count` tiles that have been spread out.
+template <class V, class Tile, int Rows>
+void spreadTiles(float* sums, const SpreadTile* spread, int count, const QuantLayout& layout,
+                 const ActivationTile* x) {
+  for (int t = 0; t < count; t++) {
+    const ActivationTile* const rows[2] = {x + t, Rows > kTileRows ? x + layout.tiles + t : nullptr};
+    tile<V, kOffsetScale<Tile>, Rows>(sums, spread[t], spread[t], rows);
+  }
+}
+
+// Calls run(std::integral_constant<int, count>()); count is 1 to Most.
+template <int Most, class Run>
+void withCount(int count, Run run) {
+  if constexpr (Most > 1) {
+    if (count < Most) return withCount<Most - 1>(count, run);
+  }
+  run(std::integral_constant<int, Most>());
+}
+
+// Spreads out the tiles [begin, end) of a strip.
+template <class V, class Tile>
+void spread(SpreadTile* out, const uint8_t* strip, const QuantLayout& layout, int begin, int end) {
+  TileWalk<Tile> walk(strip, layout, begin);
+  for (int t = begin; t < end; t++, walk.next(), out++) {
+    walk.fetchAhead();
+    for (int row = 0; row < kStripRows; row += V::kLanes) {
+      for (int quad = 0; quad < kQuads; quad++) {
+        V::store(out->values[quad][row], V::weights(walk.tile(), row, quad));
+      }
+      V::store(out->scales + row, V::scales(walk.scales(), row));
+    }
+  }
+}
+
+// `rows` rows, at most kRowBlock, over all tiles of a strip.
+template <class V, class Tile>
+void rowBlock(float* sums, SpreadTile* room, const uint8_t* strip, const QuantLayout& layout,
+              const ActivationTile* x, int rows) {
+  static_assert(V::kRows == kTileRows || V::kRows == 2 * kTileRows);
+  // A single pass needs no chunks.
+  const int chunk = rows <= V::kRows ? layout.tiles : kTileChunk;
+  const bool isSpread = rows >= kSpreadRows;
+  for (int begin = 0; begin < layout.tiles; begin += chunk) {
+    const int end = std::min(layout.tiles, begin + chunk);
+    if (isSpread) spread<V, Tile>(room, strip, layout, begin, end);
+    for (int r = 0; r < rows; r += V::kRows) {
+      const ActivationTile* xRows = x + static_cast<int64_t>(r / kTileRows) * layout.tiles;
+      float* part = sums + r * kStripRows;
+      withCount<V::kRows>(std::min(V::kRows, rows - r), [&](auto count) {
+        if (isSpread) {
+          spreadTiles<V, Tile, count>(part, room, end - begin, layout, xRows + begin);
+        } else {
+          tiles<V, Tile, count>(part, strip, layout, xRows, begin, end, r == 0);
+        }
+      });
+    }
+  }
+}
+
+template <class V, class Tile>
+void matmul(const QuantMatmulArgs& args, WeightType type) {
+  const QuantLayout layout(args.n, args.k, {type, args.tilesPerGroup * kTileColumns, ScaleChoice::kAbsMax});
+  alignas(64) float sums[kRowBlock * kStripRows];
+  alignas(64) SpreadTile room[kTileChunk];
+  for (int strip = args.stripBegin; strip < args.stripEnd; strip++) {
+    const uint8_t* weights = args.strips + strip * layout.stripBytes();
+    const int n0 = strip * kStripRows;
+    const int nCount = std::min(kStripRows, args.n - n0);
+    for (int m0 = 0; m0 < args.rows; m0 += kRowBlock) {
+      const int rows = std::min(kRowBlock, args.rows - m0);
+      for (int i = 0; i < rows * kStripRows; i++) sums[i] = 0.0f;
+      rowBlock<V, Tile>(sums, room, weights, layout,
+                        args.x + static_cast<int64_t>(m0 / kTileRows) * layout.tiles, rows);
+      for (int r = 0; r < rows; r++) {
+        float* y = args.y + static_cast<int64_t>(m0 + r) * args.n + n0;
+        const float* sum = sums + r * kStripRows;
+        for (int n = 0; n < nCount; n++) y[n] = args.bias ? sum[n] + args.bias[n0 + n] : sum[n];
+      }
+    }
+  }
+}
+
+}  // namespace vnni
+}  // namespace
+}  // namespace glm_relay
