@@ -23,8 +23,8 @@ export const maxJobBytes = 8 * 1024 * 1024;
 /** Lines of all batches together that are being answered, and the bytes of their bodies. */
 export const batchWindow = 1_024;
 export const batchWindowBytes = 64 * 1024 * 1024;
-/** Jobs that run at the same time: with the fewest lines each they fill half the window. */
-export const jobConcurrency = 16;
+/** Jobs that run at the same time: with the fewest lines each they fill the window. */
+export const jobConcurrency = 32;
 
 /** Batches that have not ended. */
 export const maxOpenBatches = 256;

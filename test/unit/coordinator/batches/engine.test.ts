@@ -1,192 +1,34 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Registry } from "prom-client";
 import { afterEach, describe, expect, it } from "vitest";
 import { systemTimers, type Timers } from "../../../../common/clock.js";
 import { RelayError } from "../../../../common/errors.js";
-import {
-  type BatchObject,
-  isFinal,
-  type LineAnswer,
-  type LineRunner,
-  type NewBatch,
-} from "../../../../coordinator/batches/batch.js";
-import { BatchEngine, type EngineOptions } from "../../../../coordinator/batches/engine.js";
-import type { JobName, JobQueue } from "../../../../coordinator/batches/jobs.js";
+import { isFinal, type NewBatch } from "../../../../coordinator/batches/batch.js";
 import { maxOpenBatches, maxRecordBytes } from "../../../../coordinator/batches/limits.js";
 import { lineId } from "../../../../coordinator/batches/line-id.js";
-import type { Delivery } from "../../../../coordinator/batches/webhook.js";
 import { DiskGuard } from "../../../../coordinator/files/disk.js";
 import { FileStore } from "../../../../coordinator/files/store.js";
 import { seededRandom } from "../../../native/support.js";
 import { LogLines } from "../../../support/log-lines.js";
-import { endpoint, model, requestLine, testFolder } from "./support.js";
+import { model, testFolder } from "./support.js";
+import { ids, inProgress, newBatch, type Setup, tenant, World } from "./world.js";
 
 const folder = testFolder();
-const tenant = "default";
-const usage = { promptTokens: 3, cachedTokens: 1, completionTokens: 2, reasoningTokens: 0 };
-
-/** Jobs in memory: handed on one after the other, and lost when somebody says so. */
-class FakeJobs implements JobQueue {
-  waiting: { job: JobName; priority: number }[] = [];
-  up = true;
-  /** How often each is handed on. */
-  copies = 1;
-  #run: ((job: JobName) => Promise<void>) | null = null;
-  #onUp: () => void = () => undefined;
-
-  async add(jobs: readonly JobName[], priority: number): Promise<void> {
-    if (!this.up) throw new RelayError("queue_unavailable", "away");
-    const isThere = (job: JobName) =>
-      this.waiting.some(({ job: { batchId, index } }) => batchId === job.batchId && index === job.index);
-    for (const job of jobs) if (!isThere(job)) this.waiting.push({ job, priority });
-    this.waiting.sort((a, b) => a.priority - b.priority);
-    setImmediate(() => this.handOn());
-  }
-
-  async start(run: (job: JobName) => Promise<void>): Promise<void> {
-    this.#run = run;
-  }
-
-  onUp(listener: () => void): void {
-    this.#onUp = listener;
-  }
-
-  async close(): Promise<void> {
-    this.#run = null;
-  }
-
-  handOn(): void {
-    for (let next = this.waiting.shift(); next !== undefined; next = this.waiting.shift()) {
-      for (let copy = 0; copy < this.copies; copy++) void this.#run?.(next.job).catch(() => undefined);
-    }
-  }
-
-  /** As Redis is when it comes back without its data. */
-  comeBack(): void {
-    this.up = true;
-    this.#onUp();
-  }
-}
-
-/** Says what it was asked. */
-class FakeRunner implements LineRunner {
-  readonly asked: string[] = [];
-  act: (customId: string, signal: AbortSignal) => Promise<Partial<LineAnswer> | undefined> = async () =>
-    undefined;
-
-  async run(
-    _: string,
-    body: Uint8Array,
-    line: Parameters<LineRunner["run"]>[2],
-    signal: AbortSignal,
-  ): Promise<LineAnswer> {
-    this.asked.push(line.customId);
-    const given = await this.act(line.customId, signal);
-    return { status: 200, requestId: line.requestId, body: Buffer.from(body).toString(), usage, ...given };
-  }
-}
-
-interface Setup extends Partial<EngineOptions> {
-  runner?: FakeRunner;
-  jobs?: FakeJobs;
-}
-
-class World {
-  readonly log = new LogLines();
-  readonly delivered: Delivery[] = [];
-  readonly jobs: FakeJobs;
-  readonly runner: FakeRunner;
-
-  private constructor(
-    readonly engine: BatchEngine,
-    readonly files: FileStore,
-    setup: Setup,
-  ) {
-    this.jobs = setup.jobs!;
-    this.runner = setup.runner!;
-  }
-
-  static async start(setup: Setup = {}): Promise<World> {
-    const { log } = new LogLines();
-    const guard = new DiskGuard(folder(), 0, systemTimers);
-    const files =
-      setup.files ?? (await FileStore.open(folder(), { guard, timers: systemTimers, log, filesBytes: null }));
-    const { runner = new FakeRunner(), jobs = new FakeJobs(), ...others } = setup;
-    const delivered: Delivery[] = [];
-    const lines = new LogLines();
-    const engine = await BatchEngine.open({
-      ...{ data: folder(), files, guard, jobs, model, term: 1, keepMs: 1e9 },
-      ...{ log: lines.log, registry: new Registry(), deliver: (each: Delivery) => delivered.push(each) },
-      ...others,
-    });
-    const world = new World(engine, files, { runner, jobs });
-    Object.assign(world, { log: lines, delivered });
-    worlds.push(world);
-    engine.start(runner);
-    return world;
-  }
-
-  async create(lines: string[] | string, fields: Partial<NewBatch> = {}): Promise<BatchObject> {
-    const text = typeof lines === "string" ? lines : lines.map((id) => `${requestLine(id)}\n`).join("");
-    const content = async function* () {
-      yield Buffer.from(text);
-    };
-    const about = { filename: "in.jsonl", purpose: "batch", tenant, expiresAfterS: null } as const;
-    const file = await this.files.create(content(), about);
-    return this.engine.create({ ...newBatch, inputFileId: file.id, ...fields }, tenant);
-  }
-
-  get(id: string): BatchObject {
-    return this.engine.get(id, tenant)!;
-  }
-
-  async until(id: string, check: (batch: BatchObject) => boolean, limitMs = 20_000): Promise<BatchObject> {
-    for (const deadline = performance.now() + limitMs; ; await sleep(5)) {
-      const batch = this.get(id);
-      if (check(batch)) return batch;
-      if (performance.now() > deadline)
-        throw new Error(`${JSON.stringify(batch)}\n${this.log.text.slice(-3_000)}`);
-    }
-  }
-
-  ended(id: string, limitMs?: number): Promise<BatchObject> {
-    return this.until(id, ({ status }) => isFinal(status), limitMs);
-  }
-
-  lines(fileId: string | null): any[] {
-    if (fileId === null) return [];
-    const text = readFileSync(this.files.pathOf(fileId, tenant)!, "utf8");
-    return text
-      .split("\n")
-      .slice(0, -1)
-      .map((line) => JSON.parse(line));
-  }
-}
-
 const worlds: World[] = [];
 afterEach(async () => {
   for (const { engine } of worlds.splice(0)) await engine.close();
 });
 
-const newBatch: NewBatch = {
-  inputFileId: "",
-  endpoint,
-  completionWindow: "24h",
-  windowS: 86_400,
-  metadata: { who: "me" },
-  outputExpiresAfterS: null,
-  priority: 0,
-  tokenBudget: null,
-  webhookUrl: null,
-};
-const ids = (count: number) => Array.from({ length: count }, (_, i) => `line ${i}`);
-const inProgress = ({ status }: BatchObject) => status === "in_progress";
+async function start(setup: Setup = {}): Promise<World> {
+  const world = await World.start(folder(), setup);
+  worlds.push(world);
+  return world;
+}
 
 describe("a batch", () => {
   it("is answered line by line; whoever watches hears of it, and its webhook of its end", async () => {
-    const world = await World.start();
+    const world = await start();
     world.runner.act = async (id) => (id === "line 3" ? { status: 400, body: '{"error":{}}' } : undefined);
     const batch = await world.create(ids(100), { webhookUrl: "http://hook/" });
     expect(batch).toMatchObject({ status: "validating", model, metadata: { who: "me" }, errors: null });
@@ -230,7 +72,7 @@ describe("a batch", () => {
   });
 
   it("is refused without a file of its tenant for batches, or when too many have not ended", async () => {
-    const world = await World.start();
+    const world = await start();
     const create = (fields: Partial<NewBatch>) => world.engine.create({ ...newBatch, ...fields }, tenant);
     await expect(create({ inputFileId: "file-x" })).rejects.toMatchObject({
       code: "not_found",
@@ -266,13 +108,13 @@ describe("a batch", () => {
 
   it("is refused when the disk has no room for it, and nothing of it stays", async () => {
     const guard = new DiskGuard(folder(), 1_000, systemTimers, async () => 1_100);
-    const world = await World.start({ guard });
+    const world = await start({ guard });
     await expect(world.create(ids(10))).rejects.toMatchObject({ code: "storage_full", httpStatus: 507 });
     expect(readdirSync(join(folder(), "batches"))).toEqual([]);
   });
 
   it("tries lines again that can be answered later, and takes other errors for answers", async () => {
-    const world = await World.start();
+    const world = await start();
     const fails = new Map<string, number>();
     world.runner.act = async (id) => {
       const count = (fails.get(id) ?? 0) + 1;
@@ -286,7 +128,7 @@ describe("a batch", () => {
   });
 
   it("gets an error for an answer that no ledger would give back", async () => {
-    const world = await World.start();
+    const world = await start();
     const body = `"${"x".repeat(maxRecordBytes)}"`;
     world.runner.act = async (id) => (id === "line 1" ? { body } : undefined);
     const ended = await world.ended((await world.create(ids(3))).id);
@@ -299,7 +141,7 @@ describe("a batch", () => {
   });
 
   it("runs each line once, however often a job is handed on, and all lines, whatever the queue forgets", async () => {
-    const world = await World.start();
+    const world = await start();
     world.jobs.copies = 3;
     const twice = await world.ended((await world.create(ids(200))).id);
     expect(world.runner.asked.length).toBe(200);
@@ -315,7 +157,7 @@ describe("a batch", () => {
   });
 
   it("begins no more lines than its window lets in, and none for a batch that has spent its budget", async () => {
-    const world = await World.start();
+    const world = await start();
     let running = 0;
     let most = 0;
     world.runner.act = async () => {
@@ -334,12 +176,12 @@ describe("a batch", () => {
   }, 30_000);
 
   it("of another model waits: it expires or is cancelled as others are, and goes on when its model is back", async () => {
-    const first = await World.start();
+    const first = await start();
     first.runner.act = () => new Promise(() => undefined);
     const [waits, cancelled] = [await first.create(ids(4)), await first.create(ids(4))];
     for (const { id } of [waits, cancelled]) await first.until(id, inProgress);
     await first.engine.close();
-    const other = await World.start({ model: "another", term: 2 });
+    const other = await start({ model: "another", term: 2 });
     await sleep(300);
     other.jobs.comeBack();
     await sleep(100);
@@ -352,7 +194,7 @@ describe("a batch", () => {
     await other.engine.cancel(cancelled.id, tenant);
     expect((await other.ended(cancelled.id)).status).toBe("cancelled");
     await other.engine.close();
-    const again = await World.start({ term: 3 });
+    const again = await start({ term: 3 });
     expect(await again.ended(waits.id)).toMatchObject({
       status: "completed",
       request_counts: { completed: 4 },
@@ -371,7 +213,7 @@ describe("a batch", () => {
         return { cancel: () => undefined };
       },
     };
-    const world = await World.start({ timers, keepMs: 1_000_000 });
+    const world = await start({ timers, keepMs: 1_000_000 });
     world.runner.act = (_, signal) =>
       new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
     const plain = await world.create(ids(3), { windowS: 60 });
@@ -405,7 +247,7 @@ describe("a batch", () => {
   });
 
   it("that was made when the process died, or is of no use, is swept", async () => {
-    const first = await World.start();
+    const first = await start();
     const { id } = await first.ended((await first.create(ids(2))).id);
     await first.engine.close();
     const batches = join(folder(), "batches");
@@ -416,7 +258,7 @@ describe("a batch", () => {
     mkdirSync(damaged);
     writeFileSync(join(damaged, "batch.json"), '{"version":1');
     writeFileSync(join(batches, id, "output.jsonl"), "left");
-    const world = await World.start({ term: 2 });
+    const world = await start({ term: 2 });
     await sleep(200);
     expect(existsSync(half)).toBe(false);
     expect(existsSync(damaged)).toBe(true);
@@ -457,7 +299,7 @@ describe("a batch whose process dies", () => {
     const { log } = new LogLines();
     const open = () => FileStore.open(folder(), { guard, timers: systemTimers, log, filesBytes: null });
     const files = await open();
-    const first = await World.start({ files: dying(files, at, before) });
+    const first = await start({ files: dying(files, at, before) });
     const fails = async (id: string) => (id.endsWith("7") ? { status: 404, body: "{}" } : undefined);
     first.runner.act = fails;
     const { id } = await first.create(ids(total));
@@ -465,7 +307,7 @@ describe("a batch whose process dies", () => {
     await sleep(300);
     await first.engine.close();
     expect(first.get(id).status).toBe("finalizing");
-    const second = await World.start({ term: 2, files: await open() });
+    const second = await start({ term: 2, files: await open() });
     const ended = await second.ended(id);
     expect(second.runner.asked).toEqual([]);
     expect(ended.request_counts).toEqual({ total, completed: total - 12, failed: 12 });
@@ -481,7 +323,7 @@ describe("a batch whose process dies", () => {
     const finals = new Map<string, string>();
     let asked = 0;
     for (let life = 1; life <= 12; life++) {
-      const world = await World.start({ term: life });
+      const world = await start({ term: life });
       world.runner.act = async (id) => {
         await sleep(random() * 30);
         return id.endsWith("3") ? { status: 400, body: "{}" } : undefined;

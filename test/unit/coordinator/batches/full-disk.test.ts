@@ -17,8 +17,9 @@ import { formatRecord } from "../../../../coordinator/batches/ledger-record.js";
 import { LedgerWriter } from "../../../../coordinator/batches/ledger-writer.js";
 import { mergeLedgers } from "../../../../coordinator/batches/merge.js";
 import { checkTask, requestLine } from "./support.js";
+import { ids, inProgress, World } from "./world.js";
 
-const diskBytes = 2 * 1024 * 1024;
+const diskBytes = 4 * 1024 * 1024;
 const usage = { promptTokens: 1, cachedTokens: 0, completionTokens: 1, reasoningTokens: 0 };
 const record = (line: number, length: number) =>
   formatRecord({ line, ok: true, usage }, JSON.stringify("x".repeat(length)));
@@ -113,5 +114,32 @@ describe.skipIf(disk === null)("a full disk", () => {
     rmSync(ballast);
     expect(mergeLedgers(merge).outputLines).toBe(300);
     expect(readFileSync(merge.output, "utf8").split("\n")).toHaveLength(301);
+  });
+
+  it("stops a batch where it is, and loses none of it", async () => {
+    const world = await World.start(disk!);
+    try {
+      const body = JSON.stringify("x".repeat(2_000));
+      let answered = 0;
+      world.runner.act = async () => {
+        if (answered++ === 50) fill();
+        return { body };
+      };
+      const { id } = await world.create(ids(200));
+      await world.until(id, inProgress);
+      await new Promise((resolve) => setTimeout(resolve, 1_000));
+      const stuck = world.get(id).request_counts;
+      expect(stuck.completed).toBeLessThan(200);
+      expect(world.log.of("the disk takes no answers of a batch: its lines wait").length).toBe(1);
+      await expect(world.create(ids(1))).rejects.toMatchObject({ code: "storage_full" });
+      rmSync(ballast);
+      const batch = await world.ended(id);
+      expect(batch.request_counts).toEqual({ total: 200, completed: 200, failed: 0 });
+      expect(world.lines(batch.output_file_id).map(({ custom_id }) => custom_id)).toEqual(ids(200));
+      expect(world.runner.asked).toHaveLength(200);
+    } finally {
+      rmSync(ballast, { force: true });
+      await world.engine.close();
+    }
   });
 });
