@@ -10,7 +10,7 @@ import { address, integer, name, port, redisUrl } from "./options.js";
 import { tellParent } from "./parent.js";
 import { addPrecisionOptions, type PrecisionFlags, quantizationOf } from "./precision.js";
 import { runService } from "./service.js";
-import { addWebhookOptions, requireWebhookHosts, type WebhookFlags } from "./webhooks.js";
+import { addWebhookOptions, requireUse, type WebhookFlags } from "./webhooks.js";
 
 /** More stages than any GLM has layers: a typing error. */
 const stagesMax = 1_000;
@@ -126,7 +126,7 @@ export function addCoordinatorCommand(program: Command): void {
 async function run(flags: Flags): Promise<void> {
   const quantization = quantizationOf(flags);
   requireRangePerStage(flags);
-  requireWebhookHosts(flags);
+  requireUse(flags, flags.data !== undefined);
   await runService(
     async () => {
       const [{ startCoordinator }, { createLogger }, { isLoopbackHost }] = await Promise.all([

@@ -15,7 +15,7 @@ import { port, redisUrl, size } from "./options.js";
 import { addPrecisionOptions, quantizationOf } from "./precision.js";
 import { listenForStop } from "./signals.js";
 import { StatusLine } from "./status-line.js";
-import { addWebhookOptions, requireWebhookHosts } from "./webhooks.js";
+import { addWebhookOptions, requireUse } from "./webhooks.js";
 import { threads, verboseHelp } from "./worker.js";
 
 /** In a log, how far the loading is stands once in so long. */
@@ -55,7 +55,7 @@ async function run(options: LocalClusterOptions): Promise<void> {
   // A mistake in the flags is told before anything starts.
   quantizationOf(options);
   requireRangePerStage(options);
-  requireWebhookHosts(options);
+  requireUse(options, true);
   const cluster = new LocalCluster(options, new StatusLine(process.stderr, statusLogMs));
   await serve(cluster, async (url) => {
     process.stdout.write(`ready ${url}\n`);

@@ -1,4 +1,5 @@
 /** Where the ends of batches may be told, and how that is signed: options of `coordinator` and `up`. */
+import { resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { isWebhookHost, webhookHostsMax } from "../coordinator/batches/webhook-hosts.js";
 import { CommandError, exitStatus } from "./errors.js";
@@ -21,21 +22,27 @@ export function addWebhookOptions(command: Command): Command {
     );
 }
 
-/** @throws CommandError for a secret that nothing would be signed with. */
-export function requireWebhookHosts({ webhookHosts, webhookSecretFile }: WebhookFlags): void {
-  if (webhookSecretFile === undefined || webhookHosts !== undefined) return;
-  throw new CommandError(
-    "option '--webhook-secret-file <file>' needs --webhook-hosts: without hosts nothing is signed",
-    "invalid_configuration",
-    exitStatus.badUsage,
-  );
+/**
+ * @param batches Whether there will be any.
+ * @throws CommandError for an option that would do nothing.
+ */
+export function requireUse({ webhookHosts, webhookSecretFile }: WebhookFlags, batches: boolean): void {
+  const refuse = (reason: string) => {
+    throw new CommandError(reason, "invalid_configuration", exitStatus.badUsage);
+  };
+  if (webhookSecretFile !== undefined && webhookHosts === undefined) {
+    refuse("option '--webhook-secret-file <file>' needs --webhook-hosts: without hosts nothing is signed");
+  }
+  if (webhookHosts !== undefined && !batches) {
+    refuse("option '--webhook-hosts <hosts>' needs --data: without it there are no batches");
+  }
 }
 
 /** The same options for a coordinator that somebody starts. */
 export function webhookArguments({ webhookHosts, webhookSecretFile }: WebhookFlags): string[] {
   return [
     ...(webhookHosts === undefined ? [] : ["--webhook-hosts", webhookHosts.join(",")]),
-    ...(webhookSecretFile === undefined ? [] : ["--webhook-secret-file", webhookSecretFile]),
+    ...(webhookSecretFile === undefined ? [] : ["--webhook-secret-file", resolve(webhookSecretFile)]),
   ];
 }
 

@@ -16,6 +16,7 @@ import { formatName, type KvType, type Precision, type Quantization } from "../m
 import type { DType } from "../models/shape.js";
 import { internalProto } from "../proto/load.js";
 import { type Api, createApi } from "./api/server.js";
+import { openBatches } from "./batches/open.js";
 import { Core, queueLimit } from "./core.js";
 import { openData } from "./files/open.js";
 import type { ModelInfo } from "./inference.js";
@@ -88,10 +89,6 @@ export interface CoordinatorOptions extends OpenOptions {
   filesBytes?: number;
   /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
   probePort?: number;
-  /** Hosts to which batches may have their end told; default none. */
-  webhookHosts?: readonly string[];
-  /** Of the secret that signs webhooks; default: one in the data directory. */
-  webhookSecretFile?: string;
   log: Logger;
 }
 
@@ -245,16 +242,26 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     service.restore(left);
     await queue.start((request) => service.admit(request));
     const { host, port, grpcPort } = options;
-    const files = data?.files ?? null;
-    const served = await createApi(service, { host, port, grpcPort, log, registry, files }).catch((error) => {
-      if (error instanceof RelayError) throw error;
-      throw new RelayError("invalid_configuration", `cannot serve on ${host}:${port}: ${reasonOf(error)}`, {
-        cause: error,
-      });
-    });
+    const batches =
+      data === null ? null : await openBatches({ ...options, data, model: service.model.id, term, registry });
+    undo.push(async () => batches?.close());
+    const offered = {
+      files: data?.files ?? null,
+      batches: batches?.service ?? null,
+      webhookHosts: batches?.webhookHosts,
+    };
+    const served = await createApi(service, { host, port, grpcPort, log, registry, ...offered }).catch(
+      (error) => {
+        if (error instanceof RelayError) throw error;
+        throw new RelayError("invalid_configuration", `cannot serve on ${host}:${port}: ${reasonOf(error)}`, {
+          cause: error,
+        });
+      },
+    );
     api = served;
     log.info({ url: served.address, grpc: served.grpcAddress }, "serving the API");
     undo.push(() => served.close());
+    batches?.start(served.lines);
 
     let resolveClosed: (end: { code: number; reason: string }) => void = () => {};
     const closed = new Promise<{ code: number; reason: string }>((resolve) => {
@@ -264,9 +271,11 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     const close = async (reason: string): Promise<void> => {
       log.info({ reason, pending: service.pendingCount }, "draining");
       service.drain();
+      batches?.drain();
       await noneLeft(service, drainLimitMs);
       service.close(new RelayError("draining", "the server shut down before the answer was complete"));
       await noneLeft(service, settleLimitMs);
+      await batches?.close();
       await served.close();
       core.membership.shutDown();
       control.close();

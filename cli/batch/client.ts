@@ -34,8 +34,14 @@ export interface NewBatchBody {
 }
 
 export class BatchClient {
-  /** @param url Of the coordinator, without a slash at its end. */
-  constructor(readonly url: string) {}
+  /**
+   * @param url Of the coordinator, without a slash at its end.
+   * @param silenceMs A stream on which nothing comes for so long has broken.
+   */
+  constructor(
+    readonly url: string,
+    private readonly silenceMs = silenceLimitMs,
+  ) {}
 
   /**
    * Sends a file as it is on disk, without holding it.
@@ -154,7 +160,7 @@ export class BatchClient {
     signal: AbortSignal,
     headers: Record<string, string>,
   ): Promise<{ status: number; chunks: AsyncGenerator<Uint8Array> }> {
-    const silence = new Silence();
+    const silence = new Silence(this.silenceMs);
     const fail = (error: unknown) => {
       silence.stop();
       if (error instanceof CommandError) return error;
@@ -229,10 +235,12 @@ export class BatchClient {
   }
 }
 
-/** Fires when nothing has come for silenceLimitMs. */
+/** Fires when nothing has come for so long. */
 class Silence {
   readonly #controller = new AbortController();
   #timer: NodeJS.Timeout | undefined;
+
+  constructor(private readonly limitMs: number) {}
 
   get signal(): AbortSignal {
     return this.#controller.signal;
@@ -241,8 +249,8 @@ class Silence {
   start(): void {
     this.stop();
     this.#timer = setTimeout(() => {
-      this.#controller.abort(new Error(`silent for ${silenceLimitMs / 1_000} s`));
-    }, silenceLimitMs);
+      this.#controller.abort(new Error(`silent for ${this.limitMs / 1_000} s`));
+    }, this.limitMs);
   }
 
   stop(): void {

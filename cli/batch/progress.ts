@@ -74,33 +74,27 @@ export class BatchTracker {
 
   progress(nowMs: number): Progress {
     const batch = this.#batch;
-    const waiting = this.#away === null ? [] : [`waiting for the coordinator: ${this.#away}`];
+    const phase = batch === null ? "asking for the batch" : phases[batch.status];
+    const state = this.#away === null ? phase : `waiting for the coordinator: ${this.#away}`;
     if (batch === null || batch.request_counts.total === 0) {
-      const phase = batch === null ? undefined : phases[batch.status];
-      return { fraction: null, facts: waiting.length > 0 ? waiting : [phase ?? "asking for the batch"] };
+      return { fraction: null, facts: [state ?? "no lines"] };
     }
     const { total, failed } = batch.request_counts;
     const answered = answeredOf(batch);
-    const phase = phases[batch.status];
-    return {
-      fraction: Math.min(1, answered / total),
-      facts: [
-        `${formatCount(answered)}/${formatCount(total)}`,
-        `${formatCount(failed)} failed`,
-        `${formatCount(this.#tokens?.rate.perSecond(nowMs) ?? 0)} tokens/s`,
-        ...(phase === undefined ? [] : [phase]),
-        ...(batch.status === "in_progress" && answered < total
-          ? [this.#timeLeft(total - answered, nowMs)]
-          : []),
-        ...waiting,
-      ],
-    };
+    const facts = [`${formatCount(answered)}/${formatCount(total)}`, `${formatCount(failed)} failed`];
+    if (this.#away === null) {
+      facts.push(`${formatCount(this.#tokens?.rate.perSecond(nowMs) ?? 0)} tokens/s`);
+      if (batch.status === "in_progress" && answered < total)
+        facts.push(this.#timeLeft(total - answered, nowMs));
+    }
+    if (state !== undefined) facts.push(state);
+    return { fraction: Math.min(1, answered / total), facts };
   }
 
   #timeLeft(remaining: number, nowMs: number): string {
     const first = this.#first;
     const seen = first === null ? 0 : answeredOf(this.#batch!) - first.answered;
-    if (first === null || seen <= 0 || this.#away !== null) return "time left unknown";
+    if (first === null || seen <= 0) return "time left unknown";
     return `${formatDuration(((nowMs - first.atMs) / 1_000 / seen) * remaining)} left`;
   }
 }

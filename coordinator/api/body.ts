@@ -52,16 +52,19 @@ export async function bodyAs<E extends Endpoint>(
 /**
  * The same of its bytes alone.
  * @param strict Unknown fields are errors.
+ * @param seed Of a body that names none; absent: one is drawn.
  */
 export async function bytesAs<E extends Endpoint>(
   service: InferenceService,
   bytes: Uint8Array<ArrayBuffer>,
   endpoint: E,
   strict: boolean,
+  seed?: bigint,
 ): Promise<ReadAs<E>> {
   const { prompt, contextLength } = service;
   const model = { ...service.model, contextLength };
-  const task: BodyTask = { endpoint, bytes, model, strict };
+  const given = seed === undefined ? {} : { seed: seed.toString() };
+  const task: BodyTask = { endpoint, bytes, model, strict, ...given };
   const inlineBytes = endpoint === "generate" ? maxInlineMessageBytes : maxInlineBodyBytes;
   // What only counts or shows tokens writes its answer where it has made them: a token takes many bytes.
   const inThread = bytes.length > inlineBytes || endpoint === "tokenize" || endpoint === "detokenize";

@@ -9,7 +9,7 @@ import { Registry } from "prom-client";
 import { RelayError } from "../../common/errors.js";
 import { maxBodyBytes } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
-import type { BatchService } from "../batches/batch.js";
+import type { BatchService, LineRunner } from "../batches/batch.js";
 import { WebhookHosts } from "../batches/webhook-hosts.js";
 import type { FileStore } from "../files/store.js";
 import type { InferenceService } from "../inference.js";
@@ -32,6 +32,7 @@ import {
   requestTimeoutMs,
   type Timing,
 } from "./limits.js";
+import { ApiLineRunner } from "./line-runner.js";
 import { createMetrics } from "./metrics.js";
 import { modelRoutes } from "./models.js";
 import { openApiDocument } from "./openapi.js";
@@ -67,6 +68,8 @@ export interface Api {
   address: string;
   /** host:port of the gRPC API; null without it. */
   grpcAddress: string | null;
+  /** Answers lines of batches as the API would. */
+  lines: LineRunner;
   /** The page of /metrics, for the probe port. */
   metrics(): Promise<string>;
   /** Takes no more connections, lets running responses end within a grace time, then cuts them. */
@@ -163,6 +166,7 @@ export async function createApi(service: InferenceService, options: ApiOptions):
     server,
     address: `http://${host.includes(":") ? `[${host}]` : host}:${port}`,
     grpcAddress: grpc?.address ?? null,
+    lines: new ApiLineRunner(service, metrics, options.log),
     metrics: () => metrics.scrape(),
     close: async () => {
       await Promise.all([closeServer(server, timing.closeGraceMs), grpc?.close(timing.closeGraceMs)]);

@@ -38,6 +38,8 @@ export class WebhookHosts {
 /** Whether a word is `*`, a host or `host:port`; an IPv6 address stands in brackets. */
 export function isWebhookHost(word: string): boolean {
   if (word === anyHost) return true;
+  // Some of a domain's hosts are not to be had: a URL would take the star for a letter.
+  if (word.includes(anyHost)) return false;
   const parsed = parseUrl(`http://${word}`);
   if (parsed === null || parsed.pathname !== "/") return false;
   const lower = word.toLowerCase();

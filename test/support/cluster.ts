@@ -42,7 +42,7 @@ export interface ClusterOptions {
   logLevel?: string;
   /** Its directory of files and batches; absent: it offers neither. */
   data?: string;
-  /** Flags of what it keeps there: --disk-reserve, --files-days, --files-bytes. */
+  /** Flags of what it keeps there: --disk-reserve, --files-days, --files-bytes, --webhook-hosts. */
   files?: string[];
   /** False: none is started, and none is waited for. */
   workers?: boolean;

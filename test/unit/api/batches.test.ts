@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import OpenAI from "openai";
 import { describe, expect, it } from "vitest";
 import { RelayError } from "../../../common/errors.js";
@@ -134,6 +135,40 @@ describe("making a batch", () => {
     expect(strict.body.error).toMatchObject({ param: "model", code: "invalid_value" });
     const tenant = await post(api, "/v1/batches", wanted, { "x-glm-tenant": "ä" });
     expect(tenant.body.error.param).toBe("x-glm-tenant");
+  });
+
+  it("makes of any JSON a batch or an error that names what is wrong", async () => {
+    const { api } = await startBatchApi({ hosts: ["hooks.example"] });
+    const text = fc.oneof(
+      fc.string(),
+      fc.constantFrom("24h", "created_at", "http://hooks.example/", "\ud800"),
+    );
+    const value = fc.oneof(text, fc.jsonValue(), fc.integer(), fc.constantFrom(null, -0, 1e308, {}, []));
+    const body = fc.record(
+      {
+        input_file_id: fc.oneof(text, value),
+        endpoint: fc.oneof(fc.constant("/v1/completions"), value),
+        completion_window: fc.oneof(fc.constant("24h"), value),
+        metadata: fc.oneof(fc.dictionary(text, text), value),
+        output_expires_after: fc.oneof(fc.record({ anchor: value, seconds: value }), value),
+        priority: value,
+        token_budget: value,
+        webhook: fc.oneof(fc.record({ url: text }), value),
+        ["__proto__"]: value,
+      },
+      { requiredKeys: [] },
+    );
+    await fc.assert(
+      fc.asyncProperty(body, async (fields) => {
+        const answer = await post(api, "/v1/batches", fields);
+        if (answer.status === 200) return;
+        expect(answer.status).toBe(400);
+        const { param, message } = answer.body.error;
+        expect(message.startsWith(`${param}: `)).toBe(true);
+        expect(message.length).toBeLessThan(400);
+      }),
+      { numRuns: 300, seed: 20_261_125 },
+    );
   });
 
   it("allows webhooks to the hosts that are named, and no other", async () => {

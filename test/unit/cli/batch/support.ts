@@ -161,7 +161,8 @@ export class FakeCoordinator {
   #create(body: Record<string, unknown>, response: ServerResponse): void {
     const file = String(body.input_file_id);
     if (!this.files.has(file)) {
-      return respond(response, 404, { error: { message: `no file ${file}`, code: "not_found" } });
+      respond(response, 404, { error: { message: `no file ${file}`, code: "not_found" } });
+      return;
     }
     this.created.push(body);
     const batch: BatchObject = {
@@ -187,10 +188,11 @@ export class FakeCoordinator {
 
   #readFile(request: IncomingMessage, response: ServerResponse, id: string, content: boolean): void {
     const bytes = this.files.get(id);
-    if (bytes === undefined) {
-      return respond(response, 404, { error: { message: `no file ${id}`, code: "not_found" } });
+    if (bytes === undefined || !content) {
+      if (bytes !== undefined) respond(response, 200, this.#file(id));
+      else respond(response, 404, { error: { message: `no file ${id}`, code: "not_found" } });
+      return;
     }
-    if (!content) return respond(response, 200, this.#file(id));
     const from = Number(/^bytes=(\d+)-$/.exec(request.headers.range ?? "")?.[1] ?? 0);
     const rest = bytes.subarray(from);
     response.writeHead(from === 0 ? 200 : 206, { "content-length": rest.length });
