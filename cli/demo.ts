@@ -25,6 +25,9 @@ const stages = 4;
 const modelDir = join(packageRoot, "models/demo");
 const chatQuestion = "What is the capital of Japan?";
 
+/** Somebody is watching: a coordinator that is away for longer is a failure. */
+const patienceMs = 60_000;
+
 const print = (line = "") => process.stdout.write(`${line}\n`);
 
 async function show(url: string, questions: Question[]): Promise<boolean> {
@@ -64,7 +67,8 @@ async function askAll(url: string, questions: Question[]): Promise<{ verdicts: V
     const input = join(folder, "questions.jsonl");
     writeFileSync(input, questions.map(requestLine).join(""));
     const client = new BatchClient(url);
-    const patience = new Patience(new AbortController().signal, (reason) => tracker.away(reason));
+    const { signal } = new AbortController();
+    const patience = new Patience(signal, (reason) => tracker.away(reason), patienceMs);
     const ports = { patience, save: async () => {} };
     let batch = await submit(client, input, { completion_window: "1h" }, newSubmission(), ports);
     for await (batch of follow(client, batch.id, patience)) tracker.note(batch, performance.now());
@@ -118,6 +122,7 @@ Serving at ${url} until Ctrl-C. In another terminal:
 
   node dist/cli/main.js chat --url ${url}
   node dist/cli/main.js status --url ${url}
+  node dist/cli/main.js batch list --url ${url}
 
 Or with any OpenAI client: baseURL "${url}/v1", any apiKey, model "default".
 `;

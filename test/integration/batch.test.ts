@@ -55,18 +55,16 @@ describe(
     });
     beforeEach(() => cluster.revive());
 
-    function startRun(output: string): TestProcess {
-      const args = ["batch", "run", input, output, "--url", cluster.url, "--json"];
+    function startRun(output: string, ...more: string[]): TestProcess {
+      const args = ["batch", "run", input, output, "--url", cluster.url, "--json", ...more];
       return new TestProcess("batch run", process.execPath, [main, ...args]);
     }
 
     /** What every run comes to, in the end: all lines but the refused one answered in full. */
     async function expectWhole(run: TestProcess, output: string): Promise<void> {
       const { code } = await run.exited;
-      const line = /^\{.*\}$/m.exec(run.output);
-      if (line === null) throw new Error(`no summary:\n${run.output}`);
       const all = Array.from({ length: lineCount }, (_, index) => (index === 31 ? 0 : lengthOf(index)));
-      expect(JSON.parse(line[0])).toMatchObject({
+      expect(summaryOf(run)).toMatchObject({
         status: "completed",
         total: lineCount,
         done: lineCount - 1,
@@ -77,6 +75,12 @@ describe(
       });
       expect(code).toBe(1);
       expect(existsSync(`${output}.batch.json`)).toBe(false);
+    }
+
+    function summaryOf(run: TestProcess): Record<string, number> {
+      const line = /^\{.*\}$/m.exec(run.output);
+      if (line === null) throw new Error(`no summary:\n${run.output}`);
+      return JSON.parse(line[0]);
     }
 
     /** In the order of the file, without what differs from run to run. */
@@ -117,6 +121,26 @@ describe(
         status: 400,
         refusal: { code: "invalid_value", param: "max_tokens" },
       });
+    });
+
+    it("tells of each line that was not answered when its window is over", async () => {
+      const output = join(folder, "window.jsonl");
+      cluster.workers[1]!.kill("SIGKILL");
+      await cluster.until("the loss", (view) => view.state !== "ready");
+      const run = startRun(output, "--window", "1s");
+      expect((await run.exited).code).toBe(1);
+      const { total, done, failed, remaining, ...rest } = summaryOf(run);
+      expect({ total, done, status: rest.status }).toEqual({ total: lineCount, done: 0, status: "expired" });
+      expect(failed! + remaining!).toBe(lineCount);
+      const lines = readFileSync(output, "utf8").trimEnd().split("\n");
+      const all = lines.map((line) => JSON.parse(line));
+      expect(all.map(({ custom_id }) => custom_id)).toEqual(
+        Array.from({ length: lineCount }, (_, index) => `line ${index}`),
+      );
+      const unanswered = all.filter(({ response }) => response === null);
+      expect(unanswered).toHaveLength(remaining!);
+      expect(unanswered.every(({ error }) => error.code === "batch_expired")).toBe(true);
+      expect(run.output).toContain(`${unanswered.length} failed with batch_expired, the first is "line `);
     });
 
     it("killed half-way and run again, goes on with its batch", async () => {

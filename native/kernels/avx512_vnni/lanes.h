@@ -17,21 +17,22 @@ struct Lanes16 {
 
   static Ints broadcast(int32_t x) { return _mm512_set1_epi32(x); }
   static Floats broadcast(float x) { return _mm512_set1_ps(x); }
-  // Rows [row, row + 16) of the strip: the low halves of 32 bytes are the lower eight lanes.
-  static Ints weights(const Int4Tile& tile, int row, int quad) {
-    const auto* both = reinterpret_cast<const __m256i*>(tile.values[row / 16][quad]);
+  // The first or second sixteen rows from `row` on, a multiple of 32: the low halves of 32 bytes are the
+  // lower eight lanes.
+  static Ints weights(const Int4Tile& tile, int row, int side, int quad) {
+    const auto* both = reinterpret_cast<const __m256i*>(tile.values[row / 16 + side][quad]);
     const __m512i twice = _mm512_broadcast_i64x4(_mm256_load_si256(both));
     const __m512i shifts = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 4, 4, 4, 4, 4, 4, 4, 4);
     return _mm512_and_si512(_mm512_srlv_epi32(twice, shifts), _mm512_set1_epi8(15));
   }
-  static Ints weights(const Int8Tile& tile, int row, int quad) {
-    const auto* low = reinterpret_cast<const __m256i*>(tile.values[row / 8][quad]);
-    const auto* high = reinterpret_cast<const __m256i*>(tile.values[row / 8 + 1][quad]);
+  static Ints weights(const Int8Tile& tile, int row, int side, int quad) {
+    const auto* low = reinterpret_cast<const __m256i*>(tile.values[row / 8 + 2 * side][quad]);
+    const auto* high = reinterpret_cast<const __m256i*>(tile.values[row / 8 + 2 * side + 1][quad]);
     const __m512i lower = _mm512_castsi256_si512(_mm256_load_si256(low));
     return _mm512_xor_si512(_mm512_inserti64x4(lower, _mm256_load_si256(high), 1), _mm512_set1_epi8(-128));
   }
-  static Ints weights(const vnni::SpreadTile& tile, int row, int quad) {
-    return _mm512_load_si512(tile.values[quad][row]);
+  static Ints weights(const vnni::SpreadTile& tile, int row, int side, int quad) {
+    return _mm512_load_si512(tile.values[quad][row + side * kLanes]);
   }
   static Floats scales(const StripScales& scales, int row) {
     return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(scales.half + row)));

@@ -17,18 +17,18 @@ struct Lanes8 {
 
   static Ints broadcast(int32_t x) { return _mm256_set1_epi32(x); }
   static Floats broadcast(float x) { return _mm256_set1_ps(x); }
-  // Rows [row, row + 8) of the strip: low or high halves of 32 bytes.
-  static Ints weights(const Int4Tile& tile, int row, int quad) {
+  // The first or second eight rows from `row` on, a multiple of 16: low or high halves of 32 bytes.
+  static Ints weights(const Int4Tile& tile, int row, int side, int quad) {
     const auto* both = reinterpret_cast<const __m256i*>(tile.values[row / 16][quad]);
     const __m256i bytes = _mm256_load_si256(both);
-    return _mm256_and_si256(row % 16 == 0 ? bytes : _mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15));
+    return _mm256_and_si256(side == 0 ? bytes : _mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15));
   }
-  static Ints weights(const Int8Tile& tile, int row, int quad) {
-    const auto* bytes = reinterpret_cast<const __m256i*>(tile.values[row / 8][quad]);
+  static Ints weights(const Int8Tile& tile, int row, int side, int quad) {
+    const auto* bytes = reinterpret_cast<const __m256i*>(tile.values[row / 8 + side][quad]);
     return _mm256_xor_si256(_mm256_load_si256(bytes), _mm256_set1_epi8(-128));
   }
-  static Ints weights(const vnni::SpreadTile& tile, int row, int quad) {
-    return _mm256_load_si256(reinterpret_cast<const __m256i*>(tile.values[quad][row]));
+  static Ints weights(const vnni::SpreadTile& tile, int row, int side, int quad) {
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(tile.values[quad][row + side * kLanes]));
   }
   static Floats scales(const StripScales& scales, int row) {
     return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(scales.half + row)));

@@ -52,7 +52,8 @@ template <class V, int OffsetScale, int Rows, class Tile, class Scales>
 inline void tile(float* sums, const Tile& weights, const Scales& scales, const ActivationTile* const* x) {
   using Ints = typename V::Ints;
   using Floats = typename V::Floats;
-#pragma GCC unroll 8
+// Unrolled, the compiler would keep all activations of a tile for the next half, and spill them.
+#pragma GCC unroll 1
   for (int row = 0; row < kStripRows; row += kSide * V::kLanes) {
     Ints dots[Rows][kSide];
 #pragma GCC unroll 8
@@ -63,7 +64,7 @@ inline void tile(float* sums, const Tile& weights, const Scales& scales, const A
     }
 #pragma GCC unroll 8
     for (int quad = 0; quad < kQuads; quad++) {
-      const Ints w[kSide] = {V::weights(weights, row, quad), V::weights(weights, row + V::kLanes, quad)};
+      const Ints w[kSide] = {V::weights(weights, row, 0, quad), V::weights(weights, row, 1, quad)};
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) {
         int32_t xQuad;
@@ -152,10 +153,13 @@ void spread(SpreadTile* out, const uint8_t* strip, const QuantLayout& layout, in
   TileWalk<Tile> walk(strip, layout, begin);
   for (int t = begin; t < end; t++, walk.next(), out++) {
     walk.fetchAhead();
-    for (int row = 0; row < kStripRows; row += V::kLanes) {
+    for (int row = 0; row < kStripRows; row += kSide * V::kLanes) {
       for (int quad = 0; quad < kQuads; quad++) {
-        V::store(out->values[quad][row], V::weights(walk.tile(), row, quad));
+        V::store(out->values[quad][row], V::weights(walk.tile(), row, 0, quad));
+        V::store(out->values[quad][row + V::kLanes], V::weights(walk.tile(), row, 1, quad));
       }
+    }
+    for (int row = 0; row < kStripRows; row += V::kLanes) {
       V::store(out->scales + row, V::scales(walk.scales(), row));
     }
   }

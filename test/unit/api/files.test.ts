@@ -1,5 +1,5 @@
 /** /v1/files over a real server and a real directory. */
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readlinkSync, rmSync } from "node:fs";
 import { request as httpRequest } from "node:http";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
@@ -105,6 +105,22 @@ describe("an upload", () => {
       expect((await get(api, `/v1/files/${body.id}`)).body).toEqual(body);
       expect((await content(body.id)).body.toString()).toBe("one\ntwo\n");
     }
+  });
+
+  it("leaves nothing open", async () => {
+    for (let i = 0; i < 3; i++) {
+      const { body } = await upload(i === 1 ? [file] : [file, purpose]);
+      if (i !== 1) await content(body.id);
+    }
+    const open = () =>
+      readdirSync("/proc/self/fd").filter((fd) => {
+        try {
+          return readlinkSync(`/proc/self/fd/${fd}`).startsWith(directory);
+        } catch {
+          return false;
+        }
+      });
+    await until(() => open().length === 0);
   });
 
   it("is kept until the time that it names", async () => {
@@ -291,6 +307,41 @@ describe("sizes", () => {
     expect((await upload([["file", "x".repeat(100_000), "a"], purpose])).status).toBe(200);
   });
 
+  it("an answer is there for a client that writes all of its body before it reads", async () => {
+    await restart({ filesBytes: 40_000_000 });
+    const small: Part = ["file", Buffer.alloc(30_000_000), "a"];
+    for (const [parts, status, message] of [
+      [[["file", Buffer.alloc(41_000_000), "a"], purpose], 413, "file: larger than 40000000 bytes"],
+      // Seen when reading has begun.
+      [[["purpose", "x"], small], 400, "expected batch"],
+      [[["data", small[1], "a"], purpose], 400, "data: is a file"],
+    ] as [Part[], number, string][]) {
+      const body = multipart(parts);
+      const { hostname, port } = new URL(api.address);
+      const socket = connect(Number(port), hostname);
+      onTestFinished(() => void socket.destroy());
+      socket.pause();
+      socket.write(
+        `POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: ${formHeaders["content-type"]}\r\n` +
+          `Content-Length: ${body.length}\r\n\r\n`,
+      );
+      await new Promise<void>((resolve, reject) => {
+        socket.write(body, (error) => (error ? reject(error) : resolve()));
+      });
+      let received = "";
+      socket.on("data", (data: Buffer) => {
+        received += data.toString();
+      });
+      socket.resume();
+      await until(() => received.includes(message));
+      expect(received.startsWith(`HTTP/1.1 ${status} `)).toBe(true);
+      // And the connection goes on.
+      socket.write("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
+      await until(() => received.includes("HTTP/1.1 200 OK"));
+      expect(leftovers()).toEqual([]);
+    }
+  });
+
   it("bytes that belong to no part do not come for ever", async () => {
     await restart({ filesBytes: 1_000 });
     const answer = await slowUpload(Buffer.alloc(2_000_000, "x"), { chunked: true });
@@ -310,6 +361,8 @@ describe("sizes", () => {
       expect(answer.headers).toMatchObject({ "x-should-retry": "false", "retry-after": "60" });
       expect(leftovers()).toEqual(before);
     }
+    const early = await slowUpload(Buffer.alloc(20_000), { stopAfter: 1 });
+    expect(early.status).toBe(507);
     expect((await get(api, "/v1/files")).body.data).toHaveLength(1);
   });
 });
@@ -333,8 +386,10 @@ describe("time", () => {
       expect(leftovers()).toEqual([]);
     }
     // A byte now and then is no progress.
-    const drip = await slowUpload(body.subarray(0, 500), { pieces: 20, pauseMs: 50, declared: body.length });
+    const startedMs = performance.now();
+    const drip = await slowUpload(body.subarray(0, 500), { pieces: 500, pauseMs: 20, declared: body.length });
     expect(drip.status).toBe(408);
+    expect(performance.now() - startedMs).toBeLessThan(8_000);
   });
 
   it("other bodies still have a time for the whole", async () => {

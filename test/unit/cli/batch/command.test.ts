@@ -248,6 +248,15 @@ describe("batch run", () => {
     expect(result.stderr).toContain(
       `error: the coordinator does not know batch_0 (any more): remove ${state} to begin anew [not_found]\n`,
     );
+    // The batch is there, and its answers are not.
+    await glmRelay(["batch", "submit", input, "--url", fake.url]);
+    const [batch] = fake.batches;
+    fake.finish(batch!);
+    fake.files.delete(`out-${batch!.id}`);
+    const gone = await glmRelay(["batch", "run", input, output, "--url", fake.url]);
+    expect(gone.stderr).toContain(
+      `error: the answers of batch_0 are gone (no file out-batch_0): remove ${state}`,
+    );
   });
 });
 
@@ -287,7 +296,7 @@ describe("the commands around a batch", () => {
     const list = await batch("list", "--limit", "1");
     expect(list.stdout).toMatch(/batch_1 +│ +cancelling/);
     expect(list.stdout).not.toContain("batch_0");
-    expect(list.stderr).toBe("more: glm-relay batch list --after batch_1\n");
+    expect(list.stderr).toBe(`more: glm-relay batch list --url ${fake.url} --limit 1 --after batch_1\n`);
     expect(JSON.parse((await batch("list", "--json")).stdout).data).toHaveLength(2);
   });
 
