@@ -40,6 +40,18 @@ describe("the command line", () => {
           /'--itl-target-ms <ms>' argument '0.5' is invalid. Expected a whole number from 1 to 60000/,
         ] as const,
     ),
+    ...["up", "coordinator"].flatMap((command) =>
+      (
+        [
+          [
+            ["--files-days", "0"],
+            /'--files-days <n>' argument '0' is invalid. Expected a whole number from 1 to 3650/,
+          ],
+          [["--files-bytes", "0"], /'--files-bytes <size>' argument '0' is invalid. Expected a size/],
+          [["--disk-reserve", "some"], /'--disk-reserve <size>' argument 'some' is invalid. Expected a size/],
+        ] as const
+      ).map(([flags, message]) => [[command, "--model", "m", "--stages", "2", ...flags], message] as const),
+    ),
     [["up", "--model", "m", "--stages", "2", "--gpu"], /unknown option '--gpu'/],
     [["worker", "--coordinator", "nowhere"], /'--coordinator <host:port>' argument 'nowhere'.*HOST:PORT/],
     [["worker", "--coordinator", "a:1", "--memory", "much"], /'--memory <size>' argument 'much'.*4GiB/],
