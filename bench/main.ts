@@ -10,6 +10,7 @@ import { addFamiliesCommand } from "./families.js";
 import { hopBench } from "./hop.js";
 import { addMemoryCommand } from "./memory.js";
 import { printJson } from "./options.js";
+import { addPeersCommand } from "./peers.js";
 import { addQualityCommand } from "./quality.js";
 import { queueBench } from "./queue.js";
 import { printTable, type Table } from "./report.js";
@@ -21,7 +22,6 @@ import { addSimulateMixedBench } from "./simulate/mixed.js";
 import { addSimulatePublishedBench } from "./simulate/published.js";
 import { addSlicesCommand } from "./slices.js";
 import { addSpeculationCommand } from "./speculation.js";
-import { addSpeedCommand } from "./speed.js";
 import { addStageProfileCommand } from "./stage-profile.js";
 import { addThroughputCommand } from "./throughput.js";
 import { endClustersOnSignal } from "./up.js";
@@ -55,7 +55,7 @@ const program = new Command("bench")
 
 addQualityCommand(program);
 addMemoryCommand(program);
-addSpeedCommand(program);
+addPeersCommand(program);
 addSlicesCommand(program);
 addSpeculationCommand(program);
 addFamiliesCommand(program);

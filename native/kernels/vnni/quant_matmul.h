@@ -10,9 +10,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 
 #include "kernels/kernels.h"
+#include "kernels/with_count.h"
 
 namespace glm_relay {
 namespace {
@@ -136,15 +136,6 @@ void spreadTiles(float* sums, const SpreadTile* spread, int count, const QuantLa
     const ActivationTile* const rows[2] = {x + t, Rows > kTileRows ? x + layout.tiles + t : nullptr};
     tile<V, kOffsetScale<Tile>, Rows>(sums, spread[t], spread[t], rows);
   }
-}
-
-// Calls run(std::integral_constant<int, count>()); count is 1 to Most.
-template <int Most, class Run>
-void withCount(int count, Run run) {
-  if constexpr (Most > 1) {
-    if (count < Most) return withCount<Most - 1>(count, run);
-  }
-  run(std::integral_constant<int, Most>());
 }
 
 // Spreads out the tiles [begin, end) of a strip.
