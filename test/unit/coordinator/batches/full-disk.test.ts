@@ -2,6 +2,7 @@
 import { execFileSync } from "node:child_process";
 import {
   appendFileSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -96,6 +97,7 @@ describe.skipIf(disk === null)("a full disk", () => {
     const task = checkTask(folder, lines.join("\n"));
     fill();
     await expect(checkInput(task)).rejects.toMatchObject({ code: "ENOSPC" });
+    expect(existsSync(task.prepared)).toBe(false);
     rmSync(ballast);
     expect((await checkInput(task)).total).toBe(300);
     const ledger = join(folder, "ledger-2.jsonl");
@@ -111,6 +113,7 @@ describe.skipIf(disk === null)("a full disk", () => {
     };
     fill();
     expect(() => mergeLedgers(merge)).toThrow(/ENOSPC/);
+    expect([merge.output, merge.error].filter((path) => existsSync(path))).toEqual([]);
     rmSync(ballast);
     expect(mergeLedgers(merge).outputLines).toBe(300);
     expect(readFileSync(merge.output, "utf8").split("\n")).toHaveLength(301);
