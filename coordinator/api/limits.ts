@@ -17,7 +17,7 @@ export const maxFormFields = 16;
 export const maxFormValueBytes = 1_024;
 /** Uploads at the same time; each has a few buffers and an open file. */
 export const maxUploads = 32;
-/** An upload brings at least so much in `uploadStallMs`: a slow line does, a client that holds on to its place does not. */
+/** An upload brings at least so much in `uploadStallMs`: a slow line does, a client that only keeps its place does not. */
 export const minProgressBytes = 64 * 1024;
 /** What is read of a file at a time to be sent. */
 export const downloadChunkBytes = 256 * 1024;

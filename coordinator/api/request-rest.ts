@@ -1,6 +1,6 @@
 /**
- * What of a request's body is still to come when its answer is there. It is read and thrown away, because a socket that is closed with
- * unread bytes is reset, and the client never sees its answer; but neither for ever nor without end.
+ * What of a request's body is still to come when its answer is there. It is read and thrown away, because a socket that
+ * is closed with unread bytes is reset, and the client never sees its answer; but neither for ever nor without end.
  */
 import type { IncomingMessage } from "node:http";
 import { maxRestBytes } from "./limits.js";

@@ -42,7 +42,7 @@ export interface ReceivedForm {
 /**
  * Reads the whole form.
  * @param strict Unknown fields are errors.
- * @throws RelayError what is wrong with it; nothing is left of its file then. The rest of the body may not have been read.
+ * @throws RelayError what is wrong with it; nothing is left of its file then, and the body may not have been read whole.
  */
 export async function receiveForm(
   request: FastifyRequest,

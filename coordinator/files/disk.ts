@@ -42,7 +42,8 @@ export class DiskGuard {
     const room = Math.max(0, this.#free - this.#reserveBytes);
     if (bytes <= room) return;
     throw storageFull(
-      `the coordinator's disk has room for ${room} bytes beside its reserve of ${this.#reserveBytes}, expected ${bytes}`,
+      `the coordinator's disk has room for ${room} bytes beside its reserve of ${this.#reserveBytes}, ` +
+        `expected ${bytes}`,
     );
   }
 

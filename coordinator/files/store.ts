@@ -1,7 +1,8 @@
 /**
  * Files under DIR/files, one folder each: `content`, and `meta.json` with what is known of it. A file is there once its
- * content stands in its folder: it is moved there last, when it and meta.json are on the disk. So a process that
- * is killed leaves a file or none, and folders without content are swept at the next start. Nothing that a client wrote is part of a path.
+ * content stands in its folder: it is moved there last, when it and meta.json are on the disk. So a process that is
+ * killed leaves a file or none, and folders without content are swept at the next start. Nothing that a client wrote
+ * is part of a path.
  */
 import { mkdir, open, readdir, rename, rm, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
@@ -112,7 +113,8 @@ export class FileStore {
   }
 
   /**
-   * Makes a finished file one of these, by moving it: it must lie on the same disk. Its bytes are on the disk when it resolves.
+   * Makes a finished file one of these, by moving it, so it must lie on the same disk. It is there for good when this
+   * resolves.
    * @param id From newFileId. Once a file of this id is there, the same call again answers with it: whoever is killed
    *   in between, and had written the id down, asks again.
    * @throws RelayError storage_full; the file lies where it lay then.
@@ -284,7 +286,7 @@ export class FileStore {
     this.#nextOrder = (metas.at(-1)?.order ?? 0) + 1;
   }
 
-  /** Null when it is no file, which is removed, or one whose parts contradict each other, which is left for people to look at. */
+  /** Null when it is no file, which goes, or one whose parts contradict each other, which people may want to look at. */
   async #read(id: string): Promise<Meta | null> {
     const folder = join(this.#files, id);
     const bytes = await stat(join(folder, "content")).then(

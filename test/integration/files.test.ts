@@ -100,7 +100,8 @@ describe("files of a coordinator that waits for its workers", () => {
     onTestFinished(() => void socket.destroy());
     socket.on("error", () => undefined);
     socket.write(
-      "POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n" +
+      "POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n" +
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n" +
         '--b\r\nContent-Disposition: form-data; name="file"; filename="half"\r\n\r\n',
     );
     socket.write("x".repeat(500_000));

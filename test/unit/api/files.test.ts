@@ -8,7 +8,7 @@ import fc from "fast-check";
 import { pino } from "pino";
 import { afterEach, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import type { Logger } from "../../../common/log.js";
-import type { Timing } from "../../../coordinator/api/limits.js";
+import { maxUploads, type Timing } from "../../../coordinator/api/limits.js";
 import { type Api, createApi } from "../../../coordinator/api/server.js";
 import { DiskGuard } from "../../../coordinator/files/disk.js";
 import { FileStore } from "../../../coordinator/files/store.js";
@@ -139,6 +139,31 @@ describe("an upload", () => {
     expect(status).toBe(200);
     expect(body.bytes).toBe(bytes.length);
     expect((await content(body.id)).body.equals(bytes)).toBe(true);
+  });
+
+  it("comes back as it was, whatever it has of a form's own marks and however it is cut on its way", async () => {
+    const piece = fc.oneof(
+      fc.uint8Array({ maxLength: 40 }),
+      fc
+        .constantFrom("\r", "\n", "\r\n", "--", "\r\n--", "\r\n--b0undar", "b0undary", "\r\n--b0undarX")
+        .map(Buffer.from),
+    );
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(piece, { maxLength: 30 }),
+        fc.integer({ min: 1, max: 8 }),
+        async (all, pieces) => {
+          const bytes = Buffer.concat(all);
+          // No client takes a boundary that stands in its file.
+          fc.pre(!`\r\n${bytes.toString("latin1")}`.includes(`\r\n--${boundary}`));
+          const { status, body } = await slowUpload(multipart([["file", bytes, "a"], purpose]), { pieces });
+          expect([status, body.bytes]).toEqual([200, bytes.length]);
+          expect((await content(body.id)).body.equals(bytes)).toBe(true);
+          await store.remove(body.id, "default");
+        },
+      ),
+      { numRuns: 60 },
+    );
   });
 
   it.each<[string, Part[], string, string]>([
@@ -364,6 +389,31 @@ describe("sizes", () => {
     const early = await slowUpload(Buffer.alloc(20_000), { stopAfter: 1 });
     expect(early.status).toBe(507);
     expect((await get(api, "/v1/files")).body.data).toHaveLength(1);
+  });
+});
+
+describe("many at once", () => {
+  it("are taken up to a bound, and those above it are told to come again", async () => {
+    const body = multipart([purpose, ["file", "x".repeat(1_000), "a"]]);
+    const open = Array.from({ length: maxUploads }, () => {
+      let finish: () => void = () => {};
+      const whole = new Promise<void>((resolve) => {
+        finish = resolve;
+      });
+      return { finish, answer: slowUpload(body, { firstBytes: 300, rest: whole }) };
+    });
+    await until(() => readdirSync(join(directory, "uploads")).length === maxUploads);
+    const more = await upload([file, purpose]);
+    expect(more.status).toBe(429);
+    expect(more.body.error).toMatchObject({
+      code: "queue_full",
+      message: expect.stringContaining("32 files"),
+    });
+    expect(more.headers.get("retry-after")).toBe("1");
+    for (const { finish } of open) finish();
+    for (const { answer } of open) expect((await answer).status).toBe(200);
+    expect((await upload([file, purpose])).status).toBe(200);
+    expect((await get(api, "/v1/files")).body.data).toHaveLength(maxUploads + 1);
   });
 });
 
@@ -606,6 +656,9 @@ interface Slowness {
   /** Nothing follows these bytes. */
   stopAfter?: number;
   declared?: number;
+  /** So many bytes, and the others after this. */
+  firstBytes?: number;
+  rest?: Promise<void>;
 }
 
 /** A client that reads its answer when it has written all that it has to write. */
@@ -632,6 +685,11 @@ function slowUpload(
       });
     });
     request.on("error", reject);
+    if (slowness.firstBytes !== undefined) {
+      request.write(body.subarray(0, slowness.firstBytes));
+      void slowness.rest?.then(() => request.end(body.subarray(slowness.firstBytes)));
+      return;
+    }
     if (stopAfter !== undefined) {
       request.write(body.subarray(0, stopAfter));
       return;

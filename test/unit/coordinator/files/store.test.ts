@@ -170,6 +170,22 @@ describe("lists", () => {
   });
 });
 
+describe("many files at once", () => {
+  it("are all kept, and stand in the same order after a restart", async () => {
+    const directory = scratch();
+    const store = await openStore(directory);
+    const made = await Promise.all(
+      Array.from({ length: 40 }, (_, i) => store.create(chunks(...Array(i % 7).fill("x"), `${i}`), about())),
+    );
+    const ids = idsOf(store);
+    expect([...ids].sort()).toEqual(made.map(({ id }) => id).sort());
+    await Promise.all(made.filter((_, i) => i % 3 === 0).map(({ id }) => store.remove(id, tenant)));
+    const rest = idsOf(store);
+    expect(rest).toEqual(ids.filter((id) => made.findIndex((file) => file.id === id) % 3 !== 0));
+    expect(idsOf(await openStore(directory))).toEqual(rest);
+  });
+});
+
 describe("what is left half-way", () => {
   it("by an upload that is given up is nothing", async () => {
     const directory = scratch();
