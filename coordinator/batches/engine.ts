@@ -128,13 +128,15 @@ export class BatchEngine implements BatchService {
   /** What is under way stays for the next process. */
   async close(): Promise<void> {
     this.drain();
-    await Promise.race([this.#running.settled(), sleep(settleLimitMs, undefined, { ref: false })]);
+    const settled = Promise.all([this.#running.settled(), this.#ending.settled()]);
+    await Promise.race([settled, sleep(settleLimitMs, undefined, { ref: false })]);
     await this.#ledgers.close();
     await this.#thread.close();
     await this.#options.jobs.close();
-    for (const { counted, record } of this.#unfinished()) {
-      // The counts alone are news; the ledgers have them too.
-      if (counted) await this.#store.save(record).catch(() => undefined);
+    for (const { counted, ending, record } of this.#unfinished()) {
+      // The counts alone are news; the ledgers have them too. One whose end is being written down must not be
+      // written down behind it as what it was before.
+      if (counted && !ending) await this.#store.save(record).catch(() => undefined);
     }
   }
 
