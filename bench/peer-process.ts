@@ -29,6 +29,8 @@ interface Sequence {
 }
 
 const batchSize = 512;
+/** Sequences are given back a moment after they have been disposed of. */
+const spareSequences = 8;
 
 const { library, file, threads, task, round } = JSON.parse(process.argv[2]!) as PeerRun;
 const { getLlama } = (await import(pathToFileURL(library).href)) as Library;
@@ -37,7 +39,7 @@ const began = performance.now();
 const model = await llama.loadModel({ modelPath: file });
 const longest = Math.max(...task.prefillLengths, Math.max(...task.contexts) + task.tokens);
 const context = await model.createContext({
-  sequences: Math.max(...task.sequenceCounts),
+  sequences: Math.max(...task.sequenceCounts) + spareSequences,
   contextSize: longest + 1,
   batchSize,
   threads: { ideal: threads, min: threads },
