@@ -217,9 +217,14 @@ export class BatchEngine implements BatchService {
       save: async ({ batchId, status, attempts }) => {
         const batch = this.#batches.get(batchId);
         if (batch === undefined || batch.object.webhook === null) return;
-        Object.assign(batch.object.webhook, { status, attempts });
-        batch.changed();
-        await this.#store.save(batch.record);
+        const webhook = { ...batch.object.webhook, status, attempts };
+        try {
+          await this.#store.save({ ...batch.record, object: { ...batch.object, webhook } });
+        } finally {
+          // What is shown is written down, so that a process that dies then counts on from there.
+          batch.object.webhook = webhook;
+          batch.changed();
+        }
       },
     };
   }
