@@ -53,6 +53,10 @@ export class ApiLineRunner implements LineRunner {
     service.onReadiness(() => this.#wakeUnserved());
   }
 
+  get contextLength(): number {
+    return this.#service.contextLength;
+  }
+
   async run(
     endpoint: BatchEndpoint,
     body: Uint8Array<ArrayBuffer>,

@@ -145,6 +145,8 @@ export interface LineAnswer {
 
 /** Answers one line as its endpoint would answer the same body. */
 export interface LineRunner {
+  /** Tokens that one sequence may have. */
+  readonly contextLength: number;
   /**
    * Waits for a model that is not served yet, and for room in the waiting set: never queue_full.
    * @param body JSON of one request.

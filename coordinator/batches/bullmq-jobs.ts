@@ -15,8 +15,13 @@ const queueName = "batch-lines";
 const lockDurationMs = 30_000;
 /** A job that stalls is run again however often: what it has done stands in its ledger. */
 const maxStalledCount = 1_000_000;
-/** Batches of priority 0; below it and above it there is room for all others. */
+/**
+ * The first jobs of batches of priority 0; those of others stand so far away. Later jobs of a batch come behind the
+ * first ones of all others of its priority: a small batch is not kept waiting by a large one. All are between BullMQ's
+ * 1 and 2^21.
+ */
 const middlePriority = 2 ** 20;
+const priorityStep = 10_000;
 /** BullMQ's close has no deadline of its own. */
 const closeLimitMs = 2_000;
 /** How often a start that Redis does not answer is tried again. */
@@ -54,7 +59,10 @@ export class BullmqJobs implements JobQueue {
         const group = jobs.slice(begin, begin + addGroup).map((job) => ({
           name: "lines",
           data: job,
-          opts: { jobId: `${job.batchId}-${job.index}`, priority: middlePriority + priority },
+          opts: {
+            jobId: `${job.batchId}-${job.index}`,
+            priority: middlePriority + priorityStep * priority + job.index,
+          },
         }));
         await queue.addBulk(group);
       }

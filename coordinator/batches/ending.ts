@@ -33,7 +33,7 @@ export class BatchEnding {
 
   /** Nothing is left to be answered. */
   endIfDone(batch: LiveBatch): void {
-    const isDone = batch.allAnswered || (batch.budgetSpent && batch.underWay === 0);
+    const isDone = batch.allAnswered || (batch.budget.spent && batch.underWay === 0);
     if (isDone && batch.counted) this.#begin(batch, "answered");
   }
 

@@ -2,6 +2,7 @@
 import { setMaxListeners } from "node:events";
 import { RelayError } from "../../common/errors.js";
 import { type BatchObject, isFinal } from "./batch.js";
+import { TokenBudget } from "./budget.js";
 import type { LedgerRecord, LineUsage } from "./ledger-record.js";
 import { addUsage, type CountResult, lineState } from "./merge.js";
 import { type BatchRecord, usageObject } from "./record.js";
@@ -21,6 +22,7 @@ export class LiveBatch {
   ending = false;
   /** The model that it was made for is served. */
   readonly isServed: boolean;
+  readonly budget: TokenBudget;
   readonly #listeners = new Set<() => void>();
   readonly #over = new AbortController();
 
@@ -28,6 +30,8 @@ export class LiveBatch {
   constructor(record: BatchRecord, served: string) {
     this.record = record;
     this.isServed = record.object.model === served;
+    const used = () => this.usage.promptTokens + this.usage.completionTokens;
+    this.budget = new TokenBudget(record.object.token_budget, used);
     // Each line that is being answered listens.
     setMaxListeners(0, this.#over.signal);
   }
@@ -51,12 +55,7 @@ export class LiveBatch {
 
   /** Whether another line may begin. */
   get takesLines(): boolean {
-    return this.isServed && this.counted && this.object.status === "in_progress" && !this.budgetSpent;
-  }
-
-  get budgetSpent(): boolean {
-    const { token_budget: budget } = this.object;
-    return budget !== null && this.usage.promptTokens + this.usage.completionTokens >= budget;
+    return this.isServed && this.counted && this.object.status === "in_progress" && !this.budget.spent;
   }
 
   get allAnswered(): boolean {

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { RelayError, toRelayError } from "../../common/errors.js";
 import type { Logger } from "../../common/log.js";
 import type { LineAnswer, LineRunner } from "./batch.js";
+import { mostTokens } from "./budget.js";
 import { formatRecord, type LedgerRecord } from "./ledger-record.js";
 import { maxRecordBytes, retryMs } from "./limits.js";
 import { lineId } from "./line-id.js";
@@ -33,17 +34,24 @@ export async function runJob(batch: LiveBatch, path: string, job: JobCut, ports:
   try {
     for await (const line of readPrepared(path, job)) {
       if (!mayBegin(batch, line.number, ports)) continue;
+      // Before it takes a place that a line of another batch could have.
+      const most = batch.budget.bounded ? mostTokens(line.body, ports.runner.contextLength) : 0;
+      const reserved = await batch.budget.reserve(most);
       const bytes = line.body.length;
       await ports.window.enter(bytes);
+      const leave = () => {
+        ports.window.leave(bytes);
+        batch.budget.giveBack(reserved);
+      };
       // While it waited another job may have answered it, or the batch may have ended.
       if (!mayBegin(batch, line.number, ports)) {
-        ports.window.leave(bytes);
+        leave();
         continue;
       }
       batch.underWay++;
       const run = runLine(batch, line, ports).finally(() => {
         batch.underWay--;
-        ports.window.leave(bytes);
+        leave();
         underWay.delete(run);
       });
       underWay.add(run);

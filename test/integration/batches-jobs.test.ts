@@ -75,6 +75,27 @@ describe("jobs of batches on real Redis", () => {
     for (const end of busy) end();
   });
 
+  it("of a large batch come behind the first ones of a small one that is younger", async () => {
+    const jobs = open();
+    const seen: string[] = [];
+    const busy: (() => void)[] = [];
+    await jobs.start((job) => {
+      if (job.batchId === "batch_first") return new Promise<void>((resolve) => busy.push(resolve));
+      seen.push(nameOf(job));
+      return new Promise((resolve) => setTimeout(resolve, 5));
+    });
+    await jobs.add(jobsOf("batch_first", jobConcurrency), 0);
+    await until("all to be busy", () => busy.length === jobConcurrency);
+    await jobs.add(jobsOf("batch_large", 40), 0);
+    await jobs.add(jobsOf("batch_small", 3), 0);
+    busy.pop()!();
+    await until("all others", () => seen.length === 43);
+    const [large, small] = [jobsOf("batch_large", 40).map(nameOf), jobsOf("batch_small", 3).map(nameOf)];
+    const turns = [0, 1, 2].flatMap((index) => [large[index]!, small[index]!]);
+    expect(seen).toEqual([...turns, ...large.slice(3)]);
+    for (const end of busy) end();
+  });
+
   it("that Redis has forgotten are put there again, and those that it still has are not doubled", async () => {
     const jobs = open();
     const seen: string[] = [];

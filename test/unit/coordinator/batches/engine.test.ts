@@ -170,7 +170,8 @@ describe("a batch", () => {
     expect(most).toBe(1_024);
     const spent = await world.ended((await world.create(ids(3_000), { tokenBudget: 7 })).id);
     const { completed, failed } = spent.request_counts;
-    expect(completed).toBeLessThanOrEqual(1_024);
+    expect(spent.usage.total_tokens).toBeGreaterThanOrEqual(7);
+    expect(spent.usage.total_tokens).toBeLessThanOrEqual(7 + world.runner.contextLength);
     expect(completed + failed).toBe(3_000);
     expect(world.lines(spent.error_file_id).at(-1).error.code).toBe("token_budget_exceeded");
   }, 30_000);

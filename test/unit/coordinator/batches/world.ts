@@ -67,6 +67,7 @@ export class FakeJobs implements JobQueue {
 
 /** Says what it was asked. */
 export class FakeRunner implements LineRunner {
+  readonly contextLength = 64;
   readonly asked: string[] = [];
   act: (customId: string, signal: AbortSignal) => Promise<Partial<LineAnswer> | undefined> = async () =>
     undefined;
