@@ -4,10 +4,12 @@
  */
 import { Command, CommanderError } from "commander";
 import { CommandError, exitStatus, formatFailure, statusOfFailure } from "../cli/errors.js";
+import { addBatchesCommand } from "./batches.js";
 import { addBatchingCommand } from "./batching.js";
 import { eventLoopBench } from "./event-loop.js";
 import { addFamiliesCommand } from "./families.js";
 import { hopBench } from "./hop.js";
+import { addKernelsCommand } from "./kernels.js";
 import { addMemoryCommand } from "./memory.js";
 import { printJson } from "./options.js";
 import { addPeersCommand } from "./peers.js";
@@ -54,6 +56,7 @@ const program = new Command("bench")
   });
 
 addQualityCommand(program);
+addKernelsCommand(program);
 addMemoryCommand(program);
 addPeersCommand(program);
 addSlicesCommand(program);
@@ -61,6 +64,7 @@ addSpeculationCommand(program);
 addFamiliesCommand(program);
 addSchedulerCostCommand(program);
 addThroughputCommand(program);
+addBatchesCommand(program);
 addBatchingCommand(program);
 addStageProfileCommand(program);
 addSimulateBench(program);

@@ -40,6 +40,10 @@ export interface ClusterOptions {
   probes?: boolean;
   /** Level of the logs; default info. */
   logLevel?: string;
+  /** Its directory of files and batches; absent: it offers neither. */
+  data?: string;
+  /** Flags of what it keeps there: --disk-reserve, --files-days, --files-bytes, --webhook-hosts. */
+  files?: string[];
   /** False: none is started, and none is waited for. */
   workers?: boolean;
   /** A Redis that is there already; it is not stopped with the cluster. */
@@ -237,6 +241,8 @@ export class TestCluster {
     args.push("--name", `test-${this.clusterPort}`);
     if (options.dtype !== undefined) args.push("--dtype", options.dtype);
     args.push(...(options.precision ?? []));
+    if (options.data !== undefined) args.push("--data", options.data);
+    args.push(...(options.files ?? []));
     if (options.prefillChunk !== undefined) args.push("--prefill-chunk", `${options.prefillChunk}`);
     if (options.microBatches !== undefined) args.push("--micro-batches", `${options.microBatches}`);
     if (options.speculation !== undefined) args.push("--speculation", options.speculation);

@@ -28,7 +28,7 @@ constexpr int kTileChunk = 4;
 // Prefetch distance in bytes: four 4-bit tiles ahead.
 constexpr int kPrefetchBytes = 2304;
 // Rows from which on it pays to spread out a chunk's weights once for all of them.
-constexpr int kSpreadRows = 3 * 2 * kTileRows;
+constexpr int kSpreadRows = 24;
 
 // A tile whose weights are bytes already, as and in the order in which they are multiplied, and its scales.
 struct SpreadTile {
@@ -162,6 +162,7 @@ template <class V, class Tile>
 void rowBlock(float* sums, SpreadTile* room, const uint8_t* strip, const QuantLayout& layout,
               const ActivationTile* x, int rows) {
   static_assert(V::kRows == kTileRows || V::kRows == 2 * kTileRows);
+  static_assert(kSpreadRows > V::kRows, "there is room for a chunk only");
   // A single pass needs no chunks.
   const int chunk = rows <= V::kRows ? layout.tiles : kTileChunk;
   const bool isSpread = rows >= kSpreadRows;
