@@ -288,6 +288,24 @@ void checkHeads(const KernelTable& variant, Random& random, Check& check) {
   }
 }
 
+// The error of a group, also where values lie between two integers, or scales are negative, tiny or zero.
+void checkErrors(const KernelTable& variant, Random& random, Check& check) {
+  for (int count = 32; count <= 320; count += 32) {
+    for (const float scale : {0.0f, 0.125f, -0.125f, 0.0371f, 6.1e-5f, 5.96e-8f, 65504.0f}) {
+      for (const WeightType type : {WeightType::kInt4, WeightType::kInt8}) {
+        const QuantRange range = quantRange(type);
+        std::vector<float> weights = random.values(count);
+        for (int i = 0; i < count; i++) {
+          if (i % 3 == 0) weights[i] = (static_cast<float>(random.below(300)) - 149.5f) * scale;
+        }
+        check.equal({variant.roundingError(weights.data(), count, scale, range)},
+                    {kScalarKernels.roundingError(weights.data(), count, scale, range)},
+                    "error of " + std::to_string(count) + " at " + std::to_string(scale));
+      }
+    }
+  }
+}
+
 // A NaN or an infinity among the activations reaches every result of its row and of no other.
 void checkNotFinite(const KernelTable& variant, Random& random, Check& check) {
   for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
@@ -374,6 +392,7 @@ void checkQuant(const KernelTable& variant, Check& check) {
     }
   }
   checkFormula(variant, random, check);
+  checkErrors(variant, random, check);
   checkHeads(variant, random, check);
   checkNotFinite(variant, random, check);
   checkRefused(check);
