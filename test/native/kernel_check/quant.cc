@@ -262,6 +262,10 @@ void checkHeads(const KernelTable& variant, Random& random, Check& check) {
       std::vector<float> head =
           valuesOf(static_cast<Values>(std::min(kind, static_cast<int>(Values::kCount))), headDim, random,
                    8.3e6f, 1e-7f);
+      // Halfway between two integers: the scale is 1.
+      for (int d = 0; kind == static_cast<int>(Values::kZeros) && d < headDim; d += 2) {
+        head[d] = d == 0 ? 127.0f : static_cast<float>(random.below(250)) - 124.5f;
+      }
       if (kind == static_cast<int>(Values::kCount)) head[random.below(headDim)] = infinity;
       if (kind == static_cast<int>(Values::kCount) + 1) head[random.below(headDim)] = std::nanf("");
       if (kind == static_cast<int>(Values::kCount) + 2) head[random.below(headDim)] = 1e9f;
