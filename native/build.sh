@@ -3,22 +3,45 @@
 # build/native-sanitized with the address and undefined-behaviour sanitizers. Needs cmake, a C++17
 # compiler and the npm packages node-api-headers and node-addon-api; nothing is downloaded. Does
 # nothing when nothing changed.
+#
+# For checks on CPUs that this machine is not, kernel_check alone: with --aarch64 into
+# build/native-aarch64 by a cross compiler, linked statically to be run by qemu-aarch64; with --simde into
+# build/native-simde with every instruction of the x86 variants replaced by SIMDe's portable code.
 set -eu
 cd "$(dirname "$0")/.."
 
-for tool in cmake "${CXX:-g++}" node; do
+out=build/native
+options=
+compiler=${CXX:-g++}
+case "${1:-}" in
+  --sanitize)
+    out=build/native-sanitized
+    options=-DGLM_RELAY_SANITIZE=ON
+    ;;
+  --aarch64)
+    out=build/native-aarch64
+    compiler=aarch64-linux-gnu-g++
+    options="-DGLM_RELAY_ADDON=OFF -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64
+      -DCMAKE_EXE_LINKER_FLAGS=-static"
+    ;;
+  --simde)
+    out=build/native-simde
+    options="-DGLM_RELAY_ADDON=OFF -DGLM_RELAY_SIMDE=ON"
+    ;;
+  "") ;;
+  *)
+    echo "native/build.sh: unknown option $1; there are --sanitize, --aarch64 and --simde" >&2
+    exit 1
+    ;;
+esac
+
+for tool in cmake "$compiler" node; do
   if ! command -v "$tool" >/dev/null 2>&1; then
     echo "native/build.sh: $tool is not installed (on Debian or Ubuntu: apt-get install cmake g++)" >&2
     exit 1
   fi
 done
 
-out=build/native
-options=
-if [ "${1:-}" = "--sanitize" ]; then
-  out=build/native-sanitized
-  options=-DGLM_RELAY_SANITIZE=ON
-fi
 jobs=${GLM_RELAY_BUILD_JOBS:-$(nproc 2>/dev/null || echo 2)}
 log=$out/build.log
 mkdir -p "$out"
@@ -28,7 +51,7 @@ if [ -n "$source" ] && [ "$(cd "$source" 2>/dev/null && pwd -P)" != "$(cd native
   rm -rf "$out/CMakeCache.txt" "$out/CMakeFiles"
 fi
 if [ ! -f "$out/CMakeCache.txt" ]; then
-  cmake -S native -B "$out" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="${CXX:-g++}" $options >"$log" 2>&1 || {
+  cmake -S native -B "$out" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="$compiler" $options >"$log" 2>&1 || {
     cat "$log" >&2
     rm -f "$out/CMakeCache.txt"
     exit 1
@@ -38,4 +61,4 @@ cmake --build "$out" --parallel "$jobs" >"$log" 2>&1 || {
   cat "$log" >&2
   exit 1
 }
-echo "native engine: $out/glm_relay.node"
+echo "native engine: $out"

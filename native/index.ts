@@ -302,7 +302,7 @@ export interface LoadProgress {
 }
 
 export interface EngineInfo {
-  /** The variant in use: "scalar" or "avx2". */
+  /** The variant in use, for example "avx2" (docs/kernels.md). */
   kernels: string;
   /** Variants that this CPU can run, best first. */
   available: string[];
@@ -314,7 +314,7 @@ export interface EngineInfo {
 const CANON_VERSION = 1;
 
 /**
- * What the engine runs on. GLM_RELAY_KERNELS=scalar|avx2 forces a variant.
+ * What the engine runs on. GLM_RELAY_KERNELS forces a variant, by its name (docs/kernels.md).
  * @throws Error when the forced variant does not exist here, or the engine has not been built.
  */
 export function engineInfo(): EngineInfo {

@@ -73,7 +73,7 @@ class Bytes {
   uint8_t* data_;
 };
 
-Peaks peaksOf(const std::string& variant) {
+Peaks peaksOf([[maybe_unused]] const std::string& variant) {
 #ifdef GLM_RELAY_HAVE_AVX512_VNNI
   if (variant == "avx512-vnni") return {avx512VnniBytes, avx512Floats};
 #endif

@@ -1,6 +1,10 @@
 // Chooses the kernel variant. Built without architecture flags: it must run on every CPU.
 #include <cstring>
 
+#ifdef GLM_RELAY_HAVE_NEON
+#include <sys/auxv.h>
+#endif
+
 #include "kernels/kernels.h"
 
 namespace glm_relay {
@@ -12,23 +16,34 @@ struct Variants {
   int count;
 };
 
+// Imitated instructions (native/build.sh --simde) run everywhere.
+#ifdef GLM_RELAY_SIMDE
+#define GLM_RELAY_CPU_HAS(feature) true
+#elif defined(GLM_RELAY_HAVE_AVX2)
+#define GLM_RELAY_CPU_HAS(feature) __builtin_cpu_supports(feature)
+#endif
+
 // Those that this CPU can run, best first.
 Variants variants() {
   Variants found = {{}, 0};
   const auto add = [&](const KernelTable& table) { found.tables[found.count++] = &table; };
 #ifdef GLM_RELAY_HAVE_AVX2
+#ifndef GLM_RELAY_SIMDE
   __builtin_cpu_init();
-  const bool avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#endif
+  const bool avx2 = GLM_RELAY_CPU_HAS("avx2") && GLM_RELAY_CPU_HAS("fma") && GLM_RELAY_CPU_HAS("f16c");
 #ifdef GLM_RELAY_HAVE_AVX512_VNNI
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx2 && avx512 && __builtin_cpu_supports("avx512vnni")) add(avx512VnniKernels());
+  const bool avx512 = GLM_RELAY_CPU_HAS("avx512f") && GLM_RELAY_CPU_HAS("avx512bw") &&
+                      GLM_RELAY_CPU_HAS("avx512dq") && GLM_RELAY_CPU_HAS("avx512vl");
+  if (avx2 && avx512 && GLM_RELAY_CPU_HAS("avx512vnni")) add(avx512VnniKernels());
 #endif
 #ifdef GLM_RELAY_HAVE_AVX_VNNI
-  if (avx2 && __builtin_cpu_supports("avxvnni")) add(avxVnniKernels());
+  if (avx2 && GLM_RELAY_CPU_HAS("avxvnni")) add(avxVnniKernels());
 #endif
   if (avx2) add(kAvx2Kernels);
+#endif
+#ifdef GLM_RELAY_HAVE_NEON
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) add(kNeonKernels);
 #endif
   add(kScalarKernels);
   return found;

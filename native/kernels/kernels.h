@@ -164,6 +164,9 @@ extern const KernelTable kScalarKernels;
 #ifdef GLM_RELAY_HAVE_AVX2
 extern const KernelTable kAvx2Kernels;
 #endif
+#ifdef GLM_RELAY_HAVE_NEON
+extern const KernelTable kNeonKernels;
+#endif
 // To be called on CPUs that have the instructions only.
 #ifdef GLM_RELAY_HAVE_AVX_VNNI
 const KernelTable& avxVnniKernels();

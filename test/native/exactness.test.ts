@@ -6,7 +6,6 @@
 
 import { join } from "node:path";
 import { afterAll, afterEach, expect, test, vi } from "vitest";
-import { plainForm } from "../../models/shape.js";
 import {
   type DType,
   engineInfo,
@@ -18,6 +17,7 @@ import {
   greedy,
   INT4,
   INT8,
+  ODD,
   randomModel,
   rows,
   type StageOptions,
@@ -33,25 +33,6 @@ import {
 const DTYPES: DType[] = ["float32", "float16", "bfloat16"];
 const TOP = 5;
 const DECODE_STEPS = 6;
-
-/** Odd sizes everywhere: no dimension is a multiple of a strip, a vector or a tile. */
-const ODD: ModelShape = {
-  hiddenSize: 52,
-  layerCount: 4,
-  headCount: 6,
-  kvHeadCount: 2,
-  headDim: 12,
-  ffnSize: 70,
-  vocabSize: 101,
-  tokenCount: 97,
-  ropeDim: 6,
-  ropeBase: 500,
-  ropePositionDivisor: 1,
-  normEps: 1e-5,
-  maxPositions: 128,
-  form: plainForm,
-  experts: null,
-};
 
 const folder = temporaryFolder();
 afterAll(folder.remove);

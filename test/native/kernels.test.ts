@@ -3,39 +3,31 @@
  * variant against scalar with ==, the canon's functions against float64, and which variant runs.
  */
 
-import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, expect, test, vi } from "vitest";
 import { engineInfo, Stage } from "../../native/index.js";
+import { kernelChecks, nativeKernelCheck } from "../support/kernel-check.js";
 import { randomModel, stageConfig, TINY, temporaryFolder, writeTensors } from "./support.js";
-
-const ROOT = join(import.meta.dirname, "..", "..");
-const KERNEL_CHECK = join(ROOT, "build", "native", "kernel_check");
 
 const { available } = engineInfo();
 
-/** Runs a group of checks; returns how many there were. Fails with the program's own words. */
+/** Runs a group of checks of this machine; returns how many there were. */
 function checks(variant: string, group: string): number {
-  const { status, stdout } = spawnSync(KERNEL_CHECK, [variant, group], { encoding: "utf8" });
-  expect(stdout, `kernel_check ${variant} ${group}`).not.toContain("FAILED");
-  expect(status, stdout).toBe(0);
-  const found = new RegExp(`^${variant} ${group}: (\\d+) checks, 0 failed`, "m").exec(stdout);
-  expect(found, stdout).not.toBeNull();
-  return Number(found![1]);
+  return kernelChecks([nativeKernelCheck], variant, group).checks;
 }
 
 test("the checks were built with the engine", () => {
-  expect(existsSync(KERNEL_CHECK)).toBe(true);
+  expect(existsSync(nativeKernelCheck)).toBe(true);
   expect(available).toContain("scalar");
 });
 
 for (const variant of available.filter((name) => name !== "scalar")) {
-  test(`${variant} matrix products equal scalar for 1 to 40 rows, odd shapes and every storage type`, () => {
+  test(`${variant} matrix products equal scalar for 1 to 70 and 512 rows, odd shapes and every storage type`, () => {
     expect(checks(variant, "matmul")).toBeGreaterThan(1_000_000);
   }, 60_000);
 
-  test(`${variant} rounds and multiplies like scalar for 1 to 70 rows, every group size and values that hurt`, () => {
+  test(`${variant} rounds and multiplies like scalar for 1 to 70 and 512 rows, every group size and values that hurt`, () => {
     expect(checks(variant, "quant")).toBeGreaterThan(1_000_000);
   }, 60_000);
 
@@ -71,15 +63,18 @@ const needed = {
   avx2: ["avx2", "fma", "f16c"],
   "avx-vnni": ["avx2", "fma", "f16c", "avx_vnni"],
   "avx512-vnni": ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"],
+  neon: ["asimddp"],
 };
 
 test.each(Object.entries(needed))("%s is among the variants where the CPU has it", (variant, flags) => {
-  const own = new Set(/^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.split(" "));
+  const own = new Set(
+    /^(?:flags|Features)\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.split(" "),
+  );
   expect(available.includes(variant)).toBe(flags.every((flag) => own.has(flag)));
 });
 
 test("the variants stand in the order of their speed", () => {
-  const order = ["avx512-vnni", "avx-vnni", "avx2", "scalar"];
+  const order = ["avx512-vnni", "avx-vnni", "avx2", "neon", "scalar"];
   expect(available).toEqual(order.filter((variant) => available.includes(variant)));
 });
 

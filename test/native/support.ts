@@ -279,6 +279,25 @@ export function temporaryFolder(): { path: string; remove: () => void } {
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
 }
 
+/** Odd sizes everywhere: no dimension is a multiple of a strip, a vector or a tile. */
+export const ODD: ModelShape = {
+  hiddenSize: 52,
+  layerCount: 4,
+  headCount: 6,
+  kvHeadCount: 2,
+  headDim: 12,
+  ffnSize: 70,
+  vocabSize: 101,
+  tokenCount: 97,
+  ropeDim: 6,
+  ropeBase: 500,
+  ropePositionDivisor: 1,
+  normEps: 1e-5,
+  maxPositions: 128,
+  form: plainForm,
+  experts: null,
+};
+
 /** The smallest shape that the engine must take: a vocabulary of 5, heads of 4. */
 export const TINY: ModelShape = {
   hiddenSize: 32,

@@ -2,9 +2,8 @@
 // done with masks or on the stack, so that every element goes through the same instructions.
 #pragma once
 
-#include <immintrin.h>
-
 #include "kernels/canon_math.h"
+#include "kernels/intrinsics.h"
 
 namespace glm_relay {
 namespace {

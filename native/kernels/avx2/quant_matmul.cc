@@ -28,7 +28,11 @@ constexpr int kPrefetchBytes = 4608;
 
 // Keeps the compiler from reordering a chain of integer additions: GCC would keep all products of a
 // tile alive at once and spill them.
+#ifdef GLM_RELAY_SIMDE
+inline void pin(__m256i&) {}
+#else
 inline void pin(__m256i& x) { asm("" : "+x"(x)); }
+#endif
 
 inline __m256i broadcast32(const void* p) {
   int32_t bits;

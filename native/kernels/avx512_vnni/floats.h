@@ -1,9 +1,8 @@
 // Sixteen float lanes for the AVX-512 kernels, and loads of the storage types.
 #pragma once
 
-#include <immintrin.h>
-
 #include "kernels/canon_math.h"
+#include "kernels/intrinsics.h"
 #include "kernels/kernels.h"
 
 namespace glm_relay {

@@ -1,9 +1,8 @@
 // Vectors of sixteen output rows, for AVX-512 with VNNI.
 #pragma once
 
-#include <immintrin.h>
-
-#include "kernels/vnni/quant_matmul.h"
+#include "kernels/byte_dot/quant_matmul.h"
+#include "kernels/intrinsics.h"
 
 namespace glm_relay {
 namespace {
@@ -12,10 +11,11 @@ struct Lanes16 {
   using Ints = __m512i;
   using Floats = __m512;
   static constexpr int kLanes = 16;
+  // Vectors of output rows that are computed side by side.
+  static constexpr int kSide = 2;
   // Rows of activations at a time: their sums fill half of the 32 registers.
   static constexpr int kRows = 8;
 
-  static Ints broadcast(int32_t x) { return _mm512_set1_epi32(x); }
   static Floats broadcast(float x) { return _mm512_set1_ps(x); }
   // The first or second sixteen rows from `row` on, a multiple of 32: the low halves of 32 bytes are the
   // lower eight lanes.
@@ -31,15 +31,31 @@ struct Lanes16 {
     const __m512i lower = _mm512_castsi256_si512(_mm256_load_si256(low));
     return _mm512_xor_si512(_mm512_inserti64x4(lower, _mm256_load_si256(high), 1), _mm512_set1_epi8(-128));
   }
-  static Ints weights(const vnni::SpreadTile& tile, int row, int side, int quad) {
+  static Ints weights(const byte_dot::SpreadTile& tile, int row, int side, int quad) {
     return _mm512_load_si512(tile.values[quad][row + side * kLanes]);
   }
   static Floats scales(const StripScales& scales, int row) {
     return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(scales.half + row)));
   }
-  static Floats scales(const vnni::SpreadTile& tile, int row) { return _mm512_load_ps(tile.scales + row); }
-  // Of the two 16-bit halves of each lane, times `scale`.
-  static Ints sumOfHalves(Ints x, int16_t scale) { return _mm512_madd_epi16(x, _mm512_set1_epi16(scale)); }
+  static Floats scales(const byte_dot::SpreadTile& tile, int row) {
+    return _mm512_load_ps(tile.scales + row);
+  }
+  // What makes up for unsigned weights: `offset` is for those of 4 bits, an offset of 8; 128 is 16 times it.
+  template <class Stored>
+  static Ints start(const int16_t (&offset)[2]) {
+    constexpr int16_t kTimes = sizeof(Stored) == sizeof(Int4Tile) ? 1 : 128 / kInt4Offset;
+    int32_t both;
+    std::memcpy(&both, offset, sizeof(both));
+    return _mm512_madd_epi16(_mm512_set1_epi32(both), _mm512_set1_epi16(kTimes));
+  }
+  // Four columns of four rows of activations, and those of one row in every lane.
+  using Quads = const int8_t (*)[kQuad];
+  static Quads quads(const int8_t (&rows)[kTileRows][kQuad]) { return rows; }
+  static Ints quad(Quads rows, int row) {
+    int32_t bytes;
+    std::memcpy(&bytes, rows[row], sizeof(bytes));
+    return _mm512_set1_epi32(bytes);
+  }
   // sum + the four byte products of each lane
   static Ints dot(Ints sum, Ints unsignedBytes, Ints signedBytes) {
     return _mm512_dpbusd_epi32(sum, unsignedBytes, signedBytes);

@@ -5,8 +5,8 @@ namespace glm_relay {
 
 namespace {
 
-void matmulInt8(const QuantMatmulArgs& args) { vnni::matmul<Lanes8, Int8Tile>(args, WeightType::kInt8); }
-void matmulInt4(const QuantMatmulArgs& args) { vnni::matmul<Lanes8, Int4Tile>(args, WeightType::kInt4); }
+void matmulInt8(const QuantMatmulArgs& args) { byte_dot::matmul<Lanes8, Int8Tile>(args, WeightType::kInt8); }
+void matmulInt4(const QuantMatmulArgs& args) { byte_dot::matmul<Lanes8, Int4Tile>(args, WeightType::kInt4); }
 
 KernelTable table() {
   KernelTable table = kAvx2Kernels;

@@ -63,8 +63,9 @@ Cache fillCache(int headDim, int heads, int length, KvType type, Random& random)
     const int tile = position / kKeyTile;
     const size_t block = static_cast<size_t>(cache.blockTable[tile / kTilesPerBlock]);
     const size_t base = (block * kTilesPerBlock + tile % kTilesPerBlock) * heads * tileBytes;
-    storeSlot(type, cache.keys.data() + base, cache.values.data() + base, position % kKeyTile,
-              random.values(headDim), random.values(headDim));
+    const std::vector<float> key = random.values(headDim);
+    const std::vector<float> value = random.values(headDim);
+    storeSlot(type, cache.keys.data() + base, cache.values.data() + base, position % kKeyTile, key, value);
   }
   return cache;
 }

@@ -20,16 +20,20 @@ class Check {
     failures_++;
     if (failures_ <= 10) report(what());
   }
-  // Equal to the bit, -0 and NaN included.
+  // Equal to the bit, -0 and NaN included. What was got goes into the digest.
   void equal(const std::vector<float>& got, const std::vector<float>& expected, const std::string& what);
 
   int64_t checks() const { return checks_; }
   int64_t failures() const { return failures_; }
+  // Of all bits that were got: the same on every CPU. All NaNs count as one; their bits are no part of the
+  // canon.
+  uint64_t digest() const { return digest_; }
 
  private:
   static void report(const std::string& what);
   int64_t checks_ = 0;
   int64_t failures_ = 0;
+  uint64_t digest_ = 0xcbf29ce484222325ull;  // FNV-1a over words
 };
 
 // A seeded generator (splitmix64); a failure can be repeated because every run makes the same values.

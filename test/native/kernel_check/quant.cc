@@ -351,12 +351,14 @@ void checkQuant(const KernelTable& variant, Check& check) {
   Random random(11);
   std::vector<int> allRows;
   for (int rows = 1; rows <= 70; rows++) allRows.push_back(rows);
+  const std::vector<int> manyRows = {127, 128, 129, 191, 193, 512};
   const std::vector<int> someRows = {1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 70};
   for (const WeightType type : {WeightType::kInt4, WeightType::kInt8}) {
     for (const int groupSize : kGroupSizes) {
       for (const ScaleChoice scales : {ScaleChoice::kAbsMax, ScaleChoice::kSearch}) {
         const WeightFormat format = {type, groupSize, scales};
         checkCase(variant, {70, 544, format}, allRows, Values::kPlain, Values::kPlain, true, random, check);
+        checkCase(variant, {33, 288, format}, manyRows, Values::kPlain, Values::kPlain, false, random, check);
         for (const int k : {1, 31, 32, 33, 63, 64, 65, 96, 127, 128, 129, 160, 511, 512, 513}) {
           for (const int n : {1, 31, 32, 33}) {
             checkCase(variant, {n, k, format}, {1, 4, 6}, Values::kPlain, Values::kPlain, true, random,

@@ -1,11 +1,13 @@
-// Products of rounded activations and rounded weights (quant/format.h) with byte dot products that add
-// to 32-bit lanes (VNNI), equal to scalar/: lanes are output rows, the sum over a tile's 32 columns is an
-// exact integer whatever its order, and tiles follow one another in ascending order. Written once for
-// vectors of any width; `V` (lanes.h of a variant) says what a vector is.
+// Products of rounded activations and rounded weights (quant/format.h) with instructions that add four
+// byte products to every 32-bit lane (VNNI, dot products of NEON), equal to scalar/: lanes are output
+// rows, the sum over a tile's 32 columns is an exact integer whatever its order, and tiles follow one
+// another in ascending order. Written once for vectors of any width; `V` (lanes.h of a variant) says what
+// a vector is, how many rows of weights and of activations suit its registers, and what is multiplied.
 //
-// The instruction multiplies unsigned bytes by signed ones. Weights are the unsigned operand: of 4 bits
-// q + 8, of 8 bits q + 128. What that adds is a multiple of the sum of the row's activations, which a
-// tile of activations holds (`offset`), and with which a sum starts.
+// A variant may multiply bytes that are greater than the weights by a constant: of 4 bits q + 8, as they
+// are stored, of 8 bits q + 128 where the instruction wants one operand unsigned. What that adds is a
+// multiple of the sum of the row's activations, which a tile of activations holds (`offset`), and with
+// which a sum starts (`V::start`).
 #pragma once
 
 #include <algorithm>
@@ -16,31 +18,25 @@
 
 namespace glm_relay {
 namespace {
-namespace vnni {
+namespace byte_dot {
 
 constexpr int kQuads = kTileColumns / kQuad;
-// Rows that share one pass over a strip: 8 KB of sums.
+// Rows that share one pass over a strip: 16 KB of sums.
 constexpr int kRowBlock = 128;
-// Tiles whose weights are kept in L1 while all rows of a block pass over them: 9 KB of 4-bit weights.
+// Tiles whose weights are kept in L1 while all rows of a block pass over them, 4 KB spread out: more would
+// drive out the rows' activations.
 constexpr int kTileChunk = 4;
 // Prefetch distance in bytes: sixteen 4-bit tiles ahead. Four, as with AVX2 on older machines, are too few
 // where a tile takes half as long: 8 rows reached 480 instead of 580 Gop/s, one row 30 instead of 38 GB/s.
 constexpr int kPrefetchBytes = 9216;
-// Vectors of output rows that are computed side by side.
-constexpr int kSide = 2;
-
 // Rows from which on it pays to spread out a chunk's weights once for all of them.
 constexpr int kSpreadRows = 24;
 
-// A tile whose weights are unsigned bytes already, in the order in which they are multiplied, and its scales.
+// A tile whose weights are bytes already, as and in the order in which they are multiplied, and its scales.
 struct SpreadTile {
   uint8_t values[kTileColumns / kQuad][kStripRows][kQuad];
   float scales[kStripRows];
 };
-
-// What a sum starts with is the tile's offset times this: an offset of 8 is 1/16 of one of 128.
-template <class Tile>
-constexpr int kOffsetScale = sizeof(Tile) == sizeof(Int4Tile) ? 1 : 128 / kInt4Offset;
 
 inline void prefetch(const uint8_t* p, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) {
@@ -49,30 +45,35 @@ inline void prefetch(const uint8_t* p, size_t bytes) {
 }
 
 // sums[row][32 lanes] += one tile, for the first `Rows` rows of x, which lie in one or two tiles.
-template <class V, int OffsetScale, int Rows, class Tile, class Scales>
+// `Stored` is what they were stored as.
+template <class V, class Stored, int Rows, class Tile, class Scales>
 inline void tile(float* sums, const Tile& weights, const Scales& scales, const ActivationTile* const* x) {
   using Ints = typename V::Ints;
   using Floats = typename V::Floats;
+  constexpr int kSide = V::kSide;
 // Unrolled, the compiler would keep all activations of a tile for the next half, and spill them.
 #pragma GCC unroll 1
   for (int row = 0; row < kStripRows; row += kSide * V::kLanes) {
     Ints dots[Rows][kSide];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++) {
-      int32_t offset;
-      std::memcpy(&offset, x[r / kTileRows]->offset[r % kTileRows], sizeof(offset));
-      dots[r][0] = dots[r][1] = V::sumOfHalves(V::broadcast(offset), OffsetScale);
+      dots[r][0] = V::template start<Stored>(x[r / kTileRows]->offset[r % kTileRows]);
+      for (int i = 1; i < kSide; i++) dots[r][i] = dots[r][0];
     }
 #pragma GCC unroll 8
     for (int quad = 0; quad < kQuads; quad++) {
-      const Ints w[kSide] = {V::weights(weights, row, 0, quad), V::weights(weights, row, 1, quad)};
+      Ints w[kSide];
+#pragma GCC unroll 8
+      for (int i = 0; i < kSide; i++) w[i] = V::weights(weights, row, i, quad);
+      typename V::Quads quads[(Rows + kTileRows - 1) / kTileRows];
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; r += kTileRows)
+        quads[r / kTileRows] = V::quads(x[r / kTileRows]->values[quad]);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) {
-        int32_t xQuad;
-        std::memcpy(&xQuad, x[r / kTileRows]->values[quad][r % kTileRows], sizeof(xQuad));
-        const Ints all = V::broadcast(xQuad);
+        const auto xQuad = V::quad(quads[r / kTileRows], r % kTileRows);
 #pragma GCC unroll 8
-        for (int i = 0; i < kSide; i++) dots[r][i] = V::dot(dots[r][i], w[i], all);
+        for (int i = 0; i < kSide; i++) dots[r][i] = V::dot(dots[r][i], w[i], xQuad);
       }
     }
 #pragma GCC unroll 8
@@ -125,7 +126,7 @@ void tiles(float* sums, const uint8_t* strip, const QuantLayout& layout, const A
   for (int t = begin; t < end; t++, walk.next()) {
     if (first) walk.fetchAhead();
     const ActivationTile* const rows[2] = {x + t, Rows > kTileRows ? x + layout.tiles + t : nullptr};
-    tile<V, kOffsetScale<Tile>, Rows>(sums, walk.tile(), walk.scales(), rows);
+    tile<V, Tile, Rows>(sums, walk.tile(), walk.scales(), rows);
   }
 }
 
@@ -135,7 +136,7 @@ void spreadTiles(float* sums, const SpreadTile* spread, int count, const QuantLa
                  const ActivationTile* x) {
   for (int t = 0; t < count; t++) {
     const ActivationTile* const rows[2] = {x + t, Rows > kTileRows ? x + layout.tiles + t : nullptr};
-    tile<V, kOffsetScale<Tile>, Rows>(sums, spread[t], spread[t], rows);
+    tile<V, Tile, Rows>(sums, spread[t], spread[t], rows);
   }
 }
 
@@ -145,10 +146,11 @@ void spread(SpreadTile* out, const uint8_t* strip, const QuantLayout& layout, in
   TileWalk<Tile> walk(strip, layout, begin);
   for (int t = begin; t < end; t++, walk.next(), out++) {
     walk.fetchAhead();
-    for (int row = 0; row < kStripRows; row += kSide * V::kLanes) {
+    for (int row = 0; row < kStripRows; row += V::kSide * V::kLanes) {
       for (int quad = 0; quad < kQuads; quad++) {
-        V::store(out->values[quad][row], V::weights(walk.tile(), row, 0, quad));
-        V::store(out->values[quad][row + V::kLanes], V::weights(walk.tile(), row, 1, quad));
+        for (int i = 0; i < V::kSide; i++) {
+          V::store(out->values[quad][row + i * V::kLanes], V::weights(walk.tile(), row, i, quad));
+        }
       }
     }
     for (int row = 0; row < kStripRows; row += V::kLanes) {
@@ -206,6 +208,6 @@ void matmul(const QuantMatmulArgs& args, WeightType type) {
   }
 }
 
-}  // namespace vnni
+}  // namespace byte_dot
 }  // namespace
 }  // namespace glm_relay
