@@ -37,6 +37,11 @@ export function size(text: string): number {
   throw new InvalidArgumentError("Expected a size such as 512MiB, 4GiB or a number of bytes.");
 }
 
+/** A size, or 0 for nothing at all. */
+export function sizeOrNone(text: string): number {
+  return text.trim() === "0" ? 0 : size(text);
+}
+
 /** host:port, IPv6 in brackets. Whether the host is allowed is decided where it is used. */
 export function address(text: string): string {
   const match = /^(\[[0-9a-fA-F:.]+\]|[^\s:[\]/]+):(\d{1,5})$/.exec(text);

@@ -10,11 +10,11 @@ import {
 } from "./coordinator.js";
 import { addLayersOption, requireRangePerStage } from "./layers.js";
 import { addModelOptions } from "./model-options.js";
-import { port, redisUrl, size } from "./options.js";
+import { port, redisUrl, size, sizeOrNone } from "./options.js";
 import { addPrecisionOptions, quantizationOf } from "./precision.js";
 import { listenForStop } from "./signals.js";
 import { StatusLine } from "./status-line.js";
-import { threads, verboseHelp } from "./worker.js";
+import { cacheBytesHelp, threads, verboseHelp } from "./worker.js";
 
 /** In a log, how far the loading is stands once in so long. */
 export const statusLogMs = 5_000;
@@ -39,7 +39,11 @@ export function addUpCommand(program: Command): void {
     .option("--port <port>", "port of the HTTP API on loopback, 0 picks a free one", port, 8000)
     .option("--grpc-port <port>", grpcPortHelp, port)
     .option("--redis <url>", "Redis to use (default: REDIS_URL, else one of its own)", redisUrl)
-    .option("--data <dir>", "keeps Redis data and logs (default: a fresh directory, removed at a clean end)")
+    .option(
+      "--data <dir>",
+      "keeps Redis data, logs and packed weights (default: a fresh directory without weights, removed at a clean end)",
+    )
+    .option("--cache-bytes <size>", cacheBytesHelp, sizeOrNone)
     .option("--verbose", verboseHelp)
     .action(run);
 }

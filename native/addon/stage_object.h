@@ -14,7 +14,7 @@ namespace glm_relay {
 class StageObject : public Napi::ObjectWrap<StageObject> {
  public:
   static Napi::Function define(Napi::Env env);
-  // new Stage(config, kernels)
+  // new Stage(config, kernels, cache)
   explicit StageObject(const Napi::CallbackInfo& info);
   // Waits for the step that is running; only reached without close() when the process ends.
   ~StageObject() override;
@@ -36,6 +36,8 @@ class StageObject : public Napi::ObjectWrap<StageObject> {
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value loading(const Napi::CallbackInfo& info);
   Napi::Value roundings(const Napi::CallbackInfo& info);
+  Napi::Value cacheReport(const Napi::CallbackInfo& info);
+  Napi::Value cacheWritten(const Napi::CallbackInfo& info);
   Napi::Value kernels(const Napi::CallbackInfo& info);
 
   Pending* begin(Napi::Env env, std::function<Napi::Value(Napi::Env, Pending&)> value);
