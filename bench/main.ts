@@ -8,6 +8,7 @@ import { addBatchingCommand } from "./batching.js";
 import { eventLoopBench } from "./event-loop.js";
 import { addFamiliesCommand } from "./families.js";
 import { hopBench } from "./hop.js";
+import { addLoadCommand } from "./load.js";
 import { addMemoryCommand } from "./memory.js";
 import { printJson } from "./options.js";
 import { addQualityCommand } from "./quality.js";
@@ -55,6 +56,7 @@ const program = new Command("bench")
 
 addQualityCommand(program);
 addMemoryCommand(program);
+addLoadCommand(program);
 addSpeedCommand(program);
 addSlicesCommand(program);
 addSpeculationCommand(program);

@@ -199,10 +199,10 @@ async function mostBlocksUsed(cluster: BenchCluster, work: Promise<unknown>): Pr
   return most;
 }
 
-/** From the first assignment to the first link after it, by the worker's own log. */
-function loadSeconds(cluster: BenchCluster, worker: string): number {
+/** From the latest assignment to the first link after it, by the worker's own log. */
+export function loadSeconds(cluster: BenchCluster, worker: string): number {
   const lines = cluster.workerLog(worker);
-  const assigned = lines.findIndex(({ msg }) => msg === "assigned");
+  const assigned = lines.findLastIndex(({ msg }) => msg === "assigned");
   const linked = lines.find(({ msg }, index) => index > assigned && msg === "linked");
   if (assigned < 0 || linked === undefined)
     throw new Error(`the log of ${worker} has no assigned and linked`);

@@ -40,6 +40,8 @@ export interface ClusterOptions {
   probes?: boolean;
   /** Level of the logs; default info. */
   logLevel?: string;
+  /** The workers keep packed weights under it. */
+  data?: string;
   /** False: none is started, and none is waited for. */
   workers?: boolean;
   /** A Redis that is there already; it is not stopped with the cluster. */
@@ -259,6 +261,7 @@ export class TestCluster {
     ];
     args.push("--memory", options.memory ?? "512MiB", "--threads", `${options.threads ?? 1}`);
     if (options.probes) args.push("--probe-port", "0");
+    if (options.data !== undefined) args.push("--data", options.data);
     const env = this.environment();
     if (options.kernels !== undefined) env["GLM_RELAY_KERNELS"] = options.kernels;
     this.workers[index] = new TestProcess(`worker-${index}`, process.execPath, args, env);
