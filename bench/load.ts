@@ -146,6 +146,17 @@ async function measureCluster(
   };
 }
 
+/** Starts a cluster whose workers fill the cache under `data`, and ends it. */
+export async function fillCache(model: string, flags: readonly string[], data: string): Promise<void> {
+  await withCluster({ model, stages: 1, flags, data }, async (cluster) => {
+    const { stages } = await cluster.view();
+    await untilWritten(
+      cluster,
+      stages.map(({ worker }) => worker),
+    );
+  });
+}
+
 /** @returns null when the workers had nothing to write. */
 async function untilWritten(cluster: BenchCluster, workers: string[]): Promise<number | null> {
   const begin = performance.now();

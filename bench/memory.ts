@@ -88,17 +88,21 @@ export function addMemoryCommand(program: Command): void {
     });
 }
 
-/** @param flags More flags of `up`. */
+/**
+ * @param flags More flags of `up`.
+ * @param data  Data directory with the weight cache that is used; absent: none.
+ */
 export async function measureMemory(
   model: string,
   stageCounts: readonly number[],
   flags: readonly string[],
+  data?: string,
 ): Promise<MemoryReport> {
   const { layerBytes, contextLength, shape } = await openModel(model);
   const stages: StageMemory[] = [];
   for (const count of stageCounts) {
     note(`starting ${count} ${count === 1 ? "stage" : "stages"}`);
-    await withCluster({ model, stages: count, flags }, async (cluster) => {
+    await withCluster({ model, stages: count, flags, data }, async (cluster) => {
       note(`ready after ${cluster.startSeconds.toFixed(1)} s`);
       const ready = await residentByWorker(cluster);
       const kvUsed = await useAllMemory(cluster, contextLength, shape.tokenCount);
