@@ -15,7 +15,7 @@ import { bytesProgress, note } from "./progress.js";
 import { checkpointBytes, writeRandomCheckpoint } from "./random-checkpoint.js";
 import { percentile, type Table } from "./report.js";
 import { makeScratch, removeScratch } from "./scratch.js";
-import { clusterEngine, type RoundSpeeds, runTask, type SpeedTask } from "./speed-task.js";
+import { clusterEngine, decodeKey, type RoundSpeeds, runTask, type SpeedTask } from "./speed-task.js";
 import { withCluster } from "./up.js";
 
 const sequenceCounts = [1, 8];
@@ -136,7 +136,7 @@ async function measureRounds(
 }
 
 function taskOf({ shape, card, prefixModel }: Model, tokens: number): SpeedTask {
-  const task = { prefillLengths, sequenceCounts, decodePromptLength, tokens };
+  const task = { prefillLengths, sequenceCounts, contexts: [decodePromptLength], tokens };
   const fill = card.tokenizer.fill;
   if (prefixModel === null || fill === undefined) return { ...task, tokenCount: shape.tokenCount };
   const { masks, start } = prefixModel.fill;
@@ -171,7 +171,9 @@ export function speedTable(speeds: readonly FamilySpeed[], flags: readonly strin
 function cells(rounds: readonly RoundSpeeds[]): string[] {
   const median = (rates: number[]) => percentile(rates, 50).toFixed(1);
   return [
-    ...sequenceCounts.map((count) => median(rounds.map(({ decode }) => decode[count]!))),
+    ...sequenceCounts.map((count) =>
+      median(rounds.map(({ decode }) => decode[decodeKey(count, decodePromptLength)]!)),
+    ),
     ...prefillLengths.map((length) => median(rounds.map(({ prefill }) => prefill[length]!))),
   ];
 }

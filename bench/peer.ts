@@ -22,6 +22,17 @@ export interface PeerRun {
   round: number;
 }
 
+/** What a round shows of an engine. */
+export interface PeerFigures extends RoundSpeeds {
+  /** From nothing to ready. */
+  loadSeconds: number;
+  /** Resident at the end, of all processes that compute: private memory, and pages of files. */
+  anonymousBytes: number;
+  mappedBytes: number;
+  /** The most that was resident at a time. */
+  peakBytes: number;
+}
+
 /** @throws CommandError when node-llama-cpp is not installed under the directory. */
 export function findPeer(directory: string): string {
   const library = resolve(directory, "node_modules/node-llama-cpp/dist/index.js");
@@ -29,13 +40,13 @@ export function findPeer(directory: string): string {
   throw new CommandError(`no node-llama-cpp in ${join(directory, "node_modules")}: ${howToInstallPeer}`);
 }
 
-export async function runPeer(run: PeerRun): Promise<RoundSpeeds> {
+export async function runPeer(run: PeerRun): Promise<PeerFigures> {
   const script = fileURLToPath(new URL("./peer-process.js", import.meta.url));
   const running = promisify(execFile)(process.execPath, [script, JSON.stringify(run)]);
   const kill = () => running.child.kill("SIGKILL");
   process.once("exit", kill);
   try {
-    return JSON.parse((await running).stdout.trim().split("\n").at(-1)!) as RoundSpeeds;
+    return JSON.parse((await running).stdout.trim().split("\n").at(-1)!) as PeerFigures;
   } finally {
     process.off("exit", kill);
   }

@@ -1,4 +1,4 @@
-/** What speed.ts asks of each engine that it compares, so that all of them do the same work in the same order. */
+/** What peers.ts asks of each engine that it compares, so that all of them do the same work in the same order. */
 import { uniform } from "./random-values.js";
 import { decodeRate } from "./report.js";
 import type { BenchCluster } from "./up.js";
@@ -11,7 +11,8 @@ export interface SpeedTask {
   prefillLengths: readonly number[];
   /** Sequences that decode at once. */
   sequenceCounts: readonly number[];
-  decodePromptLength: number;
+  /** Tokens of their prompts. */
+  contexts: readonly number[];
   /** Tokens that each sequence decodes. */
   tokens: number;
 }
@@ -22,11 +23,13 @@ export interface SpeedTask {
  */
 export type Generate = (prompt: number[], tokens: number) => Promise<number[]>;
 
-/** Tokens per second, by number of sequences and by length of the prompt. */
+/** Tokens per second, of decode by decodeKey and of prefill by the length of the prompt. */
 export interface RoundSpeeds {
-  decode: Record<number, number>;
+  decode: Record<string, number>;
   prefill: Record<number, number>;
 }
+
+export const decodeKey = (sequences: number, context: number): string => `${sequences}@${context}`;
 
 /** @param round Gives every round prompts of its own, the same ones to every engine. */
 export async function runTask(generate: Generate, task: SpeedTask, round: number): Promise<RoundSpeeds> {
@@ -45,10 +48,12 @@ export async function runTask(generate: Generate, task: SpeedTask, round: number
     await generate(ids, 1);
     speeds.prefill[length] = (length * 1_000) / (performance.now() - started);
   }
-  for (const sequences of task.sequenceCounts) {
-    const prompts = Array.from({ length: sequences }, () => prompt(task.decodePromptLength));
-    const arrivals = await Promise.all(prompts.map((ids) => generate(ids, task.tokens)));
-    speeds.decode[sequences] = decodeRate(arrivals);
+  for (const context of task.contexts) {
+    for (const sequences of task.sequenceCounts) {
+      const prompts = Array.from({ length: sequences }, () => prompt(context));
+      const arrivals = await Promise.all(prompts.map((ids) => generate(ids, task.tokens)));
+      speeds.decode[decodeKey(sequences, context)] = decodeRate(arrivals);
+    }
   }
   return speeds;
 }

@@ -19,7 +19,7 @@ interface ChatChunk {
   usage?: { completion_tokens: number } | null;
 }
 
-interface ApiError {
+export interface ApiError {
   message?: string;
   code?: string | null;
 }
@@ -78,7 +78,8 @@ async function request(url: string, init: RequestInit): Promise<Response> {
   throw failure(parseError(text), `${url} answered with status ${response.status}`);
 }
 
-function parseError(text: string): ApiError {
+/** What an error response says; nothing when it is not one of ours. */
+export function parseError(text: string): ApiError {
   try {
     return (JSON.parse(text) as { error?: ApiError }).error ?? {};
   } catch {

@@ -17,6 +17,7 @@ import { findRedisServer, freePort, probeRedis, redisArguments, requireFreePort 
 import type { Teller } from "./status-line.js";
 import { type ChildSpec, type Observer, Supervisor } from "./supervisor.js";
 import { Watchdog } from "./watch.js";
+import { type WebhookFlags, webhookArguments } from "./webhooks.js";
 
 /**
  * How long each part may take to end; together below the 10 s that are promised. The coordinator
@@ -31,9 +32,11 @@ const redisStopMs = 700;
 const redisStartMs = 60_000;
 /** Another process can take the free port that we found before Redis does. */
 const redisPortAttempts = 3;
+/** Of the data directory: what the coordinator keeps, files and batches. */
+const serviceFolder = "service";
 const logCheckMs = 30_000;
 
-export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFlags {
+export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFlags, WebhookFlags {
   model: string;
   /** Default 1; each has its own workers. */
   pipelines?: number;
@@ -51,6 +54,10 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   recoveryTimeout?: number;
   speculation?: "auto" | "off";
   itlTargetMs?: number;
+  /** Of files and batches, as the coordinator takes them. */
+  diskReserve?: number;
+  filesDays?: number;
+  filesBytes?: number;
   /** Tell how far rounded weights are from the stored ones. */
   verbose?: boolean;
 }
@@ -145,6 +152,7 @@ export class LocalCluster {
   private async startCoordinator(data: DataDir, redis: string, name: string): Promise<string> {
     const { options } = this;
     let listening: ListeningMessage | null = null;
+    const folder = data.folder(serviceFolder);
     this.teller.print("starting coordinator");
     const address = new Promise<string>((resolveAddress) => {
       this.coordinator = this.supervise({
@@ -179,6 +187,9 @@ export class LocalCluster {
             : ["--recovery-timeout", String(options.recoveryTimeout)]),
           ...(options.speculation === undefined ? [] : ["--speculation", options.speculation]),
           ...(options.itlTargetMs === undefined ? [] : ["--itl-target-ms", String(options.itlTargetMs)]),
+          ...["--data", folder],
+          ...filesArguments(options),
+          ...webhookArguments(options),
           ...["--probe-port", "0"],
         ],
         logFile: data.logFile("coordinator"),
@@ -249,6 +260,14 @@ export class LocalCluster {
 }
 
 const mainScript = join(packageRoot, "dist/cli/main.js");
+
+function filesArguments({ diskReserve, filesDays, filesBytes }: LocalClusterOptions): string[] {
+  return [
+    ...(diskReserve === undefined ? [] : ["--disk-reserve", String(diskReserve)]),
+    ...(filesDays === undefined ? [] : ["--files-days", String(filesDays)]),
+    ...(filesBytes === undefined ? [] : ["--files-bytes", String(filesBytes)]),
+  ];
+}
 
 /** @param bound Where the first life of the coordinator served it. */
 function grpcArguments(bound: string | null, port: number | undefined): string[] {

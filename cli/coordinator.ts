@@ -3,12 +3,14 @@ import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
 import { CommandError, exitStatus } from "./errors.js";
+import { addFilesOptions, type FilesFlags } from "./files-options.js";
 import { addLayersOption, type LayerFlags, requireRangePerStage } from "./layers.js";
 import { addModelOptions, type ModelFlags, openOptions } from "./model-options.js";
 import { address, integer, name, port, redisUrl } from "./options.js";
 import { tellParent } from "./parent.js";
 import { addPrecisionOptions, type PrecisionFlags, quantizationOf } from "./precision.js";
 import { runService } from "./service.js";
+import { addWebhookOptions, requireUse, type WebhookFlags } from "./webhooks.js";
 
 /** More stages than any GLM has layers: a typing error. */
 const stagesMax = 1_000;
@@ -56,7 +58,7 @@ export function addSchedulingOptions(command: Command): Command {
     .addOption(new Option("--speculation <mode>", speculation).choices(["auto", "off"]).default("auto"));
 }
 
-interface Flags extends SchedulingFlags, PrecisionFlags, ModelFlags, LayerFlags {
+interface Flags extends SchedulingFlags, PrecisionFlags, ModelFlags, LayerFlags, FilesFlags, WebhookFlags {
   model: string;
   pipelines: number;
   host: string;
@@ -68,6 +70,7 @@ interface Flags extends SchedulingFlags, PrecisionFlags, ModelFlags, LayerFlags 
   microBatches?: number;
   prefillChunk?: number;
   recoveryTimeout: number;
+  data?: string;
   probePort?: number;
 }
 
@@ -92,10 +95,16 @@ export function addCoordinatorCommand(program: Command): void {
       "127.0.0.1:0",
     )
     .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
-    .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay");
+    .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay")
+    .option(
+      "--data <dir>",
+      "keeps uploaded files and batches there, for this coordinator alone (default: offers neither)",
+    );
+  addWebhookOptions(command);
   addSchedulingOptions(
     addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(addPipelinesOption(command))))),
-  )
+  );
+  addFilesOptions(command)
     .option(
       "--micro-batches <m>",
       "micro-batches in flight in each pipeline (default: by measured times; before that as many as stages)",
@@ -117,6 +126,7 @@ export function addCoordinatorCommand(program: Command): void {
 async function run(flags: Flags): Promise<void> {
   const quantization = quantizationOf(flags);
   requireRangePerStage(flags);
+  requireUse(flags, flags.data !== undefined);
   await runService(
     async () => {
       const [{ startCoordinator }, { createLogger }, { isLoopbackHost }] = await Promise.all([
@@ -138,6 +148,9 @@ async function run(flags: Flags): Promise<void> {
         recoveryTimeoutS: flags.recoveryTimeout,
         kvType: flags.kv,
         quantization,
+        ...(flags.webhookSecretFile === undefined
+          ? {}
+          : { webhookSecretFile: resolve(flags.webhookSecretFile) }),
         log: createLogger("coordinator"),
       });
     },

@@ -2,23 +2,31 @@
  * `make run`: starts the demo model on four workers, shows one answer and one batch, and serves until
  * Ctrl-C. With ONCE=1 in the environment it ends after the answers.
  */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { packageRoot } from "../common/package.js";
 import { fetchCluster, streamChat } from "./api.js";
+import { BatchClient } from "./batch/client.js";
+import { follow } from "./batch/follow.js";
+import { BatchTracker, ProgressDisplay } from "./batch/progress.js";
+import { writeResults } from "./batch/results.js";
+import { Patience } from "./batch/retry.js";
+import { newSubmission, submit } from "./batch/submit.js";
 import { LocalCluster } from "./cluster.js";
 import { CommandError, formatFailure, statusOfFailure } from "./errors.js";
 import { judge, type Question, readQuestions, tally, type Verdict } from "./questions.js";
 import { formatPrecision, formatStages } from "./status.js";
 import { StatusLine } from "./status-line.js";
-import { formatBar, formatTable } from "./text.js";
+import { formatTable } from "./text.js";
 import { serve, statusLogMs } from "./up.js";
 
 const stages = 4;
 const modelDir = join(packageRoot, "models/demo");
 const chatQuestion = "What is the capital of Japan?";
-/** Without a terminal a line appears after so many answers. */
-const linesEvery = 10;
-const barWidth = 30;
+
+/** Somebody is watching: a coordinator that is away for longer is a failure. */
+const patienceMs = 60_000;
 
 const print = (line = "") => process.stdout.write(`${line}\n`);
 
@@ -33,7 +41,7 @@ async function show(url: string, questions: Question[]): Promise<boolean> {
   await streamChat(url, { messages, temperature: 0 }, (piece) => process.stdout.write(piece));
   print();
 
-  print(`\n${questions.length} questions at once, through the queue:`);
+  print(`\n${questions.length} questions as one batch:`);
   const beginMs = performance.now();
   const { verdicts, tokens } = await askAll(url, questions);
   const seconds = (performance.now() - beginMs) / 1000;
@@ -50,38 +58,51 @@ async function show(url: string, questions: Question[]): Promise<boolean> {
   return true;
 }
 
+/** As one batch: the coordinator gets a file of them, and gives one of the answers. */
 async function askAll(url: string, questions: Question[]): Promise<{ verdicts: Verdict[]; tokens: number }> {
-  let done = 0;
-  let tokens = 0;
-  showProgress(done, questions.length);
-  const verdicts = await Promise.all(
-    questions.map(async (question): Promise<Verdict> => {
-      try {
-        const answer = await streamChat(
-          url,
-          { messages: question.messages, temperature: 0 },
-          () => undefined,
-        );
-        tokens += answer.completionTokens;
-        return judge(question, answer.text);
-      } catch (error) {
-        return { kind: "failed", question, reason: (error as Error).message };
-      } finally {
-        done += 1;
-        showProgress(done, questions.length);
-      }
-    }),
-  );
-  return { verdicts, tokens };
+  const folder = mkdtempSync(join(tmpdir(), "glm-relay-demo-"));
+  const tracker = new BatchTracker();
+  const display = new ProgressDisplay(process.stdout, () => tracker.progress(performance.now()));
+  try {
+    const input = join(folder, "questions.jsonl");
+    writeFileSync(input, questions.map(requestLine).join(""));
+    const client = new BatchClient(url);
+    const { signal } = new AbortController();
+    const patience = new Patience(signal, (reason) => tracker.away(reason), patienceMs);
+    const ports = { patience, save: async () => {} };
+    let batch = await submit(client, input, { completion_window: "1h" }, newSubmission(), ports);
+    for await (batch of follow(client, batch.id, patience)) tracker.note(batch, performance.now());
+    const output = join(folder, "answers.jsonl");
+    await writeResults(client, batch, output, patience);
+    const answers = readFileSync(output, "utf8").trimEnd().split("\n");
+    return {
+      verdicts: questions.map((question, index) => verdictOf(question, answers[index]!)),
+      tokens: batch.usage.output_tokens,
+    };
+  } finally {
+    display.stop();
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
-function showProgress(done: number, total: number): void {
-  if (process.stdout.isTTY) {
-    process.stdout.write(`\r${formatBar(done / total, barWidth)} ${done}/${total}`);
-    if (done === total) print();
-  } else if (done > 0 && (done % linesEvery === 0 || done === total)) {
-    print(`${done}/${total} answered`);
-  }
+function requestLine({ messages }: Question, index: number): string {
+  const body = { messages, temperature: 0 };
+  return `${JSON.stringify({ custom_id: `${index}`, method: "POST", url: "/v1/chat/completions", body })}\n`;
+}
+
+interface AnswerLine {
+  response: {
+    body: { choices?: { message: { content: string | null } }[]; error?: { message: string } };
+  } | null;
+  error: { message: string } | null;
+}
+
+function verdictOf(question: Question, line: string): Verdict {
+  const { response, error } = JSON.parse(line) as AnswerLine;
+  const choice = response?.body.choices?.[0];
+  if (choice !== undefined) return judge(question, choice.message.content ?? "");
+  const reason = error?.message ?? response?.body.error?.message ?? "no answer";
+  return { kind: "failed", question, reason };
 }
 
 function describe(verdict: Exclude<Verdict, { kind: "right" }>): string {
@@ -101,6 +122,7 @@ Serving at ${url} until Ctrl-C. In another terminal:
 
   node dist/cli/main.js chat --url ${url}
   node dist/cli/main.js status --url ${url}
+  node dist/cli/main.js batch list --url ${url}
 
 Or with any OpenAI client: baseURL "${url}/v1", any apiKey, model "default".
 `;

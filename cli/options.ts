@@ -37,7 +37,7 @@ export function size(text: string): number {
   throw new InvalidArgumentError("Expected a size such as 512MiB, 4GiB or a number of bytes.");
 }
 
-/** A size, or 0 for nothing at all. */
+/** The same, or 0. */
 export function sizeOrNone(text: string): number {
   return text.trim() === "0" ? 0 : size(text);
 }

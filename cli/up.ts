@@ -8,12 +8,14 @@ import {
   grpcPortHelp,
   stages,
 } from "./coordinator.js";
+import { addFilesOptions } from "./files-options.js";
 import { addLayersOption, requireRangePerStage } from "./layers.js";
 import { addModelOptions } from "./model-options.js";
 import { port, redisUrl, size, sizeOrNone } from "./options.js";
 import { addPrecisionOptions, quantizationOf } from "./precision.js";
 import { listenForStop } from "./signals.js";
 import { StatusLine } from "./status-line.js";
+import { addWebhookOptions, requireUse } from "./webhooks.js";
 import { cacheBytesHelp, threads, verboseHelp } from "./worker.js";
 
 /** In a log, how far the loading is stands once in so long. */
@@ -27,9 +29,11 @@ export function addUpCommand(program: Command): void {
     )
     .requiredOption("--model <dir>", "directory of the model")
     .requiredOption("--stages <n>", "workers that share the model's layers", stages);
+  addWebhookOptions(command);
   addSchedulingOptions(
     addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(addPipelinesOption(command))))),
-  )
+  );
+  addFilesOptions(command)
     .option("--threads-per-worker <t>", "compute threads of each worker (default: cores / workers)", threads)
     .option(
       "--memory-per-worker <size>",
@@ -41,7 +45,7 @@ export function addUpCommand(program: Command): void {
     .option("--redis <url>", "Redis to use (default: REDIS_URL, else one of its own)", redisUrl)
     .option(
       "--data <dir>",
-      "keeps Redis data, logs and packed weights (default: a fresh directory without weights, removed at a clean end)",
+      "keeps Redis data, files, batches, packed weights and logs (default: a fresh one without weights, removed at a clean end)",
     )
     .option("--cache-bytes <size>", cacheBytesHelp, sizeOrNone)
     .option("--verbose", verboseHelp)
@@ -52,6 +56,7 @@ async function run(options: LocalClusterOptions): Promise<void> {
   // A mistake in the flags is told before anything starts.
   quantizationOf(options);
   requireRangePerStage(options);
+  requireUse(options, true);
   const cluster = new LocalCluster(options, new StatusLine(process.stderr, statusLogMs));
   await serve(cluster, async (url) => {
     process.stdout.write(`ready ${url}\n`);

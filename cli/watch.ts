@@ -2,9 +2,9 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { lockName } from "../common/lock.js";
 import { packageRoot } from "../common/package.js";
 import { CommandError } from "./errors.js";
-import { lockName } from "./lock.js";
 
 /** Somebody who kills the watchdog gets a new one after this pause. */
 const restartDelayMs = 500;

@@ -10,7 +10,7 @@
  * and before that "waiting" when somebody else holds the lock.
  */
 import { createInterface } from "node:readline";
-import { tryLock } from "./lock.js";
+import { tryLock } from "../common/lock.js";
 
 /** An earlier run on the same directory may need this long to be cleaned up by its own watchdog. */
 const lockWaitMs = 6_000;

@@ -28,8 +28,10 @@ export const errorKinds = {
   not_found: kind(404, GrpcStatus.NOT_FOUND, "not_found_error"),
   method_not_allowed: kind(405, GrpcStatus.UNIMPLEMENTED, "invalid_request_error"),
   deadline_exceeded: kind(408, GrpcStatus.DEADLINE_EXCEEDED, "timeout_error"),
+  conflict: kind(409, GrpcStatus.ABORTED, "conflict_error"),
   request_too_large: kind(413, GrpcStatus.RESOURCE_EXHAUSTED, "invalid_request_error"),
   unsupported_media_type: kind(415, GrpcStatus.INVALID_ARGUMENT, "invalid_request_error"),
+  range_not_satisfiable: kind(416, GrpcStatus.OUT_OF_RANGE, "invalid_request_error"),
   queue_full: kind(429, GrpcStatus.RESOURCE_EXHAUSTED, "rate_limit_error", true),
   cancelled: kind(499, GrpcStatus.CANCELLED, "cancelled_error"),
   internal: kind(500, GrpcStatus.INTERNAL, "server_error"),
@@ -40,6 +42,7 @@ export const errorKinds = {
   draining: kind(503, GrpcStatus.UNAVAILABLE, "unavailable_error", true),
   queue_unavailable: kind(503, GrpcStatus.UNAVAILABLE, "unavailable_error", true),
   worker_lost: kind(503, GrpcStatus.UNAVAILABLE, "unavailable_error", true),
+  storage_full: kind(507, GrpcStatus.RESOURCE_EXHAUSTED, "server_error", true),
   // Between our own processes and on the command line; never seen over HTTP.
   invalid_model: kind(500, GrpcStatus.FAILED_PRECONDITION, "server_error"),
   invalid_configuration: kind(500, GrpcStatus.FAILED_PRECONDITION, "server_error"),

@@ -18,6 +18,8 @@ export interface ActiveRequest {
   sharedPrompts: ReadonlySet<TokenIds>;
   /** Rows of it have been sent. */
   started: boolean;
+  /** It takes a place of those that intake gives out. */
+  counted: boolean;
 }
 
 export interface ActiveChoice extends Conduct {

@@ -40,11 +40,15 @@ export class ActiveRequests {
   }
 
   /** Each of its choices is a sequence that no pipeline has yet. */
-  add(request: GenerationRequest, newOutput: (index: number) => ChoiceOutput): ActiveRequest {
+  add(
+    request: GenerationRequest,
+    newOutput: (index: number) => ChoiceOutput,
+    counted: boolean,
+  ): ActiveRequest {
     const { sampling } = request;
     const prompts = request.choices.map(({ promptTokens }) => promptTokens);
     const sharedPrompts = new Set(prompts.filter((tokens, index) => prompts[index - 1] === tokens));
-    const active: ActiveRequest = { request, open: new Map(), sharedPrompts, started: false };
+    const active: ActiveRequest = { request, open: new Map(), sharedPrompts, started: false, counted };
     this.#requests.set(request.id, active);
     for (const [index, { promptTokens, context = null, seed }] of request.choices.entries()) {
       this.#open({

@@ -16,7 +16,9 @@ import { formatName, type KvType, type Precision, type Quantization } from "../m
 import type { DType } from "../models/shape.js";
 import { internalProto } from "../proto/load.js";
 import { type Api, createApi } from "./api/server.js";
+import { openBatches } from "./batches/open.js";
 import { Core, queueLimit } from "./core.js";
+import { openData } from "./files/open.js";
 import type { ModelInfo } from "./inference.js";
 import { tickMs } from "./membership/leases.js";
 import { maxWorkers } from "./membership/members.js";
@@ -79,6 +81,12 @@ export interface CoordinatorOptions extends OpenOptions {
   speculation?: SpeculationMode;
   /** Seconds that interrupted requests wait for the next pipeline. */
   recoveryTimeoutS?: number;
+  /** Directory of files and batches, for one coordinator alone; absent: neither is offered. */
+  data?: string;
+  /** Of it: see DataOptions. */
+  diskReserve?: number;
+  filesDays?: number;
+  filesBytes?: number;
   /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
   probePort?: number;
   log: Logger;
@@ -112,6 +120,9 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     });
     const probeAddress = (await probe?.listen()) ?? null;
     undo.push(async () => probe?.close());
+    // Before anything that another coordinator on the same directory would notice.
+    const data = options.data === undefined ? null : await openData({ ...options, data: options.data }, log);
+    undo.push(async () => data?.close());
     const model = await openModelInThread(options.model, {
       overrides: options.overrides,
       prefixEncoder: options.prefixEncoder,
@@ -231,15 +242,26 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     service.restore(left);
     await queue.start((request) => service.admit(request));
     const { host, port, grpcPort } = options;
-    const served = await createApi(service, { host, port, grpcPort, log, registry }).catch((error) => {
-      if (error instanceof RelayError) throw error;
-      throw new RelayError("invalid_configuration", `cannot serve on ${host}:${port}: ${reasonOf(error)}`, {
-        cause: error,
-      });
-    });
+    const batches =
+      data === null ? null : await openBatches({ ...options, data, model: service.model.id, term, registry });
+    undo.push(async () => batches?.close());
+    const offered = {
+      files: data?.files ?? null,
+      batches: batches?.service ?? null,
+      webhookHosts: batches?.webhookHosts,
+    };
+    const served = await createApi(service, { host, port, grpcPort, log, registry, ...offered }).catch(
+      (error) => {
+        if (error instanceof RelayError) throw error;
+        throw new RelayError("invalid_configuration", `cannot serve on ${host}:${port}: ${reasonOf(error)}`, {
+          cause: error,
+        });
+      },
+    );
     api = served;
     log.info({ url: served.address, grpc: served.grpcAddress }, "serving the API");
     undo.push(() => served.close());
+    batches?.start(served.lines);
 
     let resolveClosed: (end: { code: number; reason: string }) => void = () => {};
     const closed = new Promise<{ code: number; reason: string }>((resolve) => {
@@ -249,9 +271,11 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     const close = async (reason: string): Promise<void> => {
       log.info({ reason, pending: service.pendingCount }, "draining");
       service.drain();
+      batches?.drain();
       await noneLeft(service, drainLimitMs);
       service.close(new RelayError("draining", "the server shut down before the answer was complete"));
       await noneLeft(service, settleLimitMs);
+      await batches?.close();
       await served.close();
       core.membership.shutDown();
       control.close();
@@ -259,6 +283,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       await closeGrpc(grpc);
       await queue.close();
       await prompt.close();
+      await data?.close();
       await probe?.close();
       resolveClosed({ code: 0, reason });
     };

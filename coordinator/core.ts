@@ -112,8 +112,18 @@ export class Core {
    * @param decided Tokens of each choice that an earlier coordinator had decided; the request goes on behind them.
    */
   admit(request: GenerationRequest, decided: readonly TokenIds[] = []): void {
+    this.#admit(request, decided, true);
+  }
+
+  /** The same for a line of a batch: whoever submits it bounds how many there are, so it takes nobody's place. */
+  admitLine(request: GenerationRequest): void {
+    this.#admit(request, [], false);
+  }
+
+  /** @param counted Whether it takes a place of those that intake gives out. */
+  #admit(request: GenerationRequest, decided: readonly TokenIds[], counted: boolean): void {
     try {
-      this.#start(request, decided);
+      this.#start(request, decided, counted);
     } catch (error) {
       this.#ports.emit(request.id, { type: "error", error: toRelayError(error) });
       this.#ports.ended(request.id);
@@ -284,15 +294,15 @@ export class Core {
     }
   }
 
-  #start(request: GenerationRequest, decided: readonly TokenIds[]): void {
+  #start(request: GenerationRequest, decided: readonly TokenIds[], counted: boolean): void {
     // What was accepted before a loss waits with those that it interrupted.
     const notReady = this.#pipelines.missed ? null : this.notReady();
     if (notReady !== null) throw notReady;
-    this.#intake.require(request.class, request.choices.length, this.#clock.nowMs());
+    if (counted) this.#intake.require(request.class, request.choices.length, this.#clock.nowMs());
     const place = (choice: ActiveChoice) => {
       if (this.ready) this.#place(choice);
     };
-    this.#begin(request, decided, place);
+    this.#begin(request, decided, place, counted);
   }
 
   /** @param place Gives a choice to a pipeline, or lets it wait. */
@@ -300,6 +310,7 @@ export class Core {
     request: GenerationRequest,
     decided: readonly TokenIds[],
     place: (choice: ActiveChoice) => void,
+    counted = true,
   ): void {
     const { maxTokens } = request.sampling;
     if (this.ready) {
@@ -307,8 +318,8 @@ export class Core {
         this.#pipelines.requireRoom({ prompt, context, maxTokens });
       }
     }
-    const active = this.#active.add(request, (index) => this.#newOutput(request, index));
-    this.#intake.opened(request.class, active.open.size, this.#clock.nowMs());
+    const active = this.#active.add(request, (index) => this.#newOutput(request, index), counted);
+    if (counted) this.#intake.opened(request.class, active.open.size, this.#clock.nowMs());
     const [firstSequence = 0] = active.open.keys();
     this.#ports.log("debug", "request admitted", {
       ...namesOf(request),
@@ -509,7 +520,8 @@ export class Core {
   /** @param finished Whether it was answered. */
   #drop(choice: ActiveChoice, finished = false): void {
     this.#active.drop(choice);
-    this.#intake.closed(choice.request.request.class, finished, this.#clock.nowMs());
+    const { request, counted } = choice.request;
+    if (counted) this.#intake.closed(request.class, finished, this.#clock.nowMs());
     choice.serving?.remove(choice.sequence);
     this.#gotOn(choice);
   }

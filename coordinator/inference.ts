@@ -308,8 +308,17 @@ export interface ClusterView {
   };
 }
 
+/** Who takes the events of a request as they happen. */
+export interface EventSink {
+  push(event: RequestEvent): void;
+  /** No further event follows. */
+  end(): void;
+}
+
 export interface InferenceService {
   readonly model: ModelInfo;
+  /** Of the pipelines that serve; null while none was formed. */
+  readonly numericsId: string | null;
   /** Tokens that one sequence may have now: the model's context, or what the KV cache holds of it. */
   readonly contextLength: number;
   readonly prompt: PromptService;
@@ -319,6 +328,14 @@ export interface InferenceService {
    *   context_length_exceeded (needs more KV blocks than the cluster has).
    */
   submit(request: GenerationRequest): Promise<RequestHandle>;
+  /**
+   * Puts a line of a batch into the scheduler's waiting set. The queue and its ledger know nothing of it, so it is
+   * taken while Redis is away, and lost with this process: whoever submits it keeps it until it is answered, and
+   * bounds how many there are.
+   * @returns Frees everything that the request holds; the sink is ended by it.
+   * @throws RelayError model_loading, draining, context_length_exceeded
+   */
+  submitLine(request: GenerationRequest, sink: EventSink): () => void;
   /** From state already held; null when ready, else the error a new request would get. */
   notReady(): RelayError | null;
   /** Called when what notReady says may have changed. */

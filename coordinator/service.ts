@@ -15,6 +15,7 @@ import { HeldRequests } from "./held-requests.js";
 import type {
   Acceptance,
   ClusterView,
+  EventSink,
   GenerationRequest,
   InferenceService,
   ModelInfo,
@@ -42,11 +43,13 @@ interface Pending {
   request: GenerationRequest;
   admitted: boolean;
   accepted: Accepted;
-  stream: EventStream;
+  stream: EventSink;
   /** Its client was lost with the process that accepted it. */
   orphan: boolean;
   /** Its tokens are worth keeping. */
   replays: boolean;
+  /** Neither queue nor ledger know of it. */
+  isLine: boolean;
 }
 
 export interface ServiceFacts {
@@ -122,7 +125,7 @@ export class Service implements InferenceService {
   }
 
   notReady(): RelayError | null {
-    if (this.#draining) return new RelayError("draining", "the server is shutting down", { retryAfterS: 5 });
+    if (this.#draining) return shuttingDown();
     if (!this.#queue.up) {
       return new RelayError("queue_unavailable", "the queue (Redis) does not answer", { retryAfterS: 1 });
     }
@@ -134,7 +137,8 @@ export class Service implements InferenceService {
     if (notReady !== null) throw notReady;
     if (hasPassed(submitted.deadlineMs, this.#timers.timeOfDayMs())) throw deadlinePassed();
     const request = { ...submitted, accepted: this.#acceptance() };
-    const { stream } = this.#accept(request, false);
+    const stream = new EventStream(this.#wakeUps);
+    this.#accept(request, stream);
     try {
       await this.#queue.add(request);
     } catch (error) {
@@ -145,6 +149,18 @@ export class Service implements InferenceService {
     }
     this.#log.debug({ requestId: request.logId, completionId: request.id }, "request queued");
     return { id: request.id, events: stream, cancel: () => this.#cancel(request.id) };
+  }
+
+  submitLine(request: GenerationRequest, sink: EventSink): () => void {
+    if (this.#draining) throw shuttingDown();
+    const notReady = this.#core().notReady();
+    if (notReady !== null) throw notReady;
+    if (this.#held.any) {
+      throw new RelayError("model_loading", "requests of an earlier run come first", { retryAfterS: 1 });
+    }
+    this.#accept(request, sink, { isLine: true }).admitted = true;
+    this.#core().admitLine(request);
+    return () => this.#cancel(request.id);
   }
 
   /**
@@ -225,11 +241,15 @@ export class Service implements InferenceService {
     // An orphan has ended when its answer is kept.
     if (pending.orphan) return;
     this.#pending.delete(id);
-    this.#queue.ledger.ended(id);
+    if (!pending.isLine) this.#queue.ledger.ended(id);
   }
 
   stepFinished(rows: number): void {
     for (const listener of this.#stepListeners) listener(rows);
+  }
+
+  get numericsId(): string | null {
+    return this.#facts.numericsId();
   }
 
   get contextLength(): number {
@@ -324,15 +344,19 @@ export class Service implements InferenceService {
     return { term, atMs, numericsId: numericsId() ?? "", recoveries: 0, tokens: 0 };
   }
 
-  #accept(request: GenerationRequest, orphan: boolean): Pending {
-    const stream = new EventStream(this.#wakeUps);
+  #accept(
+    request: GenerationRequest,
+    stream: EventSink,
+    { orphan = false, isLine = false }: Partial<Pick<Pending, "orphan" | "isLine">> = {},
+  ): Pending {
     const pending = {
       request,
       admitted: false,
       accepted: this.#handOver.accept(),
       stream,
       orphan,
-      replays: canReplay(request),
+      replays: !isLine && canReplay(request),
+      isLine,
     };
     this.#pending.set(request.id, pending);
     this.#waitingSinceMs.set(request.id, this.#timers.nowMs());
@@ -342,8 +366,9 @@ export class Service implements InferenceService {
 
   #takeUp(request: GenerationRequest): Pending {
     const { id } = request;
-    const pending = this.#accept(request, true);
-    this.#orphans.add(request, { id, events: pending.stream, cancel: () => this.#cancel(id) });
+    const stream = new EventStream(this.#wakeUps);
+    const pending = this.#accept(request, stream, { orphan: true });
+    this.#orphans.add(request, { id, events: stream, cancel: () => this.#cancel(id) });
     return pending;
   }
 
@@ -402,4 +427,8 @@ export class Service implements InferenceService {
       this.#giveUp(id, new RelayError("queue_unavailable", message, { retryAfterS: 1 }));
     }
   }
+}
+
+function shuttingDown(): RelayError {
+  return new RelayError("draining", "the server is shutting down", { retryAfterS: 5 });
 }

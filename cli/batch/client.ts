@@ -1,136 +1,331 @@
-/**
- * Sends one request of a batch to the coordinator. With node:http and not fetch, which gives up after five
- * minutes without a response: an answer that is not streamed may take longer, in the queue and in the model.
- */
-import { Agent as HttpAgent, request as httpRequest, type IncomingMessage } from "node:http";
-import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
-import { type Answer, isPassingStatus, outputLineBytesMax } from "./output-line.js";
-import type { BatchRequest } from "./request-line.js";
-import { readRetryAfter } from "./retry.js";
+/** The calls of /v1/files and /v1/batches, each made once: whoever calls decides whether to make it again. */
+import { randomUUID } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { stat } from "node:fs/promises";
+import { type ClientRequest, request as httpRequest, type IncomingMessage } from "node:http";
+import { request as httpsRequest } from "node:https";
+import { basename } from "node:path";
+import { pipeline } from "node:stream/promises";
+import type { BatchObject } from "../../coordinator/batches/batch.js";
+import type { FileObject } from "../../coordinator/files/file.js";
+import { parseError } from "../api.js";
+import { CommandError } from "../errors.js";
+import { readServerSentEvents } from "../sse.js";
+import { CallError, readRetryAfter } from "./retry.js";
 
-/** A coordinator that is there and does not answer for so long has lost the request. */
-const answerLimitMs = 60 * 60 * 1_000;
-/** Finds a peer whose machine is gone although no packet said so. */
-const keepAliveDelayMs = 30_000;
-/** Characters kept of an error page that is not JSON. */
-const errorTextCharsMax = 1_000;
+/** For an answer that is there at once, or written to disk before. */
+const answerLimitMs = 60_000;
+/** Of a stream of events: pings come every 15 s. Of a download: the other side reads from its disk. */
+export const silenceLimitMs = 60_000;
+/** Of an upload: at its end the other side writes it to its disk. */
+const uploadSilenceMs = 300_000;
+/** Of an error that is not ours, such as a proxy's page. */
+const errorBytesMax = 64 * 1024;
 
-export interface Attempt extends Answer {
-  /** The same request may succeed later. */
-  again: boolean;
-  retryAfterMs: number | null;
+/** The body of POST /v1/batches, as far as the command line fills it. */
+export interface NewBatchBody {
+  input_file_id: string;
+  endpoint: string;
+  completion_window: string;
+  metadata?: Record<string, string>;
+  priority?: number;
+  token_budget?: number;
+  webhook?: { url: string };
 }
 
 export class BatchClient {
-  readonly #agent: HttpAgent;
-  readonly #request: typeof httpRequest;
-
-  /** @param concurrency Connections at the same time. */
+  /**
+   * @param url Of the coordinator, without a slash at its end.
+   * @param silenceMs A stream on which nothing comes for so long has broken.
+   */
   constructor(
-    private readonly url: string,
-    concurrency: number,
-  ) {
-    const secure = url.startsWith("https:");
-    const options = { keepAlive: true, maxSockets: concurrency };
-    this.#agent = secure ? new HttpsAgent(options) : new HttpAgent(options);
-    this.#request = secure ? httpsRequest : httpRequest;
-  }
+    readonly url: string,
+    private readonly silenceMs = silenceLimitMs,
+  ) {}
 
   /**
-   * One attempt. Never throws: whatever happens is an answer or an error that can stand in the output.
-   * @param signal Cuts the connection, by which the coordinator drops the request.
+   * Sends a file as it is on disk, without holding it.
+   * @param onBytes Called with the bytes that were sent so far, and all there are.
+   * @throws CallError, CommandError when the file cannot be read
    */
-  async send(request: BatchRequest, signal: AbortSignal): Promise<Attempt> {
+  async upload(
+    file: string,
+    signal: AbortSignal,
+    onBytes: (sent: number, total: number) => void = () => {},
+  ): Promise<FileObject> {
+    const size = await sizeOf(file);
+    const boundary = `glm-relay-${randomUUID()}`;
+    const head = Buffer.from(
+      `--${boundary}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n` +
+        `--${boundary}\r\nContent-Disposition: form-data; name="file"; filename="${quoted(basename(file))}"\r\n` +
+        "Content-Type: application/octet-stream\r\n\r\n",
+    );
+    const tail = Buffer.from(`\r\n--${boundary}--\r\n`);
+    const request = this.#open("/v1/files", signal, {
+      "content-type": `multipart/form-data; boundary=${boundary}`,
+      "content-length": String(head.length + size + tail.length),
+    });
+    const answer = answerOf(request);
+    // Told where the answer is waited for.
+    answer.catch(() => {});
     try {
-      const response = await this.#post(request, signal);
-      const text = await readBody(response);
-      return text === null ? tooLarge() : answerOf(response, text);
+      await pipeline(parts(file, size, head, tail, onBytes), request);
     } catch (error) {
-      const { code, message } = error as NodeJS.ErrnoException;
-      // Whoever died in the middle of a response is called "aborted", which tells nothing.
-      const reason = message === "aborted" ? "the connection broke in the middle of the response" : message;
-      return failed("connection_failed", `${this.url}: ${reason || code}`);
+      // Whoever refuses a file may do it before its end; then the answer says why.
+      const response = await Promise.race([answer.catch(() => null), patient(null)]);
+      if (response === null) throw error instanceof CommandError ? error : this.#unreachable(error, signal);
+    }
+    try {
+      const response = await answer;
+      const text = await textOf(response);
+      return this.#read<FileObject>(response.statusCode ?? 0, headersOf(response), text);
+    } catch (error) {
+      throw error instanceof CommandError ? error : this.#unreachable(error, signal);
     }
   }
 
-  close(): void {
-    this.#agent.destroy();
+  file(id: string, signal: AbortSignal): Promise<FileObject> {
+    return this.#json("GET", `/v1/files/${encodeURIComponent(id)}`, signal);
   }
 
-  #post({ url, body }: BatchRequest, signal: AbortSignal): Promise<IncomingMessage> {
-    return new Promise((resolve, reject) => {
-      const bytes = Buffer.from(body);
-      const outgoing = this.#request(
-        `${this.url}${url}`,
-        {
-          method: "POST",
-          agent: this.#agent,
-          headers: {
-            "content-type": "application/json",
-            "content-length": bytes.length,
-            "x-glm-class": "batch",
-          },
-          signal,
-          timeout: answerLimitMs,
-        },
-        resolve,
-      );
-      outgoing.on("timeout", () =>
-        outgoing.destroy(new Error(`silent for ${answerLimitMs / 60_000} minutes`)),
-      );
-      outgoing.on("socket", (socket) => socket.setKeepAlive(true, keepAliveDelayMs));
-      outgoing.on("error", reject);
-      outgoing.end(bytes);
+  create(body: NewBatchBody, signal: AbortSignal): Promise<BatchObject> {
+    return this.#json("POST", "/v1/batches", signal, body);
+  }
+
+  get(id: string, signal: AbortSignal): Promise<BatchObject> {
+    return this.#json("GET", `/v1/batches/${encodeURIComponent(id)}`, signal);
+  }
+
+  cancel(id: string, signal: AbortSignal): Promise<BatchObject> {
+    return this.#json("POST", `/v1/batches/${encodeURIComponent(id)}/cancel`, signal);
+  }
+
+  list(
+    { after, limit }: { after: string | null; limit: number },
+    signal: AbortSignal,
+  ): Promise<{ data: BatchObject[]; has_more: boolean }> {
+    const query = new URLSearchParams({ limit: String(limit), ...(after === null ? {} : { after }) });
+    return this.#json("GET", `/v1/batches?${query}`, signal);
+  }
+
+  /**
+   * The batch as it is, and at each change; ends with its last state, or when the connection ends.
+   * @throws CallError
+   */
+  async *events(id: string, signal: AbortSignal): AsyncGenerator<BatchObject> {
+    const { chunks } = await this.#stream(`/v1/batches/${encodeURIComponent(id)}/events`, signal, {});
+    for await (const data of readServerSentEvents(chunks)) {
+      if (data === "[DONE]") return;
+      yield JSON.parse(data) as BatchObject;
+    }
+  }
+
+  /**
+   * The bytes of a file.
+   * @param from The first byte that is wanted.
+   * @throws CallError
+   */
+  async *content(id: string, from: number, signal: AbortSignal): AsyncGenerator<Buffer> {
+    const range: Record<string, string> = from === 0 ? {} : { range: `bytes=${from}-` };
+    const path = `/v1/files/${encodeURIComponent(id)}/content`;
+    const { status, chunks } = await this.#stream(path, signal, range);
+    // Whoever does not know ranges sends all of it.
+    let skip = status === 206 ? 0 : from;
+    for await (const chunk of chunks) {
+      const rest = chunk.subarray(Math.min(skip, chunk.length));
+      skip -= chunk.length - rest.length;
+      if (rest.length > 0) yield Buffer.from(rest.buffer, rest.byteOffset, rest.length);
+    }
+  }
+
+  async #json<T>(method: string, path: string, signal: AbortSignal, body?: object): Promise<T> {
+    const limit = AbortSignal.timeout(answerLimitMs);
+    try {
+      const response = await fetch(`${this.url}${path}`, {
+        method,
+        signal: AbortSignal.any([signal, limit]),
+        ...(body === undefined
+          ? {}
+          : { headers: { "content-type": "application/json" }, body: JSON.stringify(body) }),
+      });
+      return this.#read<T>(response.status, response.headers, await response.text());
+    } catch (error) {
+      throw error instanceof CommandError ? error : this.#unreachable(error, signal);
+    }
+  }
+
+  /** @returns Chunks that throw CallError when nothing comes for too long, or the connection breaks. */
+  async #stream(
+    path: string,
+    signal: AbortSignal,
+    headers: Record<string, string>,
+  ): Promise<{ status: number; chunks: AsyncGenerator<Uint8Array> }> {
+    const silence = new Silence(this.silenceMs);
+    const fail = (error: unknown) => {
+      silence.stop();
+      if (error instanceof CommandError) return error;
+      return this.#unreachable(silence.signal.aborted ? silence.signal.reason : error, signal);
+    };
+    let response: Response;
+    try {
+      silence.start();
+      const both = AbortSignal.any([signal, silence.signal]);
+      response = await fetch(`${this.url}${path}`, { headers, signal: both });
+      if (!response.ok) this.#read(response.status, response.headers, await response.text());
+    } catch (error) {
+      throw fail(error);
+    }
+    const { body, status } = response;
+    const chunks = async function* () {
+      try {
+        for await (const chunk of body as AsyncIterable<Uint8Array>) {
+          // Whoever takes the chunk may take its time: only the other side's silence counts.
+          silence.stop();
+          yield chunk;
+          silence.start();
+        }
+      } catch (error) {
+        throw fail(error);
+      } finally {
+        silence.stop();
+      }
+    };
+    return { status, chunks: chunks() };
+  }
+
+  #open(path: string, signal: AbortSignal, headers: Record<string, string>): ClientRequest {
+    const request = this.url.startsWith("https:") ? httpsRequest : httpRequest;
+    const outgoing = request(`${this.url}${path}`, {
+      method: "POST",
+      headers,
+      signal,
+      agent: false,
+      timeout: uploadSilenceMs,
     });
+    outgoing.on("timeout", () => outgoing.destroy(new Error(`silent for ${uploadSilenceMs / 1_000} s`)));
+    return outgoing;
+  }
+
+  /** @throws CallError for a status that is an error. */
+  #read<T>(status: number, headers: Pick<Headers, "get">, text: string): T {
+    if (status >= 200 && status < 300) {
+      try {
+        return JSON.parse(text) as T;
+      } catch {
+        throw new CallError(`${this.url} answered with what is not JSON`, null, status, false, null);
+      }
+    }
+    const { message, code } = parseError(text.slice(0, errorBytesMax));
+    const told = headers.get("x-should-retry");
+    throw new CallError(
+      message ?? `${this.url} answered with status ${status}`,
+      code ?? null,
+      status,
+      told === "true" || (told !== "false" && (status === 408 || status === 429 || status >= 500)),
+      readRetryAfter(headers, Date.now()),
+    );
+  }
+
+  /** @param signal Of whoever called: its end is no fault of the coordinator. */
+  #unreachable(error: unknown, signal: AbortSignal): unknown {
+    if (signal.aborted) return signal.reason;
+    const { cause, message, code } = error as NodeJS.ErrnoException & { cause?: NodeJS.ErrnoException };
+    const reason = cause?.code ?? code ?? cause?.message ?? message;
+    return new CallError(`no answer from ${this.url}: ${reason}`, null, null, true, null);
   }
 }
 
-/** Null when it is too large for a line of the output. */
-async function readBody(response: IncomingMessage): Promise<string | null> {
-  const chunks: Buffer[] = [];
-  let length = 0;
-  for await (const chunk of response as AsyncIterable<Buffer>) {
-    length += chunk.length;
-    if (length > outputLineBytesMax) return null;
-    chunks.push(chunk);
+/** Fires when nothing has come for so long. */
+class Silence {
+  readonly #controller = new AbortController();
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(private readonly limitMs: number) {}
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
   }
-  return Buffer.concat(chunks).toString("utf8");
+
+  start(): void {
+    this.stop();
+    this.#timer = setTimeout(() => {
+      this.#controller.abort(new Error(`silent for ${this.limitMs / 1_000} s`));
+    }, this.limitMs);
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer);
+  }
 }
 
-function answerOf({ statusCode, headers }: IncomingMessage, text: string): Attempt {
-  const status = statusCode!;
-  const succeeded = status >= 200 && status < 300;
-  const body = parse(text);
-  if (succeeded && body === undefined) {
-    return failed("invalid_response", `status ${status} with a body that is not JSON`);
+async function sizeOf(file: string): Promise<number> {
+  try {
+    const found = await stat(file);
+    if (!found.isFile()) throw new Error("not a regular file");
+    return found.size;
+  } catch (error) {
+    throw new CommandError(`cannot read ${file}: ${(error as Error).message}`);
   }
-  const requestId = headers["x-request-id"];
-  const told = headers["x-should-retry"];
+}
+
+async function* parts(
+  file: string,
+  size: number,
+  head: Buffer,
+  tail: Buffer,
+  onBytes: (sent: number, total: number) => void,
+): AsyncGenerator<Buffer> {
+  yield head;
+  let sent = 0;
+  const changed = () => new CommandError(`${file} was changed while it was sent: submit it again`);
+  try {
+    for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
+      sent += chunk.length;
+      if (sent > size) throw changed();
+      yield chunk;
+      onBytes(sent, size);
+    }
+  } catch (error) {
+    if (error instanceof CommandError) throw error;
+    throw new CommandError(`cannot read ${file}: ${(error as Error).message}`);
+  }
+  if (sent < size) throw changed();
+  yield tail;
+}
+
+function answerOf(request: ClientRequest): Promise<IncomingMessage> {
+  return new Promise((resolve, reject) => {
+    request.once("response", resolve);
+    request.once("error", reject);
+  });
+}
+
+async function textOf(response: IncomingMessage): Promise<string> {
+  response.setEncoding("utf8");
+  let text = "";
+  for await (const chunk of response as AsyncIterable<string>) {
+    text += chunk;
+    if (text.length > errorBytesMax) break;
+  }
+  return text;
+}
+
+function headersOf({ headers }: IncomingMessage): Pick<Headers, "get"> {
   return {
-    response: {
-      status_code: status,
-      request_id: typeof requestId === "string" ? requestId : null,
-      body: body === undefined ? text.slice(0, errorTextCharsMax) : body,
+    get: (name) => {
+      const value = headers[name];
+      return Array.isArray(value) ? (value[0] ?? null) : (value ?? null);
     },
-    error: null,
-    again: !succeeded && (told === "true" || (told !== "false" && isPassingStatus(status))),
-    retryAfterMs: readRetryAfter(headers, Date.now()),
   };
 }
 
-function parse(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
+/** The answer to a connection that broke may still be on its way. */
+const lateAnswerMs = 500;
+function patient<T>(value: T): Promise<T> {
+  return new Promise((resolve) => setTimeout(resolve, lateAnswerMs, value).unref());
 }
 
-function failed(code: string, message: string): Attempt {
-  return { response: null, error: { code, message }, again: true, retryAfterMs: null };
-}
-
-function tooLarge(): Attempt {
-  const message = `the response is larger than ${outputLineBytesMax} bytes`;
-  return { ...failed("response_too_large", message), again: false };
+/** As browsers write a file's name into a form. */
+function quoted(name: string): string {
+  return name.replaceAll("\r", "%0D").replaceAll("\n", "%0A").replaceAll('"', "%22");
 }

@@ -1,137 +1,195 @@
-/** `glm-relay batch run`: sends a file of requests to a running coordinator and collects the answers in another. */
-import { setTimeout as sleep } from "node:timers/promises";
+/** `glm-relay batch`: files of requests that the coordinator works through, and what comes of them. */
 import type { Command } from "commander";
-import { fetchCluster } from "../api.js";
+import { isFinal } from "../../coordinator/batches/batch.js";
 import { CommandError, exitStatus } from "../errors.js";
-import { httpUrl, integer } from "../options.js";
-import { listenForStop } from "../signals.js";
-import { defaultUrl } from "../status.js";
-import { formatCount, formatDuration, shellWord } from "../text.js";
+import { integer } from "../options.js";
+import { formatCount, formatTable } from "../text.js";
 import { BatchClient } from "./client.js";
-import { type CheckedInput, checkInput, readRequests } from "./input.js";
-import { lockOutput, OutputFile, outputPath } from "./output.js";
-import { ProgressDisplay } from "./progress.js";
-import { resume } from "./resume.js";
-import { BatchRun, drainLimitMs, type RunPorts } from "./run.js";
-import { formatSummary, summarize } from "./summary.js";
+import {
+  addCommonOptions,
+  addSubmitOptions,
+  type CommonFlags,
+  commandLine,
+  inputHelp,
+  type SubmitFlags,
+} from "./options.js";
+import { outputPath } from "./output-file.js";
+import type { Results } from "./results.js";
+import { run } from "./run.js";
+import { begin, fetchResults } from "./steps.js";
+import { newSubmission } from "./submit.js";
+import { formatBatch, formatTime, summarize } from "./summary.js";
+import { conclude, nowS, printJson, tell, tellGoesOn, tellProblems } from "./tell.js";
+import { Session } from "./watch.js";
 
-const concurrencyDefault = 64;
-/** Each request that runs is held in memory, and is a connection to the coordinator. */
-const concurrencyMax = 1_024;
-
-interface Flags {
-  url: string;
-  concurrency: number;
-  json?: boolean;
-}
+const listLimitMax = 100;
 
 export function addBatchCommand(program: Command): void {
-  const batch = program.command("batch").description("Works through files of requests.");
-  batch
-    .command("run")
-    .summary("sends a file of requests and collects the answers")
+  const batch = program
+    .command("batch")
+    .summary("Works through files of requests.")
     .description(
-      "Sends every request of a JSONL file in the format of the OpenAI batch API to a running coordinator " +
-        "and writes one line per custom_id to another file, in the order in which the answers arrive. " +
-        "The requests are of class batch: interactive ones come before them. " +
-        "Where the output file exists, an earlier run is continued: only what it left open is sent.",
-    )
-    .argument("<in>", 'file of lines {"custom_id", "method": "POST", "url", "body"}')
-    .argument("<out>", "file of the answers")
-    .option("--url <url>", "address of the coordinator", httpUrl, defaultUrl)
-    .option("--concurrency <n>", "requests at the same time", integer(1, concurrencyMax), concurrencyDefault)
-    .option("--json", "print the summary as one JSON object on standard output")
+      "Works through files of requests: the coordinator keeps the file, answers its lines behind interactive " +
+        "requests, and keeps the answers until they are fetched. A coordinator that ends, or is killed, goes on when it is back.",
+    );
+  addCommonOptions(
+    addSubmitOptions(
+      batch.command("submit").description("Sends a file of requests and prints the batch's id."),
+    ),
+  )
+    .argument("<in>", inputHelp)
+    .action(runSubmit);
+  addCommonOptions(batch.command("status").description("Shows one batch."))
+    .argument("<batch>", "its id")
+    .action(runStatus);
+  addCommonOptions(
+    batch
+      .command("wait")
+      .description(
+        "Shows the progress of a batch until it has ended. Ctrl-C ends the watching, not the batch.",
+      ),
+  )
+    .argument("<batch>", "its id")
+    .action(runWait);
+  addCommonOptions(
+    batch
+      .command("results")
+      .description("Writes what an ended batch has answered, errors included, in the order of its input."),
+  )
+    .argument("<batch>", "its id")
+    .argument("<out>", "file of the answers, - for standard output")
+    .action(runResults);
+  addCommonOptions(
+    batch.command("cancel").description("Begins no more lines of a batch; what is answered can be fetched."),
+  )
+    .argument("<batch>", "its id")
+    .action(runCancel);
+  addCommonOptions(batch.command("list").description("Lists batches, newest first."))
+    .option("--limit <n>", "batches of a page", integer(1, listLimitMax), 20)
+    .option("--after <batch>", "id of the last batch of the page before")
+    .action(runList);
+  addCommonOptions(
+    addSubmitOptions(
+      batch
+        .command("run")
+        .summary("Submits a file, waits, and writes the answers to another.")
+        .description(
+          "Submits a JSONL file in the format of the OpenAI batch API, waits for its end, and writes one line per " +
+            "custom_id to another file, in the order of the input. Run again after whatever ended it, " +
+            "it goes on with the same batch, whose id stands in OUT.batch.json until OUT is there.",
+        ),
+    ),
+  )
+    .argument("<in>", inputHelp)
+    .argument("<out>", "file of the answers; must not exist")
     .action(run);
 }
 
-const tell = (line: string) => process.stderr.write(`${line}\n`);
-
-async function run(input: string, output: string, flags: Flags): Promise<void> {
-  // Whoever watches may leave before the work is done.
-  process.stderr.on("error", () => undefined);
-  const file = await outputPath(output);
-  const checked = await checkInput(input);
-  refuseProblems(input, checked);
-  const lock = await lockOutput(file);
-  const client = new BatchClient(flags.url, flags.concurrency);
+async function runSubmit(input: string, flags: SubmitFlags): Promise<void> {
+  const session = new Session();
   try {
-    const { lineOf } = checked;
-    const earlier = await resume(file, input, lineOf);
-    const { size } = earlier.settled;
-    if (size > 0) tell(`${formatCount(size)} of ${formatCount(lineOf.size)} stand in ${output} already`);
-    // A wrong address is told at once; later, a coordinator that is away is waited for.
-    if (size < lineOf.size) await fetchCluster(flags.url);
-    const answers = await OutputFile.open(file);
-    const ports: RunPorts = {
-      send: (request, signal) => client.send(request, signal),
-      append: (line) => answers.append(line),
-      pause: (ms, signal) => sleep(ms, undefined, { signal }),
-    };
-    const batch = new BatchRun(ports, earlier, flags.concurrency, lineOf.size);
-    try {
-      await watch(batch, () => batch.run(readRequests(input, lineOf)));
-    } finally {
-      await answers.close();
-    }
-    conclude(batch, input, output, flags);
-  } finally {
-    client.close();
-    lock.close();
+    const batch = await begin(
+      new BatchClient(flags.url),
+      session,
+      input,
+      flags,
+      newSubmission(),
+      async () => {},
+    );
+    session.end();
+    if (flags.json) printJson(batch);
+    else process.stdout.write(`${batch.id}\n`);
+  } catch (error) {
+    session.end();
+    if (session.signal === null) throw error;
+    throw new CommandError(`${session.signal}: nothing was submitted`);
   }
 }
 
-function refuseProblems(input: string, { problems, problemCount }: CheckedInput): void {
-  if (problemCount === 0) return;
-  for (const problem of problems) tell(problem);
-  if (problemCount > problems.length) tell(`and ${formatCount(problemCount - problems.length)} more`);
-  const lines = problemCount === 1 ? "1 line" : `${formatCount(problemCount)} lines`;
-  throw new CommandError(`${lines} of ${input} cannot be sent, so nothing was sent`);
+async function runStatus(id: string, flags: CommonFlags): Promise<void> {
+  const batch = await new BatchClient(flags.url).get(id, never());
+  if (flags.json) printJson(batch);
+  else process.stdout.write(formatBatch(batch, nowS()));
+  if (!flags.json) tellProblems(batch, "line ");
 }
 
-/** Runs with the progress shown; the first signal drains, the second ends the process. */
-async function watch(batch: BatchRun, work: () => Promise<void>): Promise<void> {
-  const display = new ProgressDisplay(process.stderr, () => batch.progress());
-  const stop = listenForStop(() => {
-    display.stop();
-    process.exit(exitStatus.failed);
-  });
-  void stop.requested.then((signal) => {
-    const limit = formatDuration(drainLimitMs / 1_000);
-    display.print(`${signal}: waiting up to ${limit} for requests that run; another signal ends at once`);
-    batch.drain();
-  });
+async function runWait(id: string, flags: CommonFlags): Promise<void> {
+  const client = new BatchClient(flags.url);
+  // A wrong address or id is told at once; later, a coordinator that is away is waited for.
+  let batch = await client.get(id, never());
+  const session = new Session();
   try {
-    await work();
-  } finally {
-    stop.release();
-    display.stop();
+    batch = await session.follow(client, id);
+    session.end();
+  } catch (error) {
+    session.end();
+    if (session.signal === null) throw error;
+    tellGoesOn(session.signal, commandLine("wait", [id], flags), batch.id, flags);
+    process.exitCode = exitStatus.failed;
+    return;
   }
+  if (flags.json) printJson(batch);
+  conclude(batch, "line ", null, flags);
 }
 
-function conclude(batch: BatchRun, input: string, output: string, flags: Flags): void {
-  const { failures, outage } = batch;
-  const summary = summarize(batch);
-  const { total, failed, remaining } = summary;
-  for (const [code, { count, customId, message }] of failures) {
-    tell(`${formatCount(count)} failed with ${code}, the first is ${JSON.stringify(customId)}: ${message}`);
+async function runResults(id: string, output: string, flags: CommonFlags): Promise<void> {
+  const client = new BatchClient(flags.url);
+  const toStdout = output === "-";
+  if (toStdout && flags.json) throw new CommandError("--json and - both want standard output", null, 2);
+  const batch = await client.get(id, never());
+  if (!isFinal(batch.status)) {
+    throw new CommandError(
+      `${id} is ${batch.status}: its answers are there when it has ended, which this waits for: ` +
+        commandLine("wait", [id], flags),
+    );
   }
-  if (flags.json) process.stdout.write(`${JSON.stringify(summary)}\n`);
-  else tell(formatSummary(summary));
-  if (outage !== null) tell(`ended early, because nothing was answered any more: ${outage}`);
-  if (remaining > 0) {
-    tell(`${formatCount(remaining)} of ${formatCount(total)} are left; this continues:`);
-    tell(`  ${commandLine(input, output, flags)}`);
+  const file = toStdout ? null : await outputPath(output);
+  const session = new Session();
+  let results: Results | null;
+  try {
+    results = await fetchResults(client, session, batch, file);
+    session.end();
+  } catch (error) {
+    session.end();
+    // Whoever reads standard output wanted no more.
+    if (toStdout && (error as NodeJS.ErrnoException).code === "EPIPE") return;
+    throw session.signal === null ? error : new CommandError(`${session.signal}: not everything was written`);
   }
-  if (failed > 0 || remaining > 0) process.exitCode = exitStatus.failed;
+  if (flags.json) printJson({ ...summarize(batch, nowS()), output: results === null ? null : file });
+  conclude(batch, "line ", results, flags);
 }
 
-function commandLine(input: string, output: string, { url, concurrency, json }: Flags): string {
-  return [
-    "glm-relay batch run",
-    shellWord(input),
-    shellWord(output),
-    ...(url === defaultUrl ? [] : ["--url", shellWord(url)]),
-    ...(concurrency === concurrencyDefault ? [] : ["--concurrency", String(concurrency)]),
-    ...(json ? ["--json"] : []),
-  ].join(" ");
+async function runCancel(id: string, flags: CommonFlags): Promise<void> {
+  const batch = await new BatchClient(flags.url).cancel(id, never());
+  if (flags.json) printJson(batch);
+  else process.stdout.write(`${batch.id} ${batch.status}\n`);
+}
+
+interface ListFlags extends CommonFlags {
+  limit: number;
+  after?: string;
+}
+
+async function runList(flags: ListFlags): Promise<void> {
+  const { url, json, limit, after } = flags;
+  const page = await new BatchClient(url).list({ after: after ?? null, limit }, never());
+  if (json) {
+    printJson(page);
+    return;
+  }
+  const rows = page.data.map((batch) => {
+    const { total, completed, failed } = batch.request_counts;
+    const counts = [completed, failed, total].map(formatCount);
+    return [batch.id, batch.status, ...counts, String(batch.priority), formatTime(batch.created_at)];
+  });
+  const head = ["batch", "status", "done", "failed", "lines", "priority", "made"];
+  const table = await formatTable(head, rows);
+  process.stdout.write(table === "" ? "no batches\n" : `${table}\n`);
+  if (!page.has_more) return;
+  tell(`more: ${commandLine("list", [], flags)} --limit ${limit} --after ${page.data.at(-1)!.id}`);
+}
+
+/** Of a call that nobody ends early. */
+function never(): AbortSignal {
+  return new AbortController().signal;
 }

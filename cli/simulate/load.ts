@@ -1,14 +1,15 @@
 /** The load of a simulation, from flags or from the lines of a batch file. */
+import { createReadStream } from "node:fs";
+import { maxLineBytes, maxLines } from "../../coordinator/batches/limits.js";
+import { LineSplitter } from "../../coordinator/batches/line-splitter.js";
+import { isObject } from "../../coordinator/batches/request-line.js";
 import type { Arrivals, Length, LoadPart } from "../../simulation/hardware/load.js";
-import { readLines } from "../batch/lines.js";
-import { inputLineBytesMax, LineProblem, parseRequestLine } from "../batch/request-line.js";
 import { CommandError } from "../errors.js";
 import { clientsOf, requestsOf, type SimulateFlags } from "./flags.js";
 
 /** No tokenizer is run: texts count by their size. Between English words and Chinese characters. */
 export const bytesPerToken = 4;
 const defaultPrompt: Length = { kind: "fixed", tokens: 512 };
-const linesMax = 50_000;
 
 export async function loadOf(flags: SimulateFlags): Promise<LoadPart> {
   const arrivals: Arrivals =
@@ -32,17 +33,35 @@ type Sizes = NonNullable<LoadPart["sizes"]>[number];
 /** @throws CommandError naming file and line. */
 async function readSizes(file: string): Promise<Sizes[]> {
   const sizes: Sizes[] = [];
-  for await (const line of readLines(file, inputLineBytesMax)) {
-    if (sizes.length === linesMax) throw new CommandError(`${file} holds more than ${linesMax} requests`);
-    try {
-      sizes.push(sizeOf(JSON.parse(parseRequestLine(line).body) as Record<string, unknown>));
-    } catch (error) {
-      if (!(error instanceof LineProblem)) throw error;
-      throw new CommandError(`${file}:${line.number}: ${error.message}`);
+  const splitter = new LineSplitter(maxLineBytes, ({ number, bytes }) => {
+    if (sizes.length === maxLines) throw new CommandError(`${file} holds more than ${maxLines} requests`);
+    const body = bytes === null ? null : bodyOf(bytes);
+    if (body === null) {
+      throw new CommandError(
+        `${file}:${number}: expected {"custom_id","method","url","body"} in at most ${maxLineBytes} bytes`,
+      );
     }
+    sizes.push(sizeOf(body));
+  });
+  try {
+    for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) splitter.push(chunk);
+  } catch (error) {
+    if (error instanceof CommandError) throw error;
+    throw new CommandError(`cannot read ${file}: ${(error as Error).message}`);
   }
+  splitter.end();
   if (sizes.length === 0) throw new CommandError(`${file} holds no requests`);
   return sizes;
+}
+
+/** Null for what is no line of a batch. */
+function bodyOf(line: Buffer): Record<string, unknown> | null {
+  try {
+    const { body } = JSON.parse(line.toString("utf8")) as { body?: unknown };
+    return isObject(body) ? body : null;
+  } catch {
+    return null;
+  }
 }
 
 function sizeOf({ prompt, messages, max_tokens, max_completion_tokens }: Record<string, unknown>): Sizes {

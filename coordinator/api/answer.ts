@@ -62,7 +62,7 @@ export interface Envelope {
 }
 
 export function envelope(service: InferenceService, id: string, object: string): Envelope {
-  const { numericsId } = service.cluster();
+  const { numericsId } = service;
   return {
     id,
     object,

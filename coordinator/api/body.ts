@@ -5,25 +5,34 @@
  * never sees the 413.
  */
 import type { IncomingMessage } from "node:http";
+import multipart from "@fastify/multipart";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { RelayError } from "../../common/errors.js";
 import { maxBodyBytes } from "../../common/limits.js";
 import type { InferenceService } from "../inference.js";
 import type { ApiContext } from "./context.js";
-import { bodyTooLarge } from "./errors.js";
+import { bodyTooLarge, tookTooLong } from "./errors.js";
 import { invalid } from "./fields.js";
 import { maxDiscardedBytes, maxInlineBodyBytes, maxInlineMessageBytes } from "./limits.js";
 import { type BodyTask, type Endpoint, type ReadAs, readBody } from "./read-body.js";
 
-export function installBodyParser(server: FastifyInstance): void {
+/** @param limitMs For a body to arrive; a client that takes longer gets 408. */
+export function installBodyParser(server: FastifyInstance, limitMs: number): void {
   server.removeAllContentTypeParsers();
   server.addContentTypeParser("application/json", async (_request: unknown, payload: IncomingMessage) => {
     const encoding = payload.headers["content-encoding"];
     if (encoding !== undefined && encoding !== "identity") {
       throw new RelayError("unsupported_media_type", "the request body must not be compressed");
     }
-    return collect(payload);
+    return collect(payload, limitMs);
   });
+}
+
+/** For routes that read forms as they come; a body of another type reaches them unread. */
+export async function installFormParser(server: FastifyInstance): Promise<void> {
+  server.removeAllContentTypeParsers();
+  server.addContentTypeParser("*", (_request, _payload, done) => done(null));
+  await server.register(multipart);
 }
 
 /**
@@ -43,16 +52,19 @@ export async function bodyAs<E extends Endpoint>(
 /**
  * The same of its bytes alone.
  * @param strict Unknown fields are errors.
+ * @param seed Of a body that names none; absent: one is drawn.
  */
 export async function bytesAs<E extends Endpoint>(
   service: InferenceService,
   bytes: Uint8Array<ArrayBuffer>,
   endpoint: E,
   strict: boolean,
+  seed?: bigint,
 ): Promise<ReadAs<E>> {
   const { prompt, contextLength } = service;
   const model = { ...service.model, contextLength };
-  const task: BodyTask = { endpoint, bytes, model, strict };
+  const given = seed === undefined ? {} : { seed: seed.toString() };
+  const task: BodyTask = { endpoint, bytes, model, strict, ...given };
   const inlineBytes = endpoint === "generate" ? maxInlineMessageBytes : maxInlineBodyBytes;
   // What only counts or shows tokens writes its answer where it has made them: a token takes many bytes.
   const inThread = bytes.length > inlineBytes || endpoint === "tokenize" || endpoint === "detokenize";
@@ -60,19 +72,31 @@ export async function bytesAs<E extends Endpoint>(
 }
 
 /** In an array of its own, which can move to a thread. */
-async function collect(payload: IncomingMessage): Promise<Uint8Array<ArrayBuffer>> {
+async function collect(payload: IncomingMessage, limitMs: number): Promise<Uint8Array<ArrayBuffer>> {
   const chunks: Buffer[] = [];
   let bytes = 0;
-  try {
-    for await (const chunk of payload as AsyncIterable<Buffer>) {
+  await new Promise<void>((resolve, reject) => {
+    // Not by iterating: who stops that early has closed the connection, and nobody is left to answer.
+    const end = (error: RelayError | null) => {
+      clearTimeout(timer);
+      payload.off("data", take).off("end", whole).off("close", left);
+      if (error === null) resolve();
+      else reject(error);
+    };
+    const whole = () => end(null);
+    const left = (cause?: unknown) =>
+      end(new RelayError("cancelled", "the client left while its request was being read", { cause }));
+    const take = (chunk: Buffer) => {
       bytes += chunk.length;
       if (bytes <= maxBodyBytes) chunks.push(chunk);
       else chunks.length = 0;
-      if (bytes > maxDiscardedBytes) break;
-    }
-  } catch (cause) {
-    throw new RelayError("cancelled", "the client left while its request was being read", { cause });
-  }
+      if (bytes > maxDiscardedBytes) end(bodyTooLarge());
+    };
+    const timer = setTimeout(() => end(tookTooLong(limitMs)), limitMs);
+    payload.on("data", take).once("end", whole).once("close", left);
+    // It stays: an error without a listener would end the process.
+    payload.on("error", left);
+  });
   if (bytes > maxBodyBytes) throw bodyTooLarge();
   const body = new Uint8Array(bytes);
   let end = 0;

@@ -32,7 +32,7 @@ const knownFields = new Set([
 
 export async function readChat(
   body: Body,
-  { model, encoder, strict }: ReadContext,
+  { model, encoder, strict, seed }: ReadContext,
 ): Promise<ReadCall<ChatAnswerOptions>> {
   const unknown = unknownFields(body, knownFields, strict);
   const values = readFields(chatFields, body);
@@ -69,7 +69,7 @@ export async function readChat(
     generation: {
       id: newRequestId("chatcmpl"),
       endpoint: "chat",
-      choices: expandChoices([promptTokens], n, values.seed, contexts),
+      choices: expandChoices([promptTokens], n, values.seed ?? seed, contexts),
       sampling: samplingParams(values, model, { maxTokens, topLogprobs, promptLogprobs: false }),
       ...(values.cache_salt === undefined ? {} : { cacheSalt: values.cache_salt }),
       text: {

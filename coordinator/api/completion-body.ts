@@ -132,7 +132,7 @@ export async function readCompletion(
     generation: {
       id: newRequestId("cmpl"),
       endpoint: "completions",
-      choices: expandChoices(prompts, n, values.seed, contexts),
+      choices: expandChoices(prompts, n, values.seed ?? context.seed, contexts),
       sampling: samplingParams(values, model, {
         maxTokens,
         topLogprobs: logprobs ?? -1,

@@ -2,8 +2,12 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { ErrorCode } from "../../common/errors.js";
 import type { Logger } from "../../common/log.js";
+import type { BatchService } from "../batches/batch.js";
+import type { WebhookHosts } from "../batches/webhook-hosts.js";
+import type { FileStore } from "../files/store.js";
 import type { InferenceService } from "../inference.js";
 import type { WakeUps } from "../wake-ups.js";
+import type { JsonSchema } from "./fields.js";
 import type { RunningCalls } from "./follow.js";
 import type { Timing } from "./limits.js";
 import type { Metrics } from "./metrics.js";
@@ -17,17 +21,28 @@ export interface ApiContext {
   running: RunningCalls;
   /** Calls whose head and body are there: thousands can come in one turn of the event loop. */
   arrivals: WakeUps;
+  /** Null, as the next: a coordinator without --data. */
+  files: FileStore | null;
+  batches: BatchService | null;
+  /** Where webhooks of batches may go. */
+  webhookHosts: WebhookHosts;
+  /** Each ends a stream that would go on for as long as its client listens; all are called at close. */
+  streams: Set<() => void>;
 }
 
 export type Handler = (request: FastifyRequest, reply: FastifyReply) => unknown;
 
 export interface Route {
-  method: "GET" | "POST";
+  method: "GET" | "POST" | "DELETE";
   path: string;
   /** One line for /openapi.json. */
   summary: string;
   /** Asked every few seconds by machines: its responses are logged at debug level. */
   quiet?: boolean;
+  /** Of the query and the head, as /openapi.json shows them. */
+  parameters?: JsonSchema[];
+  /** Its body is a form (multipart/form-data) of these fields; others are JSON. */
+  form?: JsonSchema;
   handler: Handler;
 }
 

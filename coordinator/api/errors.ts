@@ -30,15 +30,16 @@ export function errorBody(error: RelayError): ErrorBody {
 
 /** Headers that tell a client's library whether and when to try again. */
 export function retryHeaders(error: RelayError): Record<string, string> {
+  const headers: Record<string, string> = {};
   if (error.retryable) {
     const seconds = error.retryAfterS ?? defaultRetryAfterS;
-    return {
-      "retry-after": String(Math.max(1, Math.ceil(seconds))),
-      "retry-after-ms": String(Math.max(1, Math.round(seconds * 1_000))),
-    };
+    headers["retry-after"] = String(Math.max(1, Math.ceil(seconds)));
+    headers["retry-after-ms"] = String(Math.max(1, Math.round(seconds * 1_000)));
   }
-  // The openai client repeats these unless told that it is useless.
-  return error.httpStatus >= 500 || error.httpStatus === 408 ? { "x-should-retry": "false" } : {};
+  // The openai client repeats these unless told that it is useless; within its seconds no disk gets empty.
+  const repeats = error.httpStatus >= 500 || error.httpStatus === 408 || error.httpStatus === 409;
+  if (repeats && (!error.retryable || error.code === "storage_full")) headers["x-should-retry"] = "false";
+  return headers;
 }
 
 const frameworkCodes: Record<string, ErrorCode> = {
@@ -73,6 +74,10 @@ export function toClientError(error: unknown, requestId: string): RelayError {
 
 export function bodyTooLarge(): RelayError {
   return new RelayError("request_too_large", `the request body is larger than ${maxBodyBytes} bytes`);
+}
+
+export function tookTooLong(limitMs: number): RelayError {
+  return new RelayError("deadline_exceeded", `the request took longer than ${limitMs / 1_000} s to arrive`);
 }
 
 /** Faults of the client are its own business; ours are logged, with their cause and never a prompt. */

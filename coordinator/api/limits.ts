@@ -9,7 +9,19 @@ export const maxInlineBodyBytes = 16 * 1024;
 export const maxInlineMessageBytes = 4 * 1024;
 /** What is read and thrown away of a body that is too large, so that the client gets to see the 413. */
 export const maxDiscardedBytes = 64 * 1024 * 1024;
-/** A client that takes longer than this to send its request gets 408. */
+/** The same of what comes when the answer is out: the rest of any upload. */
+export const maxRestBytes = 256 * 1024 * 1024;
+/** Of the form around an uploaded file. */
+export const maxFormBytes = 64 * 1024;
+export const maxFormFields = 16;
+export const maxFormValueBytes = 1_024;
+/** Uploads at the same time; each has a few buffers and an open file. */
+export const maxUploads = 32;
+/** An upload brings at least so much in `uploadStallMs`: a slow line does, a client that only keeps its place does not. */
+export const minProgressBytes = 64 * 1024;
+/** What is read of a file at a time to be sent. */
+export const downloadChunkBytes = 256 * 1024;
+/** A client that takes longer than this to send its request gets 408; uploads have `uploadStallMs` instead. */
 export const requestTimeoutMs = 60_000;
 /** Open sockets; the kernel's own limit is met at a worse moment. */
 export const maxConnections = 16_384;
@@ -42,6 +54,10 @@ export const maxStopStringLength = 1_024;
 export const maxStopTokenIds = 256;
 /** Model ids in a path are at most this long. */
 export const maxPathParameterLength = 256;
+/** Ids that a query or a body names. */
+export const maxIdLength = 256;
+/** Of the body that makes a batch: more than its metadata can take, and read in a few milliseconds. */
+export const maxBatchBodyBytes = 128 * 1024;
 
 /** Characters of a client's value that an error message repeats. */
 export const maxShownCharacters = 60;
@@ -62,10 +78,14 @@ export interface Timing {
   headDelayMs: number;
   /** A client that reads nothing for this long while data waits for it is given up. */
   stalledClientMs: number;
-  /** For the request of a gRPC call to arrive. */
+  /** For a request to arrive, over gRPC and over HTTP; not for a file that is uploaded. */
   arrivalMs: number;
   /** At close, how long running responses may go on. */
   closeGraceMs: number;
+  /** Time in which an upload has to move on. */
+  uploadStallMs: number;
+  /** Between two events of a batch. */
+  batchEventMs: number;
 }
 
 export const defaultTiming: Timing = {
@@ -74,4 +94,6 @@ export const defaultTiming: Timing = {
   stalledClientMs: 120_000,
   arrivalMs: requestTimeoutMs,
   closeGraceMs: 5_000,
+  uploadStallMs: 60_000,
+  batchEventMs: 250,
 };

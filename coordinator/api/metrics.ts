@@ -3,8 +3,10 @@
  * dashboards and gateways read. Never a request id, a user or a raw path as a label: each value of a
  * label is a time series for ever.
  */
-import { Counter, collectDefaultMetrics, Histogram, type Registry } from "prom-client";
+import { Counter, collectDefaultMetrics, Gauge, Histogram, type Registry } from "prom-client";
 import { firstTokenBuckets, requestBuckets, stepBuckets } from "../../common/buckets.js";
+import type { FilePurpose } from "../files/file.js";
+import type { FileStore } from "../files/store.js";
 import type { GenerationRequest, InferenceService } from "../inference.js";
 import { type CallInstruments, CallMetrics } from "./call-metrics.js";
 import { createClusterMetrics } from "./cluster-metrics.js";
@@ -29,8 +31,15 @@ export interface Metrics {
   orphanEnded(outcome: "completed" | "failed"): void;
 }
 
-/** @param registry May hold figures of other parts already. */
-export function createMetrics(service: InferenceService, registry: Registry): Metrics {
+/**
+ * @param registry May hold figures of other parts already.
+ * @param files Null: none are kept.
+ */
+export function createMetrics(
+  service: InferenceService,
+  registry: Registry,
+  files: FileStore | null,
+): Metrics {
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
 
@@ -123,6 +132,19 @@ export function createMetrics(service: InferenceService, registry: Registry): Me
   ]);
   for (const outcome of ["completed", "failed"]) orphans.inc({ model, outcome }, 0);
 
+  const filesBytes = new Gauge({
+    name: "glm_relay_files_bytes",
+    help: "Uploaded files and files of answers that are kept.",
+    labelNames: ["model", "purpose"],
+    registers,
+  });
+  const noFiles: Record<FilePurpose, number> = { batch: 0, batch_output: 0 };
+  const updateFiles = () => {
+    for (const [purpose, bytes] of Object.entries(files?.bytes() ?? noFiles)) {
+      filesBytes.set({ model, purpose }, bytes);
+    }
+  };
+
   const cluster = createClusterMetrics(registry);
   const engine = { model_name: model, engine: "0" };
   const plain = () => engine;
@@ -159,6 +181,7 @@ export function createMetrics(service: InferenceService, registry: Registry): Me
     contentType: registry.contentType,
     async scrape() {
       cluster.update(service.cluster());
+      updateFiles();
       return registry.metrics();
     },
     observeHttp(route, method, status, seconds) {

@@ -3,6 +3,7 @@
  * cannot promise what the server does not do.
  */
 import { softwareVersion } from "../../common/package.js";
+import { batchFields } from "./batch-body.js";
 import { chatFields } from "./chat-body.js";
 import { completionFields } from "./completion-body.js";
 import type { Route } from "./context.js";
@@ -15,9 +16,12 @@ const bodies: Record<string, { fields: Fields[]; required: string[] }> = {
   "/v1/completions": { fields: [completionFields], required: ["prompt"] },
   "/tokenize": { fields: tokenizeDialects, required: [] },
   "/detokenize": { fields: [detokenizeFields], required: ["tokens"] },
+  "/v1/batches": { fields: [batchFields], required: ["input_file_id", "endpoint", "completion_window"] },
 };
 
 const generationPaths = new Set(["/v1/chat/completions", "/v1/completions"]);
+/** What is there belongs to the tenant who made it. */
+const tenantPaths = /^\/v1\/(requests|files|batches)(\/|$)/;
 
 const errorSchema: JsonSchema = {
   type: "object",
@@ -53,14 +57,13 @@ export function openApiDocument(routes: Route[]): JsonSchema {
   };
 }
 
-function operation({ path, summary }: Route): JsonSchema {
-  const body = bodies[path];
+function operation(route: Route): JsonSchema {
+  const { path, summary, parameters = [] } = route;
+  const content = bodyContent(route);
   return {
     summary,
-    ...parametersOf(path),
-    ...(body === undefined
-      ? {}
-      : { requestBody: { required: true, content: { "application/json": { schema: bodySchema(body) } } } }),
+    ...parametersOf(path, parameters),
+    ...(content === null ? {} : { requestBody: { required: true, content } }),
     responses: {
       ...(path === "/v1/embeddings" ? {} : { "200": { description: "The answer." } }),
       default: {
@@ -71,15 +74,29 @@ function operation({ path, summary }: Route): JsonSchema {
   };
 }
 
-function parametersOf(path: string): JsonSchema {
-  if (idParameter.test(path)) {
-    return { parameters: [{ name: "id", in: "path", required: true, schema: { type: "string" } }] };
-  }
-  if (!generationPaths.has(path)) return {};
-  const parameters = Object.entries(requestHeaders).map(([name, { summary, schema }]) => {
-    return { name, in: "header", required: false, description: summary, schema };
-  });
-  return { parameters };
+function bodyContent({ method, path, form }: Route): JsonSchema | null {
+  if (form !== undefined) return { "multipart/form-data": { schema: form } };
+  const body = method === "POST" ? bodies[path] : undefined;
+  return body === undefined ? null : { "application/json": { schema: bodySchema(body) } };
+}
+
+function parametersOf(path: string, ofRoute: JsonSchema[]): JsonSchema {
+  const parameters = [
+    ...(idParameter.test(path)
+      ? [{ name: "id", in: "path", required: true, schema: { type: "string" } }]
+      : []),
+    ...ofRoute,
+    ...headersOf(path).map(([name, { summary, schema }]) => {
+      return { name, in: "header", required: false, description: summary, schema };
+    }),
+  ];
+  return parameters.length === 0 ? {} : { parameters };
+}
+
+function headersOf(path: string) {
+  const all = Object.entries(requestHeaders);
+  if (generationPaths.has(path)) return all;
+  return tenantPaths.test(path) ? all.filter(([name]) => name === "x-glm-tenant") : [];
 }
 
 function bodySchema({ fields, required }: { fields: Fields[]; required: string[] }): JsonSchema {

@@ -19,6 +19,8 @@ export interface BodyTask {
   model: ModelInfo;
   /** Unknown fields are errors. */
   strict: boolean;
+  /** For a body that names no seed, decimal int64; absent: one is drawn. */
+  seed?: string;
 }
 
 /** What readers need beside the body itself. */
@@ -26,6 +28,8 @@ export interface ReadContext {
   model: ModelInfo;
   encoder: Encoder;
   strict: boolean;
+  /** For a body that names none; absent: one is drawn. */
+  seed?: bigint | undefined;
 }
 
 const readers = {
@@ -43,10 +47,11 @@ export type Read = ReadAs<Endpoint>;
 
 /** @throws RelayError invalid_json, or what is wrong with a field */
 export async function readBody(
-  { endpoint, bytes, model, strict }: BodyTask,
+  { endpoint, bytes, model, strict, seed }: BodyTask,
   encoder: Encoder,
 ): Promise<Read> {
-  return readers[endpoint](bytes, { model, encoder, strict });
+  const given = seed === undefined ? undefined : BigInt(seed);
+  return readers[endpoint](bytes, { model, encoder, strict, seed: given });
 }
 
 function fromJson<T>(read: (body: Body, context: ReadContext) => Promise<T>) {
@@ -65,7 +70,7 @@ export function buffersOf(read: Read): ArrayBuffer[] {
 }
 
 /** Bytes that are not UTF-8 are refused, not replaced by U+FFFD. @throws RelayError invalid_json */
-function parseJson(bytes: Uint8Array): unknown {
+export function parseJson(bytes: Uint8Array): unknown {
   let text: string;
   try {
     text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);

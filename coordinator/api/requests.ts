@@ -86,7 +86,8 @@ function nameOf(request: FastifyRequest): string {
   return (request.params as { id: string }).id;
 }
 
-function tenantOf(request: FastifyRequest): string {
+/** @throws RelayError invalid_value naming the header */
+export function tenantOf(request: FastifyRequest): string {
   return readRequestHeaders((name) => [request.headers[name] ?? []].flat(), request.arrivedMs).tenant;
 }
 

@@ -1,5 +1,5 @@
 /** Seeds: int64, one per choice. The same (seed, choice) gives the same random numbers for ever. */
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import type { Field } from "./fields.js";
 import { invalid } from "./fields.js";
 
@@ -26,6 +26,11 @@ export function deriveSeed(seed: bigint, choice: number): bigint {
 /** For a request without a seed; kept with the request, so that a replay is equal. */
 export function drawSeed(): bigint {
   return randomBytes(8).readBigInt64LE();
+}
+
+/** For a line of a batch without a seed: whenever it is run again, the same. */
+export function lineSeed(batchId: string, customId: string): bigint {
+  return createHash("sha256").update(`${batchId}\n${customId}`).digest().readBigInt64LE();
 }
 
 /**

@@ -9,13 +9,18 @@ import { Registry } from "prom-client";
 import { RelayError } from "../../common/errors.js";
 import { maxBodyBytes } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
+import type { BatchService, LineRunner } from "../batches/batch.js";
+import { WebhookHosts } from "../batches/webhook-hosts.js";
+import type { FileStore } from "../files/store.js";
 import type { InferenceService } from "../inference.js";
 import { WakeUps } from "../wake-ups.js";
-import { installBodyParser } from "./body.js";
+import { batchRoutes } from "./batches.js";
+import { installBodyParser, installFormParser } from "./body.js";
 import { chatRoute } from "./chat.js";
 import { completionsRoute } from "./completions.js";
 import type { ApiContext, Route } from "./context.js";
 import { answerBrokenConnection, errorHandler } from "./errors.js";
+import { fileRoutes } from "./files.js";
 import { RunningCalls } from "./follow.js";
 import { createGrpcApi } from "./grpc/server.js";
 import { healthRoutes } from "./health.js";
@@ -27,11 +32,13 @@ import {
   requestTimeoutMs,
   type Timing,
 } from "./limits.js";
+import { ApiLineRunner } from "./line-runner.js";
 import { createMetrics } from "./metrics.js";
 import { modelRoutes } from "./models.js";
 import { openApiDocument } from "./openapi.js";
 import { adoptOrphans } from "./orphans.js";
 import { acceptRequestId, outcomeFields } from "./request-log.js";
+import { boundRest } from "./request-rest.js";
 import { requestRoutes } from "./requests.js";
 import { tokenizeRoutes } from "./tokenize.js";
 
@@ -48,6 +55,11 @@ export interface ApiOptions {
   /** Holds figures of other parts; /metrics shows them beside those of the API. */
   registry?: Registry;
   timing?: Partial<Timing>;
+  /** Absent or null, as the next: /v1/files says that it is not offered. */
+  files?: FileStore | null;
+  batches?: BatchService | null;
+  /** Where webhooks of batches may go; absent: nowhere. */
+  webhookHosts?: WebhookHosts;
 }
 
 export interface Api {
@@ -56,6 +68,8 @@ export interface Api {
   address: string;
   /** host:port of the gRPC API; null without it. */
   grpcAddress: string | null;
+  /** Answers lines of batches as the API would. */
+  lines: LineRunner;
   /** The page of /metrics, for the probe port. */
   metrics(): Promise<string>;
   /** Takes no more connections, lets running responses end within a grace time, then cuts them. */
@@ -64,7 +78,7 @@ export interface Api {
 
 /** Serves once it resolves. @throws what the operating system says when an address cannot be bound. */
 export async function createApi(service: InferenceService, options: ApiOptions): Promise<Api> {
-  const metrics = createMetrics(service, options.registry ?? new Registry());
+  const metrics = createMetrics(service, options.registry ?? new Registry(), options.files ?? null);
   const timing = { ...defaultTiming, ...options.timing };
   const context: ApiContext = {
     service,
@@ -73,12 +87,15 @@ export async function createApi(service: InferenceService, options: ApiOptions):
     timing,
     running: new RunningCalls(),
     arrivals: new WakeUps(),
+    files: options.files ?? null,
+    batches: options.batches ?? null,
+    webhookHosts: options.webhookHosts ?? new WebhookHosts([]),
+    streams: new Set(),
   };
 
   const server = fastify({
     logger: false,
     bodyLimit: maxBodyBytes,
-    requestTimeout: requestTimeoutMs,
     // While it closes, requests on open connections are answered by the service, which says why not.
     return503OnClosing: false,
     routerOptions: { maxParamLength: maxPathParameterLength },
@@ -90,10 +107,15 @@ export async function createApi(service: InferenceService, options: ApiOptions):
     },
   });
   server.server.maxConnections = maxConnections;
+  // Of the head alone: a body has the time that its route gives it (body.ts, arrival.ts).
+  server.server.headersTimeout = requestTimeoutMs;
   server.decorateRequest("arrivedMs", 0);
   server.decorateRequest("answered", null);
   server.decorateRequest("errorCode", null);
-  installBodyParser(server);
+  installBodyParser(server, timing.arrivalMs);
+  server.addHook("preClose", async () => {
+    for (const end of [...context.streams]) end();
+  });
   observeRequests(server, context);
   server.setErrorHandler(errorHandler(options.log));
   server.setNotFoundHandler(
@@ -115,6 +137,8 @@ export async function createApi(service: InferenceService, options: ApiOptions):
     embeddingsRoute(context),
     ...modelRoutes(context),
     ...requestRoutes(context),
+    ...fileRoutes(context),
+    ...batchRoutes(context),
     ...tokenizeRoutes(context),
     ...healthRoutes(context),
   ];
@@ -142,6 +166,7 @@ export async function createApi(service: InferenceService, options: ApiOptions):
     server,
     address: `http://${host.includes(":") ? `[${host}]` : host}:${port}`,
     grpcAddress: grpc?.address ?? null,
+    lines: new ApiLineRunner(service, metrics, options.log),
     metrics: () => metrics.scrape(),
     close: async () => {
       await Promise.all([closeServer(server, timing.closeGraceMs), grpc?.close(timing.closeGraceMs)]);
@@ -151,27 +176,40 @@ export async function createApi(service: InferenceService, options: ApiOptions):
 
 /** Every path answers every method: with its handler, or with 405 and the methods it has. */
 function registerRoutes(server: FastifyInstance, routes: Route[]): void {
+  const methodsOf = new Map<string, string[]>();
   for (const route of routes) {
-    server.route({
-      method: route.method,
-      url: route.path,
-      config: { quiet: route.quiet ?? false },
-      handler: async (request, reply) => route.handler(request, reply),
-    });
-    const allowed = route.method === "GET" ? ["GET", "HEAD"] : [route.method];
+    if (route.form === undefined) registerRoute(server, route);
+    methodsOf.set(route.path, [...(methodsOf.get(route.path) ?? []), route.method]);
+  }
+  // Where the others are, forms stay a content type that nobody reads.
+  server.register(async (scope) => {
+    await installFormParser(scope);
+    for (const route of routes) if (route.form !== undefined) registerRoute(scope, route);
+  });
+  for (const [path, methods] of methodsOf) {
+    const allowed = methods.flatMap((method) => (method === "GET" ? ["GET", "HEAD"] : [method]));
     server.route({
       method: server.supportedMethods.filter((method) => !allowed.includes(method)),
-      url: route.path,
+      url: path,
       onRequest: async (request, reply) => {
         reply.header("allow", allowed.join(", "));
         throw new RelayError(
           "method_not_allowed",
-          `${route.path} takes ${allowed[0]}, not ${request.method}`,
+          `${path} takes ${methods.join(" and ")}, not ${request.method}`,
         );
       },
       handler: async () => undefined,
     });
   }
+}
+
+function registerRoute(server: FastifyInstance, { method, path, quiet, handler }: Route): void {
+  server.route({
+    method,
+    url: path,
+    config: { quiet: quiet ?? false },
+    handler: async (request, reply) => handler(request, reply),
+  });
 }
 
 function embeddingsRoute({ service }: ApiContext): Route {
@@ -186,7 +224,7 @@ function embeddingsRoute({ service }: ApiContext): Route {
 }
 
 /** Request ids in and out, processing time, and one metric and one log line per response. */
-function observeRequests(server: FastifyInstance, { metrics, log }: ApiContext): void {
+function observeRequests(server: FastifyInstance, { metrics, log, timing }: ApiContext): void {
   server.addHook("onRequest", async (request, reply) => {
     request.arrivedMs = performance.now();
     reply.header("x-request-id", request.id);
@@ -205,6 +243,7 @@ function observeRequests(server: FastifyInstance, { metrics, log }: ApiContext):
         },
         "response",
       );
+      boundRest(request.raw, timing.arrivalMs);
     });
   });
   server.addHook("onSend", async (request, reply, payload) => {

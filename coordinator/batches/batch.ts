@@ -18,6 +18,11 @@ export type BatchStatus = (typeof batchStatuses)[number];
 
 /** A batch in one of these stays as it is. */
 export const finalStatuses = ["failed", "completed", "expired", "cancelled"] as const satisfies BatchStatus[];
+export type FinalStatus = (typeof finalStatuses)[number];
+
+export function isFinal(status: BatchStatus): status is FinalStatus {
+  return (finalStatuses as readonly BatchStatus[]).includes(status);
+}
 
 /** What is wrong with a line of the input. */
 export interface BatchProblem {
@@ -140,17 +145,19 @@ export interface LineAnswer {
 
 /** Answers one line as its endpoint would answer the same body. */
 export interface LineRunner {
+  /** Tokens that one sequence may have. */
+  readonly contextLength: number;
   /**
    * Waits for a model that is not served yet, and for room in the waiting set: never queue_full.
    * @param body JSON of one request.
-   * @param line What a seed is drawn from where the body names none: the same line draws the same in every run.
+   * @param line What the logs call it, and what a seed is drawn from where the body names none: the same line draws the same in every run.
    * @param signal Its reason ends the request.
    * @throws RelayError when the line is to be run again later: draining, queue_unavailable; the signal's reason.
    */
   run(
     endpoint: BatchEndpoint,
     body: Uint8Array<ArrayBuffer>,
-    line: { batchId: string; customId: string; tenant: string },
+    line: { requestId: string; batchId: string; customId: string; tenant: string },
     signal: AbortSignal,
   ): Promise<LineAnswer>;
 }

@@ -10,9 +10,11 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type LoopStall, threadCpuClock } from "../../bench/loop-watch.js";
 import { packageRoot } from "../../common/package.js";
+import type { BatchObject } from "../../coordinator/batches/batch.js";
 import { openTokenizer, type Tokenizer } from "../../coordinator/prompt/tokenizer.js";
 import { chatglm3 } from "../../models/chatglm3.js";
 import { inferenceDefinition } from "../../proto/public.js";
+import { batchUntil, createBatch, hasEnded, requestLine, upload } from "../support/batches.js";
 import { demoModel, TestCluster } from "../support/cluster.js";
 import { GrpcClient, trailers } from "../support/grpc-client.js";
 
@@ -32,7 +34,8 @@ beforeAll(async () => {
   process.env.NODE_OPTIONS = `--import=${join(packageRoot, "dist/bench/event-loop-probe.js")}`;
   process.env.EVENT_LOOP_PROBE = join(directory, "probe");
   try {
-    cluster = await TestCluster.start({ model: demoModel, stages: 1, grpc: true });
+    const data = join(directory, "data");
+    cluster = await TestCluster.start({ model: demoModel, stages: 1, grpc: true, data });
     client = new GrpcClient(await cluster.grpcAddress());
   } finally {
     if (outer === undefined) delete process.env.NODE_OPTIONS;
@@ -199,5 +202,48 @@ describe("the coordinator's event loop keeps turning while", () => {
     );
     const scored = messages.flatMap(({ prompt }) => prompt?.logprobs ?? []);
     expect(scored).toHaveLength(24 * 900);
+  });
+
+  /** A batch from its upload until `check` holds. */
+  const batch = async (lines: string[], check: (batch: BatchObject) => boolean) => {
+    const file = await upload(cluster.url, lines.join("\n"));
+    const { id } = await createBatch(cluster.url, file.id, { endpoint: "/v1/completions" });
+    return batchUntil(cluster.url, id, check);
+  };
+  const lines = (count: number, body: object) =>
+    Array.from({ length: count }, (_, i) => requestLine(`${i}`, body, "/v1/completions"));
+
+  it("a batch of thousands of lines is checked, run and merged", async () => {
+    const all = lines(6_000, { prompt: [5, 6, 7], max_tokens: 2 });
+    // Code that runs for the first time is slow, and not what is looked for.
+    await batch(all.slice(0, 3_000), hasEnded);
+    const { request_counts } = await expectNoStallIn(
+      () => batch(all, hasEnded),
+      () => all.map((line) => JSON.parse(line)),
+    );
+    expect(request_counts.completed).toBe(6_000);
+  });
+
+  it("lines of 4 MB are read and refused", async () => {
+    const all = lines(8, { prompt: text(4_000_000) });
+    const { request_counts } = await expectNoStallIn(
+      () => batch(all, hasEnded),
+      () => all.map((line) => JSON.parse(line)),
+    );
+    expect(request_counts.failed).toBe(8);
+  });
+
+  it("a batch of which a thousand lines run is cancelled", async () => {
+    const all = lines(3_000, { prompt: [5, 6, 7], max_tokens: 900, ignore_eos: true });
+    const cancelled = async () => {
+      const { id } = await batch(all, ({ status }) => status === "in_progress");
+      await cluster.until("lines to run", ({ sequences }) => sequences.running + sequences.waiting > 900);
+      await stall();
+      await cluster.post(`/v1/batches/${id}/cancel`, {});
+      return batchUntil(cluster.url, id, hasEnded);
+    };
+    await cancelled();
+    const { status } = await expectNoStallIn(cancelled, () => all.map((line) => JSON.parse(line)));
+    expect(status).toBe("cancelled");
   });
 });

@@ -1,9 +1,19 @@
 /** What a running cluster shows of itself: probes and metrics of every process, and one request in all logs. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { packageRoot } from "../../common/package.js";
 import type { ClusterView } from "../../coordinator/inference.js";
+import {
+  linesOf as answersOf,
+  batchUntil,
+  createBatch,
+  hasEnded,
+  requestLine,
+  upload,
+} from "../support/batches.js";
 import {
   demoModel,
   freePort,
@@ -48,11 +58,14 @@ const addressesOf = ({ probeAddress, workers }: ClusterView): string[] =>
 
 describe("a cluster with probes and debug logs", () => {
   let cluster: TestCluster;
+  let data: string;
   beforeAll(async () => {
-    cluster = await TestCluster.start({ model: demoModel, stages: 2, probes: true, logLevel: "debug" });
+    data = mkdtempSync(join(tmpdir(), "glm-relay-observed-"));
+    cluster = await TestCluster.start({ model: demoModel, stages: 2, probes: true, logLevel: "debug", data });
   });
   afterAll(async () => {
     await cluster?.stop();
+    rmSync(data, { recursive: true, force: true });
   });
 
   it("answers livez, readyz and metrics on a port of every process", async () => {
@@ -146,6 +159,25 @@ describe("a cluster with probes and debug logs", () => {
     expect(answer.length).toBeGreaterThan(2);
     for (const process of [coordinator!, ...workers]) {
       for (const secret of [said, answer, "very-secret"]) expect(process.output).not.toContain(secret);
+    }
+  });
+
+  it("shows a batch and its lines under their ids in the log, without what they say", async () => {
+    const said = "What is the capital of Canada?";
+    const body = { messages: [{ role: "user", content: said }], temperature: 0 };
+    const file = await upload(cluster.url, `${requestLine("a private name", body)}\n`);
+    const { id } = await createBatch(cluster.url, file.id, { metadata: { note: "a private note" } });
+    const batch = await batchUntil(cluster.url, id, hasEnded);
+    const [line] = await answersOf(cluster.url, batch.output_file_id);
+    const answer: string = line!.response!.body.choices[0].message.content;
+    expect(answer.length).toBeGreaterThan(2);
+    const { coordinator, workers } = cluster;
+    expect(linesOf(coordinator).some(({ batchId }) => batchId === id)).toBe(true);
+    expect(about(coordinator, line!.id).map(({ msg }) => msg)).toContain("request admitted");
+    for (const process of [coordinator, ...workers]) {
+      for (const secret of [said, answer, "a private name", "a private note"]) {
+        expect(process.output).not.toContain(secret);
+      }
     }
   });
 

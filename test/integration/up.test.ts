@@ -84,6 +84,13 @@ describe("glm-relay up", () => {
   it("restarts a dead worker, a dead coordinator and a dead Redis, and the answer stays the same", async () => {
     const first = await answer();
     expect(first).not.toBeNull();
+    const form = new FormData();
+    form.append("purpose", "batch");
+    form.append("file", new Blob(["kept\n"]), "in.jsonl");
+    const made = await fetch(`${url}/v1/files`, { method: "POST", body: form });
+    expect(made.status).toBe(200);
+    const { id } = (await made.json()) as { id: string };
+    expect(readFileSync(join(data, "service/files", id, "content"), "utf8")).toBe("kept\n");
     const worker = (await view()).workers[1]!;
     process.kill(worker.pid, "SIGKILL");
     expect(await answerAgain()).toEqual(first);
@@ -108,6 +115,7 @@ describe("glm-relay up", () => {
     process.kill(pidOf("coordinator"), "SIGKILL");
     await answerAgain();
     expect((await view()).epoch!.term).toBeGreaterThan(terms);
+    expect(await (await fetch(`${url}/v1/files/${id}/content`)).text()).toBe("kept\n");
   });
 
   it("ends with status 0 on SIGTERM and leaves no process behind", async () => {

@@ -44,7 +44,7 @@ async function start(
     stages,
     precision: ["--quantization", "int4"],
     probes: true,
-    data,
+    weights: data,
     memory: "1GiB",
   });
   clusters.push(cluster);
@@ -163,7 +163,7 @@ it("a worker that is killed while it writes leaves nothing that is used", async 
     model,
     stages: 1,
     precision: ["--quantization", "int4"],
-    data,
+    weights: data,
     memory: "1GiB",
     workers: false,
   });

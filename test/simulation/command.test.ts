@@ -106,6 +106,19 @@ describe("glm-relay simulate", () => {
     expect(json).toMatchObject({ requests: 3, tokens: 21, assumptions: { loadBandwidth: 1e9 } });
     expect(json.stages.map(({ device }: { device: string }) => device)).toEqual(["3090", "2080ti"]);
     expect(json.classes).toHaveProperty("batch");
+
+    const refused: [string, RegExp][] = [
+      [`\ufeff${line(1)}\r\n\r\n{"custom_id":"x"}`, /bad\.jsonl:3: expected \{"custom_id"/],
+      [`${line(1)}\n[]\n`, /bad\.jsonl:2: expected/],
+      ["{", /bad\.jsonl:1: expected/],
+      [" \n\n", /bad\.jsonl holds no requests/],
+    ];
+    for (const [content, message] of refused) {
+      const bad = [...args.slice(0, -1), file("bad.jsonl", content)];
+      await expect(run(...bad)).rejects.toThrow(message);
+    }
+    const none = [...args.slice(0, -1), "/nowhere.jsonl"];
+    await expect(run(...none)).rejects.toThrow(/cannot read \/nowhere.jsonl: ENOENT/);
   });
 
   it.each([

@@ -41,7 +41,11 @@ export interface ClusterOptions {
   /** Level of the logs; default info. */
   logLevel?: string;
   /** The workers keep packed weights under it. */
+  weights?: string;
+  /** Its directory of files and batches; absent: it offers neither. */
   data?: string;
+  /** Flags of what it keeps there: --disk-reserve, --files-days, --files-bytes, --webhook-hosts. */
+  files?: string[];
   /** False: none is started, and none is waited for. */
   workers?: boolean;
   /** A Redis that is there already; it is not stopped with the cluster. */
@@ -239,6 +243,8 @@ export class TestCluster {
     args.push("--name", `test-${this.clusterPort}`);
     if (options.dtype !== undefined) args.push("--dtype", options.dtype);
     args.push(...(options.precision ?? []));
+    if (options.data !== undefined) args.push("--data", options.data);
+    args.push(...(options.files ?? []));
     if (options.prefillChunk !== undefined) args.push("--prefill-chunk", `${options.prefillChunk}`);
     if (options.microBatches !== undefined) args.push("--micro-batches", `${options.microBatches}`);
     if (options.speculation !== undefined) args.push("--speculation", options.speculation);
@@ -261,7 +267,7 @@ export class TestCluster {
     ];
     args.push("--memory", options.memory ?? "512MiB", "--threads", `${options.threads ?? 1}`);
     if (options.probes) args.push("--probe-port", "0");
-    if (options.data !== undefined) args.push("--data", options.data);
+    if (options.weights !== undefined) args.push("--data", options.weights);
     const env = this.environment();
     if (options.kernels !== undefined) env["GLM_RELAY_KERNELS"] = options.kernels;
     this.workers[index] = new TestProcess(`worker-${index}`, process.execPath, args, env);

@@ -1,4 +1,5 @@
-// Products of rounded matrices by VNNI; everything else is avx2/'s.
+// What gains by the wider vectors; everything else is avx2/'s.
+#include "kernels/avx512_vnni/avx512.h"
 #include "kernels/avx512_vnni/lanes.h"
 
 namespace glm_relay {
@@ -11,6 +12,13 @@ void matmulInt4(const QuantMatmulArgs& args) { vnni::matmul<Lanes16, Int4Tile>(a
 KernelTable table() {
   KernelTable table = kAvx2Kernels;
   table.name = "avx512-vnni";
+  table.matmul[static_cast<int>(DType::kFloat32)] = avx512Matmul<DType::kFloat32>;
+  table.matmul[static_cast<int>(DType::kFloat16)] = avx512Matmul<DType::kFloat16>;
+  table.matmul[static_cast<int>(DType::kBfloat16)] = avx512Matmul<DType::kBfloat16>;
+  table.attention[static_cast<int>(KvType::kFloat32)] = avx512Attention<KvType::kFloat32>;
+  table.attention[static_cast<int>(KvType::kFloat16)] = avx512Attention<KvType::kFloat16>;
+  table.attention[static_cast<int>(KvType::kBfloat16)] = avx512Attention<KvType::kBfloat16>;
+  table.attention[static_cast<int>(KvType::kInt8)] = avx512Attention<KvType::kInt8>;
   table.matmulInt8 = matmulInt8;
   table.matmulInt4 = matmulInt4;
   return table;

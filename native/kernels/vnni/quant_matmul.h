@@ -10,9 +10,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 
 #include "kernels/kernels.h"
+#include "kernels/with_count.h"
 
 namespace glm_relay {
 namespace {
@@ -29,7 +29,7 @@ constexpr int kPrefetchBytes = 2304;
 constexpr int kSide = 2;
 
 // Rows from which on it pays to spread out a chunk's weights once for all of them.
-constexpr int kSpreadRows = 3 * 2 * kTileRows;
+constexpr int kSpreadRows = 24;
 
 // A tile whose weights are unsigned bytes already, in the order in which they are multiplied, and its scales.
 struct SpreadTile {
@@ -138,15 +138,6 @@ void spreadTiles(float* sums, const SpreadTile* spread, int count, const QuantLa
   }
 }
 
-// Calls run(std::integral_constant<int, count>()); count is 1 to Most.
-template <int Most, class Run>
-void withCount(int count, Run run) {
-  if constexpr (Most > 1) {
-    if (count < Most) return withCount<Most - 1>(count, run);
-  }
-  run(std::integral_constant<int, Most>());
-}
-
 // Spreads out the tiles [begin, end) of a strip.
 template <class V, class Tile>
 void spread(SpreadTile* out, const uint8_t* strip, const QuantLayout& layout, int begin, int end) {
@@ -170,6 +161,7 @@ template <class V, class Tile>
 void rowBlock(float* sums, SpreadTile* room, const uint8_t* strip, const QuantLayout& layout,
               const ActivationTile* x, int rows) {
   static_assert(V::kRows == kTileRows || V::kRows == 2 * kTileRows);
+  static_assert(kSpreadRows > V::kRows, "there is room for a chunk only");
   // A single pass needs no chunks.
   const int chunk = rows <= V::kRows ? layout.tiles : kTileChunk;
   const bool isSpread = rows >= kSpreadRows;

@@ -13,6 +13,7 @@ import { type BodyTask, type Read, readBody } from "../../../coordinator/api/rea
 import { type Api, createApi } from "../../../coordinator/api/server.js";
 import type {
   ClusterView,
+  EventSink,
   GenerationRequest,
   InferenceService,
   ModelInfo,
@@ -170,6 +171,25 @@ export class ScriptedService implements InferenceService {
     return { id: request.id, events: this.script(request), cancel: () => this.cancelled.push(request.id) };
   }
 
+  submitLine(request: GenerationRequest, sink: EventSink): () => void {
+    if (this.refusal !== null) throw this.refusal;
+    this.submitted.push(structuredClone(request));
+    let ended = false;
+    const end = () => {
+      if (!ended) sink.end();
+      ended = true;
+    };
+    const play = async () => {
+      for await (const event of this.script(request)) if (!ended) sink.push(event);
+      end();
+    };
+    void play();
+    return () => {
+      this.cancelled.push(request.id);
+      end();
+    };
+  }
+
   onOrphan(listener: (request: GenerationRequest, handle: RequestHandle) => void): void {
     this.orphanListener = listener;
   }
@@ -196,6 +216,10 @@ export class ScriptedService implements InferenceService {
 
   onRecovery(listener: (reason: string, seconds: number) => void): void {
     this.recoveryListeners.push(listener);
+  }
+
+  get numericsId(): string | null {
+    return this.cluster().numericsId;
   }
 
   cluster(): ClusterView {

@@ -40,6 +40,18 @@ describe("the command line", () => {
           /'--itl-target-ms <ms>' argument '0.5' is invalid. Expected a whole number from 1 to 60000/,
         ] as const,
     ),
+    ...["up", "coordinator"].flatMap((command) =>
+      (
+        [
+          [
+            ["--files-days", "0"],
+            /'--files-days <n>' argument '0' is invalid. Expected a whole number from 1 to 3650/,
+          ],
+          [["--files-bytes", "0"], /'--files-bytes <size>' argument '0' is invalid. Expected a size/],
+          [["--disk-reserve", "some"], /'--disk-reserve <size>' argument 'some' is invalid. Expected a size/],
+        ] as const
+      ).map(([flags, message]) => [[command, "--model", "m", "--stages", "2", ...flags], message] as const),
+    ),
     [["up", "--model", "m", "--stages", "2", "--gpu"], /unknown option '--gpu'/],
     [["worker", "--coordinator", "nowhere"], /'--coordinator <host:port>' argument 'nowhere'.*HOST:PORT/],
     [["worker", "--coordinator", "a:1", "--memory", "much"], /'--memory <size>' argument 'much'.*4GiB/],
@@ -48,7 +60,25 @@ describe("the command line", () => {
     [["status", "too", "many"], /too many arguments/],
     [["batch"], /Usage: glm-relay batch/],
     [["batch", "run", "in.jsonl"], /missing required argument 'out'/],
-    [["batch", "run", "a", "b", "--concurrency", "0"], /'--concurrency <n>' argument '0'.*from 1 to 1024/],
+    [["batch", "run", "a", "b", "--priority", "101"], /'--priority <n>' argument '101'.*from -100 to 100/],
+    [["batch", "run", "a", "b", "--metadata", "x"], /'--metadata <key=value>' argument 'x'.*KEY=VALUE/],
+    [["batch", "submit", "a", "--webhook", "x"], /'--webhook <url>' argument 'x'.*http/],
+    [["batch", "list", "--limit", "0"], /'--limit <n>' argument '0'.*from 1 to 100/],
+    ...["up", "coordinator"].map(
+      (command) =>
+        [
+          [command, "--model", "m", "--stages", "2", "--webhook-hosts", "http://a"],
+          /'--webhook-hosts <hosts>' argument 'http:\/\/a'.*HOST:PORT or \*/,
+        ] as const,
+    ),
+    [
+      ["up", "--model", "m", "--stages", "2", "--webhook-secret-file", "f"],
+      /'--webhook-secret-file <file>' needs --webhook-hosts/,
+    ],
+    [
+      [..."coordinator --model m --stages 2 --redis redis://127.0.0.1:1 --webhook-hosts a".split(" ")],
+      /'--webhook-hosts <hosts>' needs --data/,
+    ],
   ] as const)("refuses %j with status 2 and says what was expected", async (args, message) => {
     const result = await glmRelay([...args]);
     expect(result.stderr).toMatch(message);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { address, httpUrl, integer, redisUrl, size } from "../../../cli/options.js";
+import { address, httpUrl, integer, redisUrl, size, sizeOrNone } from "../../../cli/options.js";
 import { formatBytes } from "../../../cli/text.js";
 
 describe("option values", () => {
@@ -8,6 +8,8 @@ describe("option values", () => {
     expect(size("512 MB")).toBe(512e6);
     expect(size("1.5g")).toBe(1.5e9);
     expect(size("1048576")).toBe(1048576);
+    expect([sizeOrNone("0"), sizeOrNone("256MiB")]).toEqual([0, 256 * 2 ** 20]);
+    expect(() => sizeOrNone("0MiB")).toThrow(/Expected a size/);
     for (const bad of ["", "0", "-1", "4 gallons", "GiB", "1e9", "9999999TiB"]) {
       expect(() => size(bad), bad).toThrow(/Expected a size/);
     }

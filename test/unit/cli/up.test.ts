@@ -43,7 +43,8 @@ function stubPackage(directory: string): string {
   mkdirSync(join(directory, "dist"));
   cpSync(join(packageRoot, "package.json"), join(directory, "package.json"));
   symlinkSync(join(packageRoot, "node_modules"), join(directory, "node_modules"));
-  for (const folder of ["cli", "common"]) {
+  // Of the coordinator what the command line itself uses.
+  for (const folder of ["cli", "common", "coordinator/batches", "coordinator/files"]) {
     cpSync(join(packageRoot, "dist", folder), join(directory, "dist", folder), { recursive: true });
   }
   cpSync(fixture("stub"), join(directory, "dist"), { recursive: true });

@@ -144,6 +144,23 @@ describe("a full queue", () => {
     expect(refusalOf(cluster, "r16").message).toMatch(/^6 sequences are waiting/);
   });
 
+  it("gives lines of batches no place: they are not refused, and nobody is refused for them", () => {
+    const cluster = new FakeCluster({ queueLimit: 2 });
+    cluster.start();
+    for (let n = 0; n < 6; n++) cluster.core.admitLine({ ...generation(`line${n}`, [n]), class: "batch" });
+    for (let n = 0; n < 2; n++) cluster.core.admit(generation(`r${n}`, [n]));
+    cluster.core.admit(generation("one more", [1]));
+    expect(refusalOf(cluster, "one more").message).toMatch(/^2 sequences are waiting/);
+    cluster.core.cancel(requestId("line5"));
+    cluster.answerAll();
+    for (let n = 0; n < 5; n++) expect(cluster.tokensOf(`line${n}`)).toHaveLength(8);
+    for (let n = 2; n < 4; n++) cluster.core.admit(generation(`r${n}`, [n]));
+    cluster.core.admit(generation("again one more", [1]));
+    expect(refusalOf(cluster, "again one more").code).toBe("queue_full");
+    cluster.answerAll();
+    expect(cluster.tokensOf("r3")).toHaveLength(8);
+  });
+
   it("counts no answer for those that were cancelled", () => {
     const cluster = new FakeCluster({ queueLimit: 1 });
     cluster.start();

@@ -3,17 +3,18 @@ import { afterEach, describe, expect, it, vi } from "vitest";
 import { RelayError } from "../../../common/errors.js";
 import { requestId } from "../../../common/ids.js";
 import type { Core } from "../../../coordinator/core.js";
-import type { ModelInfo } from "../../../coordinator/inference.js";
+import type { ModelInfo, RequestEvent } from "../../../coordinator/inference.js";
 import type { PromptService } from "../../../coordinator/prompt/service.js";
 import type { RequestLedger, RequestQueue } from "../../../coordinator/queue/queue.js";
 import { Service, type ServiceFacts } from "../../../coordinator/service.js";
 import { generation } from "../../support/fake-cluster.js";
 
 class NoLedger implements RequestLedger {
+  readonly noted: string[] = [];
   read = async () => [];
   restate = () => {};
-  decided = () => {};
-  ended = () => {};
+  decided = (id: string) => void this.noted.push(id);
+  ended = (id: string) => void this.noted.push(id);
   keepAnswer = () => {};
   answer = async () => null;
 }
@@ -24,17 +25,17 @@ afterEach(() => {
 });
 
 /** A service whose queue takes everything and hands on nothing. */
-function service(): Service {
+function service({ up = true, core: given = {} as Partial<Core>, ledger = new NoLedger() } = {}): Service {
   const queue: RequestQueue = {
-    up: true,
+    up,
     add: async () => {},
     remove: async () => {},
     start: async () => {},
-    ledger: new NoLedger(),
+    ledger,
     onUpChange: () => {},
     close: async () => {},
   };
-  const core = { notReady: () => null, admit: () => {}, cancel: () => {} } as unknown as Core;
+  const core = { notReady: () => null, admit: () => {}, cancel: () => {}, ...given } as unknown as Core;
   const facts: ServiceFacts = {
     model: {} as ModelInfo,
     precision: { dtype: "float32", kvType: "float32", weights: null, head: null },
@@ -129,5 +130,52 @@ describe("a request that the queue took", () => {
     await passSeconds(10, () => under.admit(requests[next++]!));
     await passSeconds(2);
     expect(refused).toEqual(Array.from({ length: 299 - 256 + 1 }, (_, i) => i));
+  });
+});
+
+describe("a line of a batch", () => {
+  const events = () => {
+    const told: string[] = [];
+    const sink = {
+      push: ({ type }: RequestEvent) => void told.push(type),
+      end: () => void told.push("end"),
+    };
+    return { told, sink };
+  };
+
+  it("goes straight into the core while Redis is away, and the ledger hears nothing of it", () => {
+    const admitted: string[] = [];
+    const ledger = new NoLedger();
+    const core = { admitLine: ({ id }: { id: string }) => void admitted.push(id) };
+    const under = service({ up: false, core, ledger });
+    const { told, sink } = events();
+    const line = generation("a", [1]);
+    under.submitLine(line, sink);
+    expect(admitted).toEqual(["a"]);
+    under.emit(line.id, { type: "tokens", choice: 0, text: "x", tokens: [1], logprobs: [] });
+    under.ended(line.id);
+    expect(told).toEqual(["tokens", "end"]);
+    expect(under.pendingCount).toBe(0);
+    expect(ledger.noted).toEqual([]);
+  });
+
+  it("is refused while the model is not served or the server drains, and is cancelled in the core", () => {
+    const cancelled: string[] = [];
+    let notReady: RelayError | null = new RelayError("model_loading", "not yet");
+    const core = {
+      notReady: () => notReady,
+      admitLine: () => undefined,
+      cancel: (id: string) => void cancelled.push(id),
+    };
+    const under = service({ core });
+    const { sink } = events();
+    expect(() => under.submitLine(generation("a", [1]), sink)).toThrow("not yet");
+    expect(under.pendingCount).toBe(0);
+    notReady = null;
+    const cancel = under.submitLine(generation("a", [1]), sink);
+    cancel();
+    expect(cancelled).toEqual(["a"]);
+    under.drain();
+    expect(() => under.submitLine(generation("b", [1]), sink)).toThrow(/shutting down/);
   });
 });

@@ -1,6 +1,7 @@
 /** docs/metrics.md against the pages that coordinator and worker really serve, in both directions. */
 import { Registry } from "prom-client";
 import { expect, test } from "vitest";
+import { BatchMetrics } from "../../../coordinator/batches/metrics.js";
 import { QueueMetrics } from "../../../coordinator/queue/metrics.js";
 import { GrpcClient } from "../../support/grpc-client.js";
 import { type MetricFacts, readDocumented, readPage } from "../../support/metrics-page.js";
@@ -31,6 +32,7 @@ test("the coordinator serves what docs/metrics.md says, and nothing else", async
   const registry = new Registry();
   const queue = new QueueMetrics(registry, "requests", async () => ({ waiting: 1 }));
   await queue.timed(async () => undefined);
+  new BatchMetrics(registry, service.model.id, () => ["completed"]).answered(true);
   const api = await startApi(service, {}, registry, undefined, 0);
   const grpc = new GrpcClient(api.grpcAddress!);
   try {

@@ -1,42 +1,38 @@
 import { spawn } from "node:child_process";
-import { appendFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
-import type { ServerResponse } from "node:http";
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { freePort } from "../../../../cli/redis.js";
 import { eventually, glmRelay, mainScript, scratch } from "../support.js";
-import { complete, jsonl, outputLine, requestLine, respond, serveCompletions } from "./support.js";
+import { FakeCoordinator, jsonl, requestLine } from "./support.js";
 
 /** A process needs a while to start on a busy machine. */
 const startLimitMs = 15_000;
 
-function files(ids: string[]): { input: string; output: string } {
+function files(ids: string[]): { input: string; output: string; state: string } {
   const folder = scratch();
   const input = join(folder, "in.jsonl");
   writeFileSync(input, jsonl(ids.map((id) => requestLine(id))));
-  return { input, output: join(folder, "out.jsonl") };
+  const output = join(folder, "out.jsonl");
+  return { input, output, state: `${output}.batch.json` };
 }
 
-const idsOf = (output: string): string[] =>
-  readFileSync(output, "utf8")
+const idsOf = (text: string): string[] =>
+  text
     .trimEnd()
     .split("\n")
     .map((line) => (JSON.parse(line) as { custom_id: string }).custom_id);
 
-/** A server that answers nothing until it is told to. */
-async function holdingServer() {
-  const held: { user: unknown; response: ServerResponse }[] = [];
-  const url = await serveCompletions(({ user }, response) => void held.push({ user, response }));
-  return { url, held };
-}
-
-/** `batch run` in the background. */
-function startRun(args: string[]) {
-  const child = spawn(process.execPath, [mainScript, "batch", "run", ...args], {
+/** A command of `batch` in the background. */
+function start(args: string[]) {
+  const child = spawn(process.execPath, [mainScript, "batch", ...args], {
     stdio: ["ignore", "pipe", "pipe"],
   });
   onTestFinished(() => void child.kill("SIGKILL"));
-  const run = { child, stderr: "" };
+  const run = { child, stdout: "", stderr: "" };
+  child.stdout.on("data", (data: Buffer) => {
+    run.stdout += data.toString();
+  });
   child.stderr.on("data", (data: Buffer) => {
     run.stderr += data.toString();
   });
@@ -45,132 +41,173 @@ function startRun(args: string[]) {
 }
 
 describe("batch run", () => {
-  it("answers every line, prints progress and summary on standard error and ends with 0", async () => {
-    const url = await serveCompletions((body, response) => complete(response, body.user));
-    const { input, output } = files(["a", "b", "c"]);
-    const result = await glmRelay(["batch", "run", input, output, "--url", url]);
-    expect(result.stderr).toMatch(
-      /^100 %, 3\/3, 0 failed, \d+ tokens\/s\ndone 3, failed 0, skipped 0: 6 prompt and 9 completion tokens, .+\n$/,
-    );
+  it("submits, waits, writes one line per id in the order of the input, and ends with 0", async () => {
+    const fake = await FakeCoordinator.start();
+    fake.onCreate = (batch) => fake.finish(batch);
+    const { input, output, state } = files(["a", "b", "c"]);
+    const result = await glmRelay(["batch", "run", input, output, "--url", fake.url]);
     expect(result).toMatchObject({ status: 0, stdout: "" });
-    expect(idsOf(output).sort()).toEqual(["a", "b", "c"]);
-    expect(JSON.parse(readFileSync(output, "utf8").split("\n")[0]!)).toEqual({
-      id: expect.stringMatching(/^batch_req_[0-9a-f]{24}$/),
-      custom_id: expect.any(String),
+    expect(result.stderr).toMatch(
+      /^submitted as batch_0\n100 %, 3\/3, 0 failed, \d+ tokens\/s\ncompleted: done 3, failed 0 of 3: 6 prompt and 9 completion tokens, 20 s, 1 tokens\/s\n$/,
+    );
+    const text = readFileSync(output, "utf8");
+    expect(idsOf(text)).toEqual(["a", "b", "c"]);
+    expect(JSON.parse(text.split("\n")[0]!)).toEqual({
+      id: expect.stringMatching(/^batch_req_[0-9a-f]{32}$/),
+      custom_id: "a",
       response: {
         status_code: 200,
-        request_id: "req-test",
-        body: {
-          id: expect.stringMatching(/^cmpl-[abc]$/),
-          usage: { prompt_tokens: 2, completion_tokens: 3 },
-        },
+        request_id: "req-a",
+        body: { id: "cmpl-a", usage: { prompt_tokens: 2, completion_tokens: 3, total_tokens: 5 } },
       },
       error: null,
     });
+    expect(existsSync(state)).toBe(false);
+    const again = await glmRelay(["batch", "run", input, output, "--url", fake.url]);
+    expect(again.status).toBe(1);
+    expect(again.stderr).toContain("out.jsonl exists already: remove it, or choose another output file");
+    expect(readFileSync(output, "utf8")).toBe(text);
   });
 
   it("with --json prints the summary on standard output, and ends with 1 when a line failed", async () => {
-    const url = await serveCompletions(({ user }, response) => {
-      if (user === "b") respond(response, 400, { error: { message: "b is bad", code: "invalid_value" } });
-      else complete(response, user);
-    });
-    const { input, output } = files(["a", "b"]);
-    const result = await glmRelay(["batch", "run", input, output, "--url", url, "--json"]);
+    const fake = await FakeCoordinator.start();
+    fake.onCreate = (batch) => fake.finish(batch, ["b"]);
+    const { input, output } = files(["a", "b", "c"]);
+    const result = await glmRelay(["batch", "run", input, output, "--url", fake.url, "--json"]);
     expect(result.status).toBe(1);
-    expect(JSON.parse(result.stdout)).toMatchObject({
-      total: 2,
-      done: 1,
+    expect(JSON.parse(result.stdout)).toEqual({
+      batch: "batch_0",
+      status: "completed",
+      total: 3,
+      done: 2,
       failed: 1,
-      skipped: 0,
       remaining: 0,
-      retries: 0,
-      prompt_tokens: 2,
-      completion_tokens: 3,
+      prompt_tokens: 4,
+      cached_tokens: 0,
+      completion_tokens: 6,
+      reasoning_tokens: 0,
+      seconds: 20,
+      tokens_per_second: 0.3,
+      errors: [],
+      output,
     });
     expect(result.stderr).toContain('1 failed with invalid_value, the first is "b": b is bad\n');
-    // A refusal is final: the next run has nothing to do and says the same.
-    const again = await glmRelay(["batch", "run", input, output, "--url", url, "--json"]);
-    expect(again.status).toBe(1);
-    expect(JSON.parse(again.stdout)).toMatchObject({ done: 1, failed: 1, skipped: 2, remaining: 0 });
+    expect(idsOf(readFileSync(output, "utf8"))).toEqual(["a", "b", "c"]);
   });
 
-  it("tries again when the coordinator is loading or the connection breaks", async () => {
-    const seen: unknown[] = [];
-    const url = await serveCompletions(({ user }, response) => {
-      seen.push(user);
-      const first = seen.filter((id) => id === user).length === 1;
-      if (first && user === "a") response.destroy();
-      else if (first && user === "b") {
-        respond(response, 503, { error: { code: "model_loading" } }, { "retry-after-ms": "1" });
-      } else complete(response, user);
-    });
-    const { input, output } = files(["a", "b", "c"]);
-    const result = await glmRelay(["batch", "run", input, output, "--url", url, "--json"]);
+  it("hands its options on", async () => {
+    const fake = await FakeCoordinator.start();
+    fake.onCreate = (batch) => fake.finish(batch);
+    const { input, output } = files(["a"]);
+    const options = "--window 2h --metadata a=b=c --metadata d= --priority -7 --token-budget 1000";
+    const webhook = ["--webhook", "https://hooks.example/x?y=z"];
+    const result = await glmRelay([
+      ...["batch", "run", input, output, "--url", fake.url, ...options.split(" ")],
+      ...webhook,
+    ]);
     expect(result.status).toBe(0);
-    expect(JSON.parse(result.stdout)).toMatchObject({ done: 3, failed: 0, retries: 2 });
-    expect(idsOf(output).sort()).toEqual(["a", "b", "c"]);
+    expect(fake.created[0]).toMatchObject({
+      endpoint: "/v1/completions",
+      completion_window: "2h",
+      metadata: { a: "b=c", d: "" },
+      priority: -7,
+      token_budget: 1_000,
+      webhook: { url: "https://hooks.example/x?y=z" },
+    });
   });
 
-  it("sends nothing when a line is wrong, and names each one", async () => {
-    const asked: unknown[] = [];
-    const url = await serveCompletions((body, response) => {
-      asked.push(body);
-      complete(response, "x");
-    });
-    const { input, output } = files(["a", "a", "b"]);
-    appendFileSync(input, "{\n");
-    const result = await glmRelay(["batch", "run", input, output, "--url", url]);
+  it("names each line that is wrong, as the coordinator found it, and writes nothing", async () => {
+    const fake = await FakeCoordinator.start();
+    fake.onCreate = (batch) =>
+      fake.change(batch, {
+        status: "failed",
+        failed_at: 1_700_000_001,
+        errors: {
+          object: "list",
+          data: [
+            {
+              code: "duplicate_custom_id",
+              line: 2,
+              message: 'custom_id: "a" stands in line 1',
+              param: "custom_id",
+            },
+            { code: "empty_file", line: null, message: "something of the whole", param: null },
+          ],
+        },
+      });
+    const { input, output, state } = files(["a", "a"]);
+    const result = await glmRelay(["batch", "run", input, output, "--url", fake.url, "--json"]);
     expect(result.status).toBe(1);
-    const [first, second, last] = result.stderr.trimEnd().split("\n");
-    expect(first).toBe(`${input}:2: custom_id: "a" stands in line 1 already, expected one of its own`);
-    expect(second).toMatch(/in\.jsonl:4: not JSON/);
-    expect(last).toBe(`error: 2 lines of ${input} cannot be sent, so nothing was sent`);
-    expect(asked).toEqual([]);
-    expect(() => readFileSync(output)).toThrow(/ENOENT/);
+    expect(result.stderr).toContain(
+      `\n${input}:2: custom_id: "a" stands in line 1\nsomething of the whole\n`,
+    );
+    expect(JSON.parse(result.stdout)).toMatchObject({
+      status: "failed",
+      output: null,
+      errors: [{ line: 2 }, {}],
+    });
+    for (const file of [output, state]) expect(existsSync(file)).toBe(false);
   });
 
-  it("stops at SIGINT: what runs is written, the rest is left, and the printed command continues", async () => {
-    const { url, held } = await holdingServer();
-    const { input, output } = files(["a", "b", "c", "d"]);
-    const run = startRun([input, output, "--url", url, "--concurrency", "2"]);
-    await eventually(() => held.length === 2, startLimitMs);
+  it("ends at SIGINT while the batch goes on, and the printed commands continue and cancel", async () => {
+    const fake = await FakeCoordinator.start();
+    const { input, output, state } = files(["a", "b"]);
+    const run = start(["run", input, output, "--url", fake.url, "--priority", "3"]);
+    await eventually(() => fake.requests.includes("GET /v1/batches/batch_0/events"), startLimitMs);
     run.child.kill("SIGINT");
-    await eventually(() => run.stderr.includes("SIGINT: waiting up to 20 s"), startLimitMs);
-    for (const { user, response } of held) complete(response, user);
     expect(await run.ended).toBe(1);
-    expect(idsOf(output).sort()).toEqual(["a", "b"]);
-    const command = `glm-relay batch run ${input} ${output} --url ${url} --concurrency 2`;
-    expect(run.stderr).toContain(`2 of 4 are left; this continues:\n  ${command}\n`);
+    const command = `glm-relay batch run ${input} ${output} --url ${fake.url} --priority 3`;
+    const cancel = `glm-relay batch cancel batch_0 --url ${fake.url}`;
+    expect(run.stderr).toContain(
+      `SIGINT: the batch goes on without this command\nthis continues to watch it:\n  ${command}\nthis cancels it:\n  ${cancel}\n`,
+    );
+    expect(fake.batches[0]!.status).toBe("validating");
+    expect(existsSync(output)).toBe(false);
+    expect(existsSync(state)).toBe(true);
 
-    const rest = glmRelay(command.split(" ").slice(1));
-    await eventually(() => held.length === 4, startLimitMs);
-    for (const { user, response } of held.slice(2)) complete(response, user);
-    const result = await rest;
-    expect(result.stderr).toMatch(/^2 of 4 stand in .*out\.jsonl already\n/);
-    expect(result.stderr).toMatch(/^done 4, failed 0, skipped 2: 8 prompt and 12 completion tokens/m);
-    expect(result.status).toBe(0);
-    expect(idsOf(output).sort()).toEqual(["a", "b", "c", "d"]);
+    const rest = start(command.split(" ").slice(2));
+    await eventually(
+      () => fake.requests.filter((line) => line.endsWith("/events")).length === 2,
+      startLimitMs,
+    );
+    fake.finish(fake.batches[0]!);
+    expect(await rest.ended).toBe(0);
+    expect(rest.stderr).toMatch(/^going on with batch_0\n/);
+    expect(fake.batches).toHaveLength(1);
+    expect(idsOf(readFileSync(output, "utf8"))).toEqual(["a", "b"]);
+    expect(existsSync(state)).toBe(false);
+  });
+
+  it("waits for a coordinator that is away, and says so", async () => {
+    const fake = await FakeCoordinator.start();
+    const { input, output } = files(["a", "b"]);
+    const run = start(["run", input, output, "--url", fake.url]);
+    await eventually(() => fake.requests.includes("GET /v1/batches/batch_0/events"), startLimitMs);
+    await fake.close();
+    await eventually(() => run.stderr.includes("waiting for the coordinator: no answer from"), startLimitMs);
+    expect(run.child.exitCode).toBeNull();
+    await fake.open();
+    fake.finish(fake.batches[0]!);
+    expect(await run.ended).toBe(0);
+    expect(idsOf(readFileSync(output, "utf8"))).toEqual(["a", "b"]);
   });
 
   it("refuses an output that another run writes, also under another name, until that one is killed", async () => {
-    const { url, held } = await holdingServer();
+    const fake = await FakeCoordinator.start();
     const { input, output } = files(["a"]);
-    const run = startRun([input, output, "--url", url]);
-    await eventually(() => held.length === 1, startLimitMs);
-    const link = join(scratch(), "link.jsonl");
-    symlinkSync(output, link);
-    const second = await glmRelay(["batch", "run", input, link, "--url", url]);
+    const run = start(["run", input, output, "--url", fake.url]);
+    await eventually(() => fake.requests.includes("GET /v1/batches/batch_0/events"), startLimitMs);
+    const second = await glmRelay(["batch", "run", input, output, "--url", fake.url]);
     expect(second.status).toBe(1);
     expect(second.stderr).toBe(
       `error: another run writes ${output}: wait for its end, or choose another output file\n`,
     );
     run.child.kill("SIGKILL");
     await run.ended;
-    const third = glmRelay(["batch", "run", input, link, "--url", url]);
-    await eventually(() => held.length === 2, startLimitMs);
-    complete(held[1]!.response, "a");
-    expect((await third).status).toBe(0);
-    expect(idsOf(output)).toEqual(["a"]);
+    fake.finish(fake.batches[0]!);
+    expect((await glmRelay(["batch", "run", input, output, "--url", fake.url])).status).toBe(0);
+    expect(fake.batches).toHaveLength(1);
+    expect(idsOf(readFileSync(output, "utf8"))).toEqual(["a"]);
   });
 
   it("tells at once that nobody listens, and names files that it cannot use", async () => {
@@ -180,11 +217,14 @@ describe("batch run", () => {
     expect(nobody.stderr).toMatch(/^error: no answer from .*ECONNREFUSED\n$/);
     const folder = join(scratch(), "folder");
     mkdirSync(folder);
+    const link = join(folder, "link.jsonl");
+    symlinkSync(input, link);
     const refused: [string[], RegExp][] = [
       [[input, folder], /cannot write .*folder is not a regular file/],
       [[input, join(folder, "no", "out.jsonl")], /cannot write .*ENOENT/],
       [[join(folder, "in.jsonl"), output], /cannot read .*in\.jsonl: ENOENT/],
-      [[input, input], /in\.jsonl:1: not a line of a batch's output/],
+      [[folder, output], /cannot read .*folder: not a regular file/],
+      [[input, link], /in\.jsonl exists already/],
     ];
     for (const [args, message] of refused) {
       const result = await glmRelay(["batch", "run", ...args, "--url", url]);
@@ -192,9 +232,115 @@ describe("batch run", () => {
       expect(result.stderr).toMatch(/^error: /);
       expect(result.status).toBe(1);
     }
-    writeFileSync(output, jsonl([outputLine("stranger")]));
-    const stranger = await glmRelay(["batch", "run", input, output, "--url", url]);
-    expect(stranger.stderr).toMatch(/out\.jsonl:1: custom_id "stranger" is not in .*in\.jsonl/);
-    expect(readFileSync(output, "utf8")).toBe(jsonl([outputLine("stranger")]));
+    expect(existsSync(output)).toBe(false);
+  });
+
+  it("says what to do when the coordinator does not know its batch", async () => {
+    const fake = await FakeCoordinator.start();
+    const { input, output, state } = files(["a"]);
+    const run = start(["run", input, output, "--url", fake.url]);
+    await eventually(() => fake.requests.includes("GET /v1/batches/batch_0/events"), startLimitMs);
+    run.child.kill("SIGKILL");
+    await run.ended;
+    fake.batches.length = 0;
+    const result = await glmRelay(["batch", "run", input, output, "--url", fake.url]);
+    expect(result.status).toBe(1);
+    expect(result.stderr).toContain(
+      `error: the coordinator does not know batch_0 (any more): remove ${state} to begin anew [not_found]\n`,
+    );
+    // The batch is there, and its answers are not.
+    await glmRelay(["batch", "submit", input, "--url", fake.url]);
+    const [batch] = fake.batches;
+    fake.finish(batch!);
+    fake.files.delete(`out-${batch!.id}`);
+    const gone = await glmRelay(["batch", "run", input, output, "--url", fake.url]);
+    expect(gone.stderr).toContain(
+      `error: the answers of batch_0 are gone (no file out-batch_0): remove ${state}`,
+    );
+  });
+});
+
+describe("the commands around a batch", () => {
+  it("submit, show, watch, fetch and list it", async () => {
+    const fake = await FakeCoordinator.start();
+    const { input, output } = files(["a", "b"]);
+    const batch = (...args: string[]) => glmRelay(["batch", ...args, "--url", fake.url]);
+    expect(await batch("submit", input)).toMatchObject({ status: 0, stdout: "batch_0\n" });
+    expect(JSON.parse((await batch("submit", input, "--json")).stdout)).toMatchObject({ id: "batch_1" });
+    const [, first] = fake.batches;
+
+    const early = await batch("results", "batch_0", output);
+    expect(early.status).toBe(1);
+    expect(early.stderr).toContain(`batch_0 is validating: its answers are there when it has ended`);
+    expect(early.stderr).toContain(`glm-relay batch wait batch_0 --url ${fake.url}`);
+
+    const watching = start(["wait", "batch_0", "--url", fake.url]);
+    await eventually(() => fake.requests.includes("GET /v1/batches/batch_0/events"), startLimitMs);
+    fake.finish(first!, ["b"]);
+    expect(await watching.ended).toBe(1);
+    expect(watching.stderr).toContain("completed: done 1, failed 1 of 2");
+
+    const status = await batch("status", "batch_0");
+    expect(status.stdout).toMatch(/^batch {5}batch_0\nstatus {4}completed\n/);
+    expect(JSON.parse((await batch("status", "batch_0", "--json")).stdout)).toEqual(first);
+
+    const stdout = await batch("results", "batch_0", "-");
+    expect(idsOf(stdout.stdout)).toEqual(["a", "b"]);
+    expect(stdout.status).toBe(1);
+    expect(JSON.parse((await batch("results", "batch_0", output, "--json")).stdout)).toMatchObject({
+      output,
+    });
+    expect(readFileSync(output, "utf8")).toBe(stdout.stdout);
+
+    expect(await batch("cancel", "batch_1")).toMatchObject({ status: 0, stdout: "batch_1 cancelling\n" });
+    const list = await batch("list", "--limit", "1");
+    expect(list.stdout).toMatch(/batch_1 +│ +cancelling/);
+    expect(list.stdout).not.toContain("batch_0");
+    expect(list.stderr).toBe(`more: glm-relay batch list --url ${fake.url} --limit 1 --after batch_1\n`);
+    expect(JSON.parse((await batch("list", "--json")).stdout).data).toHaveLength(2);
+  });
+
+  it("give a reader of the results what it wants, and no more", async () => {
+    const fake = await FakeCoordinator.start();
+    const { input } = files(Array.from({ length: 20_000 }, (_, index) => `line ${index}`));
+    await glmRelay(["batch", "submit", input, "--url", fake.url]);
+    fake.finish(fake.batches[0]!);
+    const reader = start(["results", "batch_0", "-", "--url", fake.url]);
+    reader.child.stdout.once("data", () => reader.child.stdout.destroy());
+    expect(await reader.ended).toBe(0);
+    expect(reader.stderr).not.toContain("error");
+  });
+
+  it("name what is not known, and nobody who listens", async () => {
+    const fake = await FakeCoordinator.start();
+    const nobody = `http://127.0.0.1:${await freePort()}`;
+    const { input, output } = files(["a"]);
+    for (const args of [
+      ["status", "x"],
+      ["wait", "x"],
+      ["cancel", "x"],
+      ["results", "x", output],
+    ]) {
+      const unknown = await glmRelay(["batch", ...args, "--url", fake.url]);
+      expect(unknown).toMatchObject({ status: 1, stderr: 'error: id: "x" is not known [not_found]\n' });
+      const away = await glmRelay(["batch", ...args, "--url", nobody]);
+      expect(away.stderr).toMatch(/^error: no answer from .*: ECONNREFUSED\n$/);
+    }
+    const submit = await glmRelay(["batch", "submit", `${input}.none`, "--url", fake.url]);
+    expect(submit.stderr).toMatch(/error: cannot read .*ENOENT/);
+  });
+
+  it("leave a batch that is watched alone when they are ended", async () => {
+    const fake = await FakeCoordinator.start();
+    const { input } = files(["a"]);
+    await glmRelay(["batch", "submit", input, "--url", fake.url]);
+    const watching = start(["wait", "batch_0", "--url", fake.url]);
+    await eventually(() => fake.requests.includes("GET /v1/batches/batch_0/events"), startLimitMs);
+    watching.child.kill("SIGTERM");
+    expect(await watching.ended).toBe(1);
+    expect(watching.stderr).toContain(
+      `this continues to watch it:\n  glm-relay batch wait batch_0 --url ${fake.url}\n`,
+    );
+    expect(fake.requests.some((line) => line.includes("cancel"))).toBe(false);
   });
 });

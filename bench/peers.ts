@@ -1,0 +1,213 @@
+/**
+ * The speed of a model with real sizes and random weights beside llama.cpp's, in rounds that alternate: decode of
+ * several sequences after short and long prompts, prefill, time to load, and resident memory; in one process of so
+ * many threads, and in two stages. Our figures include HTTP, the queue and sampling.
+ */
+import { readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import type { Command } from "commander";
+import { openModel } from "../checkpoint/index.js";
+import { integer } from "../cli/options.js";
+import { formatBytes } from "../cli/text.js";
+import { parseResident } from "./memory.js";
+import {
+  addRandomModelOptions,
+  listOf,
+  printJson,
+  quantizationFlags,
+  quantizationOption,
+  type RandomModelFlags,
+  scratchModel,
+  withoutGuesses,
+} from "./options.js";
+import { findPeer, howToInstallPeer, type PeerFigures, runPeer } from "./peer.js";
+import { bytesProgress, note } from "./progress.js";
+import { writeRandomGguf } from "./random-gguf.js";
+import { percentile, printMarkdown, printTable, type Table } from "./report.js";
+import { makeScratch } from "./scratch.js";
+import { clusterEngine, decodeKey, runTask, type SpeedTask } from "./speed-task.js";
+import { type BenchCluster, withCluster } from "./up.js";
+
+interface Flags extends RandomModelFlags {
+  model?: string;
+  quantization: string;
+  threads: number[];
+  sequences: number[];
+  contexts: number[];
+  prefill: number[];
+  tokens: number;
+  rounds: number;
+  peer?: string;
+  json?: boolean;
+  markdown?: boolean;
+}
+
+/** One row of the table. */
+interface Engine {
+  name: string;
+  /** Threads in all. */
+  threads: number;
+  kind: "cluster" | "stages" | "peer";
+  rounds: PeerFigures[];
+}
+
+type Measured = Engine & { run: (round: number) => Promise<PeerFigures> };
+
+const counts = (most: number) => listOf(integer(1, most));
+
+export function addPeersCommand(program: Command): void {
+  const command = program
+    .command("peers")
+    .description("Tokens per second of a 6B-shaped model of a few layers, beside llama.cpp's.")
+    .argument("[flags...]", "more flags of `up`, after --");
+  addRandomModelOptions(command, { like: "chatglm2-6b", layers: 8, context: 4_096 })
+    .option("--model <dir>", "a model to measure instead")
+    .addOption(quantizationOption())
+    .option("--threads <list>", "threads in all", counts(256), [2])
+    .option("--sequences <list>", "sequences that decode at once", counts(256), [1, 4, 8, 16])
+    .option("--contexts <list>", "tokens of their prompts", counts(100_000), [32])
+    .option("--prefill <list>", "lengths of prompts", counts(100_000), [128, 512])
+    .option("--tokens <n>", "tokens that each sequence decodes", integer(2, 900), 64)
+    .option("--rounds <n>", "measurements per figure, of which the median is shown", integer(1, 100), 3)
+    .option("--peer <dir>", "measures llama.cpp too, with the node-llama-cpp installed in this directory")
+    .option("--json", "print JSON")
+    .option("--markdown", "print for a document")
+    .action(async (more: string[], flags: Flags) => {
+      const library = flags.peer === undefined ? null : findPeer(flags.peer);
+      if (library === null) note(`llama.cpp is not measured: ${howToInstallPeer}`);
+      const model = flags.model ?? (await scratchModel(flags));
+      const upFlags = [...quantizationFlags(flags.quantization), ...withoutGuesses, ...more];
+      const engines = await measure(model, upFlags, flags, library);
+      if (flags.json === true) printJson({ name: "peers", flags: upFlags, engines });
+      else (flags.markdown === true ? printMarkdown : printTable)(table(engines, upFlags, flags));
+    });
+}
+
+/** Rounds alternate between all that is compared: a machine that slows down slows down all of it. */
+async function measure(
+  model: string,
+  upFlags: readonly string[],
+  { threads, sequences, contexts, prefill, tokens, rounds }: Flags,
+  library: string | null,
+): Promise<Engine[]> {
+  const { shape, contextLength } = await openModel(model);
+  const task: SpeedTask = {
+    tokenCount: shape.tokenCount,
+    prefillLengths: prefill,
+    sequenceCounts: sequences,
+    contexts,
+    tokens,
+  };
+  const cluster = (stages: number, perStage: number) => (round: number) => {
+    const flags = [...upFlags, "--threads-per-worker", String(perStage)];
+    return withCluster({ model, stages, flags }, (running) => clusterFigures(running, task, round));
+  };
+  let file: string | null = null;
+  if (library !== null) {
+    file = join(makeScratch(), "model.gguf");
+    await writeRandomGguf(file, { ...shape, contextLength }, bytesProgress("writing the peer's weights"));
+    note(`the peer's file has ${formatBytes(statSync(file).size)}`);
+  }
+  const engines = threads.flatMap((count): Measured[] => {
+    const named = `${count} ${count === 1 ? "thread" : "threads"}`;
+    const all: Measured[] = [
+      { name: `1 stage, ${named}`, threads: count, kind: "cluster", rounds: [], run: cluster(1, count) },
+    ];
+    if (count % 2 === 0) {
+      const halves = cluster(2, count / 2);
+      all.push({
+        name: `2 stages, ${named} in all`,
+        threads: count,
+        kind: "stages",
+        rounds: [],
+        run: halves,
+      });
+    }
+    if (library !== null && file !== null) {
+      const run = (round: number) => runPeer({ library, file, threads: count, task, round });
+      all.push({ name: `llama.cpp, ${named}`, threads: count, kind: "peer", rounds: [], run });
+    }
+    return all;
+  });
+  for (let round = 0; round < rounds; round++) {
+    for (const engine of engines) {
+      engine.rounds.push(await engine.run(round));
+      note(`round ${round + 1} of ${rounds}, ${engine.name}: ${speeds(engine.rounds.at(-1)!).join(", ")}`);
+    }
+  }
+  return engines.map(({ run: _, ...engine }) => engine);
+}
+
+async function clusterFigures(cluster: BenchCluster, task: SpeedTask, round: number): Promise<PeerFigures> {
+  const measured = await runTask(clusterEngine(cluster), task, round);
+  const { workers } = await cluster.view();
+  const resident = workers.map(({ pid }) => parseResident(readFileSync(`/proc/${pid}/status`, "utf8")));
+  const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
+  return {
+    ...measured,
+    loadSeconds: cluster.startSeconds,
+    anonymousBytes: sum(resident.map(({ anon }) => anon)),
+    mappedBytes: sum(resident.map(({ file }) => file)),
+    peakBytes: sum(resident.map(({ peak }) => peak)),
+  };
+}
+
+const speeds = ({ decode, prefill }: PeerFigures): string[] =>
+  [...Object.values(decode), ...Object.values(prefill)].map((rate) => rate.toFixed(1));
+
+/** What is compared, in the order of the table's columns. */
+interface Column {
+  head: string;
+  of: (figures: PeerFigures) => number;
+  show: (value: number) => string;
+  /** Less is better. */
+  isCost: boolean;
+}
+
+function columnsOf({ sequences, contexts, prefill }: Flags): Column[] {
+  const rate = (head: string, of: (figures: PeerFigures) => number): Column => ({
+    ...{ head, of, show: (value) => value.toFixed(1), isCost: false },
+  });
+  const bytes = (head: string, of: (figures: PeerFigures) => number): Column => ({
+    ...{ head, of, show: formatBytes, isCost: true },
+  });
+  return [
+    ...contexts.flatMap((context) =>
+      sequences.map((count) =>
+        rate(`${count} x after ${context}`, ({ decode }) => decode[decodeKey(count, context)]!),
+      ),
+    ),
+    ...prefill.map((length) => rate(`prefill ${length}`, (figures) => figures.prefill[length]!)),
+    { head: "ready", of: (figures) => figures.loadSeconds, show: (s) => `${s.toFixed(1)} s`, isCost: true },
+    bytes("anonymous", (figures) => figures.anonymousBytes),
+    bytes("mapped", (figures) => figures.mappedBytes),
+    bytes("peak", (figures) => figures.peakBytes),
+  ];
+}
+
+function table(engines: readonly Engine[], upFlags: readonly string[], flags: Flags): Table {
+  const columns = columnsOf(flags);
+  const medianOf = ({ rounds }: Engine, { of }: Column) => percentile(rounds.map(of), 50);
+  const rows = engines.map((engine) => [
+    engine.name,
+    ...columns.map((column) => `${column.show(medianOf(engine, column))}${spread(engine, column)}`),
+  ]);
+  const ratios = engines.flatMap((engine) => {
+    const peer = engines.find(({ kind, threads }) => kind === "peer" && threads === engine.threads);
+    if (engine.kind === "peer" || peer === undefined) return [];
+    const ratio = (column: Column) => (medianOf(engine, column) / medianOf(peer, column)).toFixed(2);
+    return [[`${engine.name}: times the peer's`, ...columns.map(ratio)]];
+  });
+  return {
+    title: `Tokens per second, all sequences together (${upFlags.join(" ")}); medians of ${flags.rounds} rounds, and half of what lies between the least and the most`,
+    head: ["", ...columns.map(({ head }) => head)],
+    rows: [...rows, ...ratios],
+  };
+}
+
+function spread({ rounds }: Engine, { of, isCost }: Column): string {
+  if (isCost || rounds.length < 2) return "";
+  const values = rounds.map(of);
+  const half = (Math.max(...values) - Math.min(...values)) / 2;
+  return ` +-${((100 * half) / percentile(values, 50)).toFixed(0)} %`;
+}
