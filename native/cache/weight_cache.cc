@@ -43,9 +43,15 @@ void CachedPart::add(MatrixRecord record, const DeviceMatrix& matrix) {
 }
 
 WeightCache::WeightCache(const WeightCacheOptions& options, ThreadPool& pool)
-    : directory_(options.directory, options.maxBytes), keys_(options.fingerprint), pool_(pool) {}
+    : directory_(options.directory, options.maxBytes),
+      keys_(options.fingerprint),
+      pool_(pool),
+      writer_(std::make_unique<Driver>()) {}
 
-WeightCache::~WeightCache() { stopping_ = true; }
+void WeightCache::close() {
+  stopping_ = true;
+  writer_.reset();
+}
 
 std::unique_ptr<CachedPart> WeightCache::openLayer(const LayerTensors& tensors, int layer,
                                                    const WeightFormat& format) {
@@ -103,7 +109,7 @@ void WeightCache::keep(std::unique_ptr<CachedPart> part) {
     if (made.packed == nullptr) return;
   }
   const std::shared_ptr<CachedPart> shared = std::move(part);
-  writer_.post([this, shared] { write(*shared); });
+  writer_->post([this, shared] { write(*shared); });
 }
 
 void WeightCache::write(CachedPart& part) {

@@ -61,16 +61,18 @@ class WeightCache {
  public:
   // `pool` outlives this and is used in open() only.
   WeightCache(const WeightCacheOptions& options, ThreadPool& pool);
-  // Stops writing; what is unfinished is gone.
-  ~WeightCache();
+  ~WeightCache() { close(); }
+  // Stops writing; what is unfinished is gone. Nothing is kept after that.
+  void close();
 
   // Null where nothing is kept: matrices as they are stored would be a copy of the checkpoint.
   std::unique_ptr<CachedPart> openLayer(const LayerTensors& tensors, int layer, const WeightFormat& format);
   std::unique_ptr<CachedPart> openHead(const StageConfig& config);
   // Writes what the part has noted, beside everything else.
   void keep(std::unique_ptr<CachedPart> part);
-  // Calls `done` on the writing thread when everything asked for so far has been written, or will not be.
-  void whenWritten(std::function<void()> done) { writer_.post(std::move(done)); }
+  // Before close(): calls `done` on the writing thread when everything asked for so far has been written, or
+  // will not be.
+  void whenWritten(std::function<void()> done) { writer_->post(std::move(done)); }
 
   WeightCacheReport report() const;
 
@@ -92,8 +94,7 @@ class WeightCache {
   mutable std::mutex mutex_;
   WeightCacheReport report_;
 
-  // Last: its thread uses the members above and ends before they go.
-  Driver writer_;
+  std::unique_ptr<Driver> writer_;  // its thread uses the members above
 };
 
 }  // namespace glm_relay

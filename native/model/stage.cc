@@ -85,13 +85,11 @@ WeightCacheReport Stage::cacheReport() const {
 }
 
 void Stage::dropCache() {
-  std::unique_ptr<WeightCache> cache;
-  {
-    const std::lock_guard<std::mutex> lock(cacheMutex_);
-    if (cache_ == nullptr) return;
-    lastReport_ = cache_->report();
-    cache = std::move(cache_);
-  }
+  if (cache_ == nullptr) return;
+  cache_->close();
+  const std::lock_guard<std::mutex> lock(cacheMutex_);
+  lastReport_ = cache_->report();
+  cache_.reset();
 }
 
 void Stage::unload(Done done) {
