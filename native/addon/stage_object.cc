@@ -19,12 +19,20 @@ Napi::Function StageObject::define(Napi::Env env) {
        InstanceMethod("kernels", &StageObject::kernels)});
 }
 
-StageObject::StageObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<StageObject>(info) {
+StageObject::StageObject(const Napi::CallbackInfo& info)
+    : Napi::ObjectWrap<StageObject>(info), self_(std::make_shared<StageObject*>(this)) {
   const std::string name = info[1].As<Napi::String>().Utf8Value();
   const KernelTable* kernels = findKernels(name.c_str());
   if (kernels == nullptr) throw Napi::Error::New(info.Env(), "no kernels named " + name);
   const Napi::Function nothing = Napi::Function::New(info.Env(), [](const Napi::CallbackInfo&) {});
-  results_ = Napi::ThreadSafeFunction::New(info.Env(), nothing, "glm-relay stage", 0, 1);
+  // Node frees results_ with the environment, in no order that is ours: the driver thread has to be over by
+  // then.
+  const auto ended = [self = self_](Napi::Env) {
+    if (*self == nullptr) return;
+    (*self)->stage_.reset();
+    (*self)->resultsClosed_ = true;
+  };
+  results_ = Napi::ThreadSafeFunction::New(info.Env(), nothing, "glm-relay stage", 0, 1, ended);
   // An idle stage does not keep the process alive; a pending promise does (begin, settle).
   results_.Unref(info.Env());
   stage_ = std::make_unique<Stage>(toStageConfig(info[0].As<Napi::Object>()), *kernels,
@@ -32,6 +40,7 @@ StageObject::StageObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Stag
 }
 
 StageObject::~StageObject() {
+  *self_ = nullptr;
   stage_.reset();
   if (!resultsClosed_) results_.Release();
   if (reportedBytes_ != 0) reportMemory(Env(), 0);

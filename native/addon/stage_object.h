@@ -46,7 +46,9 @@ class StageObject : public Napi::ObjectWrap<StageObject> {
   void reportMemory(Napi::Env env, int64_t bytes);
 
   Napi::ThreadSafeFunction results_;
-  bool resultsClosed_ = false;  // driver thread only: the environment is gone
+  // Shared with the end of results_, which may come first when the environment goes; null: we are gone.
+  const std::shared_ptr<StageObject*> self_;
+  bool resultsClosed_ = false;  // results_ takes nothing more
   int pendingCount_ = 0;
   int64_t reportedBytes_ = 0;
   std::unique_ptr<Stage> stage_;
