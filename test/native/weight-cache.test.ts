@@ -270,14 +270,29 @@ describe("a file is of these weights only", () => {
     expect(await misses()).toBe(4);
     expect(await misses()).toBe(0);
     expect(await misses({ fingerprint: "abd" })).toBe(4);
-    utimesSync(file, 1_000_000, 1_000_000);
-    expect(await misses()).toBe(4);
+    for (const seconds of [1_000_000, 1_000_001, 1_000_001.5]) {
+      utimesSync(file, seconds, seconds);
+      expect(await misses()).toBe(4);
+    }
     copyFileSync(file, `${file}.copy`);
     const copied = new Map(
       [...changing].map(([name, source]) => [name, { ...source, file: `${file}.copy` }]),
     );
     expect(await misses({}, [stageConfig(copied, RANDOM, 0, RANDOM.layerCount, int4)])).toBe(4);
     expect(await misses({}, [stageConfig(changing, RANDOM, 0, 3, { ...int4, weights: INT8 })])).toBe(3);
+  });
+
+  test("every format has files of its own", async () => {
+    const cache = cacheIn(newDirectory());
+    for (const type of ["int4", "int8"] as const) {
+      for (const groupSize of [32, 64, 128, 0]) {
+        for (const scales of ["absmax", "search"] as const) {
+          const weights: WeightFormat = { type, groupSize, scales };
+          const { report } = await run(configs({ weights, headWeights: weights }), cache);
+          expect(report).toMatchObject({ hits: 0, misses: 4 });
+        }
+      }
+    }
   });
 
   const damages: [string, (file: string, others: string[]) => void, RegExp][] = [
@@ -423,16 +438,28 @@ describe("what goes wrong costs no load", () => {
   });
 
   test("a stage that is closed while files are written leaves whole files only", async () => {
-    const directory = newDirectory();
-    const cache = cacheIn(directory);
-    const stage = await Stage.create(configs(int4)[0]!, undefined, cache);
-    const written = stage.weightCacheWritten();
-    await stage.close();
-    await written;
-    expect(filesIn(directory).filter((name) => name.endsWith(".unfinished"))).toEqual([]);
-    expect(stage.weightCache?.filesWritten).toBe(weightsIn(directory).length);
-    const { report } = await run(configs(int4), cache);
-    expect(report).toMatchObject({ hits: stage.weightCache?.filesWritten, warnings: [] });
+    // Large enough that a file is not written at once.
+    const shape = { ...RANDOM, hiddenSize: 1024, ffnSize: 6000, vocabSize: 200, tokenCount: 200 };
+    const large = writeTensors(join(folder.path, "large.bin"), randomModel(shape, "float16", 4));
+    const config = stageConfig(large, shape, 0, 3, { weights: { ...INT8, scales: "absmax" }, threads: 2 });
+    const kept: number[] = [];
+    for (let round = 0; round < 5; round++) {
+      const directory = newDirectory();
+      const stage = await Stage.create(config, undefined, cacheIn(directory));
+      const written = stage.weightCacheWritten();
+      await stage.close();
+      await written;
+      expect(filesIn(directory).filter((name) => name.endsWith(".unfinished"))).toEqual([]);
+      const files = weightsIn(directory).length;
+      expect(stage.weightCache?.filesWritten).toBe(files);
+      const again = await Stage.create(config, undefined, cacheIn(directory));
+      expect(again.weightCache).toMatchObject({ hits: files, warnings: [] });
+      await again.weightCacheWritten();
+      await again.close();
+      kept.push(files);
+    }
+    // It was in the middle at least once.
+    expect(Math.min(...kept)).toBeLessThan(4);
   });
 
   test("bad options are refused by name", async () => {
