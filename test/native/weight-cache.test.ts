@@ -2,6 +2,7 @@
  * The weight cache of the engine: what is mapped from it is what would be made from the checkpoint, to the bit, in
  * every format, family and cut; and whatever happens to its files costs a warning and never a load.
  */
+import { spawnSync } from "node:child_process";
 import {
   copyFileSync,
   existsSync,
@@ -69,6 +70,7 @@ const tensors = writeTensors(join(folder.path, "random.bin"), randomModel(RANDOM
 const ids = [3, 41, 5, 66, 0, 12, 12, 30];
 
 let directories = 0;
+const addonFile = process.env.GLM_RELAY_ADDON ?? join(packageRoot, "build/native/glm_relay.node");
 const newDirectory = () => join(folder.path, `cache-${directories++}`);
 const cacheIn = (directory: string, more: Partial<WeightCacheOptions> = {}): WeightCacheOptions => ({
   directory,
@@ -423,6 +425,32 @@ describe("what goes wrong costs no load", () => {
     expect(found.report).toMatchObject({ hits: 0, misses: 4, filesWritten: 0 });
     expect(found.report.warnings).toEqual([expect.stringMatching(/nothing more is kept: .*Not a directory/)]);
     expectSame(found, plain);
+  });
+
+  test("a file that the system does not let grow is given up, once", () => {
+    const config = join(folder.path, "config.json");
+    writeFileSync(config, JSON.stringify(configs(int4)[0]));
+    const cache = cacheIn(newDirectory());
+    const program = `
+      const { Stage, availableKernels } = require(${JSON.stringify(addonFile)});
+      const config = JSON.parse(require("fs").readFileSync(${JSON.stringify(config)}));
+      const stage = new Stage(config, availableKernels[0], ${JSON.stringify(cache)});
+      stage.load().then(() => stage.cacheWritten()).then(() => console.log(JSON.stringify(stage.cacheReport())));`;
+    // In blocks of 512 bytes: less than the smallest layer.
+    const { status, stdout, stderr } = spawnSync(
+      "sh",
+      ["-c", 'ulimit -f 8; exec "$0" -e "$1"', process.execPath, program],
+      {
+        encoding: "utf8",
+      },
+    );
+    expect(status, stderr).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({
+      misses: 4,
+      filesWritten: 0,
+      warnings: [expect.stringMatching(/nothing more is kept: .*File too large/)],
+    });
+    expect(filesIn(cache.directory)).toEqual(["lock"]);
   });
 
   test("two stages write the same files at once", async () => {
