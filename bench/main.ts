@@ -4,10 +4,12 @@
  */
 import { Command, CommanderError } from "commander";
 import { CommandError, exitStatus, formatFailure, statusOfFailure } from "../cli/errors.js";
+import { addBatchesCommand } from "./batches.js";
 import { addBatchingCommand } from "./batching.js";
 import { eventLoopBench } from "./event-loop.js";
 import { addFamiliesCommand } from "./families.js";
 import { hopBench } from "./hop.js";
+import { addKernelsCommand } from "./kernels.js";
 import { addLoadCommand } from "./load.js";
 import { addMemoryCommand } from "./memory.js";
 import { printJson } from "./options.js";
@@ -55,6 +57,7 @@ const program = new Command("bench")
   });
 
 addQualityCommand(program);
+addKernelsCommand(program);
 addMemoryCommand(program);
 addLoadCommand(program);
 addPeersCommand(program);
@@ -63,6 +66,7 @@ addSpeculationCommand(program);
 addFamiliesCommand(program);
 addSchedulerCostCommand(program);
 addThroughputCommand(program);
+addBatchesCommand(program);
 addBatchingCommand(program);
 addStageProfileCommand(program);
 addSimulateBench(program);

@@ -22,7 +22,14 @@ export interface EndingParts {
 }
 
 export class BatchEnding {
+  readonly #underWay = new Set<Promise<void>>();
+
   constructor(private readonly parts: EndingParts) {}
+
+  /** Resolves when no batch's files are being made any more. */
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#underWay);
+  }
 
   /** Nothing is left to be answered. */
   endIfDone(batch: LiveBatch): void {
@@ -50,9 +57,11 @@ export class BatchEnding {
     if (batch.record.end === null || batch.ended || batch.finishing || batch.underWay > 0) return;
     if (this.parts.draining.aborted) return;
     batch.finishing = true;
-    void this.#finish(batch).finally(() => {
+    const finish = this.#finish(batch).finally(() => {
       batch.finishing = false;
+      this.#underWay.delete(finish);
     });
+    this.#underWay.add(finish);
   }
 
   /** The batch's last change; what it needs no more goes. */

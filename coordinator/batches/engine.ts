@@ -128,13 +128,15 @@ export class BatchEngine implements BatchService {
   /** What is under way stays for the next process. */
   async close(): Promise<void> {
     this.drain();
-    await Promise.race([this.#running.settled(), sleep(settleLimitMs, undefined, { ref: false })]);
+    const settled = Promise.all([this.#running.settled(), this.#ending.settled()]);
+    await Promise.race([settled, sleep(settleLimitMs, undefined, { ref: false })]);
     await this.#ledgers.close();
     await this.#thread.close();
     await this.#options.jobs.close();
-    for (const { counted, record } of this.#unfinished()) {
-      // The counts alone are news; the ledgers have them too.
-      if (counted) await this.#store.save(record).catch(() => undefined);
+    for (const { counted, ending, record } of this.#unfinished()) {
+      // The counts alone are news; the ledgers have them too. One whose end is being written down must not be
+      // written down behind it as what it was before.
+      if (counted && !ending) await this.#store.save(record).catch(() => undefined);
     }
   }
 
@@ -215,9 +217,14 @@ export class BatchEngine implements BatchService {
       save: async ({ batchId, status, attempts }) => {
         const batch = this.#batches.get(batchId);
         if (batch === undefined || batch.object.webhook === null) return;
-        Object.assign(batch.object.webhook, { status, attempts });
-        batch.changed();
-        await this.#store.save(batch.record);
+        const webhook = { ...batch.object.webhook, status, attempts };
+        try {
+          await this.#store.save({ ...batch.record, object: { ...batch.object, webhook } });
+        } finally {
+          // What is shown is written down, so that a process that dies then counts on from there.
+          batch.object.webhook = webhook;
+          batch.changed();
+        }
       },
     };
   }

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, describe, expect, it } from "vitest";
@@ -316,6 +316,24 @@ describe("a batch whose process dies", () => {
     const page = { after: null, limit: 100, order: "asc", purpose: "batch_output" } as const;
     const outputs = second.files.list(page, tenant)!.data.map((file) => file.id);
     expect(outputs.sort()).toEqual([ended.output_file_id, ended.error_file_id].sort());
+  });
+
+  it("in order, while its files are made, has made them when it is closed", async () => {
+    const guard = new DiskGuard(folder(), 0, systemTimers);
+    const { log } = new LogLines();
+    const files = await FileStore.open(folder(), { guard, timers: systemTimers, log, filesBytes: null });
+    const adopt = files.adopt.bind(files);
+    files.adopt = async (...about) => {
+      await sleep(150);
+      return adopt(...about);
+    };
+    const world = await start({ files });
+    const { id } = await world.create(ids(3));
+    await world.until(id, ({ status }) => status === "finalizing");
+    await world.engine.close();
+    const record = readFileSync(join(folder(), "batches", id, "batch.json"), "utf8");
+    expect(JSON.parse(record).object.status).toBe("completed");
+    expect(readdirSync(join(folder(), "batches", id))).toEqual(["batch.json"]);
   });
 
   it("again and again, at any moment, in any state, is answered line by line once", async () => {

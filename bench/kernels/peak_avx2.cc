@@ -1,0 +1,42 @@
+#include <immintrin.h>
+
+#include "peaks.h"
+
+namespace glm_relay {
+
+namespace {
+constexpr int kSums = 12;
+}
+
+// 32 byte products, added to 16-bit lanes; widening comes once per tile and is left out.
+int64_t avx2Bytes(int64_t rounds) {
+  __m256i sum[kSums] = {};
+  const __m256i w = _mm256_set1_epi8(3);
+  __m256i x = _mm256_set1_epi8(5);
+  for (int64_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kSums; i++) {
+      asm("" : "+x"(x));
+      sum[i] = _mm256_add_epi16(sum[i], _mm256_maddubs_epi16(w, x));
+      asm("" : "+x"(sum[i]));
+    }
+  }
+  for (const __m256i& each : sum) sink = sink + _mm256_extract_epi16(each, 0);
+  return rounds * kSums * 32 * 2;
+}
+
+int64_t avx2Floats(int64_t rounds) {
+  __m256 sum[kSums] = {};
+  const __m256 x = _mm256_set1_ps(0.5f);
+  for (int64_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kSums; i++) {
+      sum[i] = _mm256_fmadd_ps(sum[i], x, x);
+      asm("" : "+x"(sum[i]));
+    }
+  }
+  for (const __m256& each : sum) sink = sink + static_cast<int64_t>(_mm256_cvtss_f32(each));
+  return rounds * kSums * 8 * 2;
+}
+
+}  // namespace glm_relay
