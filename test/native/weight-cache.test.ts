@@ -2,7 +2,7 @@
  * The weight cache of the engine: what is mapped from it is what would be made from the checkpoint, to the bit, in
  * every format, family and cut; and whatever happens to its files costs a warning and never a load.
  */
-import { spawnSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import {
   copyFileSync,
   existsSync,
@@ -416,6 +416,45 @@ describe("the cache is bounded", () => {
   });
 });
 
+/** A disk of its own, 16 MiB large; null where none can be mounted. */
+function mountedDisk(): string | null {
+  const disk = join(folder.path, "disk");
+  mkdirSync(disk);
+  try {
+    execFileSync("mount", ["-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], { stdio: "pipe" });
+    return disk;
+  } catch (error) {
+    console.log(`skipped: no tmpfs can be mounted here: ${(error as Error).message.split("\n")[0]}`);
+    return null;
+  }
+}
+
+test("a disk is left free where it is nearly full, and only read where it is read-only", async ({ skip }) => {
+  const disk = mountedDisk();
+  if (disk === null) return skip();
+  try {
+    const cache = cacheIn(disk);
+    const plain = await run(configs(int4), null);
+    const full = await run(configs(int4), cache);
+    expect(full.report).toMatchObject({ misses: 4, filesWritten: 0 });
+    expect(full.report.warnings).toEqual([expect.stringMatching(/nothing more is kept: .* stay free/)]);
+    expect(weightsIn(disk)).toEqual([]);
+
+    const elsewhere = newDirectory();
+    await run(configs(int4), cacheIn(elsewhere));
+    for (const name of weightsIn(elsewhere)) copyFileSync(join(elsewhere, name), join(disk, name));
+    execFileSync("mount", ["-o", "remount,ro", disk]);
+    const mapped = await run(configs(int4), cache);
+    expect(mapped.report).toMatchObject({ hits: 4, misses: 0, warnings: [] });
+    const other = await run(configs({ weights: INT8 }), cache);
+    expect(other.report).toMatchObject({ misses: 4, filesWritten: 0 });
+    expect(other.report.warnings).toEqual([expect.stringMatching(/nothing more is kept: .*Read-only/)]);
+    for (const found of [full, mapped]) expectSame(found, plain);
+  } finally {
+    execFileSync("umount", ["-l", disk]);
+  }
+});
+
 describe("what goes wrong costs no load", () => {
   test("a directory that cannot be made", async () => {
     const file = join(folder.path, "file");
@@ -467,11 +506,11 @@ describe("what goes wrong costs no load", () => {
 
   test("a stage that is closed while files are written leaves whole files only", async () => {
     // Large enough that a file is not written at once.
-    const shape = { ...RANDOM, hiddenSize: 1024, ffnSize: 6000, vocabSize: 200, tokenCount: 200 };
+    const shape = { ...RANDOM, hiddenSize: 1024, ffnSize: 3000, vocabSize: 200, tokenCount: 200 };
     const large = writeTensors(join(folder.path, "large.bin"), randomModel(shape, "float16", 4));
     const config = stageConfig(large, shape, 0, 3, { weights: { ...INT8, scales: "absmax" }, threads: 2 });
     const kept: number[] = [];
-    for (let round = 0; round < 5; round++) {
+    for (let round = 0; round < 3; round++) {
       const directory = newDirectory();
       const stage = await Stage.create(config, undefined, cacheIn(directory));
       const written = stage.weightCacheWritten();
