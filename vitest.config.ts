@@ -6,8 +6,8 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     exclude: ["test/long/**"],
     pool: "forks",
-    // Integration tests start up to a dozen processes each; two files at once fill two cores.
-    maxWorkers: 2,
+    // Tests of processes wait half of their time: three files at once keep two cores busy.
+    maxWorkers: 3,
     testTimeout: 60_000,
     hookTimeout: 60_000,
   },

@@ -29,17 +29,17 @@ const sampled: Shape[] = [
   { stages: 1, precision: "float32", kernels: "avx2", chunk: 7, concurrency: 9 },
   { stages: 2, precision: "float32", kernels: "scalar", chunk: 1, concurrency: 9 },
   { stages: 4, precision: "float32", kernels: "avx2", chunk: 16, concurrency: 1 },
-  { stages: 8, precision: "float32", kernels: "avx2", chunk: null, concurrency: 9 },
+  { stages: 8, precision: "float32", kernels: "best", chunk: null, concurrency: 9 },
   // Chunks of a block beside decodes, once the stages are measured, and chunks that nothing limits.
   { stages: 2, precision: "float32", kernels: "avx2", chunk: null, concurrency: 9, itlTargetMs: 1 },
   { stages: 4, precision: "float32", kernels: "avx2", chunk: null, concurrency: 9, itlTargetMs: 60_000 },
-  { stages: 1, precision: "float16", kernels: "avx2", chunk: 16, concurrency: 9 },
+  { stages: 1, precision: "float16", kernels: "best", chunk: 16, concurrency: 9 },
   { stages: 2, precision: "float16", kernels: "avx2", chunk: null, concurrency: 1 },
-  { stages: 4, precision: "float16", kernels: "scalar", chunk: 7, concurrency: 9 },
-  { stages: 8, precision: "float16", kernels: "scalar", chunk: 1, concurrency: 1 },
-  { stages: 4, precision: int4, kernels: "avx2", chunk: 7, concurrency: 9 },
+  { stages: 4, precision: "float16", kernels: "scalar", chunk: 1, concurrency: 9 },
+  { stages: 8, precision: "float16", kernels: "scalar", chunk: 7, concurrency: 9 },
+  { stages: 4, precision: int4, kernels: "best", chunk: 7, concurrency: 9 },
   { stages: 2, precision: int4, kernels: "avx2", chunk: 1, concurrency: 1 },
-  { stages: 2, precision: int8, kernels: "avx2", chunk: 16, concurrency: 9 },
+  { stages: 2, precision: int8, kernels: "best", chunk: 16, concurrency: 9 },
 ];
 
 describe.each(["float32", "float16", int4, int8] as const)(

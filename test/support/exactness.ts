@@ -23,7 +23,8 @@ export type PrecisionName = keyof typeof precisions;
 export interface Shape {
   stages: number;
   precision: PrecisionName;
-  kernels: "scalar" | "avx2";
+  /** best: those that run where nobody says which. */
+  kernels: "scalar" | "avx2" | "best";
   /** Prompt tokens per step; null: the whole prompt. */
   chunk: number | null;
   /** Requests in flight at once: 1 is alone, 9 is beside eight others. */
@@ -77,7 +78,7 @@ export async function collect(shape: Shape): Promise<Answer[]> {
     stages: shape.stages,
     dtype,
     precision: flags,
-    kernels: shape.kernels,
+    kernels: shape.kernels === "best" ? "" : shape.kernels,
     prefillChunk: shape.chunk ?? 512,
     speculation: shape.speculation,
     itlTargetMs: shape.itlTargetMs,
