@@ -10,6 +10,7 @@ import { eventLoopBench } from "./event-loop.js";
 import { addFamiliesCommand } from "./families.js";
 import { hopBench } from "./hop.js";
 import { addKernelsCommand } from "./kernels.js";
+import { addLoadCommand } from "./load.js";
 import { addMemoryCommand } from "./memory.js";
 import { printJson } from "./options.js";
 import { addPeersCommand } from "./peers.js";
@@ -58,6 +59,7 @@ const program = new Command("bench")
 addQualityCommand(program);
 addKernelsCommand(program);
 addMemoryCommand(program);
+addLoadCommand(program);
 addPeersCommand(program);
 addSlicesCommand(program);
 addSpeculationCommand(program);

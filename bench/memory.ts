@@ -88,17 +88,21 @@ export function addMemoryCommand(program: Command): void {
     });
 }
 
-/** @param flags More flags of `up`. */
+/**
+ * @param flags More flags of `up`.
+ * @param data  Data directory with the weight cache that is used; absent: none.
+ */
 export async function measureMemory(
   model: string,
   stageCounts: readonly number[],
   flags: readonly string[],
+  data?: string,
 ): Promise<MemoryReport> {
   const { layerBytes, contextLength, shape } = await openModel(model);
   const stages: StageMemory[] = [];
   for (const count of stageCounts) {
     note(`starting ${count} ${count === 1 ? "stage" : "stages"}`);
-    await withCluster({ model, stages: count, flags }, async (cluster) => {
+    await withCluster({ model, stages: count, flags, data }, async (cluster) => {
       note(`ready after ${cluster.startSeconds.toFixed(1)} s`);
       const ready = await residentByWorker(cluster);
       const kvUsed = await useAllMemory(cluster, contextLength, shape.tokenCount);
@@ -199,10 +203,10 @@ async function mostBlocksUsed(cluster: BenchCluster, work: Promise<unknown>): Pr
   return most;
 }
 
-/** From the first assignment to the first link after it, by the worker's own log. */
-function loadSeconds(cluster: BenchCluster, worker: string): number {
+/** From the latest assignment to the first link after it, by the worker's own log. */
+export function loadSeconds(cluster: BenchCluster, worker: string): number {
   const lines = cluster.workerLog(worker);
-  const assigned = lines.findIndex(({ msg }) => msg === "assigned");
+  const assigned = lines.findLastIndex(({ msg }) => msg === "assigned");
   const linked = lines.find(({ msg }, index) => index > assigned && msg === "linked");
   if (assigned < 0 || linked === undefined)
     throw new Error(`the log of ${worker} has no assigned and linked`);

@@ -24,6 +24,11 @@ export interface UpOptions {
   stages: number;
   /** More flags of `up`: `["--quantization", "int4"]`. */
   flags?: readonly string[];
+  /**
+   * Its data directory, which stays. Absent: one that ends with the cluster, without a weight cache, whose writing
+   * would be measured along.
+   */
+  data?: string;
 }
 
 /** Every `up` that this process started and that has not ended. */
@@ -58,6 +63,7 @@ export class BenchCluster {
   readonly #child: ChildProcess;
   readonly #exited: Promise<void>;
   readonly #data: string;
+  readonly #keepData: boolean;
 
   private constructor(
     child: ChildProcess,
@@ -65,17 +71,19 @@ export class BenchCluster {
     data: string,
     url: string,
     seconds: number,
+    keepData: boolean,
   ) {
     this.#child = child;
     this.#exited = exited;
     this.#data = data;
+    this.#keepData = keepData;
     this.url = url;
     this.startSeconds = seconds;
   }
 
   /** @throws CommandError with the last words of `up` when it ends before it is ready. */
-  static async start({ model, stages, flags = [] }: UpOptions): Promise<BenchCluster> {
-    const data = makeScratch();
+  static async start({ model, stages, flags = [], data: kept }: UpOptions): Promise<BenchCluster> {
+    const data = kept ?? makeScratch();
     const args = [
       "up",
       "--model",
@@ -86,6 +94,7 @@ export class BenchCluster {
       "0",
       "--data",
       data,
+      ...(kept === undefined ? ["--cache-bytes", "0"] : []),
       ...flags,
     ];
     const started = performance.now();
@@ -110,9 +119,10 @@ export class BenchCluster {
     });
     const url = await Promise.race([ready, exited]);
     if (typeof url === "string") {
-      return new BenchCluster(child, exited, data, url, (performance.now() - started) / 1_000);
+      const seconds = (performance.now() - started) / 1_000;
+      return new BenchCluster(child, exited, data, url, seconds, kept !== undefined);
     }
-    removeScratch(data);
+    if (kept === undefined) removeScratch(data);
     const lines = said.trim().split("\n");
     const reason = lines.findLast((line) => line.startsWith(errorPrefix))?.slice(errorPrefix.length);
     throw new CommandError(`glm-relay ${args.join(" ")}: ${reason ?? lines.at(-1)}`);
@@ -154,7 +164,7 @@ export class BenchCluster {
     const timer = setTimeout(() => this.#child.kill("SIGKILL"), stopLimitMs);
     await this.#exited;
     clearTimeout(timer);
-    removeScratch(this.#data);
+    if (!this.#keepData) removeScratch(this.#data);
   }
 
   #post(path: string, body: unknown): Promise<Response> {

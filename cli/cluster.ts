@@ -48,6 +48,8 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   memoryPerWorker?: number;
   redis?: string;
   data?: string;
+  /** Of packed weights under a data directory that was named; 0: none. Default: the worker's. */
+  cacheBytes?: number;
   /** Seconds. */
   recoveryTimeout?: number;
   speculation?: "auto" | "off";
@@ -221,6 +223,7 @@ export class LocalCluster {
         args: () => [
           ...[mainScript, "worker", "--coordinator", address, "--id", `worker-${index}`],
           ...["--memory", String(memory), "--threads", String(threads)],
+          ...weightCacheArguments(data, options),
           ...(options.verbose ? ["--verbose"] : []),
           ...["--probe-port", "0"],
         ],
@@ -270,6 +273,12 @@ function filesArguments({ diskReserve, filesDays, filesBytes }: LocalClusterOpti
 function grpcArguments(bound: string | null, port: number | undefined): string[] {
   if (port === undefined) return [];
   return ["--grpc-port", bound === null ? String(port) : bound.slice(bound.lastIndexOf(":") + 1)];
+}
+
+/** Weights kept in a directory that goes at the end would only cost disk, or memory where /tmp is memory. */
+function weightCacheArguments(data: DataDir, { data: named, cacheBytes }: LocalClusterOptions): string[] {
+  if (named === undefined) return [];
+  return ["--data", data.path, ...(cacheBytes === undefined ? [] : ["--cache-bytes", String(cacheBytes)])];
 }
 
 /** --redis, else REDIS_URL, else null: then we bring our own. */

@@ -1,4 +1,4 @@
-/** The directory in which `up` keeps Redis data and logs. */
+/** The directory in which `up` keeps Redis data, logs and, where it was named, packed weights. */
 import { copyFileSync, mkdirSync, mkdtempSync, realpathSync, rmSync, statSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -11,12 +11,12 @@ import {
 import { addFilesOptions } from "./files-options.js";
 import { addLayersOption, requireRangePerStage } from "./layers.js";
 import { addModelOptions } from "./model-options.js";
-import { port, redisUrl, size } from "./options.js";
+import { port, redisUrl, size, sizeOrNone } from "./options.js";
 import { addPrecisionOptions, quantizationOf } from "./precision.js";
 import { listenForStop } from "./signals.js";
 import { StatusLine } from "./status-line.js";
 import { addWebhookOptions, requireUse } from "./webhooks.js";
-import { threads, verboseHelp } from "./worker.js";
+import { cacheBytesHelp, threads, verboseHelp } from "./worker.js";
 
 /** In a log, how far the loading is stands once in so long. */
 export const statusLogMs = 5_000;
@@ -45,8 +45,9 @@ export function addUpCommand(program: Command): void {
     .option("--redis <url>", "Redis to use (default: REDIS_URL, else one of its own)", redisUrl)
     .option(
       "--data <dir>",
-      "keeps Redis data, files, batches and logs (default: a fresh one, removed at a clean end)",
+      "keeps Redis data, files, batches, packed weights and logs (default: a fresh one without weights, removed at a clean end)",
     )
+    .option("--cache-bytes <size>", cacheBytesHelp, sizeOrNone)
     .option("--verbose", verboseHelp)
     .action(run);
 }

@@ -1,7 +1,18 @@
 /** `glm-relay worker`: holds one stage of the model. */
 import { hostname } from "node:os";
+import { join, resolve } from "node:path";
 import type { Command } from "commander";
-import { address, coreCount, freeMemoryBytes, integer, memoryShare, name, port, size } from "./options.js";
+import {
+  address,
+  coreCount,
+  freeMemoryBytes,
+  integer,
+  memoryShare,
+  name,
+  port,
+  size,
+  sizeOrNone,
+} from "./options.js";
 import { tellParent } from "./parent.js";
 import { runService } from "./service.js";
 
@@ -12,10 +23,15 @@ interface Flags {
   memory?: number;
   threads?: number;
   probePort?: number;
+  data?: string;
+  cacheBytes?: number;
   verbose?: boolean;
 }
 
 export const threads = integer(1, 1_024);
+export const defaultCacheBytes = 64 * 2 ** 30;
+export const cacheBytesHelp =
+  "most bytes of packed weights to keep under --data, like 64GiB (default), 0 keeps none";
 export const verboseHelp = "tells how far every matrix that is rounded on loading is from the stored one";
 
 export function addWorkerCommand(program: Command): void {
@@ -41,6 +57,8 @@ export function addWorkerCommand(program: Command): void {
       "serves /livez, /readyz and /metrics on loopback, 0 picks a free one",
       port,
     )
+    .option("--data <dir>", "keeps packed weights in DIR/weights, from which the next start maps them")
+    .option("--cache-bytes <size>", cacheBytesHelp, sizeOrNone)
     .option("--verbose", verboseHelp)
     .action(run);
 }
@@ -60,6 +78,7 @@ async function run(flags: Flags): Promise<void> {
         memoryBytes: flags.memory ?? Math.floor(freeMemoryBytes() * memoryShare),
         threads: flags.threads ?? coreCount(),
         probePort: flags.probePort,
+        weightCache: weightCacheOf(flags),
         log,
         onRounded: flags.verbose
           ? (roundings) => {
@@ -72,6 +91,11 @@ async function run(flags: Flags): Promise<void> {
     },
     () => undefined,
   );
+}
+
+function weightCacheOf({ data, cacheBytes = defaultCacheBytes }: Flags) {
+  if (data === undefined || cacheBytes === 0) return null;
+  return { directory: join(resolve(data), "weights"), maxBytes: cacheBytes };
 }
 
 interface Rounding {

@@ -4,7 +4,16 @@ import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { BlockCopy, LoadProgress, SliceInput, StageConfig, StepInput, StepOutput } from "./index.js";
+import type {
+  BlockCopy,
+  LoadProgress,
+  SliceInput,
+  StageConfig,
+  StepInput,
+  StepOutput,
+  WeightCacheOptions,
+  WeightCacheReport,
+} from "./index.js";
 
 /** The addon's side of a stage: addon/stage_object.h. */
 export interface AddonStage {
@@ -17,6 +26,8 @@ export interface AddonStage {
   memory(): { weightBytes: number; kvBytes: number; workspaceBytes: number };
   loading(): LoadProgress;
   roundings(): { tensor: string; squaredError: number; squaredWeight: number }[];
+  cacheReport(): WeightCacheReport;
+  cacheWritten(): Promise<void>;
   kernels(): string;
 }
 
@@ -25,7 +36,7 @@ export interface Addon {
   availableKernels: string[];
   /** Bytes outside its heap that V8 has been told of. */
   externalBytes(): number;
-  Stage: new (config: StageConfig, kernels: string) => AddonStage;
+  Stage: new (config: StageConfig, kernels: string, cache: WeightCacheOptions | null) => AddonStage;
 }
 
 let loaded: Addon | null = null;

@@ -47,6 +47,20 @@ class DeviceMatrix {
   int n = 0;
   int k = 0;
   RoundingError rounding;  // zero for a matrix as stored
+  // Its `bytes` bytes as the backend lays them out, from which mapMatrix makes it again; null: they are not
+  // in host memory.
+  std::shared_ptr<const uint8_t> packed;
+};
+
+// A matrix that a backend has laid out before, such as from a file (cache/).
+struct PackedBytes {
+  int n;
+  int k;
+  DType dtype;  // of the stored weights
+  WeightFormat format;
+  RoundingError rounding;
+  uint64_t bytes;
+  std::shared_ptr<const uint8_t> data;  // on a multiple of 64
 };
 
 // A piece of a matrix, row-major in host memory, possibly unaligned.
@@ -113,6 +127,9 @@ class Backend {
   virtual std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) = 0;
   // Throws WeightError for weights that cannot be used (quant/finite.h).
   virtual std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) = 0;
+  // The matrix that loadMatrix made, without a copy where the backend computes in host memory. Null when the
+  // bytes are not as many as the layout has.
+  virtual std::unique_ptr<DeviceMatrix> mapMatrix(const PackedBytes& matrix) = 0;
   // Once, after the matrices and before any step: no matmul has more rows.
   virtual void reserveRows(int rows) = 0;
   // Once, before any step, for a model with experts: what routing `rows` rows needs.

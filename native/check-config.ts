@@ -8,6 +8,7 @@ import type {
   PrefixTensors,
   StageConfig,
   TensorSource,
+  WeightCacheOptions,
   WeightFormat,
 } from "./index.js";
 
@@ -73,6 +74,13 @@ export function checkStageConfig(config: StageConfig): void {
     checkTensor(name, table, [Math.max(shape.maxPositions + 1, table.shape[0] ?? 0), shape.hiddenSize]);
   }
   if (config.prefix !== null) checkPrefix(config.prefix, shape);
+}
+
+/** @throws Error that names the field. */
+export function checkWeightCache({ directory, maxBytes, fingerprint }: WeightCacheOptions): void {
+  if (directory === "") throw new Error("cache.directory: empty, expected a directory");
+  if (fingerprint === "") throw new Error("cache.fingerprint: empty, expected that of the checkpoint");
+  integerIn("cache.maxBytes", maxBytes, 1, Number.MAX_SAFE_INTEGER);
 }
 
 function checkShape(shape: ModelShape): void {

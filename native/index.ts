@@ -5,7 +5,7 @@
  */
 
 import { type AddonStage, chosenKernels, loadAddon } from "./addon-loader.js";
-import { checkStageConfig } from "./check-config.js";
+import { checkStageConfig, checkWeightCache } from "./check-config.js";
 import { checkSlice, type Parked, parkedAfter } from "./check-slice.js";
 import { checkStep } from "./check-step.js";
 
@@ -301,6 +301,29 @@ export interface LoadProgress {
   totalBytes: number;
 }
 
+/** Where a stage keeps what it has made of its matrices, for the next one (docs/weights-cache.md). */
+export interface WeightCacheOptions {
+  /** Made when the first file is written; any number of processes share it. */
+  directory: string;
+  /** Of all files in it: the least recently used ones that no process uses go first. */
+  maxBytes: number;
+  /** Of the whole checkpoint. */
+  fingerprint: string;
+}
+
+/** What a stage's cache has done so far. Files are of one layer each, or of the head. */
+export interface WeightCacheReport {
+  /** Files that were mapped, and that were not there or could not be used. */
+  hits: number;
+  misses: number;
+  /** Of the matrices in mapped files: they are part of the stage's weightBytes. */
+  mappedBytes: number;
+  filesWritten: number;
+  writtenBytes: number;
+  /** Why a file was not used, or why nothing more is kept. */
+  warnings: string[];
+}
+
 export interface EngineInfo {
   /** The variant in use, for example "avx2" (docs/kernels.md). */
   kernels: string;
@@ -344,10 +367,11 @@ export class Stage {
   readonly roundings: readonly TensorRounding[];
   readonly #config: StageConfig;
   readonly #addonStage: AddonStage;
+  readonly #cache: WeightCacheOptions | null;
   #parked: Parked | null = null;
   #closed: Promise<void> | null = null;
 
-  private constructor(config: StageConfig, addonStage: AddonStage) {
+  private constructor(config: StageConfig, addonStage: AddonStage, cache: WeightCacheOptions | null) {
     const { weightBytes, kvBytes, workspaceBytes } = addonStage.memory();
     this.weightBytes = weightBytes;
     this.kvBytes = kvBytes;
@@ -357,6 +381,7 @@ export class Stage {
       tensor,
       relativeError: squaredWeight === 0 ? 0 : Math.sqrt(squaredError / squaredWeight),
     }));
+    this.#cache = cache;
     this.#config = config;
     this.#addonStage = addonStage;
   }
@@ -364,15 +389,19 @@ export class Stage {
   /**
    * Reads the stage's tensors, and no others, and allocates all its memory.
    * @param started Gets a function that tells at any time how far the loading is.
+   * @param cache Matrices are mapped from it where it has them, and are written into it beside everything else
+   *   where it has not. Null: all are made from the checkpoint.
    * @throws Error (as a rejection) naming the field, or the tensor and its file, that does not fit.
    */
   static async create(
     config: StageConfig,
     started: (progress: () => LoadProgress) => void = () => {},
+    cache: WeightCacheOptions | null = null,
   ): Promise<Stage> {
     checkStageConfig(config);
+    if (cache !== null) checkWeightCache(cache);
     const addon = loadAddon();
-    const addonStage = new addon.Stage(config, chosenKernels(addon));
+    const addonStage = new addon.Stage(config, chosenKernels(addon), cache);
     started(() => addonStage.loading());
     try {
       await addonStage.load();
@@ -380,7 +409,7 @@ export class Stage {
       await addonStage.close();
       throw cause;
     }
-    return new Stage(config, addonStage);
+    return new Stage(config, addonStage, cache);
   }
 
   /**
@@ -401,6 +430,16 @@ export class Stage {
   /** A counter that moves while the engine computes: every tile of every kernel bumps it. */
   progress(): bigint {
     return this.#addonStage.progress();
+  }
+
+  /** What its cache has done so far; null without one. */
+  get weightCache(): WeightCacheReport | null {
+    return this.#cache === null ? null : this.#addonStage.cacheReport();
+  }
+
+  /** Resolves when the cache has written what the load has made, or has given up doing so. */
+  async weightCacheWritten(): Promise<void> {
+    if (this.#closed === null) await this.#addonStage.cacheWritten();
   }
 
   /** Frees all memory after the steps submitted so far; steps after it are rejected. */

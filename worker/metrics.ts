@@ -2,6 +2,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import { stepBuckets } from "../common/buckets.js";
 import { softwareVersion } from "../common/package.js";
+import type { WeightCacheReport } from "../native/index.js";
 import type { Engine } from "./stage/engine.js";
 
 /** What was out of date: a leader, a plan, its end, or a step of an earlier epoch. */
@@ -24,6 +25,10 @@ export class WorkerMetrics {
   readonly #sendSeconds: Histogram<"stage" | "phase">;
   readonly #linkBytes: Counter<"stage">;
   readonly #staleMessages: Counter<"reason">;
+  readonly #cacheHits: Counter;
+  readonly #cacheMisses: Counter;
+  readonly #cacheMappedBytes: Gauge;
+  readonly #cacheWrittenBytes: Counter;
   /** The stage that takes steps, and up to when its time is counted as busy or idle. */
   #linked: { stage: number; countedMs: number; computing: boolean } | null = null;
   #idleUs = 0;
@@ -89,6 +94,26 @@ export class WorkerMetrics {
       registers,
     });
     for (const reason of staleMessages) this.#staleMessages.inc({ reason }, 0);
+    this.#cacheHits = new Counter({
+      name: "glm_relay_weight_cache_hits_total",
+      help: "Files of packed weights, of a layer or the head each, that a load mapped from the cache.",
+      registers,
+    });
+    this.#cacheMisses = new Counter({
+      name: "glm_relay_weight_cache_misses_total",
+      help: "Such files that a load did not find, or could not use, and made anew.",
+      registers,
+    });
+    this.#cacheMappedBytes = new Gauge({
+      name: "glm_relay_weight_cache_mapped_bytes",
+      help: "Weights of the stage at hand that lie in mapped files of the cache.",
+      registers,
+    });
+    this.#cacheWrittenBytes = new Counter({
+      name: "glm_relay_weight_cache_written_bytes_total",
+      help: "Packed weights written into the cache.",
+      registers,
+    });
   }
 
   /** Node's own metrics as well; for processes that are scraped. */
@@ -143,6 +168,17 @@ export class WorkerMetrics {
   received(stage: number, bytes: number): void {
     this.#receivedBytes += bytes;
     this.#linkBytes.inc({ stage }, bytes);
+  }
+
+  /** Null: a stage without a cache. */
+  weightCacheLoaded(report: WeightCacheReport | null): void {
+    this.#cacheHits.inc(report?.hits ?? 0);
+    this.#cacheMisses.inc(report?.misses ?? 0);
+    this.#cacheMappedBytes.set(report?.mappedBytes ?? 0);
+  }
+
+  weightCacheWritten(bytes: number): void {
+    this.#cacheWrittenBytes.inc(bytes);
   }
 
   stale(message: StaleMessage): void {

@@ -19,10 +19,11 @@ import { EpochGate } from "./control/epoch-gate.js";
 import { type StaleMessage, WorkerMetrics } from "./metrics.js";
 import { WorkerServer } from "./server/server.js";
 import type { Engine } from "./stage/engine.js";
-import { nativeEngine } from "./stage/native-engine.js";
+import { nativeEngine, type WeightCacheDirectory } from "./stage/native-engine.js";
 import { decodeAssign } from "./stage/plan.js";
 import { PlanRun } from "./stage/run.js";
 import { StageHost } from "./stage/stage-host.js";
+import { followWeightCache } from "./stage/weight-cache.js";
 
 /** A running step may take so long after the order to close; its sequences are replayed otherwise. */
 const stepDrainMs = 2_000;
@@ -42,6 +43,8 @@ export interface WorkerOptions {
   /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
   probePort?: number;
   log: Logger;
+  /** Packed weights are kept there for the next load; absent or null: nowhere. */
+  weightCache?: WeightCacheDirectory | null;
   /** Hears how far the rounded weights of a new stage are from the stored ones. */
   onRounded?: (roundings: readonly TensorRounding[]) => void;
 }
@@ -64,7 +67,7 @@ export interface RunningWorker {
  */
 export async function startWorker(
   options: WorkerOptions,
-  engine: Engine = nativeEngine(),
+  engine: Engine = nativeEngine(options.weightCache),
 ): Promise<RunningWorker> {
   const worker = new Worker(options, engine);
   await worker.start();
@@ -96,7 +99,9 @@ class Worker implements RunningWorker {
       this.#resolveClosed = resolve;
     });
     this.#metrics = new WorkerMetrics(engine, () => this.#plan);
-    this.#host = new StageHost(engine, options.threads);
+    this.#host = new StageHost(engine, options.threads, (stage) =>
+      followWeightCache(stage, options.log, this.#metrics),
+    );
     this.#server = new WorkerServer((call) =>
       acceptLink(call, () => ({ plan: this.#plan, newest: this.#gate.newest })),
     );

@@ -263,6 +263,13 @@ Napi::Value fromBytes(Napi::Env env, std::vector<uint8_t> bytes) {
 
 }  // namespace
 
+std::optional<WeightCacheOptions> toWeightCacheOptions(const Napi::Value& value) {
+  if (value.IsNull()) return std::nullopt;
+  const Napi::Object object = value.As<Napi::Object>();
+  return WeightCacheOptions{toString(object, "directory"), toUnsigned(object, "maxBytes"),
+                            toString(object, "fingerprint")};
+}
+
 StageConfig toStageConfig(const Napi::Object& object) {
   StageConfig config = {};
   config.shape = toModelShape(object.Get("shape").As<Napi::Object>());

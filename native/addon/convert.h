@@ -5,11 +5,15 @@
 #include <napi.h>
 
 #include <memory>
+#include <optional>
 
+#include "cache/weight_cache.h"
 #include "model/plan.h"
 
 namespace glm_relay {
 
+// Null: no cache.
+std::optional<WeightCacheOptions> toWeightCacheOptions(const Napi::Value& value);
 StageConfig toStageConfig(const Napi::Object& config);
 // Copies all arrays, so the caller may reuse them at once.
 std::shared_ptr<StepInput> toStepInput(const Napi::Object& input);

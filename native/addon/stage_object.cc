@@ -14,21 +14,33 @@ Napi::Function StageObject::define(Napi::Env env) {
        InstanceMethod("close", &StageObject::close), InstanceMethod("progress", &StageObject::progress),
        InstanceMethod("memory", &StageObject::memory), InstanceMethod("loading", &StageObject::loading),
        InstanceMethod("roundings", &StageObject::roundings),
+       InstanceMethod("cacheReport", &StageObject::cacheReport),
+       InstanceMethod("cacheWritten", &StageObject::cacheWritten),
        InstanceMethod("kernels", &StageObject::kernels)});
 }
 
-StageObject::StageObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<StageObject>(info) {
+StageObject::StageObject(const Napi::CallbackInfo& info)
+    : Napi::ObjectWrap<StageObject>(info), self_(std::make_shared<StageObject*>(this)) {
   const std::string name = info[1].As<Napi::String>().Utf8Value();
   const KernelTable* kernels = findKernels(name.c_str());
   if (kernels == nullptr) throw Napi::Error::New(info.Env(), "no kernels named " + name);
   const Napi::Function nothing = Napi::Function::New(info.Env(), [](const Napi::CallbackInfo&) {});
-  results_ = Napi::ThreadSafeFunction::New(info.Env(), nothing, "glm-relay stage", 0, 1);
+  // Node frees results_ with the environment, in no order that is ours: the driver thread has to be over by
+  // then.
+  const auto ended = [self = self_](Napi::Env) {
+    if (*self == nullptr) return;
+    (*self)->stage_.reset();
+    (*self)->resultsClosed_ = true;
+  };
+  results_ = Napi::ThreadSafeFunction::New(info.Env(), nothing, "glm-relay stage", 0, 1, ended);
   // An idle stage does not keep the process alive; a pending promise does (begin, settle).
   results_.Unref(info.Env());
-  stage_ = std::make_unique<Stage>(toStageConfig(info[0].As<Napi::Object>()), *kernels);
+  stage_ = std::make_unique<Stage>(toStageConfig(info[0].As<Napi::Object>()), *kernels,
+                                   toWeightCacheOptions(info[2]));
 }
 
 StageObject::~StageObject() {
+  *self_ = nullptr;
   stage_.reset();
   if (!resultsClosed_) results_.Release();
   if (reportedBytes_ != 0) reportMemory(Env(), 0);
@@ -105,6 +117,30 @@ Napi::Value StageObject::roundings(const Napi::CallbackInfo& info) {
     array.Set(i, object);
   }
   return array;
+}
+
+Napi::Value StageObject::cacheReport(const Napi::CallbackInfo& info) {
+  const WeightCacheReport report = stage_->cacheReport();
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("hits", report.hits);
+  object.Set("misses", report.misses);
+  object.Set("mappedBytes", static_cast<double>(report.mappedBytes));
+  object.Set("filesWritten", report.filesWritten);
+  object.Set("writtenBytes", static_cast<double>(report.writtenBytes));
+  Napi::Array warnings = Napi::Array::New(info.Env(), report.warnings.size());
+  for (uint32_t i = 0; i < report.warnings.size(); i++) warnings.Set(i, report.warnings[i]);
+  object.Set("warnings", warnings);
+  return object;
+}
+
+Napi::Value StageObject::cacheWritten(const Napi::CallbackInfo& info) {
+  Pending* pending = begin(info.Env(), [](Napi::Env env, Pending&) { return env.Undefined(); });
+  const Napi::Promise promise = pending->deferred.Promise();
+  stage_->whenCacheWritten([this, pending](const std::string& error) {
+    pending->error = error;
+    settleLater(pending);
+  });
+  return promise;
 }
 
 Napi::Value StageObject::kernels(const Napi::CallbackInfo& info) {

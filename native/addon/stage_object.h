@@ -14,7 +14,7 @@ namespace glm_relay {
 class StageObject : public Napi::ObjectWrap<StageObject> {
  public:
   static Napi::Function define(Napi::Env env);
-  // new Stage(config, kernels)
+  // new Stage(config, kernels, cache)
   explicit StageObject(const Napi::CallbackInfo& info);
   // Waits for the step that is running; only reached without close() when the process ends.
   ~StageObject() override;
@@ -36,6 +36,8 @@ class StageObject : public Napi::ObjectWrap<StageObject> {
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value loading(const Napi::CallbackInfo& info);
   Napi::Value roundings(const Napi::CallbackInfo& info);
+  Napi::Value cacheReport(const Napi::CallbackInfo& info);
+  Napi::Value cacheWritten(const Napi::CallbackInfo& info);
   Napi::Value kernels(const Napi::CallbackInfo& info);
 
   Pending* begin(Napi::Env env, std::function<Napi::Value(Napi::Env, Pending&)> value);
@@ -44,7 +46,9 @@ class StageObject : public Napi::ObjectWrap<StageObject> {
   void reportMemory(Napi::Env env, int64_t bytes);
 
   Napi::ThreadSafeFunction results_;
-  bool resultsClosed_ = false;  // driver thread only: the environment is gone
+  // Shared with the end of results_, which may come first when the environment goes; null: we are gone.
+  const std::shared_ptr<StageObject*> self_;
+  bool resultsClosed_ = false;  // results_ takes nothing more
   int pendingCount_ = 0;
   int64_t reportedBytes_ = 0;
   std::unique_ptr<Stage> stage_;

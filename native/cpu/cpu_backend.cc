@@ -62,6 +62,16 @@ std::unique_ptr<DeviceMatrix> CpuBackend::loadMatrix(const HostMatrix& matrix) {
   return std::make_unique<QuantizedMatrix>(matrix, kernels_, pool_);
 }
 
+std::unique_ptr<DeviceMatrix> CpuBackend::mapMatrix(const PackedBytes& matrix) {
+  if (matrix.format.type == WeightType::kStored) {
+    if (matrix.bytes != PackedMatrix::packedBytes(matrix.n, matrix.k, matrix.dtype)) return nullptr;
+    return std::make_unique<PackedMatrix>(matrix);
+  }
+  if (matrix.bytes != QuantLayout(matrix.n, matrix.k, matrix.format).bytes()) return nullptr;
+  quantizedColumns_ = std::max(quantizedColumns_, matrix.k);
+  return std::make_unique<QuantizedMatrix>(matrix);
+}
+
 void CpuBackend::reserveRows(int rows) {
   if (quantizedColumns_ == 0) return;
   activationBytes_ = activationTiles(rows, quantizedColumns_) * sizeof(ActivationTile);

@@ -28,6 +28,7 @@ class CpuBackend : public Backend {
   const char* kernels() const override { return kernels_.name; }
   std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) override;
   std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) override;
+  std::unique_ptr<DeviceMatrix> mapMatrix(const PackedBytes& matrix) override;
   void reserveRows(int rows) override;
   void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) override;
   void allocateKvCache(const KvPlan& plan) override;

@@ -35,13 +35,14 @@ uint64_t PackedMatrix::packedBytes(int n, int k, DType dtype) {
   return strips * kStripRows * static_cast<uint64_t>(k) * dtypeBytes(dtype);
 }
 
-PackedMatrix::PackedMatrix(const HostMatrix& matrix, ThreadPool& pool)
-    : dtype_(matrix.dtype), memory_(packedBytes(matrix.n, matrix.k, matrix.dtype), HostMemory::kStreamed) {
+PackedMatrix::PackedMatrix(const HostMatrix& matrix, ThreadPool& pool) : dtype_(matrix.dtype) {
   n = matrix.n;
   k = matrix.k;
   bytes = packedBytes(n, k, dtype_);
+  const auto memory = std::make_shared<HostMemory>(bytes, HostMemory::kStreamed);
+  packed = std::shared_ptr<const uint8_t>(memory, memory->data());
   loadStrips(matrix, pool, [&](int strip, int) {
-    uint8_t* out = memory_.data() + strip * kStripRows * matrix.rowBytes();
+    uint8_t* out = memory->data() + strip * kStripRows * matrix.rowBytes();
     const int first = strip * kStripRows;
     const int count = std::min(kStripRows, n - first);
     const uint8_t* rows[kStripRows];
@@ -57,6 +58,13 @@ PackedMatrix::PackedMatrix(const HostMatrix& matrix, ThreadPool& pool)
       packStrip<uint32_t>(out, rows, count, k);
     }
   });
+}
+
+PackedMatrix::PackedMatrix(const PackedBytes& matrix) : dtype_(matrix.dtype) {
+  n = matrix.n;
+  k = matrix.k;
+  bytes = matrix.bytes;
+  packed = matrix.data;
 }
 
 }  // namespace glm_relay

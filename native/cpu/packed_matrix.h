@@ -12,16 +12,17 @@ class PackedMatrix : public DeviceMatrix {
  public:
   // Throws WeightError for a weight that is not finite.
   PackedMatrix(const HostMatrix& matrix, ThreadPool& pool);
+  // Of packedBytes() bytes that were packed before.
+  explicit PackedMatrix(const PackedBytes& matrix);
 
   DType dtype() const { return dtype_; }
   int strips() const { return (n + kStripRows - 1) / kStripRows; }
-  const uint8_t* data() const { return memory_.data(); }
+  const uint8_t* data() const { return packed.get(); }
 
   static uint64_t packedBytes(int n, int k, DType dtype);
 
  private:
   DType dtype_;
-  HostMemory memory_;
 };
 
 }  // namespace glm_relay

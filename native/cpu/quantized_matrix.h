@@ -11,15 +11,16 @@ class QuantizedMatrix : public DeviceMatrix {
  public:
   // Throws WeightError for weights that cannot be rounded.
   QuantizedMatrix(const HostMatrix& matrix, const KernelTable& kernels, ThreadPool& pool);
+  // Of layout().bytes() bytes that were rounded before.
+  explicit QuantizedMatrix(const PackedBytes& matrix);
 
   WeightType type() const { return type_; }
   const QuantLayout& layout() const { return layout_; }
-  const uint8_t* data() const { return memory_.data(); }
+  const uint8_t* data() const { return packed.get(); }
 
  private:
   WeightType type_;
   QuantLayout layout_;
-  HostMemory memory_;
 };
 
 }  // namespace glm_relay

@@ -25,13 +25,13 @@ bool isSettled(const SampleRequest& request, const std::vector<TokenResult>& dra
 }  // namespace
 
 LayerLoop::LayerLoop(const StageConfig& config, const KernelTable& kernels, Backend& backend,
-                     ThreadPool& pool, const std::function<void(uint64_t bytes)>& loaded)
+                     ThreadPool& pool, WeightCache* cache, const std::function<void(uint64_t bytes)>& loaded)
     : config_(config),
       kernels_(kernels),
       backend_(backend),
       pool_(pool),
       rope_(config.shape),
-      weights_(loadWeights(config, kernels, backend, loaded)) {
+      weights_(loadWeights(config, kernels, backend, cache, loaded)) {
   KvPlan kv = {};
   kv.type = config.kvType;
   kv.layerCount = config.layerEnd - config.layerBegin;

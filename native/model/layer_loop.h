@@ -16,10 +16,10 @@ namespace glm_relay {
 class LayerLoop {
  public:
   // Loads the weights and allocates all memory of the stage; throws std::runtime_error or
-  // std::bad_alloc. `backend` and `pool` outlive this.
+  // std::bad_alloc. `backend` and `pool` outlive this; `cache` (null: none) is used while it is made.
   // `loaded` hears of every piece of the weights that has been read (model/weights.h).
   LayerLoop(const StageConfig& config, const KernelTable& kernels, Backend& backend, ThreadPool& pool,
-            const std::function<void(uint64_t bytes)>& loaded);
+            WeightCache* cache, const std::function<void(uint64_t bytes)>& loaded);
 
   // One step; `input` fits the configuration, and its slice what is parked (checked at the door).
   void run(const StepInput& input, StepOutput& output);

@@ -25,8 +25,11 @@ std::string errorOf(Body body) {
 
 }  // namespace
 
-Stage::Stage(StageConfig config, const KernelTable& kernels)
-    : config_(std::move(config)), kernels_(kernels), storedBytes_(glm_relay::storedBytes(config_)) {}
+Stage::Stage(StageConfig config, const KernelTable& kernels, std::optional<WeightCacheOptions> cache)
+    : config_(std::move(config)),
+      kernels_(kernels),
+      cacheOptions_(std::move(cache)),
+      storedBytes_(glm_relay::storedBytes(config_)) {}
 
 Stage::~Stage() {
   unload([](const std::string&) {});
@@ -37,9 +40,13 @@ void Stage::load(Done done) {
     const std::string error = errorOf([this] {
       pool_ = std::make_unique<ThreadPool>(config_.threads, progress_);
       backend_ = createCpuBackend(kernels_, *pool_);
-      layers_ = std::make_unique<LayerLoop>(config_, kernels_, *backend_, *pool_, [this](uint64_t bytes) {
-        loadedBytes_.fetch_add(bytes, std::memory_order_relaxed);
-      });
+      if (cacheOptions_) {
+        const std::lock_guard<std::mutex> lock(cacheMutex_);
+        cache_ = std::make_unique<WeightCache>(*cacheOptions_, *pool_);
+      }
+      layers_ = std::make_unique<LayerLoop>(
+          config_, kernels_, *backend_, *pool_, cache_.get(),
+          [this](uint64_t bytes) { loadedBytes_.fetch_add(bytes, std::memory_order_relaxed); });
       roundings_ = layers_->roundings();
       weightBytes_ = layers_->weightBytes();
       kvBytes_ = backend_->kvBytes();
@@ -64,8 +71,30 @@ void Stage::runStep(const StepInput& input, const StepDone& done) {
   done(error, std::move(output));
 }
 
+void Stage::whenCacheWritten(Done done) {
+  driver_.post([this, done] {
+    if (cache_ == nullptr) return done("");
+    // The callback belongs to our driver's thread, like every other.
+    cache_->whenWritten([this, done] { driver_.post([done] { done(""); }); });
+  });
+}
+
+WeightCacheReport Stage::cacheReport() const {
+  const std::lock_guard<std::mutex> lock(cacheMutex_);
+  return cache_ == nullptr ? lastReport_ : cache_->report();
+}
+
+void Stage::dropCache() {
+  if (cache_ == nullptr) return;
+  cache_->close();
+  const std::lock_guard<std::mutex> lock(cacheMutex_);
+  lastReport_ = cache_->report();
+  cache_.reset();
+}
+
 void Stage::unload(Done done) {
   driver_.post([this, done] {
+    dropCache();
     layers_.reset();
     backend_.reset();
     pool_.reset();

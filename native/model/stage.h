@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "model/driver.h"
@@ -18,14 +19,18 @@ class Stage {
   using Done = std::function<void(const std::string& error)>;
   using StepDone = std::function<void(const std::string& error, StepOutput output)>;
 
-  Stage(StageConfig config, const KernelTable& kernels);
+  // No cache: every matrix is made from the checkpoint.
+  Stage(StageConfig config, const KernelTable& kernels, std::optional<WeightCacheOptions> cache);
   // Finishes what was submitted, then frees everything.
   ~Stage();
 
   // Loads weights and allocates memory; before any step.
   void load(Done done);
   void submit(std::shared_ptr<const StepInput> input, StepDone done);
-  // Frees the memory after the steps submitted so far.
+  // Calls back when the cache has written what this load made, or has given it up.
+  void whenCacheWritten(Done done);
+  // Frees the memory after the steps submitted so far. What the cache has not written by then it does not
+  // write.
   void unload(Done done);
 
   uint64_t progress() const { return progress_.load(std::memory_order_relaxed); }
@@ -35,15 +40,19 @@ class Stage {
   uint64_t kvBytes() const { return kvBytes_; }
   uint64_t workspaceBytes() const { return workspaceBytes_; }
   const std::vector<TensorRounding>& roundings() const { return roundings_; }
+  // At any time.
+  WeightCacheReport cacheReport() const;
   // Stored bytes read so far, and in all; at any time.
   uint64_t loadedBytes() const { return loadedBytes_.load(std::memory_order_relaxed); }
   uint64_t storedBytes() const { return storedBytes_; }
 
  private:
   void runStep(const StepInput& input, const StepDone& done);
+  void dropCache();
 
   const StageConfig config_;
   const KernelTable& kernels_;
+  const std::optional<WeightCacheOptions> cacheOptions_;
   const uint64_t storedBytes_;
   std::atomic<uint64_t> progress_{0};
   std::atomic<uint64_t> loadedBytes_{0};
@@ -56,6 +65,10 @@ class Stage {
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<LayerLoop> layers_;
+  // Also read by cacheReport.
+  mutable std::mutex cacheMutex_;
+  std::unique_ptr<WeightCache> cache_;
+  WeightCacheReport lastReport_;  // of a cache that is gone
 
   // Last: its thread uses the members above and ends before they go.
   Driver driver_;

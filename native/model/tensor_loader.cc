@@ -36,6 +36,22 @@ bool liesSideBySide(const TensorParts& parts, int columns) { return parts.front(
 std::unique_ptr<DeviceMatrix> TensorLoader::matrix(const TensorParts& parts, int rows, int columns,
                                                    const WeightFormat& format) {
   const TensorSource& first = parts.front();
+  const MatrixRecord record = {first.role, rows, columns, first.dtype, format};
+  auto matrix = cached_ == nullptr ? nullptr : cached_->take(record, backend_);
+  if (matrix != nullptr) {
+    loaded_(static_cast<uint64_t>(rows) * columns * dtypeBytes(first.dtype));
+  } else {
+    matrix = readMatrix(parts, rows, columns, format);
+    if (cached_ != nullptr) cached_->add(record, *matrix);
+  }
+  if (format.type != WeightType::kStored) roundings_.push_back({first.role, matrix->rounding});
+  bytes_ += matrix->bytes;
+  return matrix;
+}
+
+std::unique_ptr<DeviceMatrix> TensorLoader::readMatrix(const TensorParts& parts, int rows, int columns,
+                                                       const WeightFormat& format) {
+  const TensorSource& first = parts.front();
   const bool sideBySide = liesSideBySide(parts, columns);
   std::vector<MappedTensor> tensors;
   std::vector<HostPiece> pieces;
@@ -57,12 +73,9 @@ std::unique_ptr<DeviceMatrix> TensorLoader::matrix(const TensorParts& parts, int
       if (!sideBySide) rowsDone -= count;
     }
   };
-  auto matrix = naming(first, [&] {
+  return naming(first, [&] {
     return backend_.loadMatrix({pieces, sideBySide, first.dtype, rows, columns, format, consumed});
   });
-  if (format.type != WeightType::kStored) roundings_.push_back({first.role, matrix->rounding});
-  bytes_ += matrix->bytes;
-  return matrix;
 }
 
 std::unique_ptr<DeviceMatrix> TensorLoader::matrix(const TensorParts& parts, int columns,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "cache/weight_cache.h"
 #include "model/mapped_tensor.h"
 
 namespace glm_relay {
@@ -41,6 +42,10 @@ class TensorLoader {
   // All its rows.
   std::unique_ptr<DeviceMatrix> matrix(const TensorParts& parts, int columns, const WeightFormat& format);
 
+  // Matrices are taken from this part of a cache where it has them, else noted in it; null: neither. It
+  // outlives the matrices' loading.
+  void useCache(CachedPart* part) { cached_ = part; }
+
   // Norm weights and biases are small and are kept as float32, which is exact. Null for no parts.
   std::unique_ptr<DeviceBuffer> vector(const TensorParts& parts);
   std::unique_ptr<DeviceBuffer> vector(const TensorSource& source) { return vector(TensorParts{source}); }
@@ -63,9 +68,13 @@ class TensorLoader {
   std::vector<TensorRounding> takeRoundings() { return std::move(roundings_); }
 
  private:
+  std::unique_ptr<DeviceMatrix> readMatrix(const TensorParts& parts, int rows, int columns,
+                                           const WeightFormat& format);
+
   const KernelTable& kernels_;
   Backend& backend_;
   const std::function<void(uint64_t)>& loaded_;
+  CachedPart* cached_ = nullptr;
   uint64_t bytes_ = 0;
   std::vector<TensorRounding> roundings_;
 };

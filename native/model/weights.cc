@@ -98,20 +98,30 @@ uint64_t storedBytes(const StageConfig& config) {
 }
 
 StageWeights loadWeights(const StageConfig& config, const KernelTable& kernels, Backend& backend,
-                         const std::function<void(uint64_t bytes)>& loaded) {
+                         WeightCache* cache, const std::function<void(uint64_t bytes)>& loaded) {
   StageWeights weights;
   TensorLoader load(kernels, backend, loaded);
+  int layer = config.layerBegin;
   for (const LayerTensors& tensors : config.layers) {
+    auto part = cache == nullptr ? nullptr : cache->openLayer(tensors, layer, config.weights);
+    load.useCache(part.get());
     weights.layers.push_back(loadLayer(tensors, config, load));
+    if (cache != nullptr) cache->keep(std::move(part));
+    layer++;
   }
+  load.useCache(nullptr);
   if (config.prefix) loadPrefix(config, kernels, backend, load, weights);
   weights.embedding = load.table(config.embedding);
   weights.positionEmbedding = load.table(config.positionEmbedding);
   weights.blockPositionEmbedding = load.table(config.blockPositionEmbedding);
   if (!config.head.empty()) {
     weights.finalNorm = {load.vector(config.finalNorm), load.vector(config.finalNormBias)};
+    auto part = cache == nullptr ? nullptr : cache->openHead(config);
+    load.useCache(part.get());
     weights.head =
         load.matrix(config.head, config.shape.tokenCount, config.shape.hiddenSize, config.headWeights);
+    load.useCache(nullptr);
+    if (cache != nullptr) cache->keep(std::move(part));
   }
   weights.bytes = load.bytes();
   weights.roundings = load.takeRoundings();

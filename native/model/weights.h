@@ -56,9 +56,10 @@ struct StageWeights {
 // Stored bytes that loadWeights reads.
 uint64_t storedBytes(const StageConfig& config);
 
+// Takes matrices from `cache`, or gives it those that were made; null: neither.
 // Calls `loaded` with the stored bytes read since the last call.
 // Throws std::runtime_error naming the tensor and its file.
 StageWeights loadWeights(const StageConfig& config, const KernelTable& kernels, Backend& backend,
-                         const std::function<void(uint64_t bytes)>& loaded);
+                         WeightCache* cache, const std::function<void(uint64_t bytes)>& loaded);
 
 }  // namespace glm_relay

@@ -12,6 +12,10 @@
 
 namespace glm_relay {
 
+// Goes up with every change of what stands where in a packed or rounded matrix, or of which values a weight
+// is rounded to: files that keep such matrices (cache/) are then made anew.
+constexpr uint32_t kWeightLayoutVersion = 1;
+
 // Output rows of a strip, in float matrices too.
 constexpr int kStripRows = 32;
 // Activations are rounded in groups of so many columns, whatever the weight group: the width of a tile.

@@ -1,7 +1,9 @@
 /** The plan's bytes are the engine's bytes: placement counts what the engine then allocates, to the byte. */
 
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { expect, test } from "vitest";
+import { afterAll, expect, test } from "vitest";
 import { openModel } from "../../checkpoint/index.js";
 import { kvBlockSize, linkCredits, maxStepRows } from "../../common/limits.js";
 import { packageRoot } from "../../common/package.js";
@@ -9,6 +11,7 @@ import { placementModel } from "../../coordinator/placement/model.js";
 import { place } from "../../coordinator/placement/placement.js";
 import type { Precision, WeightFormat } from "../../models/quantization.js";
 import { nativeEngine } from "../../worker/stage/native-engine.js";
+import type { StagePlan } from "../../worker/stage/plan.js";
 
 const fixtures = "test/golden/fixtures";
 const models: [directory: string, prefixEncoder?: string][] = [
@@ -40,11 +43,18 @@ const precisions: [string, Precision][] = [
   ],
 ];
 
+/** Built twice: what comes out of the cache is as large as what was put into it. */
+const weightCache = mkdtempSync(join(tmpdir(), "glm-relay-cache-"));
+afterAll(() => rmSync(weightCache, { recursive: true, force: true }));
+const engines = [nativeEngine(), nativeEngine({ directory: weightCache, maxBytes: 2 ** 30 })];
+
 for (const [directory, prefixEncoder = null] of models) {
   test.each(precisions)(`the plan of ${directory} is what the engine allocates: %s`, async (_, precision) => {
     const options = { prefixEncoder };
     const model = await openModel(join(packageRoot, directory), options);
-    const engineModel = await nativeEngine().openModel(model.directory, options);
+    const [plainModel, cachingModel] = await Promise.all(
+      engines.map((engine) => engine.openModel(model.directory, options)),
+    );
     for (const [threads, maxRows, stageCount] of [
       [1, maxStepRows, 1],
       [3, 64, 2],
@@ -58,38 +68,41 @@ for (const [directory, prefixEncoder = null] of models) {
       const limits = { blockSize: kvBlockSize, minBlocks: 1, maxBlocks: 40 };
       const { stages, blockCount } = place(placementModel(model, precision, maxRows), workers, limits);
       expect(stages).toHaveLength(stageCount);
+      let misses = 0;
       for (const [stage, planned] of stages.entries()) {
-        const built = await engineModel.buildStage(
-          {
-            epoch: { term: 1, plan: 1 },
-            pipeline: 0,
-            stage,
-            stageCount,
-            layerBegin: planned.layerBegin,
-            layerEnd: planned.layerEnd,
-            modelDirectory: model.directory,
-            overrides: {},
-            prefixEncoder,
-            weightsFingerprint: model.fingerprint,
-            dtype: precision.dtype,
-            kvType: precision.kvType,
-            weights: precision.weights,
-            headWeights: precision.head,
-            blockCount,
-            blockSize: kvBlockSize,
-            maxRows,
-            predecessor: "127.0.0.1:1",
-            credits: linkCredits,
-          },
-          threads,
-          () => {},
-        );
+        const plan: StagePlan = {
+          epoch: { term: 1, plan: 1 },
+          pipeline: 0,
+          stage,
+          stageCount,
+          layerBegin: planned.layerBegin,
+          layerEnd: planned.layerEnd,
+          modelDirectory: model.directory,
+          overrides: {},
+          prefixEncoder,
+          weightsFingerprint: model.fingerprint,
+          dtype: precision.dtype,
+          kvType: precision.kvType,
+          weights: precision.weights,
+          headWeights: precision.head,
+          blockCount,
+          blockSize: kvBlockSize,
+          maxRows,
+          predecessor: "127.0.0.1:1",
+          credits: linkCredits,
+        };
         const { weightBytes, kvBytes, workspaceBytes } = planned;
-        expect(
-          { weightBytes: built.weightBytes, kvBytes: built.kvBytes, workspaceBytes: built.workspaceBytes },
-          `stage ${stage} of ${stageCount}`,
-        ).toEqual({ weightBytes, kvBytes, workspaceBytes });
-        await built.close();
+        for (const engineModel of [plainModel!, cachingModel!, cachingModel!]) {
+          const built = await engineModel.buildStage(plan, threads, () => {});
+          expect(
+            { weightBytes: built.weightBytes, kvBytes: built.kvBytes, workspaceBytes: built.workspaceBytes },
+            `stage ${stage} of ${stageCount}`,
+          ).toEqual({ weightBytes, kvBytes, workspaceBytes });
+          await built.weightCacheWritten?.();
+          misses = built.weightCache?.misses ?? 0;
+          await built.close();
+        }
+        expect(misses).toBe(0);
       }
     }
   });

@@ -40,6 +40,8 @@ export interface ClusterOptions {
   probes?: boolean;
   /** Level of the logs; default info. */
   logLevel?: string;
+  /** The workers keep packed weights under it. */
+  weights?: string;
   /** Its directory of files and batches; absent: it offers neither. */
   data?: string;
   /** Flags of what it keeps there: --disk-reserve, --files-days, --files-bytes, --webhook-hosts. */
@@ -265,6 +267,7 @@ export class TestCluster {
     ];
     args.push("--memory", options.memory ?? "512MiB", "--threads", `${options.threads ?? 1}`);
     if (options.probes) args.push("--probe-port", "0");
+    if (options.weights !== undefined) args.push("--data", options.weights);
     const env = this.environment();
     if (options.kernels !== undefined) env["GLM_RELAY_KERNELS"] = options.kernels;
     this.workers[index] = new TestProcess(`worker-${index}`, process.execPath, args, env);

@@ -10,17 +10,22 @@ const main = join(packageRoot, "dist/cli/main.js");
 export class TestUp {
   readonly process: TestProcess;
   readonly data: string;
+  readonly #keepData: boolean;
   url = "";
 
-  private constructor(args: string[]) {
-    this.data = mkdtempSync(join(tmpdir(), "glm-relay-up-"));
+  private constructor(args: string[], data?: string) {
+    this.data = data ?? mkdtempSync(join(tmpdir(), "glm-relay-up-"));
+    this.#keepData = data !== undefined;
     const all = [main, "up", "--port", "0", "--data", this.data, ...args];
     this.process = new TestProcess("up", process.execPath, all);
   }
 
-  /** Resolves when it is ready. */
-  static async start(args: string[]): Promise<TestUp> {
-    const up = new TestUp(args);
+  /**
+   * Resolves when it is ready.
+   * @param data Its data directory, which stays; default: one of its own.
+   */
+  static async start(args: string[], data?: string): Promise<TestUp> {
+    const up = new TestUp(args, data);
     up.url = (await up.process.line(/^ready (http:\/\/127\.0\.0\.1:\d+)$/m, 60_000))[1]!;
     return up;
   }
@@ -51,7 +56,7 @@ export class TestUp {
     this.process.kill("SIGCONT");
     this.process.kill("SIGTERM");
     await this.process.exited;
-    rmSync(this.data, { recursive: true, force: true });
+    if (!this.#keepData) rmSync(this.data, { recursive: true, force: true });
   }
 }
 

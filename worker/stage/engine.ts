@@ -3,7 +3,13 @@
  * stage in their hands instead.
  */
 import type { OpenOptions } from "../../checkpoint/overrides.js";
-import type { LoadProgress, StepInput, StepOutput, TensorRounding } from "../../native/index.js";
+import type {
+  LoadProgress,
+  StepInput,
+  StepOutput,
+  TensorRounding,
+  WeightCacheReport,
+} from "../../native/index.js";
 import type { StagePlan } from "./plan.js";
 
 export interface Engine {
@@ -43,6 +49,10 @@ export interface EngineStage {
   readonly workspaceBytes: number;
   /** Of every matrix that was rounded. */
   readonly roundings: readonly TensorRounding[];
+  /** What its weight cache has done so far; null or absent without one. */
+  readonly weightCache?: WeightCacheReport | null;
+  /** Resolves when the cache has written what the load has made, or has given up doing so. */
+  weightCacheWritten?(): Promise<void>;
   step(input: StepInput): Promise<StepOutput>;
   /** Finished kernel tiles since the stage was built. */
   progress(): bigint;

@@ -4,7 +4,14 @@ import { engineInfo, Stage } from "../../native/index.js";
 import type { Engine } from "./engine.js";
 import { isFirst, isLast } from "./plan.js";
 
-export function nativeEngine(): Engine {
+/** Where packed weights are kept between two loads (docs/weights-cache.md). */
+export interface WeightCacheDirectory {
+  directory: string;
+  /** Of all files in it. */
+  maxBytes: number;
+}
+
+export function nativeEngine(weightCache: WeightCacheDirectory | null = null): Engine {
   const { kernels, backend, canonVersion } = engineInfo();
   return {
     kernels,
@@ -39,7 +46,7 @@ export function nativeEngine(): Engine {
             contextRows: Math.min(contextRowsOf(model), maxRows),
             threads,
           };
-          return Stage.create(config, started);
+          return Stage.create(config, started, weightCache && { ...weightCache, fingerprint });
         },
       };
     },

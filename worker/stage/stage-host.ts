@@ -24,6 +24,7 @@ const elementBytes = { float32: 4, float16: 2, bfloat16: 2 } as const;
 export class StageHost {
   readonly #engine: Engine;
   readonly #threads: number;
+  readonly #built: (stage: EngineStage) => void;
   #loaded: LoadedStage | null = null;
   #tail: Promise<unknown> = Promise.resolve();
   #pending = 0;
@@ -33,9 +34,11 @@ export class StageHost {
   #busyUs = 0;
   #loading: (() => LoadProgress) | null = null;
 
-  constructor(engine: Engine, threads: number) {
+  /** @param built Hears of every stage that was loaded, once. */
+  constructor(engine: Engine, threads: number, built: (stage: EngineStage) => void = () => {}) {
     this.#engine = engine;
     this.#threads = threads;
+    this.#built = built;
   }
 
   /** A step or a load is running or waiting for its turn. */
@@ -89,6 +92,7 @@ export class StageHost {
         });
       this.#steps = 0;
       this.#busyUs = 0;
+      this.#built(stage);
       const { prefixLength } = model;
       this.#loaded = { key, stage, ...formatsOf(model, plan), prefixLength };
       return this.#loaded;

@@ -1,6 +1,7 @@
 /** The arithmetic of the memory and speed benchmarks. */
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
+import { parseRollup } from "../../../bench/load.js";
 import { parseResident, promptLengths } from "../../../bench/memory.js";
 import { decodeRate } from "../../../bench/report.js";
 import { blocksFor } from "../../../coordinator/scheduler/block-pool.js";
@@ -22,6 +23,25 @@ describe("resident memory", () => {
 
   it("is not taken from a text without it", () => {
     expect(() => parseResident("VmHWM:\t 3 kB\n")).toThrow("no VmRSS");
+  });
+});
+
+describe("mapped memory", () => {
+  it("is read from /proc in bytes", () => {
+    const rollup =
+      "00400000-7fff r--p 00000000 00:00 0 [rollup]\nRss: 300 kB\nPss: 200 kB\nPss_Anon: 90 kB\n" +
+      "Pss_File:     70 kB\nAnonymous:  100 kB\nFilePmdMapped:  40 kB\n";
+    expect(parseRollup(rollup)).toEqual({
+      anonymous: 100 * 1024,
+      file: 200 * 1024,
+      fileShare: 70 * 1024,
+      fileLarge: 40 * 1024,
+    });
+    expect(parseRollup(readFileSync("/proc/self/smaps_rollup", "utf8")).file).toBeGreaterThan(1 << 20);
+  });
+
+  it("is not taken from a text without it", () => {
+    expect(() => parseRollup("Rss: 3 kB\n")).toThrow("no Anonymous");
   });
 });
 
