@@ -9,7 +9,9 @@ constexpr int kSums = 16;
 }
 
 int64_t avx512VnniBytes(int64_t rounds) {
-  __m512i sum[kSums] = {};
+  __m512i sum[kSums];
+#pragma GCC unroll 16
+  for (int i = 0; i < kSums; i++) sum[i] = __m512i{};
   const __m512i w = _mm512_set1_epi8(3);
   const __m512i x = _mm512_set1_epi8(5);
   for (int64_t round = 0; round < rounds; round++) {
@@ -19,12 +21,15 @@ int64_t avx512VnniBytes(int64_t rounds) {
       asm("" : "+v"(sum[i]));
     }
   }
-  for (const __m512i& each : sum) sink = sink + _mm_extract_epi32(_mm512_castsi512_si128(each), 0);
+#pragma GCC unroll 16
+  for (int i = 0; i < kSums; i++) sink = sink + _mm_extract_epi32(_mm512_castsi512_si128(sum[i]), 0);
   return rounds * kSums * 64 * 2;
 }
 
 int64_t avx512Floats(int64_t rounds) {
-  __m512 sum[kSums] = {};
+  __m512 sum[kSums];
+#pragma GCC unroll 16
+  for (int i = 0; i < kSums; i++) sum[i] = __m512{};
   const __m512 x = _mm512_set1_ps(0.5f);
   for (int64_t round = 0; round < rounds; round++) {
 #pragma GCC unroll 16
@@ -33,7 +38,8 @@ int64_t avx512Floats(int64_t rounds) {
       asm("" : "+v"(sum[i]));
     }
   }
-  for (const __m512& each : sum) sink = sink + static_cast<int64_t>(_mm512_cvtss_f32(each));
+#pragma GCC unroll 16
+  for (int i = 0; i < kSums; i++) sink = sink + static_cast<int64_t>(_mm512_cvtss_f32(sum[i]));
   return rounds * kSums * 16 * 2;
 }
 

@@ -6,7 +6,9 @@ namespace glm_relay {
 
 int64_t avxVnniBytes(int64_t rounds) {
   constexpr int kSums = 12;
-  __m256i sum[kSums] = {};
+  __m256i sum[kSums];
+#pragma GCC unroll 12
+  for (int i = 0; i < kSums; i++) sum[i] = __m256i{};
   const __m256i w = _mm256_set1_epi8(3);
   const __m256i x = _mm256_set1_epi8(5);
   for (int64_t round = 0; round < rounds; round++) {
@@ -16,7 +18,8 @@ int64_t avxVnniBytes(int64_t rounds) {
       asm("" : "+x"(sum[i]));
     }
   }
-  for (const __m256i& each : sum) sink = sink + _mm256_extract_epi32(each, 0);
+#pragma GCC unroll 12
+  for (int i = 0; i < kSums; i++) sink = sink + _mm256_extract_epi32(sum[i], 0);
   return rounds * kSums * 32 * 2;
 }
 

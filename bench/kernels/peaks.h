@@ -1,6 +1,7 @@
 // What a core reaches when it does nothing else: the limits that kernels are held against.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace glm_relay {
@@ -17,6 +18,7 @@ struct Peaks {
   PeakLoop floats;  // fused multiply-adds
 };
 
+void avx2Read(const uint8_t* memory, size_t bytes);
 int64_t avx2Bytes(int64_t rounds);
 int64_t avx2Floats(int64_t rounds);
 int64_t avxVnniBytes(int64_t rounds);
