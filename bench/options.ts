@@ -61,8 +61,8 @@ export async function writeModel(
   await settle(directory);
 }
 
-/** Waits until the files are on the disk: the kernel would write them while something is measured. */
-async function settle(directory: string): Promise<void> {
+/** Waits until a directory's files are on the disk: the kernel would write them while something is measured. */
+export async function settle(directory: string): Promise<void> {
   for (const name of await readdir(directory)) {
     const file = await open(join(directory, name), "r");
     await file.sync();

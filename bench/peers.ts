@@ -18,6 +18,7 @@ import {
   quantizationOption,
   type RandomModelFlags,
   scratchModel,
+  settle,
   withoutGuesses,
 } from "./options.js";
 import { findPeer, howToInstallPeer, type PeerFigures, runPeer } from "./peer.js";
@@ -104,8 +105,10 @@ async function measure(
   };
   let file: string | null = null;
   if (library !== null) {
-    file = join(makeScratch(), "model.gguf");
+    const directory = makeScratch();
+    file = join(directory, "model.gguf");
     await writeRandomGguf(file, { ...shape, contextLength }, bytesProgress("writing the peer's weights"));
+    await settle(directory);
     note(`the peer's file has ${formatBytes(statSync(file).size)}`);
   }
   const engines = threads.flatMap((count): Measured[] => {
