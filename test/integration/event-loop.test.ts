@@ -20,6 +20,8 @@ import { GrpcClient, trailers } from "../support/grpc-client.js";
 
 /** What DESIGN.md promises of this machine; a slower one may take longer, and its control does too. */
 const sectionLimitMs = 20;
+/** What the code does in one go it does every time; a full collection of garbage falls into few attempts. */
+const attemptsMax = 3;
 const cpuMs = threadCpuClock();
 
 let directory: string;
@@ -84,13 +86,17 @@ function expectNoStall(
 }
 
 async function expectNoStallIn<T>(ask: () => Promise<T>, control: (answer: T) => unknown): Promise<T> {
-  await stall();
-  const answer = await ask();
-  const { cpuMs: stalledMs, ticks } = await stall();
-  const wholeMs = controlMs(() => control(answer));
-  expect(ticks).toBeGreaterThan(1);
-  expect(stalledMs, `in one go it takes ${wholeMs} ms`).toBeLessThan(Math.max(sectionLimitMs, wholeMs / 3));
-  return answer;
+  for (let attempt = 1; ; attempt++) {
+    await stall();
+    const answer = await ask();
+    const { cpuMs: stalledMs, ticks } = await stall();
+    const wholeMs = controlMs(() => control(answer));
+    const limitMs = Math.max(sectionLimitMs, wholeMs / 3);
+    expect(ticks).toBeGreaterThan(1);
+    if (stalledMs >= limitMs && attempt < attemptsMax) continue;
+    expect(stalledMs, `in one go it takes ${wholeMs} ms`).toBeLessThan(limitMs);
+    return answer;
+  }
 }
 
 const text = (bytes: number) => "hello world, how are you? ".repeat(bytes / 26);
