@@ -130,8 +130,11 @@ class Backend {
   // The matrix that loadMatrix made, without a copy where the backend computes in host memory. Null when the
   // bytes are not as many as the layout has.
   virtual std::unique_ptr<DeviceMatrix> mapMatrix(const PackedBytes& matrix) = 0;
-  // Once, after the matrices and before any step: no matmul has more rows.
-  virtual void reserveRows(int rows) = 0;
+  // Rows that had best pass through a layer together: the weights of a layer are read once for them.
+  virtual int rowTile() const = 0;
+  // Once, after the matrices and the cache and before any step: no operation within a layer has more than
+  // `rows` rows, at most rowTile(), and no step more than `stepRows`, of `columns` columns.
+  virtual void reserveRows(int rows, int stepRows, int columns) = 0;
   // Once, before any step, for a model with experts: what routing `rows` rows needs.
   virtual void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) = 0;
   // The paged cache of all layers of the stage, plus what attention needs; once, before any step.

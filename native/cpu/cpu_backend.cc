@@ -14,6 +14,8 @@ namespace {
 // A task of a matrix product is at most so many multiply-adds: the progress counter must move well
 // within a lease of 2 s even with the scalar kernels (1e8 per second and fewer).
 constexpr int64_t kTaskMultiplyAdds = 1 << 24;
+// The workspace of the feed-forward part does not grow with the prompt.
+constexpr int kRowTile = 96;
 // Elementwise rows per task.
 constexpr int kTaskRows = 8;
 
@@ -72,7 +74,9 @@ std::unique_ptr<DeviceMatrix> CpuBackend::mapMatrix(const PackedBytes& matrix) {
   return std::make_unique<QuantizedMatrix>(matrix);
 }
 
-void CpuBackend::reserveRows(int rows) {
+int CpuBackend::rowTile() const { return kRowTile; }
+
+void CpuBackend::reserveRows(int rows, int, int) {
   if (quantizedColumns_ == 0) return;
   activationBytes_ = activationTiles(rows, quantizedColumns_) * sizeof(ActivationTile);
   activations_ = std::make_unique<HostMemory>(activationBytes_, HostMemory::kReady);

@@ -29,7 +29,8 @@ class CpuBackend : public Backend {
   std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) override;
   std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) override;
   std::unique_ptr<DeviceMatrix> mapMatrix(const PackedBytes& matrix) override;
-  void reserveRows(int rows) override;
+  int rowTile() const override;
+  void reserveRows(int rows, int stepRows, int columns) override;
   void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) override;
   void allocateKvCache(const KvPlan& plan) override;
   uint64_t kvBytes() const override { return 2 * plan_.layerBytes() * plan_.layerCount; }

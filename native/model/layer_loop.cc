@@ -8,9 +8,6 @@ namespace glm_relay {
 
 namespace {
 
-// Rows that pass through a layer together: the weights of a layer are read once per tile, and the
-// workspace of the feed-forward part does not grow with the prompt.
-constexpr int kRowTile = 96;
 // Rows whose logits exist at the same time: at most 16 * 151552 * 4 bytes = 9.7 MB for the largest GLM.
 constexpr int kLogitTile = 16;
 
@@ -30,6 +27,7 @@ LayerLoop::LayerLoop(const StageConfig& config, const KernelTable& kernels, Back
       kernels_(kernels),
       backend_(backend),
       pool_(pool),
+      rowTile_(backend.rowTile()),
       rope_(config.shape),
       weights_(loadWeights(config, kernels, backend, cache, loaded)) {
   KvPlan kv = {};
@@ -45,8 +43,8 @@ LayerLoop::LayerLoop(const StageConfig& config, const KernelTable& kernels, Back
   kv.ropeAxes = config.shape.form.ropeAxes;
   kv.prefixLength = config.prefix ? config.prefix->length : 0;
   backend_.allocateKvCache(kv);
-  const int tile = std::min(config.maxRows, kRowTile);
-  backend_.reserveRows(tile);
+  const int tile = std::min(config.maxRows, rowTile_);
+  backend_.reserveRows(tile, config.maxRows, config.shape.hiddenSize);
   if (hasExperts()) backend_.reserveExperts(config.shape.experts, config.shape.hiddenSize, tile);
   allocateWorkspace();
 }
@@ -60,7 +58,7 @@ std::unique_ptr<DeviceBuffer> LayerLoop::workspace(int64_t rows, int64_t columns
 void LayerLoop::allocateWorkspace() {
   const ModelShape& shape = config_.shape;
   const int64_t rows = config_.maxRows;
-  const int64_t tile = std::min<int64_t>(rows, kRowTile);
+  const int64_t tile = std::min<int64_t>(rows, rowTile_);
   if (config_.contextRows > 0) parked_ = workspace(config_.contextRows, shape.hiddenSize);
   hidden_ = workspace(rows, shape.hiddenSize);
   queries_ = workspace(rows, shape.queryColumns());
@@ -205,14 +203,14 @@ void LayerLoop::runLayer(DeviceBuffer& hidden, int layer, int rowCount) {
                                static_cast<float>(shape.normEps)};
 
   if (weights.prefix) backend_.storePrefix(*weights.prefix, layer);
-  for (int row = 0; row < rowCount; row += kRowTile) {
-    const int rows = std::min(kRowTile, rowCount - row);
+  for (int row = 0; row < rowCount; row += rowTile_) {
+    const int rows = std::min(rowTile_, rowCount - row);
     norm(*normed_, hidden, row, rows, weights.attentionNorm);
     backend_.matmul(*qkv_, *normed_, 0, rows, *weights.qkvWeight, weights.qkvBias.get());
     backend_.storeKeysValues(*queries_, *qkv_, layer, row, rows, headNorms);
   }
-  for (int row = 0; row < rowCount; row += kRowTile) {
-    const int rows = std::min(kRowTile, rowCount - row);
+  for (int row = 0; row < rowCount; row += rowTile_) {
+    const int rows = std::min(rowTile_, rowCount - row);
     backend_.attention(*attended_, *queries_, layer, row, rows);
     backend_.matmul(*delta_, *attended_, 0, rows, *weights.attentionOut, weights.attentionOutBias.get());
     // The input of the branch once more: the first loop's is that of another tile by now.

@@ -56,6 +56,7 @@ class LayerLoop {
   const KernelTable& kernels_;
   Backend& backend_;
   ThreadPool& pool_;
+  const int rowTile_;
   const Rope rope_;
   StageWeights weights_;
   std::unique_ptr<Sampler> sampler_;  // last stage only
