@@ -1,0 +1,335 @@
+#include "cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "cpu/packed_matrix.h"
+#include "cuda/kernels/product.h"
+#include "quant/format.h"
+
+namespace glm_relay::cuda {
+
+namespace {
+
+// Rows that pass through a layer together, so that the weights are read once for all of them; its workspace
+// is 270 MB for GLM-130B.
+constexpr int kRowTile = 512;
+// Layers that the GPU may be behind the host.
+constexpr int kMarks = 64;
+// Room for the parts of contexts whose sums are made side by side, in floats.
+constexpr int64_t kPartialFloats = 4 << 20;
+// Blocks of threads that are enough to fill a GPU: with so many, parts are computed one after the other.
+constexpr int kManyBlocks = 512;
+
+float* floats(const DeviceBuffer& buffer) { return static_cast<const CudaBuffer&>(buffer).floats(); }
+const float* floatsOrNull(const DeviceBuffer* buffer) {
+  return buffer == nullptr ? nullptr : floats(*buffer);
+}
+
+}  // namespace
+
+CudaMatrix::CudaMatrix(const PackedWeights& weights, int rows, int columns, const WeightFormat& format,
+                       cudaStream_t stream)
+    : layout(rows, columns, format),
+      type(format.type),
+      blocks(weights.blocks.size(), stream),
+      rowScales(weights.rowScales.size() * sizeof(float), stream) {
+  n = rows;
+  k = columns;
+  bytes = blocks.bytes() + rowScales.bytes();
+  rounding = weights.rounding;
+  const auto upload = [&](const DeviceMemory& to, const void* from) {
+    check(cudaMemcpyAsync(to.as<void>(), from, to.bytes(), cudaMemcpyHostToDevice, stream),
+          "loading weights");
+  };
+  upload(blocks, weights.blocks.data());
+  upload(rowScales, weights.rowScales.data());
+}
+
+Stream::Stream(int device) {
+  check(cudaSetDevice(device), "being chosen");
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+}
+
+Stream::~Stream() { cudaStreamDestroy(stream_); }
+
+CudaBackend::CudaBackend(int device, Path path, std::string name, const KernelTable& kernels,
+                         ThreadPool& pool, std::atomic<uint64_t>& progress)
+    : hostKernels_(kernels),
+      pool_(pool),
+      progress_(progress),
+      path_(path),
+      name_(std::move(name)),
+      stream_(device),
+      marks_(kMarks) {
+  prepareProducts(path);
+  check(cudaGetLastError(), "being prepared");
+  for (Mark& mark : marks_) {
+    check(cudaEventCreateWithFlags(&mark.event, cudaEventDisableTiming), "making events");
+  }
+}
+
+CudaBackend::~CudaBackend() {
+  for (Mark& mark : marks_) cudaEventDestroy(mark.event);
+}
+
+int CudaBackend::rowTile() const { return kRowTile; }
+
+std::unique_ptr<DeviceBuffer> CudaBackend::allocate(uint64_t bytes) {
+  auto buffer = std::make_unique<CudaBuffer>(bytes, stream_.get());
+  check(cudaMemsetAsync(buffer->memory.as<void>(), 0, bytes, stream_.get()), "clearing memory");
+  return buffer;
+}
+
+std::unique_ptr<DeviceMatrix> CudaBackend::loadMatrix(const HostMatrix& matrix) {
+  const PackedWeights weights = packMatrix(matrix, hostKernels_, pool_);
+  auto loaded = std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream_.get());
+  widestColumns_ = std::max(widestColumns_, loaded->layout.paddedColumns());
+  return loaded;
+}
+
+std::unique_ptr<DeviceMatrix> CudaBackend::mapMatrix(const PackedBytes& matrix) {
+  const uint64_t expected = matrix.format.type == WeightType::kStored
+                                ? PackedMatrix::packedBytes(matrix.n, matrix.k, matrix.dtype)
+                                : QuantLayout(matrix.n, matrix.k, matrix.format).bytes();
+  if (matrix.bytes != expected) return nullptr;
+  const PackedWeights weights = packStrips(matrix, hostKernels_, pool_);
+  auto loaded = std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream_.get());
+  widestColumns_ = std::max(widestColumns_, loaded->layout.paddedColumns());
+  return loaded;
+}
+
+void CudaBackend::reserveRows(int rows, int stepRows, int columns) {
+  halves_.grow(static_cast<uint64_t>(rows) * widestColumns_ * sizeof(uint16_t), stream_.get());
+  halfScales_.grow(rows * sizeof(float), stream_.get());
+  rowBytes_.grow(static_cast<uint64_t>(stepRows) * columns * sizeof(float), stream_.get());
+  rowIndices_.grow(stepRows * sizeof(int32_t), stream_.get());
+  step_.reserve(plan_, stepRows, kRowTile, stream_.get());
+}
+
+void CudaBackend::reserveExperts(const ExpertShape&, int, int) {
+  throw CudaError("mixtures of experts are not computed on GPUs yet; expected a dense model, or device cpu");
+}
+
+void CudaBackend::allocateKvCache(const KvPlan& plan) {
+  if (plan.headDim > kMaxHeadDim) {
+    throw CudaError("headDim " + std::to_string(plan.headDim) + ": expected at most " +
+                    std::to_string(kMaxHeadDim) + " on GPUs");
+  }
+  plan_ = plan;
+  keys_.grow(plan.layerBytes() * plan.layerCount, stream_.get());
+  values_.grow(plan.layerBytes() * plan.layerCount, stream_.get());
+  partials_.grow(kPartialFloats * sizeof(float), stream_.get());
+}
+
+void CudaBackend::copyBlock(int from, int to) {
+  const uint64_t bytes = plan_.blockBytes();
+  for (int layer = 0; layer < plan_.layerCount; layer++) {
+    for (const DeviceMemory* cache : {&keys_, &values_}) {
+      uint8_t* blocks = cache->as<uint8_t>() + layer * plan_.layerBytes();
+      check(cudaMemcpyAsync(blocks + to * bytes, blocks + from * bytes, bytes, cudaMemcpyDeviceToDevice,
+                            stream_.get()),
+            "copying a block");
+    }
+  }
+}
+
+uint64_t CudaBackend::scratchBytes() const {
+  return halves_.bytes() + halfScales_.bytes() + rowBytes_.bytes() + rowIndices_.bytes() + partials_.bytes() +
+         step_.bytes();
+}
+
+void CudaBackend::copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) {
+  check(cudaMemcpyAsync(floats(to), from, bytes, cudaMemcpyHostToDevice, stream_.get()), "copying in");
+}
+
+void CudaBackend::copyOut(void* to, const DeviceBuffer& from, uint64_t bytes) {
+  check(cudaMemcpyAsync(to, floats(from), bytes, cudaMemcpyDeviceToHost, stream_.get()), "copying out");
+}
+
+void CudaBackend::copyRowsIn(DeviceBuffer& to, const void* from, DType dtype, int rows, int columns) {
+  const int64_t count = static_cast<int64_t>(rows) * columns;
+  const uint64_t bytes = count * dtypeBytes(dtype);
+  rowBytes_.grow(bytes, stream_.get());
+  check(cudaMemcpyAsync(rowBytes_.as<void>(), from, bytes, cudaMemcpyHostToDevice, stream_.get()),
+        "copying in");
+  widen(stream_.get(), floats(to), rowBytes_.as<void>(), count, dtype);
+}
+
+void CudaBackend::copyRowsOut(void* to, const DeviceBuffer& from, DType dtype, int rows, int columns) {
+  const int64_t count = static_cast<int64_t>(rows) * columns;
+  const uint64_t bytes = count * dtypeBytes(dtype);
+  rowBytes_.grow(bytes, stream_.get());
+  narrow(stream_.get(), rowBytes_.as<void>(), floats(from), count, dtype);
+  check(cudaMemcpyAsync(to, rowBytes_.as<void>(), bytes, cudaMemcpyDeviceToHost, stream_.get()),
+        "copying out");
+}
+
+void CudaBackend::beginStep(const StepRows& rows) {
+  // The rows of the step before may still be on their way.
+  check(cudaStreamSynchronize(stream_.get()), "ending a step");
+  step_.begin(rows);
+}
+
+void CudaBackend::rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows,
+                          const DeviceBuffer& weight, int size, float eps) {
+  cuda::rmsNorm(stream_.get(), floats(y), floats(x) + static_cast<int64_t>(xRow) * size, floats(weight), rows,
+                size, eps);
+}
+
+void CudaBackend::layerNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows,
+                            const DeviceBuffer& weight, const DeviceBuffer& bias, int size, float eps) {
+  cuda::layerNorm(stream_.get(), floats(y), floats(x) + static_cast<int64_t>(xRow) * size, floats(weight),
+                  floats(bias), rows, size, eps);
+}
+
+void CudaBackend::matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceMatrix& w,
+                         const DeviceBuffer* bias) {
+  const auto& matrix = static_cast<const CudaMatrix&>(w);
+  const int paddedK = matrix.layout.paddedColumns();
+  // Only before reserveRows, for a prefix encoder, is there anything to grow.
+  halves_.grow(static_cast<uint64_t>(rows) * paddedK * sizeof(uint16_t), stream_.get());
+  halfScales_.grow(rows * sizeof(float), stream_.get());
+  toHalves(stream_.get(), halves_.as<uint16_t>(), halfScales_.as<float>(),
+           floats(x) + static_cast<int64_t>(xRow) * w.k, rows, w.k, paddedK);
+  ProductArgs args = {};
+  args.y = floats(y);
+  args.x = halves_.as<uint16_t>();
+  args.xScales = halfScales_.as<float>();
+  args.weights = matrix.blocks.as<uint8_t>();
+  args.rowScales = matrix.rowScales.as<float>();
+  args.bias = floatsOrNull(bias);
+  args.rows = rows;
+  args.n = w.n;
+  args.rowBlocks = matrix.layout.rowBlocks;
+  args.columnBlocks = matrix.layout.columnBlocks;
+  args.groupsPerBlock = matrix.layout.groupsPerBlock;
+  args.blockBytes = matrix.layout.blockBytes;
+  product(stream_.get(), path_, matrix.type, args);
+}
+
+CacheView CudaBackend::cacheView(int layer) const {
+  const uint64_t offset = layer * plan_.layerBytes();
+  CacheView view = {};
+  view.keys = keys_.as<uint8_t>() + offset;
+  view.values = values_.as<uint8_t>() + offset;
+  view.tables = step_.tables();
+  view.tableBegins = step_.tableBegins();
+  view.type = plan_.type;
+  view.tilesPerBlock = plan_.tilesPerBlock;
+  view.headCount = plan_.headCount;
+  view.kvHeadCount = plan_.kvHeadCount;
+  view.headDim = plan_.headDim;
+  view.tileBytes = static_cast<int64_t>(plan_.tileBytes());
+  return view;
+}
+
+void CudaBackend::storeKeysValues(DeviceBuffer& queries, const DeviceBuffer& qkv, int layer, int row,
+                                  int rows, const HeadNorms& norms) {
+  StoreArgs args = {};
+  args.cache = cacheView(layer);
+  args.queries = floats(queries) + static_cast<int64_t>(row) * plan_.headCount * plan_.headDim;
+  args.qkv = floats(qkv);
+  args.rotations = step_.rotations() + static_cast<int64_t>(row) * plan_.ropeDim;
+  args.sequenceOfRow = step_.sequenceOfRow() + row;
+  args.slotOfRow = step_.slotOfRow() + row;
+  args.queryNorm = floatsOrNull(norms.query);
+  args.keyNorm = floatsOrNull(norms.key);
+  args.eps = norms.eps;
+  args.rows = rows;
+  args.ropeDim = plan_.ropeDim;
+  args.ropeAxes = plan_.ropeAxes;
+  args.ropeHalves = plan_.ropeHalves;
+  cuda::storeKeysValues(stream_.get(), args);
+}
+
+void CudaBackend::storePrefix(const DeviceBuffer& keysValues, int layer) {
+  if (step_.beginnerCount() == 0) return;
+  cuda::storePrefix(stream_.get(), cacheView(layer), floats(keysValues), plan_.prefixLength,
+                    step_.beginners(), step_.beginnerCount());
+}
+
+void CudaBackend::attention(DeviceBuffer& out, const DeviceBuffer& queries, int layer, int row, int rows) {
+  const StepMemory::Tasks tasks = step_.tasksOf(row, rows);
+  AttentionArgs args = {};
+  args.cache = cacheView(layer);
+  args.out = floats(out);
+  args.queries = floats(queries);
+  args.tasks = tasks.first;
+  args.lastVisibleOfRow = step_.lastVisibleOfRow();
+  args.taskCount = tasks.count;
+  args.firstRow = row;
+  args.rows = rows;
+  args.parts = tasks.lastVisible / kPartSlots + 1;
+  const bool fits = partialFloats(rows, plan_.headCount, plan_.headDim, args.parts) <= kPartialFloats;
+  const bool few = tasks.count * plan_.kvHeadCount < kManyBlocks;
+  if (args.parts > 1 && fits && few) args.partials = partials_.as<float>();
+  cuda::attention(stream_.get(), args);
+  setMark();
+}
+
+void CudaBackend::gatedSilu(DeviceBuffer& y, const DeviceBuffer& gateUp, int rows, int size) {
+  cuda::gatedSilu(stream_.get(), floats(y), floats(gateUp), rows, size);
+}
+
+void CudaBackend::gelu(DeviceBuffer& y, const DeviceBuffer& x, int rows, int size) {
+  cuda::gelu(stream_.get(), floats(y), floats(x), rows, size);
+}
+
+void CudaBackend::gatedGelu(DeviceBuffer& y, const DeviceBuffer& upGate, int rows, int size) {
+  cuda::gatedGelu(stream_.get(), floats(y), floats(upGate), rows, size);
+}
+
+void CudaBackend::mixExperts(DeviceBuffer&, const DeviceBuffer&, int, const ExpertLayer&) {
+  reserveExperts({}, 0, 0);
+}
+
+void CudaBackend::scaleAdd(DeviceBuffer& x, int xRow, const DeviceBuffer& base, float scale,
+                           const DeviceBuffer& delta, int rows, int size) {
+  cuda::scaleAdd(stream_.get(), floats(x) + static_cast<int64_t>(xRow) * size, floats(base), scale,
+                 floats(delta), static_cast<int64_t>(rows) * size);
+}
+
+void CudaBackend::add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size) {
+  cuda::add(stream_.get(), floats(x) + static_cast<int64_t>(xRow) * size, floats(delta),
+            static_cast<int64_t>(rows) * size);
+}
+
+void CudaBackend::round(DeviceBuffer& x, int xRow, int rows, int size, DType dtype) {
+  roundTo(stream_.get(), floats(x) + static_cast<int64_t>(xRow) * size, static_cast<int64_t>(rows) * size,
+          dtype);
+}
+
+void CudaBackend::gatherRows(DeviceBuffer& y, const DeviceBuffer& x, const int32_t* rows, int count,
+                             int size) {
+  check(cudaMemcpyAsync(rowIndices_.as<void>(), rows, count * sizeof(int32_t), cudaMemcpyHostToDevice,
+                        stream_.get()),
+        "choosing rows");
+  cuda::gatherRows(stream_.get(), floats(y), floats(x), rowIndices_.as<int32_t>(), count, size);
+}
+
+// A layer has been enqueued: when the GPU gets here, it has made progress.
+void CudaBackend::setMark() {
+  Mark& mark = marks_[nextMark_];
+  nextMark_ = (nextMark_ + 1) % marks_.size();
+  wait(mark);
+  check(cudaEventRecord(mark.event, stream_.get()), "computing a layer");
+  mark.waiting = true;
+}
+
+void CudaBackend::wait(Mark& mark) {
+  if (!mark.waiting) return;
+  mark.waiting = false;
+  check(cudaEventSynchronize(mark.event), "computing a layer");
+  progress_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void CudaBackend::whenIdle(std::function<void()> done) {
+  for (size_t i = 0; i < marks_.size(); i++) wait(marks_[(nextMark_ + i) % marks_.size()]);
+  check(cudaStreamSynchronize(stream_.get()), "computing a step");
+  check(cudaGetLastError(), "starting a kernel");
+  progress_.fetch_add(1, std::memory_order_relaxed);
+  done();
+}
+
+}  // namespace glm_relay::cuda

@@ -1,0 +1,133 @@
+// The CUDA backend: operations become kernels in one stream of one GPU. The host only enqueues; it waits
+// where whenIdle() is called and where rows are copied out.
+//
+// Rows are float32 as everywhere. Products take them, and the weights, as FP16, whatever the model's type
+// (kernels/product.h); sums are float32.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "cuda/device_memory.h"
+#include "cuda/kernels/attention.h"
+#include "cuda/pack_matrix.h"
+#include "cuda/step_memory.h"
+#include "model/thread_pool.h"
+
+namespace glm_relay::cuda {
+
+class CudaBuffer : public DeviceBuffer {
+ public:
+  CudaBuffer(uint64_t size, cudaStream_t stream) : memory(size, stream) { bytes = size; }
+  float* floats() const { return memory.as<float>(); }
+  DeviceMemory memory;
+};
+
+class CudaMatrix : public DeviceMatrix {
+ public:
+  CudaMatrix(const PackedWeights& weights, int rows, int columns, const WeightFormat& format,
+             cudaStream_t stream);
+  const WeightLayout layout;
+  const WeightType type;
+  DeviceMemory blocks;
+  DeviceMemory rowScales;
+};
+
+// A stream with its device, which it makes the calling thread's.
+class Stream {
+ public:
+  explicit Stream(int device);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+class CudaBackend : public Backend {
+ public:
+  // To be used by the thread that makes it. `name` says which instructions of which GPUs compute: results may
+  // differ between names. The other arguments outlive the backend; `progress` goes up while the GPU works.
+  CudaBackend(int device, Path path, std::string name, const KernelTable& kernels, ThreadPool& pool,
+              std::atomic<uint64_t>& progress);
+  ~CudaBackend() override;
+
+  const char* kernels() const override { return name_.c_str(); }
+  int rowTile() const override;
+  std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) override;
+  std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) override;
+  std::unique_ptr<DeviceMatrix> mapMatrix(const PackedBytes& matrix) override;
+  void reserveRows(int rows, int stepRows, int columns) override;
+  void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) override;
+  void allocateKvCache(const KvPlan& plan) override;
+  uint64_t kvBytes() const override { return 2 * plan_.layerBytes() * plan_.layerCount; }
+  void copyBlock(int from, int to) override;
+  uint64_t scratchBytes() const override;
+
+  void copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) override;
+  void copyOut(void* to, const DeviceBuffer& from, uint64_t bytes) override;
+  void copyRowsIn(DeviceBuffer& to, const void* from, DType dtype, int rows, int columns) override;
+  void copyRowsOut(void* to, const DeviceBuffer& from, DType dtype, int rows, int columns) override;
+
+  void beginStep(const StepRows& rows) override;
+  void rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceBuffer& weight,
+               int size, float eps) override;
+  void layerNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceBuffer& weight,
+                 const DeviceBuffer& bias, int size, float eps) override;
+  void matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceMatrix& w,
+              const DeviceBuffer* bias) override;
+  void storeKeysValues(DeviceBuffer& queries, const DeviceBuffer& qkv, int layer, int row, int rows,
+                       const HeadNorms& norms) override;
+  void storePrefix(const DeviceBuffer& keysValues, int layer) override;
+  void attention(DeviceBuffer& out, const DeviceBuffer& queries, int layer, int row, int rows) override;
+  void gatedSilu(DeviceBuffer& y, const DeviceBuffer& gateUp, int rows, int size) override;
+  void gelu(DeviceBuffer& y, const DeviceBuffer& x, int rows, int size) override;
+  void gatedGelu(DeviceBuffer& y, const DeviceBuffer& upGate, int rows, int size) override;
+  void mixExperts(DeviceBuffer& y, const DeviceBuffer& x, int rows, const ExpertLayer& layer) override;
+  void scaleAdd(DeviceBuffer& x, int xRow, const DeviceBuffer& base, float scale, const DeviceBuffer& delta,
+                int rows, int size) override;
+  void add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size) override;
+  void round(DeviceBuffer& x, int xRow, int rows, int size, DType dtype) override;
+  void gatherRows(DeviceBuffer& y, const DeviceBuffer& x, const int32_t* rows, int count, int size) override;
+  void whenIdle(std::function<void()> done) override;
+
+ private:
+  // A place in the stream that the host can wait for.
+  struct Mark {
+    cudaEvent_t event = nullptr;
+    bool waiting = false;
+  };
+  CacheView cacheView(int layer) const;
+  void setMark();
+  void wait(Mark& mark);
+
+  const KernelTable& hostKernels_;
+  ThreadPool& pool_;
+  std::atomic<uint64_t>& progress_;
+  const Path path_;
+  const std::string name_;
+  const Stream stream_;
+
+  int widestColumns_ = 0;    // of a weight matrix
+  DeviceMemory halves_;      // the input of a product
+  DeviceMemory halfScales_;  // a float per row
+  DeviceMemory rowBytes_;    // rows that come in or go out, in the residual stream's type
+  DeviceMemory rowIndices_;  // of gatherRows
+
+  KvPlan plan_ = {};
+  DeviceMemory keys_;
+  DeviceMemory values_;
+  DeviceMemory partials_;
+  StepMemory step_;
+
+  // Attention calls of the step, oldest at nextMark_ when all are waiting.
+  std::vector<Mark> marks_;
+  size_t nextMark_ = 0;
+};
+
+}  // namespace glm_relay::cuda

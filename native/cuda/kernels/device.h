@@ -1,0 +1,148 @@
+// The words in which kernels are written: CUDA's, plus the instructions that CUDA has no name for. Without
+// nvcc they come from the emulation (test/native/cuda_emulation), so that every kernel also runs on a host.
+//
+// Products and sums stand in the source as they are computed: nvcc is told not to fuse (-fmad=false), and a
+// fused one is written fmaf.
+#pragma once
+
+#ifdef __CUDACC__
+
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace glm_relay::cuda {
+
+// Of the block, as many bytes as the launch names, on a multiple of 128.
+__device__ __forceinline__ uint8_t* sharedMemory() {
+  extern __shared__ __align__(128) uint8_t glmRelayShared[];
+  return glmRelayShared;
+}
+
+__device__ __forceinline__ uint16_t halfBits(float x) { return __half_as_ushort(__float2half_rn(x)); }
+__device__ __forceinline__ float halfValue(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
+
+// Two FP16 numbers each.
+__device__ __forceinline__ uint32_t subtractHalves(uint32_t a, uint32_t b) {
+  uint32_t result;
+  asm("sub.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+__device__ __forceinline__ uint32_t multiplyHalves(uint32_t a, uint32_t b) {
+  uint32_t result;
+  asm("mul.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+
+// Fragments are those of the PTX manual for mma.m16n8k16 and m16n8k8; the emulation draws them.
+__device__ __forceinline__ void loadMatrices(uint32_t (&out)[4], const void* row) {
+  const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(at)
+               : "memory");
+}
+__device__ __forceinline__ void multiply16x8x8(float (&c)[4], const uint32_t* a, uint32_t b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
+// From sm_80 on. Code for older GPUs is compiled with them and never launched there.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+__device__ __forceinline__ void multiply16x8x16(float (&c)[4], const uint32_t (&a)[4],
+                                                const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// 16 bytes, or zeros.
+__device__ __forceinline__ void copyAsync16(void* shared, const void* global, bool valid) {
+  const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(global), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void waitCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+#else
+__device__ __forceinline__ void multiply16x8x16(float (&)[4], const uint32_t (&)[4], const uint32_t (&)[2]) {
+  __trap();
+}
+__device__ __forceinline__ void copyAsync16(void*, const void*, bool) { __trap(); }
+__device__ __forceinline__ void commitCopies() { __trap(); }
+template <int kPending>
+__device__ __forceinline__ void waitCopies() {
+  __trap();
+}
+#endif
+
+// Starts a kernel with blocks of `threads` threads, a whole number of warps.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t sharedBytes, cudaStream_t stream,
+            const Arguments&... arguments) {
+  kernel<<<grid, threads, sharedBytes, stream>>>(arguments...);
+}
+
+}  // namespace glm_relay::cuda
+
+#else
+#include "device_emulation.h"
+#endif
+
+namespace glm_relay::cuda {
+
+constexpr int kWarp = 32;
+
+__device__ __forceinline__ int laneOfThread() { return static_cast<int>(threadIdx.x) % kWarp; }
+__device__ __forceinline__ int warpOfThread() { return static_cast<int>(threadIdx.x) / kWarp; }
+
+// bfloat16, to nearest even; a NaN stays one.
+__device__ __forceinline__ uint16_t bfloatBits(float x) {
+  const uint32_t bits = __float_as_uint(x);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+__device__ __forceinline__ float bfloatValue(uint16_t bits) {
+  return __uint_as_float(static_cast<uint32_t>(bits) << 16);
+}
+
+// In every lane the same, in an order that never changes.
+__device__ __forceinline__ float warpSum(float value) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) value += __shfl_xor_sync(0xffffffffu, value, mask);
+  return value;
+}
+__device__ __forceinline__ float warpMax(float value) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, mask));
+  }
+  return value;
+}
+__device__ __forceinline__ uint32_t warpMax(uint32_t value) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+    const uint32_t other = __shfl_xor_sync(0xffffffffu, value, mask);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+// Threads of a block that works on one row.
+constexpr int kRowThreads = 256;
+constexpr int kRowWarps = kRowThreads / kWarp;
+
+// Over all threads of such a block, in all of them. `shared` has kRowWarps values and is used once.
+__device__ __forceinline__ float blockSum(float value, float* shared) {
+  value = warpSum(value);
+  if (laneOfThread() == 0) shared[warpOfThread()] = value;
+  __syncthreads();
+  float sum = 0.0f;
+  for (int i = 0; i < kRowWarps; i++) sum += shared[i];
+  return sum;
+}
+
+}  // namespace glm_relay::cuda

@@ -1,0 +1,52 @@
+// The kernels as the backend calls them: each enqueues its work and returns. A row's result is a function of
+// that row, the weights and the cache: never of how many rows there are, or of which other ones.
+//
+// All pointers are memory of the device; float rows lie one behind the other.
+#pragma once
+
+#include <cstdint>
+
+#ifdef GLM_RELAY_CUDA
+#include <cuda_runtime.h>
+#else
+#include "cuda_emulation.h"
+#endif
+
+#include "kernels/kernels.h"
+
+namespace glm_relay::cuda {
+
+// Which instructions the kernels use. kTuring's run on every GPU from sm_75 on, kAmpere's from sm_80 on.
+enum class Path : uint8_t { kTuring, kAmpere };
+
+// y[rows, size] = norm of x
+void rmsNorm(cudaStream_t stream, float* y, const float* x, const float* weight, int rows, int size,
+             float eps);
+void layerNorm(cudaStream_t stream, float* y, const float* x, const float* weight, const float* bias,
+               int rows, int size, float eps);
+
+// y[r, i] = silu(x[r, i]) * x[r, size + i]
+void gatedSilu(cudaStream_t stream, float* y, const float* x, int rows, int size);
+// y[i] = gelu(x[i]), by tanh
+void gelu(cudaStream_t stream, float* y, const float* x, int rows, int size);
+// y[r, i] = x[r, i] * gelu(x[r, size + i]), by erf
+void gatedGelu(cudaStream_t stream, float* y, const float* x, int rows, int size);
+// x[i] += delta[i]
+void add(cudaStream_t stream, float* x, const float* delta, int64_t count);
+// x[i] = base[i] * scale + delta[i], in one rounding
+void scaleAdd(cudaStream_t stream, float* x, const float* base, float scale, const float* delta,
+              int64_t count);
+// x[i] = the nearest number of the type
+void roundTo(cudaStream_t stream, float* x, int64_t count, DType dtype);
+// Between float32 and the type.
+void widen(cudaStream_t stream, float* out, const void* in, int64_t count, DType dtype);
+void narrow(cudaStream_t stream, void* out, const float* in, int64_t count, DType dtype);
+// y[i] = x[rows[i]]
+void gatherRows(cudaStream_t stream, float* y, const float* x, const int32_t* rows, int count, int size);
+
+// out[rows, paddedK] = x[rows, k] as FP16, each row times a power of two that brings its largest magnitude
+// near the top of FP16's range, then zeros; scales[r] takes the power back. NaN for a row that is not finite.
+void toHalves(cudaStream_t stream, uint16_t* out, float* scales, const float* x, int rows, int k,
+              int paddedK);
+
+}  // namespace glm_relay::cuda

@@ -1,0 +1,102 @@
+#include "cuda/step_memory.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace glm_relay::cuda {
+
+namespace {
+
+constexpr uint64_t kAlignment = 256;
+
+// Blocks of all tables of a step that there is room for from the beginning: as many as the cache has, twice.
+constexpr uint64_t kTablesOfCache = 2;
+
+uint64_t aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+void StepMemory::reserve(const KvPlan& plan, int stepRows, int tileRows, cudaStream_t stream) {
+  plan_ = plan;
+  tileRows_ = tileRows;
+  stream_ = stream;
+  const uint64_t rowBytes = 5 * sizeof(int32_t) + plan.ropeDim * sizeof(float) + sizeof(AttentionTask);
+  const uint64_t bytes =
+      stepRows * rowBytes + kTablesOfCache * plan.blockCount * sizeof(int32_t) + 8 * kAlignment;
+  pinned_.grow(bytes);
+  device_.grow(bytes, stream);
+  tasks_.reserve(stepRows);
+}
+
+// Rows of one sequence, as many as share a task, cut where tiles end.
+void StepMemory::planTasks(const StepRows& rows) {
+  const int most = attentionTaskRows(plan_.headCount, plan_.kvHeadCount);
+  tasks_.clear();
+  for (int row = 0; row < rows.rowCount;) {
+    const int end = std::min({rows.rowCount, row + most, (row / tileRows_ + 1) * tileRows_});
+    AttentionTask task = {row, 0, rows.sequenceOfRow[row], 0};
+    for (; row < end && rows.sequenceOfRow[row] == task.sequence; row++) {
+      task.rowCount++;
+      task.lastVisible = std::max(task.lastVisible, rows.lastVisibleOfRow[row]);
+    }
+    tasks_.push_back(task);
+  }
+}
+
+void StepMemory::begin(const StepRows& rows) {
+  planTasks(rows);
+  std::vector<int32_t> tableBegins;
+  std::vector<int32_t> tables;
+  std::vector<int32_t> beginners;
+  for (int i = 0; i < rows.sequenceCount; i++) {
+    const SequenceRows& sequence = rows.sequences[i];
+    tableBegins.push_back(static_cast<int32_t>(tables.size()));
+    tables.insert(tables.end(), sequence.blockTable.begin(), sequence.blockTable.end());
+    if (sequence.startPosition == 0) beginners.push_back(i);
+  }
+  beginnerCount_ = static_cast<int>(beginners.size());
+
+  struct Part {
+    uint64_t* offset;
+    const void* data;
+    uint64_t bytes;
+  };
+  const uint64_t rowInts = rows.rowCount * sizeof(int32_t);
+  const Part parts[] = {
+      {&sequenceOfRow_, rows.sequenceOfRow, rowInts},
+      {&slotOfRow_, rows.slotOfRow, rowInts},
+      {&lastVisibleOfRow_, rows.lastVisibleOfRow, rowInts},
+      {&rotations_, rows.rotations, static_cast<uint64_t>(rows.rowCount) * plan_.ropeDim * sizeof(float)},
+      {&tableBegins_, tableBegins.data(), tableBegins.size() * sizeof(int32_t)},
+      {&tables_, tables.data(), tables.size() * sizeof(int32_t)},
+      {&beginners_, beginners.data(), beginners.size() * sizeof(int32_t)},
+      {&tasksOffset_, tasks_.data(), tasks_.size() * sizeof(AttentionTask)},
+  };
+  uint64_t bytes = 0;
+  for (const Part& part : parts) {
+    *part.offset = bytes;
+    bytes += aligned(part.bytes);
+  }
+  if (bytes > pinned_.bytes()) {
+    pinned_.grow(2 * bytes);
+    device_.grow(2 * bytes, stream_);
+  }
+  for (const Part& part : parts) {
+    if (part.bytes > 0) std::memcpy(pinned_.data() + *part.offset, part.data, part.bytes);
+  }
+  check(cudaMemcpyAsync(device_.as<void>(), pinned_.data(), bytes, cudaMemcpyHostToDevice, stream_),
+        "taking the rows of a step");
+}
+
+StepMemory::Tasks StepMemory::tasksOf(int row, int rows) const {
+  const auto before = [](const AttentionTask& task, int at) { return task.row < at; };
+  const auto begin = std::lower_bound(tasks_.begin(), tasks_.end(), row, before);
+  const auto end = std::lower_bound(begin, tasks_.end(), row + rows, before);
+  Tasks found = {at<AttentionTask>(tasksOffset_) + (begin - tasks_.begin()), static_cast<int>(end - begin),
+                 0};
+  for (auto task = begin; task != end; ++task)
+    found.lastVisible = std::max(found.lastVisible, task->lastVisible);
+  return found;
+}
+
+}  // namespace glm_relay::cuda

@@ -1,0 +1,147 @@
+#include <cmath>
+
+#include "check.h"
+#include "kernels/half.h"
+
+namespace glm_relay::cuda {
+
+namespace {
+
+constexpr double kFloatBound = 2e-6;
+const int kSizes[] = {1, 31, 64, 257, 1000};
+constexpr int kRows = 3;
+
+std::string at(const char* what, int size) { return std::string(what) + " of " + std::to_string(size); }
+
+void checkNorms(Check& check, Random& random, int size) {
+  const std::vector<float> x = random.values(static_cast<size_t>(kRows) * size, 3.0f);
+  const std::vector<float> weight = random.values(size);
+  const std::vector<float> bias = random.values(size);
+  const OnDevice<float> in(x), w(weight), b(bias), y(x.size());
+  const double eps = static_cast<double>(1e-5f);
+  std::vector<double> rms;
+  std::vector<double> layer;
+  for (int row = 0; row < kRows; row++) {
+    const float* from = x.data() + static_cast<size_t>(row) * size;
+    double sum = 0.0;
+    double square = 0.0;
+    for (int i = 0; i < size; i++) {
+      sum += from[i];
+      square += static_cast<double>(from[i]) * from[i];
+    }
+    const double mean = sum / size;
+    double variance = 0.0;
+    for (int i = 0; i < size; i++) variance += (from[i] - mean) * (from[i] - mean);
+    for (int i = 0; i < size; i++) {
+      rms.push_back(from[i] / std::sqrt(square / size + eps) * weight[i]);
+      layer.push_back((from[i] - mean) / std::sqrt(variance / size + eps) * weight[i] + bias[i]);
+    }
+  }
+  rmsNorm(stream(), y.get(), in.get(), w.get(), kRows, size, 1e-5f);
+  const std::vector<float> all = y.read();
+  check.near(all, rms, kFloatBound, at("RMSNorm", size));
+  rmsNorm(stream(), y.get(), in.get() + size, w.get(), 1, size, 1e-5f);
+  const std::vector<float> alone = y.read();
+  check.equal({alone.begin(), alone.begin() + size}, {all.begin() + size, all.begin() + 2 * size},
+              at("RMSNorm of one row", size));
+  layerNorm(stream(), y.get(), in.get(), w.get(), b.get(), kRows, size, 1e-5f);
+  check.near(y.read(), layer, kFloatBound, at("LayerNorm", size));
+}
+
+double gelu(double x) {
+  return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+double geluByErf(double x) { return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0))); }
+
+void checkActivations(Check& check, Random& random, int size) {
+  const size_t count = static_cast<size_t>(kRows) * size;
+  std::vector<float> x = random.values(2 * count, 12.0f);
+  const OnDevice<float> in(x), y(count);
+  std::vector<double> silu, tanh, erf;
+  for (int row = 0; row < kRows; row++) {
+    for (int i = 0; i < size; i++) {
+      const double first = x[static_cast<size_t>(row) * 2 * size + i];
+      const double second = x[static_cast<size_t>(row) * 2 * size + size + i];
+      silu.push_back(first / (1.0 + std::exp(-first)) * second);
+      erf.push_back(first * geluByErf(second));
+    }
+  }
+  for (size_t i = 0; i < count; i++) tanh.push_back(gelu(x[i]));
+  gatedSilu(stream(), y.get(), in.get(), kRows, size);
+  check.near(y.read(), silu, kFloatBound, at("gated silu", size));
+  gatedGelu(stream(), y.get(), in.get(), kRows, size);
+  check.near(y.read(), erf, kFloatBound, at("gated gelu", size));
+  cuda::gelu(stream(), y.get(), in.get(), kRows, size);
+  check.near(y.read(), tanh, kFloatBound, at("gelu", size));
+}
+
+void checkSums(Check& check, Random& random, int size) {
+  const std::vector<float> x = random.values(size);
+  const std::vector<float> base = random.values(size);
+  const OnDevice<float> y(x), from(base), delta(x);
+  std::vector<float> sum(x), scaled(x);
+  for (int i = 0; i < size; i++) {
+    sum[i] = x[i] + base[i];
+    scaled[i] = std::fmaf(base[i], 1.7f, x[i]);
+  }
+  add(stream(), y.get(), from.get(), size);
+  check.equal(y.read(), sum, at("sum", size));
+  scaleAdd(stream(), y.get(), from.get(), 1.7f, delta.get(), size);
+  check.equal(y.read(), scaled, at("scaled sum", size));
+
+  const std::vector<int32_t> rows = {2, 0, 2};
+  const std::vector<float> table = random.values(static_cast<size_t>(kRows) * size);
+  std::vector<float> gathered;
+  for (int row : rows) {
+    gathered.insert(gathered.end(), table.begin() + row * size, table.begin() + (row + 1) * size);
+  }
+  const OnDevice<float> source(table), to(gathered.size());
+  const OnDevice<int32_t> chosen(rows);
+  gatherRows(stream(), to.get(), source.get(), chosen.get(), static_cast<int>(rows.size()), size);
+  check.equal(to.read(), gathered, at("rows", size));
+}
+
+// All 65536 numbers of a type, and float32 numbers between them.
+void checkConversions(Check& check, DType dtype) {
+  const auto value = [&](uint32_t bits) {
+    return dtype == DType::kFloat16 ? halfToFloat(static_cast<uint16_t>(bits))
+                                    : bfloatToFloat(static_cast<uint16_t>(bits));
+  };
+  const auto rounded = [&](float x) {
+    return value(dtype == DType::kFloat16 ? floatToHalf(x) : floatToBfloat(x));
+  };
+  std::vector<uint16_t> bits;
+  std::vector<float> wide, between, expected;
+  for (uint32_t i = 0; i < 65536; i++) {
+    bits.push_back(static_cast<uint16_t>(i));
+    wide.push_back(value(i));
+    const float x = bitsFloat(floatBits(value(i)) + (i * 2654435761u >> 19));
+    between.push_back(x);
+    expected.push_back(rounded(x));
+  }
+  const OnDevice<uint16_t> narrowIn(bits), narrowOut(bits.size());
+  const OnDevice<float> wideOut(bits.size()), x(between);
+  const int64_t count = static_cast<int64_t>(bits.size());
+  widen(stream(), wideOut.get(), narrowIn.get(), count, dtype);
+  check.equal(wideOut.read(), wide, "widening");
+  narrow(stream(), narrowOut.get(), x.get(), count, dtype);
+  widen(stream(), wideOut.get(), narrowOut.get(), count, dtype);
+  check.equal(wideOut.read(), expected, "narrowing");
+  roundTo(stream(), x.get(), count, dtype);
+  check.equal(x.read(), expected, "rounding");
+}
+
+}  // namespace
+
+void checkElementwise(Check& check) {
+  Random random(11);
+  for (int size : kSizes) {
+    checkNorms(check, random, size);
+    checkActivations(check, random, size);
+    checkSums(check, random, size);
+  }
+  checkConversions(check, DType::kFloat16);
+  checkConversions(check, DType::kBfloat16);
+}
+
+}  // namespace glm_relay::cuda

@@ -1,0 +1,223 @@
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "device_emulation.h"
+
+struct EmulatedStream {
+  std::deque<std::function<void()>> work;
+};
+
+struct EmulatedEvent {
+  cudaStream_t stream = nullptr;
+};
+
+namespace {
+
+// As many as cards of compute capability 8.6 and 8.9 offer, the least of those that copy asynchronously.
+constexpr size_t kSharedLimit = 101376;
+constexpr size_t kDeviceBytes = size_t{8} << 30;
+// Kernels may count on this alignment of an allocation.
+constexpr size_t kAlignment = 256;
+
+struct Mapping {
+  void* base;
+  size_t mapped;
+  size_t bytes;
+};
+
+std::mutex mutex;
+std::map<void*, Mapping> deviceMemory;
+std::map<void*, size_t> pinnedMemory;
+size_t deviceBytes = 0;
+// Of the calling thread, as CUDA's; kept until cudaGetLastError.
+thread_local std::string failure;
+thread_local cudaError_t lastError = cudaSuccess;
+
+cudaError_t failed(cudaError_t error, std::string what) {
+  failure = std::move(what);
+  lastError = error;
+  return error;
+}
+
+size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
+
+bool isPinned(const void* memory) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto next = pinnedMemory.upper_bound(const_cast<void*>(memory));
+  if (next == pinnedMemory.begin()) return false;
+  --next;
+  return static_cast<const uint8_t*>(memory) < static_cast<uint8_t*>(next->first) + next->second;
+}
+
+}  // namespace
+
+const char* cudaGetErrorString(cudaError_t error) {
+  if (error == cudaSuccess) return "no error";
+  return failure.c_str();
+}
+
+cudaError_t cudaGetLastError() {
+  const cudaError_t error = lastError;
+  lastError = cudaSuccess;
+  return error;
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  std::snprintf(properties->name, sizeof(properties->name), "emulated");
+  properties->major = 8;
+  properties->minor = 6;
+  properties->sharedMemPerBlockOptin = kSharedLimit;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  *available = kDeviceBytes - deviceBytes;
+  *total = kDeviceBytes;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (bytes > kDeviceBytes - deviceBytes) return failed(cudaErrorMemoryAllocation, "out of memory");
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t used = rounded(bytes, kAlignment);
+  const size_t mapped = rounded(used, page) + page;
+  void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (base == MAP_FAILED) return failed(cudaErrorMemoryAllocation, "out of memory");
+  uint8_t* end = static_cast<uint8_t*>(base) + mapped - page;
+  mprotect(end, page, PROT_NONE);
+  *memory = end - used;
+  std::memset(*memory, 0xff, used);
+  deviceMemory[*memory] = {base, mapped, bytes};
+  deviceBytes += bytes;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFree(void* memory) {
+  if (memory == nullptr) return cudaSuccess;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = deviceMemory.find(memory);
+  munmap(found->second.base, found->second.mapped);
+  deviceBytes -= found->second.bytes;
+  deviceMemory.erase(found);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void** memory, size_t bytes) {
+  *memory = std::malloc(bytes);
+  if (*memory == nullptr) return failed(cudaErrorMemoryAllocation, "out of memory");
+  const std::lock_guard<std::mutex> lock(mutex);
+  pinnedMemory[*memory] = bytes;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void* memory) {
+  if (memory == nullptr) return cudaSuccess;
+  const std::lock_guard<std::mutex> lock(mutex);
+  pinnedMemory.erase(memory);
+  std::free(memory);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int) {
+  *stream = new EmulatedStream();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  try {
+    while (!stream->work.empty()) {
+      const std::function<void()> next = std::move(stream->work.front());
+      stream->work.pop_front();
+      next();
+    }
+  } catch (const glm_relay::emulation::KernelError& error) {
+    stream->work.clear();
+    return failed(cudaErrorLaunchFailure, error.what());
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+  if (kind == cudaMemcpyHostToDevice && !isPinned(from)) {
+    const auto* read = static_cast<const uint8_t*>(from);
+    std::vector<uint8_t> staged(read, read + bytes);
+    stream->work.push_back(
+        [to, staged = std::move(staged)] { std::memcpy(to, staged.data(), staged.size()); });
+    return cudaSuccess;
+  }
+  stream->work.push_back([=] { std::memmove(to, from, bytes); });
+  return kind == cudaMemcpyDeviceToHost && !isPinned(to) ? cudaStreamSynchronize(stream) : cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
+  stream->work.push_back([=] { std::memset(memory, value, bytes); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int) {
+  *event = new EmulatedEvent();
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  event->stream = stream;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  return event->stream == nullptr ? cudaSuccess : cudaStreamSynchronize(event->stream);
+}
+
+namespace glm_relay::emulation {
+
+void enqueueGrid(cudaStream_t stream, Index grid, Index block, size_t sharedBytes,
+                 std::function<void()> kernel) {
+  checkSharedLimit(sharedBytes);
+  stream->work.push_back([=, kernel = std::move(kernel)] { runGrid(grid, block, sharedBytes, kernel); });
+}
+
+void checkSharedLimit(size_t bytes) {
+  if (bytes > kSharedLimit) throw KernelError("a block asks for more shared memory than a GPU has");
+}
+
+}  // namespace glm_relay::emulation
+
+namespace glm_relay::cuda {
+
+const float* halfTable() {
+  static const std::vector<float> table = [] {
+    std::vector<float> values(65536);
+    for (uint32_t bits = 0; bits < 65536; bits++) values[bits] = halfToFloat(static_cast<uint16_t>(bits));
+    return values;
+  }();
+  return table.data();
+}
+
+}  // namespace glm_relay::cuda
