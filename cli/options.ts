@@ -42,6 +42,12 @@ export function sizeOrNone(text: string): number {
   return text.trim() === "0" ? 0 : size(text);
 }
 
+/** What a worker computes on. Whether the GPU is there is seen where it is used. */
+export function device(text: string): string {
+  if (text === "auto" || text === "cpu" || /^cuda:\d{1,3}$/.test(text)) return text;
+  throw new InvalidArgumentError("Expected auto, cpu or cuda:N, for example cuda:0.");
+}
+
 /** host:port, IPv6 in brackets. Whether the host is allowed is decided where it is used. */
 export function address(text: string): string {
   const match = /^(\[[0-9a-fA-F:.]+\]|[^\s:[\]/]+):(\d{1,5})$/.exec(text);

@@ -5,6 +5,7 @@ import type { Command } from "commander";
 import {
   address,
   coreCount,
+  device,
   freeMemoryBytes,
   integer,
   memoryShare,
@@ -21,6 +22,7 @@ interface Flags {
   id?: string;
   listen: string;
   memory?: number;
+  device: string;
   threads?: number;
   probePort?: number;
   data?: string;
@@ -29,6 +31,8 @@ interface Flags {
 }
 
 export const threads = integer(1, 1_024);
+const deviceHelp =
+  "cpu, a GPU as cuda:N, or auto: the first GPU if the CUDA library and a driver are there (docs/cuda.md)";
 export const defaultCacheBytes = 64 * 2 ** 30;
 export const cacheBytesHelp =
   "most bytes of packed weights to keep under --data, like 64GiB (default), 0 keeps none";
@@ -51,6 +55,7 @@ export function addWorkerCommand(program: Command): void {
       "memory for weights and KV cache, like 4GiB (default: 80 % of what is free)",
       size,
     )
+    .option("--device <device>", deviceHelp, device, "cpu")
     .option("--threads <t>", "compute threads (default: one per core)", threads)
     .option(
       "--probe-port <port>",
@@ -76,6 +81,9 @@ async function run(flags: Flags): Promise<void> {
         coordinator: flags.coordinator,
         listen: flags.listen,
         memoryBytes: flags.memory ?? Math.floor(freeMemoryBytes() * memoryShare),
+        device: flags.device,
+        gpuMemoryBytes:
+          flags.memory === undefined ? (freeBytes) => Math.floor(freeBytes * memoryShare) : undefined,
         threads: flags.threads ?? coreCount(),
         probePort: flags.probePort,
         weightCache: weightCacheOf(flags),

@@ -4,6 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import type { Gpu } from "./device.js";
 import type {
   BlockCopy,
   LoadProgress,
@@ -34,9 +35,18 @@ export interface AddonStage {
 export interface Addon {
   /** Kernel variants that this CPU can run, best first. */
   availableKernels: string[];
+  /** The GPUs that the CUDA library in this file finds. Throws where it cannot be opened, or finds no driver. */
+  cudaDevices(
+    library: string,
+  ): { name: string; computeCapability: string; bytes: number; freeBytes: number }[];
   /** Bytes outside its heap that V8 has been told of. */
   externalBytes(): number;
-  Stage: new (config: StageConfig, kernels: string, cache: WeightCacheOptions | null) => AddonStage;
+  Stage: new (
+    config: StageConfig,
+    kernels: string,
+    cache: WeightCacheOptions | null,
+    device: Gpu | null,
+  ) => AddonStage;
 }
 
 let loaded: Addon | null = null;
@@ -68,6 +78,11 @@ export function chosenKernels(addon: Addon): string {
     throw new Error(`GLM_RELAY_KERNELS=${wanted}: no such kernels here; available: ${available.join(", ")}`);
   }
   return wanted;
+}
+
+/** The CUDA library that `make cuda` builds; GLM_RELAY_CUDA_LIBRARY names another one. */
+export function cudaLibraryFile(): string {
+  return process.env.GLM_RELAY_CUDA_LIBRARY ?? join(packageRoot(), "build", "cuda", "libglm_relay_cuda.so");
 }
 
 /** This file runs from native/ and from dist/native/, so the root is searched for, not counted. */

@@ -8,6 +8,9 @@ import { type AddonStage, chosenKernels, loadAddon } from "./addon-loader.js";
 import { checkStageConfig, checkWeightCache } from "./check-config.js";
 import { checkSlice, type Parked, parkedAfter } from "./check-slice.js";
 import { checkStep } from "./check-step.js";
+import { backendName, type Gpu } from "./device.js";
+
+export { chooseDevice, type Gpu } from "./device.js";
 
 /** Storage type of float tensors, of the residual stream and of the KV cache. */
 export type DType = "float32" | "float16" | "bfloat16";
@@ -325,23 +328,36 @@ export interface WeightCacheReport {
 }
 
 export interface EngineInfo {
-  /** The variant in use, for example "avx2" (docs/kernels.md). */
+  /** The variant in use, for example "avx2" (docs/kernels.md) or "cuda-sm_86" (docs/cuda.md). */
   kernels: string;
   /** Variants that this CPU can run, best first. */
   available: string[];
   /** Goes up when a result may change in any bit (CANON.md); part of the numerics id. */
   canonVersion: number;
-  backend: "cpu";
+  /** "cpu", or the GPU's family: results of two of them may differ. */
+  backend: string;
 }
 
 const CANON_VERSION = 1;
+/** The same for what GPUs compute, which is not the CPU's canon (docs/cuda.md). */
+const CUDA_CANON_VERSION = 1;
 
 /**
  * What the engine runs on. GLM_RELAY_KERNELS forces a variant, by its name (docs/kernels.md).
+ * @param device Null: the CPU.
  * @throws Error when the forced variant does not exist here, or the engine has not been built.
  */
-export function engineInfo(): EngineInfo {
+export function engineInfo(device: Gpu | null = null): EngineInfo {
   const addon = loadAddon();
+  if (device !== null) {
+    const name = backendName(device);
+    return {
+      kernels: name,
+      available: [...addon.availableKernels],
+      canonVersion: CUDA_CANON_VERSION,
+      backend: name,
+    };
+  }
   return {
     kernels: chosenKernels(addon),
     available: [...addon.availableKernels],
@@ -391,17 +407,19 @@ export class Stage {
    * @param started Gets a function that tells at any time how far the loading is.
    * @param cache Matrices are mapped from it where it has them, and are written into it beside everything else
    *   where it has not. Null: all are made from the checkpoint.
+   * @param device A GPU (chooseDevice); null: the CPU.
    * @throws Error (as a rejection) naming the field, or the tensor and its file, that does not fit.
    */
   static async create(
     config: StageConfig,
     started: (progress: () => LoadProgress) => void = () => {},
     cache: WeightCacheOptions | null = null,
+    device: Gpu | null = null,
   ): Promise<Stage> {
     checkStageConfig(config);
     if (cache !== null) checkWeightCache(cache);
     const addon = loadAddon();
-    const addonStage = new addon.Stage(config, chosenKernels(addon), cache);
+    const addonStage = new addon.Stage(config, chosenKernels(addon), cache, device);
     started(() => addonStage.loading());
     try {
       await addonStage.load();

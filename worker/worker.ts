@@ -4,12 +4,12 @@
  * a coordinator that is away.
  */
 import { randomUUID } from "node:crypto";
-import { toRelayError } from "../common/errors.js";
+import { RelayError, toRelayError } from "../common/errors.js";
 import { type Epoch, formatEpoch } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
 import { protocolVersion, softwareVersion } from "../common/package.js";
 import { Probe } from "../common/probe.js";
-import type { TensorRounding } from "../native/index.js";
+import { chooseDevice, type Gpu, type TensorRounding } from "../native/index.js";
 import type { Assign__Output } from "../proto/generated/glm/relay/internal/v1/Assign.js";
 import type { Heartbeat } from "../proto/generated/glm/relay/internal/v1/Heartbeat.js";
 import type { Register } from "../proto/generated/glm/relay/internal/v1/Register.js";
@@ -39,6 +39,10 @@ export interface WorkerOptions {
   listen: string;
   /** Offered for weights, KV cache and workspace. */
   memoryBytes: number;
+  /** "auto", "cpu" or "cuda:N"; absent: cpu. */
+  device?: string;
+  /** What of a GPU's free bytes is offered instead of memoryBytes; absent: memoryBytes. */
+  gpuMemoryBytes?: (freeBytes: number) => number;
   threads: number;
   /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
   probePort?: number;
@@ -63,15 +67,33 @@ export interface RunningWorker {
 /**
  * Starts a worker; it serves its port when this resolves, and joins as soon as a coordinator is there.
  * @param engine stands in for the native engine in tests.
- * @throws RelayError invalid_configuration when an address cannot be used.
+ * @throws RelayError invalid_configuration when an address or the device cannot be used.
  */
-export async function startWorker(
-  options: WorkerOptions,
-  engine: Engine = nativeEngine(options.weightCache),
-): Promise<RunningWorker> {
-  const worker = new Worker(options, engine);
+export async function startWorker(options: WorkerOptions, engine?: Engine): Promise<RunningWorker> {
+  const worker = engine === undefined ? onDevice(options) : new Worker(options, engine);
   await worker.start();
   return worker;
+}
+
+function onDevice(options: WorkerOptions): Worker {
+  const { device = "cpu", memoryBytes, gpuMemoryBytes, weightCache, log } = options;
+  const gpu = deviceOf(device);
+  const engine = nativeEngine(weightCache, gpu);
+  if (gpu === null) return new Worker(options, engine);
+  const offered = gpuMemoryBytes?.(gpu.freeBytes) ?? memoryBytes;
+  log.info(
+    { gpu: gpu.name, computeCapability: gpu.computeCapability, memoryBytes: offered },
+    `computes on cuda:${gpu.index}`,
+  );
+  return new Worker({ ...options, memoryBytes: offered }, engine);
+}
+
+function deviceOf(wanted: string): Gpu | null {
+  try {
+    return chooseDevice(wanted);
+  } catch (error) {
+    throw new RelayError("invalid_configuration", (error as Error).message);
+  }
 }
 
 class Worker implements RunningWorker {

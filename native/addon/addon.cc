@@ -1,7 +1,10 @@
 // The module's exports: the Stage class and what the CPU can run. Node-API only; no mathematics here.
 #include <napi.h>
 
+#include <stdexcept>
+
 #include "addon/stage_object.h"
+#include "device/cuda_library.h"
 #include "kernels/kernels.h"
 
 namespace glm_relay {
@@ -12,11 +15,33 @@ static Napi::Value externalBytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
+// cudaDevices(library): what a CUDA library finds; throws where there is no driver.
+static Napi::Value cudaDevices(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  try {
+    const std::vector<CudaDevice> devices = openCudaLibrary(info[0].As<Napi::String>().Utf8Value()).devices();
+    Napi::Array array = Napi::Array::New(env, devices.size());
+    for (uint32_t i = 0; i < devices.size(); i++) {
+      Napi::Object object = Napi::Object::New(env);
+      object.Set("name", devices[i].name);
+      object.Set("computeCapability",
+                 std::to_string(devices[i].major) + "." + std::to_string(devices[i].minor));
+      object.Set("bytes", static_cast<double>(devices[i].bytes));
+      object.Set("freeBytes", static_cast<double>(devices[i].freeBytes));
+      array.Set(i, object);
+    }
+    return array;
+  } catch (const std::runtime_error& error) {
+    throw Napi::Error::New(env, error.what());
+  }
+}
+
 static Napi::Object exportAll(Napi::Env env, Napi::Object exports) {
   const KernelNames available = availableKernels();
   Napi::Array names = Napi::Array::New(env, available.count);
   for (int i = 0; i < available.count; i++) names.Set(static_cast<uint32_t>(i), available.names[i]);
   exports.Set("availableKernels", names);
+  exports.Set("cudaDevices", Napi::Function::New(env, cudaDevices));
   exports.Set("externalBytes", Napi::Function::New(env, externalBytes));
   exports.Set("Stage", StageObject::define(env));
   return exports;

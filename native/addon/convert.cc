@@ -270,6 +270,13 @@ std::optional<WeightCacheOptions> toWeightCacheOptions(const Napi::Value& value)
                             toString(object, "fingerprint")};
 }
 
+DeviceChoice toDeviceChoice(const Napi::Value& value) {
+  if (value.IsNull()) return std::nullopt;
+  const Napi::Object object = value.As<Napi::Object>();
+  return GpuChoice{toString(object, "library"), toInt(object, "index"),
+                   object.Get("turing").As<Napi::Boolean>().Value()};
+}
+
 StageConfig toStageConfig(const Napi::Object& object) {
   StageConfig config = {};
   config.shape = toModelShape(object.Get("shape").As<Napi::Object>());

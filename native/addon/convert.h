@@ -8,12 +8,15 @@
 #include <optional>
 
 #include "cache/weight_cache.h"
+#include "device/device.h"
 #include "model/plan.h"
 
 namespace glm_relay {
 
 // Null: no cache.
 std::optional<WeightCacheOptions> toWeightCacheOptions(const Napi::Value& value);
+// Null: the CPU.
+DeviceChoice toDeviceChoice(const Napi::Value& value);
 StageConfig toStageConfig(const Napi::Object& config);
 // Copies all arrays, so the caller may reuse them at once.
 std::shared_ptr<StepInput> toStepInput(const Napi::Object& input);

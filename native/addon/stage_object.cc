@@ -35,8 +35,8 @@ StageObject::StageObject(const Napi::CallbackInfo& info)
   results_ = Napi::ThreadSafeFunction::New(info.Env(), nothing, "glm-relay stage", 0, 1, ended);
   // An idle stage does not keep the process alive; a pending promise does (begin, settle).
   results_.Unref(info.Env());
-  stage_ = std::make_unique<Stage>(toStageConfig(info[0].As<Napi::Object>()), *kernels,
-                                   toWeightCacheOptions(info[2]));
+  stage_ = std::make_unique<Stage>(toStageConfig(info[0].As<Napi::Object>()), toDeviceChoice(info[3]),
+                                   *kernels, toWeightCacheOptions(info[2]));
 }
 
 StageObject::~StageObject() {

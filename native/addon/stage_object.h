@@ -14,7 +14,7 @@ namespace glm_relay {
 class StageObject : public Napi::ObjectWrap<StageObject> {
  public:
   static Napi::Function define(Napi::Env env);
-  // new Stage(config, kernels, cache)
+  // new Stage(config, kernels, cache, device)
   explicit StageObject(const Napi::CallbackInfo& info);
   // Waits for the step that is running; only reached without close() when the process ends.
   ~StageObject() override;

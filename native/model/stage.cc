@@ -4,8 +4,6 @@
 #include <exception>
 #include <utility>
 
-#include "cpu/cpu_backend.h"
-
 namespace glm_relay {
 
 namespace {
@@ -25,8 +23,10 @@ std::string errorOf(Body body) {
 
 }  // namespace
 
-Stage::Stage(StageConfig config, const KernelTable& kernels, std::optional<WeightCacheOptions> cache)
+Stage::Stage(StageConfig config, DeviceChoice device, const KernelTable& kernels,
+             std::optional<WeightCacheOptions> cache)
     : config_(std::move(config)),
+      device_(std::move(device)),
       kernels_(kernels),
       cacheOptions_(std::move(cache)),
       storedBytes_(glm_relay::storedBytes(config_)) {}
@@ -39,7 +39,8 @@ void Stage::load(Done done) {
   driver_.post([this, done] {
     const std::string error = errorOf([this] {
       pool_ = std::make_unique<ThreadPool>(config_.threads, progress_);
-      backend_ = createCpuBackend(kernels_, *pool_);
+      backend_ = createBackend(device_, kernels_, *pool_, progress_);
+      kernelName_ = backend_->kernels();
       if (cacheOptions_) {
         const std::lock_guard<std::mutex> lock(cacheMutex_);
         cache_ = std::make_unique<WeightCache>(*cacheOptions_, *pool_);

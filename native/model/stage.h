@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "device/device.h"
 #include "model/driver.h"
 #include "model/layer_loop.h"
 
@@ -19,8 +20,10 @@ class Stage {
   using Done = std::function<void(const std::string& error)>;
   using StepDone = std::function<void(const std::string& error, StepOutput output)>;
 
-  // No cache: every matrix is made from the checkpoint.
-  Stage(StageConfig config, const KernelTable& kernels, std::optional<WeightCacheOptions> cache);
+  // No cache: every matrix is made from the checkpoint. `kernels` compute on the CPU, whatever the device is:
+  // they round weights and draw tokens.
+  Stage(StageConfig config, DeviceChoice device, const KernelTable& kernels,
+        std::optional<WeightCacheOptions> cache);
   // Finishes what was submitted, then frees everything.
   ~Stage();
 
@@ -34,8 +37,8 @@ class Stage {
   void unload(Done done);
 
   uint64_t progress() const { return progress_.load(std::memory_order_relaxed); }
-  const char* kernels() const { return kernels_.name; }
   // Valid once load() has called back.
+  const std::string& kernels() const { return kernelName_; }
   uint64_t weightBytes() const { return weightBytes_; }
   uint64_t kvBytes() const { return kvBytes_; }
   uint64_t workspaceBytes() const { return workspaceBytes_; }
@@ -51,6 +54,7 @@ class Stage {
   void dropCache();
 
   const StageConfig config_;
+  const DeviceChoice device_;
   const KernelTable& kernels_;
   const std::optional<WeightCacheOptions> cacheOptions_;
   const uint64_t storedBytes_;
@@ -60,6 +64,7 @@ class Stage {
   uint64_t kvBytes_ = 0;
   uint64_t workspaceBytes_ = 0;
   std::vector<TensorRounding> roundings_;
+  std::string kernelName_;
 
   // Owned by the driver thread.
   std::unique_ptr<ThreadPool> pool_;

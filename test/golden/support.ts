@@ -3,7 +3,14 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "vitest";
 import { type Model, stageTensors } from "../../checkpoint/index.js";
-import { type DType, Stage, type TokenResult, type WeightFormat } from "../../native/index.js";
+import {
+  type DType,
+  type Gpu,
+  Stage,
+  type StageConfig,
+  type TokenResult,
+  type WeightFormat,
+} from "../../native/index.js";
 import { greedy, rows, TestPipeline, tokenStep } from "../native/support.js";
 
 /** Alternatives that are looked at per token. */
@@ -103,6 +110,8 @@ interface Precision {
   weights?: WeightFormat;
   headWeights?: WeightFormat;
   kvType?: "float32" | "int8";
+  /** Absent: the CPU. */
+  device?: Gpu | null;
 }
 
 /**
@@ -121,7 +130,7 @@ export async function pipelineOf(
   const stages = borders.slice(1).map((layerEnd, i) => {
     const layerBegin = borders[i]!;
     const range = { layerBegin, layerEnd, embed: layerBegin === 0, head: layerEnd === shape.layerCount };
-    return Stage.create({
+    const config: StageConfig = {
       shape,
       layerBegin,
       layerEnd,
@@ -135,7 +144,8 @@ export async function pipelineOf(
       maxRows: 128,
       contextRows: model.card.attention.kind === "prefix" ? 128 : 0,
       threads: precision.threads ?? 2,
-    });
+    };
+    return Stage.create(config, undefined, null, precision.device ?? null);
   });
   return new TestPipeline(await Promise.all(stages));
 }

@@ -1,6 +1,6 @@
 /** The native engine over a checkpoint on disk. */
 import { contextRowsOf, openModel, stageTensors } from "../../checkpoint/index.js";
-import { engineInfo, Stage } from "../../native/index.js";
+import { engineInfo, type Gpu, Stage } from "../../native/index.js";
 import type { Engine } from "./engine.js";
 import { isFirst, isLast } from "./plan.js";
 
@@ -11,8 +11,12 @@ export interface WeightCacheDirectory {
   maxBytes: number;
 }
 
-export function nativeEngine(weightCache: WeightCacheDirectory | null = null): Engine {
-  const { kernels, backend, canonVersion } = engineInfo();
+/** @param device A GPU; null: the CPU. */
+export function nativeEngine(
+  weightCache: WeightCacheDirectory | null = null,
+  device: Gpu | null = null,
+): Engine {
+  const { kernels, backend, canonVersion } = engineInfo(device);
   return {
     kernels,
     backend,
@@ -46,7 +50,7 @@ export function nativeEngine(weightCache: WeightCacheDirectory | null = null): E
             contextRows: Math.min(contextRowsOf(model), maxRows),
             threads,
           };
-          return Stage.create(config, started, weightCache && { ...weightCache, fingerprint });
+          return Stage.create(config, started, weightCache && { ...weightCache, fingerprint }, device);
         },
       };
     },

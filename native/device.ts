@@ -1,0 +1,63 @@
+/** What a stage computes on: the CPU, or a GPU through the CUDA library (docs/cuda.md). */
+
+import { existsSync } from "node:fs";
+import { cudaLibraryFile, loadAddon } from "./addon-loader.js";
+
+export interface Gpu {
+  /** The CUDA library that drives it. */
+  library: string;
+  /** As CUDA counts. */
+  index: number;
+  /** Compute with the instructions of sm_75, whatever the GPU has; GLM_RELAY_CUDA_PATH=turing says so. */
+  turing: boolean;
+  name: string;
+  /** "8.6" */
+  computeCapability: string;
+  bytes: number;
+  freeBytes: number;
+}
+
+/**
+ * The device that "auto", "cpu" or "cuda:N" means here; null is the CPU, which "auto" takes where there is no CUDA
+ * library, no driver or no GPU.
+ * @throws Error for another text, and for a GPU that is not there.
+ */
+export function chooseDevice(wanted: string): Gpu | null {
+  if (wanted === "cpu") return null;
+  const found = /^cuda:(\d{1,3})$/.exec(wanted);
+  if (found === null && wanted !== "auto") {
+    throw new Error(`device ${wanted}: expected auto, cpu or cuda:N`);
+  }
+  const library = cudaLibraryFile();
+  if (found === null) return existsSync(library) ? firstGpu(library) : null;
+  if (!existsSync(library))
+    throw new Error(`device ${wanted}: no CUDA library at ${library}: run "make cuda"`);
+  const index = Number(found[1]);
+  const gpus = gpusOf(library);
+  const gpu = gpus[index];
+  if (gpu === undefined) throw new Error(`device ${wanted}: there are ${gpus.length} GPUs here`);
+  return gpu;
+}
+
+/** Part of the numerics id: GPUs of other names may compute other bits. */
+export function backendName(gpu: Gpu): string {
+  return `cuda-sm_${gpu.computeCapability.replace(".", "")}${gpu.turing ? "-turing" : ""}`;
+}
+
+function firstGpu(library: string): Gpu | null {
+  try {
+    return gpusOf(library)[0] ?? null;
+  } catch {
+    return null;
+  }
+}
+
+function gpusOf(library: string): Gpu[] {
+  const path = process.env.GLM_RELAY_CUDA_PATH ?? "";
+  if (path !== "" && path !== "turing") {
+    throw new Error(`GLM_RELAY_CUDA_PATH=${path}: expected turing or nothing`);
+  }
+  return loadAddon()
+    .cudaDevices(library)
+    .map((device, index) => ({ library, index, turing: path === "turing", ...device }));
+}
