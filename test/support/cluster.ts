@@ -12,6 +12,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { packageRoot } from "../../common/package.js";
 import type { ClusterView } from "../../coordinator/inference.js";
+import { emulatedLibrary } from "./emulated-gpu.js";
 
 const main = join(packageRoot, "dist/cli/main.js");
 export const tinyModel = join(packageRoot, "test/golden/fixtures/chatglm3-tiny");
@@ -27,6 +28,8 @@ export interface ClusterOptions {
   /** More flags of the coordinator: --quantization, --group-size, --head, --scales, --kv. */
   precision?: string[];
   kernels?: string;
+  /** The workers compute on an emulated GPU. */
+  gpu?: boolean;
   prefillChunk?: number;
   microBatches?: number;
   /** Default: the coordinator's. */
@@ -270,6 +273,10 @@ export class TestCluster {
     if (options.weights !== undefined) args.push("--data", options.weights);
     const env = this.environment();
     if (options.kernels !== undefined) env["GLM_RELAY_KERNELS"] = options.kernels;
+    if (options.gpu) {
+      args.push("--device", "cuda:0");
+      env["GLM_RELAY_CUDA_LIBRARY"] = emulatedLibrary;
+    }
     this.workers[index] = new TestProcess(`worker-${index}`, process.execPath, args, env);
   }
 

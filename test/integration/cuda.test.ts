@@ -1,0 +1,46 @@
+/** Workers on emulated GPUs in a cluster of real processes: the reference's tokens, and who may work together. */
+import { expect, it, onTestFinished } from "vitest";
+import { fixtureFolder, readExpected } from "../golden/support.js";
+import { TestCluster, tinyModel } from "../support/cluster.js";
+
+it("two workers with --device draw the reference's tokens, all sequences at once", async () => {
+  const expected = readExpected("chatglm-6b-tiny");
+  const { mask, gmask, sop } = expected.ids!;
+  const cluster = await TestCluster.start({
+    model: fixtureFolder("chatglm-6b-tiny"),
+    stages: 2,
+    dtype: "float32",
+    precision: Object.entries({ mask, gmask, sop }).flatMap(([name, id]) => [
+      "--set",
+      `${name}_token_id=${id}`,
+    ]),
+    gpu: true,
+  });
+  onTestFinished(async () => void (await cluster.stop()));
+  expect((await cluster.view()).numericsId).toMatch(/^cuda-sm_86\/canon1\//);
+  for (const worker of cluster.workers) expect(worker.output).toContain("computes on cuda:0");
+
+  const answers = await Promise.all(
+    expected.cases.map(({ prompt, contextLength, tokens }) =>
+      cluster.post("/v1/completions", {
+        prompt,
+        temperature: 0,
+        ignore_eos: true,
+        max_tokens: tokens.length,
+        ...(contextLength === 0 ? { attention_mode: "causal" } : {}),
+      }),
+    ),
+  );
+  expect(answers.map(({ body }) => body.choices[0].token_ids)).toEqual(
+    expected.cases.map(({ tokens }) => tokens),
+  );
+});
+
+it("a worker on the CPU is refused by a pipeline on GPUs", async () => {
+  const cluster = await TestCluster.start({ model: tinyModel, stages: 1, gpu: true });
+  onTestFinished(async () => void (await cluster.stop()));
+  cluster.options.gpu = false;
+  cluster.startWorker(1);
+  const refusal = /refused by the coordinator.*computes as cpu\/canon 1, the pipeline as cuda-sm_86\/canon 1/;
+  await cluster.workers[1]!.line(refusal);
+});
