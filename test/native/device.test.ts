@@ -3,7 +3,16 @@ import { join } from "node:path";
 import { afterAll, afterEach, expect, test, vi } from "vitest";
 import { chooseDevice, engineInfo, Stage } from "../../native/index.js";
 import { emulatedGpu, emulatedLibrary } from "../support/emulated-gpu.js";
-import { INT4, ODD, randomModel, rows, stageConfig, temporaryFolder, tokenStep, writeTensors } from "./support.js";
+import {
+  INT4,
+  ODD,
+  randomModel,
+  rows,
+  stageConfig,
+  temporaryFolder,
+  tokenStep,
+  writeTensors,
+} from "./support.js";
 
 const folder = temporaryFolder();
 afterAll(folder.remove);

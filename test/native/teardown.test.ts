@@ -22,7 +22,7 @@ const program = (rest: string) => `
   const step = { copies: [], slice: null, sequences: [rows], tokenIds: Int32Array.of(1, 2), activations: null,
     samples: [], scores: [] };
   const open = async () => {
-    const stage = new Stage(config, availableKernels[0], cache);
+    const stage = new Stage(config, availableKernels[0], cache, null);
     await stage.load();
     return stage;
   };

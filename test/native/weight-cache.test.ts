@@ -473,7 +473,7 @@ describe("what goes wrong costs no load", () => {
     const program = `
       const { Stage, availableKernels } = require(${JSON.stringify(addonFile)});
       const config = JSON.parse(require("fs").readFileSync(${JSON.stringify(config)}));
-      const stage = new Stage(config, availableKernels[0], ${JSON.stringify(cache)});
+      const stage = new Stage(config, availableKernels[0], ${JSON.stringify(cache)}, null);
       stage.load().then(() => stage.cacheWritten()).then(() => console.log(JSON.stringify(stage.cacheReport())));`;
     // In blocks of 512 bytes: less than the smallest layer.
     const { status, stdout, stderr } = spawnSync(
