@@ -36,9 +36,8 @@ export interface Addon {
   /** Kernel variants that this CPU can run, best first. */
   availableKernels: string[];
   /** The GPUs that the CUDA library in this file finds. Throws where it cannot be opened, or finds no driver. */
-  cudaDevices(
-    library: string,
-  ): { name: string; computeCapability: string; bytes: number; freeBytes: number }[];
+  cudaDevices(library: string): { name: string; computeCapability: string; bytes: number }[];
+  cudaFreeBytes(library: string, index: number): number;
   /** Bytes outside its heap that V8 has been told of. */
   externalBytes(): number;
   Stage: new (

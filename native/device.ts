@@ -14,7 +14,6 @@ export interface Gpu {
   /** "8.6" */
   computeCapability: string;
   bytes: number;
-  freeBytes: number;
 }
 
 /**
@@ -37,6 +36,14 @@ export function chooseDevice(wanted: string): Gpu | null {
   const gpu = gpus[index];
   if (gpu === undefined) throw new Error(`device ${wanted}: there are ${gpus.length} GPUs here`);
   return gpu;
+}
+
+/**
+ * Bytes of its memory that are free. The process begins to use it by this.
+ * @throws Error when the GPU does not answer.
+ */
+export function freeGpuBytes({ library, index }: Gpu): number {
+  return loadAddon().cudaFreeBytes(library, index);
 }
 
 /** Part of the numerics id: GPUs of other names may compute other bits. */

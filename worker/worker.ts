@@ -9,7 +9,7 @@ import { type Epoch, formatEpoch } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
 import { protocolVersion, softwareVersion } from "../common/package.js";
 import { Probe } from "../common/probe.js";
-import { chooseDevice, type Gpu, type TensorRounding } from "../native/index.js";
+import { chooseDevice, freeGpuBytes, type Gpu, type TensorRounding } from "../native/index.js";
 import type { Assign__Output } from "../proto/generated/glm/relay/internal/v1/Assign.js";
 import type { Heartbeat } from "../proto/generated/glm/relay/internal/v1/Heartbeat.js";
 import type { Register } from "../proto/generated/glm/relay/internal/v1/Register.js";
@@ -80,7 +80,7 @@ function onDevice(options: WorkerOptions): Worker {
   const gpu = deviceOf(device);
   const engine = nativeEngine(weightCache, gpu);
   if (gpu === null) return new Worker(options, engine);
-  const offered = gpuMemoryBytes?.(gpu.freeBytes) ?? memoryBytes;
+  const offered = gpuMemoryBytes?.(freeGpuBytes(gpu)) ?? memoryBytes;
   log.info(
     { gpu: gpu.name, computeCapability: gpu.computeCapability, memoryBytes: offered },
     `computes on cuda:${gpu.index}`,

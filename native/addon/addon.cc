@@ -27,10 +27,21 @@ static Napi::Value cudaDevices(const Napi::CallbackInfo& info) {
       object.Set("computeCapability",
                  std::to_string(devices[i].major) + "." + std::to_string(devices[i].minor));
       object.Set("bytes", static_cast<double>(devices[i].bytes));
-      object.Set("freeBytes", static_cast<double>(devices[i].freeBytes));
       array.Set(i, object);
     }
     return array;
+  } catch (const std::runtime_error& error) {
+    throw Napi::Error::New(env, error.what());
+  }
+}
+
+// cudaFreeBytes(library, index): what is free on a GPU.
+static Napi::Value cudaFreeBytes(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  try {
+    const CudaLibrary& library = openCudaLibrary(info[0].As<Napi::String>().Utf8Value());
+    return Napi::Number::New(env,
+                             static_cast<double>(library.freeBytes(info[1].As<Napi::Number>().Int32Value())));
   } catch (const std::runtime_error& error) {
     throw Napi::Error::New(env, error.what());
   }
@@ -42,6 +53,7 @@ static Napi::Object exportAll(Napi::Env env, Napi::Object exports) {
   for (int i = 0; i < available.count; i++) names.Set(static_cast<uint32_t>(i), available.names[i]);
   exports.Set("availableKernels", names);
   exports.Set("cudaDevices", Napi::Function::New(env, cudaDevices));
+  exports.Set("cudaFreeBytes", Napi::Function::New(env, cudaFreeBytes));
   exports.Set("externalBytes", Napi::Function::New(env, externalBytes));
   exports.Set("Stage", StageObject::define(env));
   return exports;

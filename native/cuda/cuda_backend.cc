@@ -107,10 +107,6 @@ void CudaBackend::reserveRows(int rows, int stepRows, int columns) {
   step_.reserve(plan_, stepRows, kRowTile, stream_.get());
 }
 
-void CudaBackend::reserveExperts(const ExpertShape&, int, int) {
-  throw CudaError("mixtures of experts are not computed on GPUs yet; expected a dense model, or device cpu");
-}
-
 void CudaBackend::allocateKvCache(const KvPlan& plan) {
   if (plan.headDim > kMaxHeadDim) {
     throw CudaError("headDim " + std::to_string(plan.headDim) + ": expected at most " +
@@ -136,7 +132,7 @@ void CudaBackend::copyBlock(int from, int to) {
 
 uint64_t CudaBackend::scratchBytes() const {
   return halves_.bytes() + halfScales_.bytes() + rowBytes_.bytes() + rowIndices_.bytes() + partials_.bytes() +
-         step_.bytes();
+         experts_.bytes() + step_.bytes();
 }
 
 void CudaBackend::copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) {
@@ -185,27 +181,35 @@ void CudaBackend::layerNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, in
 
 void CudaBackend::matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceMatrix& w,
                          const DeviceBuffer* bias) {
-  const auto& matrix = static_cast<const CudaMatrix&>(w);
-  const int paddedK = matrix.layout.paddedColumns();
+  multiply(floats(y), floats(x) + static_cast<int64_t>(xRow) * w.k, rows, static_cast<const CudaMatrix&>(w),
+           floatsOrNull(bias));
+}
+
+void CudaBackend::multiply(float* y, const float* x, int rows, const CudaMatrix& w, const float* bias) {
+  const int paddedK = w.layout.paddedColumns();
   // Only before reserveRows, for a prefix encoder, is there anything to grow.
   halves_.grow(static_cast<uint64_t>(rows) * paddedK * sizeof(uint16_t), stream_.get());
   halfScales_.grow(rows * sizeof(float), stream_.get());
-  toHalves(stream_.get(), halves_.as<uint16_t>(), halfScales_.as<float>(),
-           floats(x) + static_cast<int64_t>(xRow) * w.k, rows, w.k, paddedK);
+  toHalves(stream_.get(), halves_.as<uint16_t>(), nullptr, halfScales_.as<float>(), x, rows, w.k, paddedK);
+  multiplyHalves(y, halves_.as<uint16_t>(), rows, w, bias);
+}
+
+void CudaBackend::multiplyHalves(float* y, const uint16_t* x, int rows, const CudaMatrix& w,
+                                 const float* bias) {
   ProductArgs args = {};
-  args.y = floats(y);
-  args.x = halves_.as<uint16_t>();
+  args.y = y;
+  args.x = x;
   args.xScales = halfScales_.as<float>();
-  args.weights = matrix.blocks.as<uint8_t>();
-  args.rowScales = matrix.rowScales.as<float>();
-  args.bias = floatsOrNull(bias);
+  args.weights = w.blocks.as<uint8_t>();
+  args.rowScales = w.rowScales.as<float>();
+  args.bias = bias;
   args.rows = rows;
   args.n = w.n;
-  args.rowBlocks = matrix.layout.rowBlocks;
-  args.columnBlocks = matrix.layout.columnBlocks;
-  args.groupsPerBlock = matrix.layout.groupsPerBlock;
-  args.blockBytes = matrix.layout.blockBytes;
-  product(stream_.get(), path_, matrix.type, args);
+  args.rowBlocks = w.layout.rowBlocks;
+  args.columnBlocks = w.layout.columnBlocks;
+  args.groupsPerBlock = w.layout.groupsPerBlock;
+  args.blockBytes = w.layout.blockBytes;
+  product(stream_.get(), path_, w.type, args);
 }
 
 CacheView CudaBackend::cacheView(int layer) const {
@@ -278,10 +282,6 @@ void CudaBackend::gelu(DeviceBuffer& y, const DeviceBuffer& x, int rows, int siz
 
 void CudaBackend::gatedGelu(DeviceBuffer& y, const DeviceBuffer& upGate, int rows, int size) {
   cuda::gatedGelu(stream_.get(), floats(y), floats(upGate), rows, size);
-}
-
-void CudaBackend::mixExperts(DeviceBuffer&, const DeviceBuffer&, int, const ExpertLayer&) {
-  reserveExperts({}, 0, 0);
 }
 
 void CudaBackend::scaleAdd(DeviceBuffer& x, int xRow, const DeviceBuffer& base, float scale,

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "cuda/cuda_experts.h"
 #include "cuda/device_memory.h"
 #include "cuda/kernels/attention.h"
 #include "cuda/pack_matrix.h"
@@ -102,6 +103,11 @@ class CudaBackend : public Backend {
     cudaEvent_t event = nullptr;
     bool waiting = false;
   };
+  // y[0, rows) = x[0, rows) * w^T (+ bias)
+  void multiply(float* y, const float* x, int rows, const CudaMatrix& w, const float* bias);
+  // The same of rows that are FP16 already, with halfScales_.
+  void multiplyHalves(float* y, const uint16_t* x, int rows, const CudaMatrix& w, const float* bias);
+  void route(const float* x, int rows, const CudaMatrix& router);
   CacheView cacheView(int layer) const;
   void setMark();
   void wait(Mark& mark);
@@ -124,6 +130,7 @@ class CudaBackend : public Backend {
   DeviceMemory values_;
   DeviceMemory partials_;
   StepMemory step_;
+  ExpertMemory experts_;
 
   // Attention calls of the step, oldest at nextMark_ when all are waiting.
   std::vector<Mark> marks_;

@@ -19,13 +19,17 @@ std::vector<CudaDevice> devices() {
   for (int i = 0; i < count; i++) {
     cudaDeviceProp properties = {};
     check(cudaGetDeviceProperties(&properties, i), "being looked at");
-    check(cudaSetDevice(i), "being looked at");
-    size_t available = 0;
-    size_t total = 0;
-    check(cudaMemGetInfo(&available, &total), "being looked at");
-    found.push_back({properties.name, properties.major, properties.minor, total, available});
+    found.push_back({properties.name, properties.major, properties.minor, properties.totalGlobalMem});
   }
   return found;
+}
+
+uint64_t freeBytes(int device) {
+  check(cudaSetDevice(device), "being looked at");
+  size_t available = 0;
+  size_t total = 0;
+  check(cudaMemGetInfo(&available, &total), "being looked at");
+  return available;
 }
 
 std::unique_ptr<Backend> create(const CudaBackendRequest& request) {
@@ -49,7 +53,7 @@ std::unique_ptr<Backend> create(const CudaBackendRequest& request) {
                                        *request.progress);
 }
 
-constexpr CudaLibrary kLibrary = {kCudaInterface, devices, create};
+constexpr CudaLibrary kLibrary = {kCudaInterface, devices, freeBytes, create};
 
 }  // namespace
 

@@ -21,7 +21,6 @@ struct CudaDevice {
   int major;  // compute capability
   int minor;
   uint64_t bytes;
-  uint64_t freeBytes;
 };
 
 struct CudaBackendRequest {
@@ -38,6 +37,9 @@ struct CudaLibrary {
   uint32_t interface;
   // Throws std::runtime_error where there is no driver, or none that is new enough.
   std::vector<CudaDevice> (*devices)();
+  // Of its memory. The process takes some of it, here or later, for CUDA's own use: only of the device that
+  // it is going to compute on.
+  uint64_t (*freeBytes)(int device);
   // Throws std::runtime_error for a device that does not exist or is too old. The backend is for the calling
   // thread.
   std::unique_ptr<Backend> (*create)(const CudaBackendRequest& request);

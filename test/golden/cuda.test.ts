@@ -5,7 +5,7 @@
 import { describe, expect, test } from "vitest";
 import { openModel } from "../../checkpoint/index.js";
 import { INT4, INT8 } from "../native/support.js";
-import { emulatedGpu } from "../support/emulated-gpu.js";
+import { testGpu } from "../support/test-gpu.js";
 import { fixtureFolder, pipelineOf, readExpected, runCases } from "./support.js";
 
 interface Fixture {
@@ -23,6 +23,8 @@ const fixtures: Fixture[] = [
   { name: "chatglm-6b-tiny" },
   { name: "glm-130b-tiny", cut: true },
   { name: "glm-10b-tiny" },
+  { name: "glm45-tiny", cut: true },
+  { name: "glm45-air-tiny" },
   { name: "chatglm-6b-tiny", prefix: "chatglm-6b-tiny-ptuning" },
   { name: "chatglm3-tiny", prefix: "chatglm3-tiny-ptuning-projection" },
 ];
@@ -36,7 +38,7 @@ describe.each(fixtures)("$name $prefix", (fixture) => {
 
   test("logprobs are within 2e-3 of the reference (relative L2), and the same in every cut", async () => {
     const model = await open(fixture);
-    const device = emulatedGpu();
+    const device = testGpu();
     const whole = await runCases(await pipelineOf(model, expected.tokenCount, [], { device }), expected);
     expect(whole.distance).toBeLessThan(2e-3);
     // The float32 weights of these noisy models are rounded to FP16, and so are the inputs of products.
@@ -68,7 +70,7 @@ test.each([
 ] as const)("%s: rounded layers stay near", async (_, path, precision, bound) => {
   const model = await openModel(fixtureFolder("chatglm3-tiny"));
   const expected = readExpected("chatglm3-tiny");
-  const run = await pipelineOf(model, expected.tokenCount, [2], { ...precision, device: emulatedGpu(path) });
+  const run = await pipelineOf(model, expected.tokenCount, [2], { ...precision, device: testGpu(path) });
   const { worst, distance } = await runCases(run, expected);
   expect(worst).toBeGreaterThan(1e-4);
   expect(distance).toBeLessThan(bound);

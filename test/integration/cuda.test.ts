@@ -2,6 +2,7 @@
 import { expect, it, onTestFinished } from "vitest";
 import { fixtureFolder, readExpected } from "../golden/support.js";
 import { TestCluster, tinyModel } from "../support/cluster.js";
+import { testDevice } from "../support/test-gpu.js";
 
 it("two workers with --device draw the reference's tokens, all sequences at once", async () => {
   const expected = readExpected("chatglm-6b-tiny");
@@ -17,8 +18,8 @@ it("two workers with --device draw the reference's tokens, all sequences at once
     gpu: true,
   });
   onTestFinished(async () => void (await cluster.stop()));
-  expect((await cluster.view()).numericsId).toMatch(/^cuda-sm_86\/canon1\//);
-  for (const worker of cluster.workers) expect(worker.output).toContain("computes on cuda:0");
+  expect((await cluster.view()).numericsId).toMatch(/^cuda-sm_\d+\/canon1\//);
+  for (const worker of cluster.workers) expect(worker.output).toContain(`computes on ${testDevice}`);
 
   const answers = await Promise.all(
     expected.cases.map(({ prompt, contextLength, tokens }) =>
@@ -41,6 +42,7 @@ it("a worker on the CPU is refused by a pipeline on GPUs", async () => {
   onTestFinished(async () => void (await cluster.stop()));
   cluster.options.gpu = false;
   cluster.startWorker(1);
-  const refusal = /refused by the coordinator.*computes as cpu\/canon 1, the pipeline as cuda-sm_86\/canon 1/;
+  const refusal =
+    /refused by the coordinator.*computes as cpu\/canon 1, the pipeline as cuda-sm_\d+\/canon 1/;
   await cluster.workers[1]!.line(refusal);
 });

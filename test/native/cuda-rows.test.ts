@@ -5,7 +5,7 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type ModelShape, Stage, type StepInput, type StepOutput } from "../../native/index.js";
-import { emulatedGpu } from "../support/emulated-gpu.js";
+import { testGpu } from "../support/test-gpu.js";
 import {
   INT4,
   INT8,
@@ -66,7 +66,7 @@ describe.each(kinds)("%s", (name, path, kind) => {
         stageConfig(tensors, shape, borders[i]!, end, options),
         undefined,
         null,
-        emulatedGpu(path),
+        testGpu(path),
       );
     });
     return new TestPipeline(await Promise.all(stages));

@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { afterAll, afterEach, expect, test, vi } from "vitest";
 import { chooseDevice, engineInfo, Stage } from "../../native/index.js";
-import { emulatedGpu, emulatedLibrary } from "../support/emulated-gpu.js";
+import { emulatedLibrary, testGpu } from "../support/test-gpu.js";
 import {
   INT4,
   ODD,
@@ -43,18 +43,18 @@ test("a GPU that was asked for by number is there, or the reason is told", () =>
 });
 
 test("the numerics id tells GPUs and instructions apart", () => {
-  expect(engineInfo(emulatedGpu()).backend).toBe("cuda-sm_86");
-  expect(engineInfo(emulatedGpu("turing")).backend).toBe("cuda-sm_86-turing");
+  expect(engineInfo(testGpu()).backend).toBe("cuda-sm_86");
+  expect(engineInfo(testGpu("turing")).backend).toBe("cuda-sm_86-turing");
   expect(engineInfo().backend).toBe("cpu");
 });
 
 test("a stage that its GPU cannot hold says how much was missing, and leaves room for the next one", async () => {
   const tensors = writeTensors(join(folder.path, "odd.bin"), randomModel(ODD, "float32", 5));
   const config = stageConfig(tensors, ODD, 0, ODD.layerCount, { blockCount: 20_000_000 });
-  await expect(Stage.create(config, undefined, null, emulatedGpu())).rejects.toThrow(
+  await expect(Stage.create(config, undefined, null, testGpu())).rejects.toThrow(
     /^the GPU has no room for \d+ MB more: \d+ MB of its 8590 MB are free$/,
   );
-  const stage = await Stage.create({ ...config, blockCount: 8 }, undefined, null, emulatedGpu());
+  const stage = await Stage.create({ ...config, blockCount: 8 }, undefined, null, testGpu());
   expect(stage.kernels).toBe("cuda-sm_86");
   await stage.close();
 });
@@ -66,8 +66,8 @@ test("matrices that a CPU has packed into a cache are used by a GPU, to the same
   const cpu = await Stage.create(config, undefined, cache);
   await cpu.weightCacheWritten();
   await cpu.close();
-  const plain = await Stage.create(config, undefined, null, emulatedGpu());
-  const mapped = await Stage.create(config, undefined, cache, emulatedGpu());
+  const plain = await Stage.create(config, undefined, null, testGpu());
+  const mapped = await Stage.create(config, undefined, cache, testGpu());
   expect(mapped.weightCache).toMatchObject({ misses: 0 });
   expect(mapped.weightCache!.hits).toBeGreaterThan(0);
   expect(mapped.roundings).toEqual(plain.roundings);

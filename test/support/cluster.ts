@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { packageRoot } from "../../common/package.js";
 import type { ClusterView } from "../../coordinator/inference.js";
-import { emulatedLibrary } from "./emulated-gpu.js";
+import { testDevice, testLibrary } from "./test-gpu.js";
 
 const main = join(packageRoot, "dist/cli/main.js");
 export const tinyModel = join(packageRoot, "test/golden/fixtures/chatglm3-tiny");
@@ -28,7 +28,7 @@ export interface ClusterOptions {
   /** More flags of the coordinator: --quantization, --group-size, --head, --scales, --kv. */
   precision?: string[];
   kernels?: string;
-  /** The workers compute on an emulated GPU. */
+  /** The workers compute on an emulated GPU (test-gpu.ts). */
   gpu?: boolean;
   prefillChunk?: number;
   microBatches?: number;
@@ -274,8 +274,8 @@ export class TestCluster {
     const env = this.environment();
     if (options.kernels !== undefined) env["GLM_RELAY_KERNELS"] = options.kernels;
     if (options.gpu) {
-      args.push("--device", "cuda:0");
-      env["GLM_RELAY_CUDA_LIBRARY"] = emulatedLibrary;
+      args.push("--device", testDevice);
+      env["GLM_RELAY_CUDA_LIBRARY"] = testLibrary;
     }
     this.workers[index] = new TestProcess(`worker-${index}`, process.execPath, args, env);
   }

@@ -16,10 +16,11 @@ __device__ __forceinline__ float powerOfTwo(int exponent) {
 }
 
 // One block per row.
-__global__ void toHalvesKernel(uint16_t* out, float* scales, const float* x, int k, int paddedK) {
+__global__ void toHalvesKernel(uint16_t* out, uint16_t* low, float* scales, const float* x, int k,
+                               int paddedK) {
   uint32_t* partial = reinterpret_cast<uint32_t*>(sharedMemory());
   const float* row = x + static_cast<int64_t>(blockIdx.x) * k;
-  uint16_t* to = out + static_cast<int64_t>(blockIdx.x) * paddedK;
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * paddedK;
   // As bits, magnitudes are in order, infinity and NaN above all numbers.
   uint32_t largest = 0;
   for (int i = static_cast<int>(threadIdx.x); i < k; i += kRowThreads) {
@@ -35,7 +36,9 @@ __global__ void toHalvesKernel(uint16_t* out, float* scales, const float* x, int
   const int kept = shift > kMaxShift ? kMaxShift : shift;
   const float factor = powerOfTwo(kept);
   for (int i = static_cast<int>(threadIdx.x); i < paddedK; i += kRowThreads) {
-    to[i] = i < k ? halfBits(row[i] * factor) : static_cast<uint16_t>(0);
+    const float value = i < k ? row[i] * factor : 0.0f;
+    out[begin + i] = halfBits(value);
+    if (low != nullptr) low[begin + i] = halfBits(value - halfValue(halfBits(value)));
   }
   // The numbers of a row that is not finite would be finite here; its products must not be.
   if (threadIdx.x == 0) {
@@ -45,10 +48,10 @@ __global__ void toHalvesKernel(uint16_t* out, float* scales, const float* x, int
 
 }  // namespace
 
-void toHalves(cudaStream_t stream, uint16_t* out, float* scales, const float* x, int rows, int k,
-              int paddedK) {
+void toHalves(cudaStream_t stream, uint16_t* out, uint16_t* low, float* scales, const float* x, int rows,
+              int k, int paddedK) {
   launch(toHalvesKernel, dim3{static_cast<unsigned int>(rows), 1, 1}, kRowThreads,
-         kRowWarps * sizeof(uint32_t), stream, out, scales, x, k, paddedK);
+         kRowWarps * sizeof(uint32_t), stream, out, low, scales, x, k, paddedK);
 }
 
 }  // namespace glm_relay::cuda

@@ -46,7 +46,17 @@ void gatherRows(cudaStream_t stream, float* y, const float* x, const int32_t* ro
 
 // out[rows, paddedK] = x[rows, k] as FP16, each row times a power of two that brings its largest magnitude
 // near the top of FP16's range, then zeros; scales[r] takes the power back. NaN for a row that is not finite.
-void toHalves(cudaStream_t stream, uint16_t* out, float* scales, const float* x, int rows, int k,
-              int paddedK);
+// `low` gets what that leaves of each value, as FP16 too; null: nobody wants it.
+void toHalves(cudaStream_t stream, uint16_t* out, uint16_t* low, float* scales, const float* x, int rows,
+              int k, int paddedK);
+
+// A row's result of one of its experts: where it lies, and how much it counts.
+struct ExpertPart {
+  int32_t slot;
+  float weight;
+};
+// y[r] = sum over rank of chosen[r, rank].weight * parts[chosen[r, rank].slot], ranks ascending
+void mixParts(cudaStream_t stream, float* y, const float* parts, const ExpertPart* chosen, int rows,
+              int perToken, int size);
 
 }  // namespace glm_relay::cuda

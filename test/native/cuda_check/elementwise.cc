@@ -101,6 +101,55 @@ void checkSums(Check& check, Random& random, int size) {
   check.equal(to.read(), gathered, at("rows", size));
 }
 
+// Parts of experts, added in order of rank.
+void checkMixture(Check& check, Random& random, int size) {
+  constexpr int kPerToken = 2;
+  const std::vector<float> parts = random.values(static_cast<size_t>(kRows) * kPerToken * size);
+  std::vector<ExpertPart> chosen;
+  std::vector<float> expected;
+  for (int row = 0; row < kRows; row++) {
+    // Each part belongs to one row, in no order.
+    for (int rank = 0; rank < kPerToken; rank++) {
+      chosen.push_back({(row * kPerToken + rank) * 5 % (kRows * kPerToken), random.unit()});
+    }
+    const ExpertPart* ofRow = chosen.data() + chosen.size() - kPerToken;
+    for (int i = 0; i < size; i++) {
+      const float first = parts[static_cast<size_t>(ofRow[0].slot) * size + i] * ofRow[0].weight;
+      expected.push_back(
+          std::fmaf(parts[static_cast<size_t>(ofRow[1].slot) * size + i], ofRow[1].weight, first));
+    }
+  }
+  const OnDevice<float> in(parts), y(expected.size());
+  const OnDevice<ExpertPart> ofRows(chosen);
+  mixParts(stream(), y.get(), in.get(), ofRows.get(), kRows, kPerToken, size);
+  check.equal(y.read(), expected, at("mixture", size));
+}
+
+// A row as two FP16 numbers per value has 22 bits.
+void checkHalves(Check& check, Random& random, int size) {
+  const int padded = size + 40;
+  const std::vector<float> x = random.values(static_cast<size_t>(kRows) * size, 1e-3f);
+  const OnDevice<float> in(x), scales(static_cast<size_t>(kRows));
+  const OnDevice<uint16_t> high(static_cast<size_t>(kRows) * padded),
+      low(static_cast<size_t>(kRows) * padded);
+  toHalves(stream(), high.get(), low.get(), scales.get(), in.get(), kRows, size, padded);
+  const std::vector<uint16_t> first = high.read(), second = low.read();
+  const std::vector<float> factors = scales.read();
+  std::vector<float> one, both;
+  std::vector<double> expected;
+  for (int row = 0; row < kRows; row++) {
+    for (int i = 0; i < padded; i++) {
+      const size_t place = static_cast<size_t>(row) * padded + i;
+      const double value = i < size ? x[static_cast<size_t>(row) * size + i] / factors[row] : 0.0;
+      one.push_back(halfToFloat(first[place]));
+      both.push_back(halfToFloat(first[place]) + halfToFloat(second[place]));
+      expected.push_back(value);
+    }
+  }
+  check.near(one, expected, 5e-4, at("FP16 rows", size));
+  check.near(both, expected, 2e-7, at("rows of two FP16 numbers", size));
+}
+
 // All 65536 numbers of a type, and float32 numbers between them.
 void checkConversions(Check& check, DType dtype) {
   const auto value = [&](uint32_t bits) {
@@ -139,6 +188,8 @@ void checkElementwise(Check& check) {
     checkNorms(check, random, size);
     checkActivations(check, random, size);
     checkSums(check, random, size);
+    checkMixture(check, random, size);
+    checkHalves(check, random, size);
   }
   checkConversions(check, DType::kFloat16);
   checkConversions(check, DType::kBfloat16);

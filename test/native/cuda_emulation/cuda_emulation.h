@@ -95,6 +95,7 @@ enum {
 };
 struct cudaDeviceProp {
   char name[256];
+  size_t totalGlobalMem;
   int major;
   int minor;
   size_t sharedMemPerBlockOptin;

@@ -78,6 +78,7 @@ cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   std::snprintf(properties->name, sizeof(properties->name), "emulated");
+  properties->totalGlobalMem = kDeviceBytes;
   properties->major = 8;
   properties->minor = 6;
   properties->sharedMemPerBlockOptin = kSharedLimit;

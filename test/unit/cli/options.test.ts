@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { address, httpUrl, integer, redisUrl, size, sizeOrNone } from "../../../cli/options.js";
+import { address, device, httpUrl, integer, redisUrl, size, sizeOrNone } from "../../../cli/options.js";
 import { formatBytes } from "../../../cli/text.js";
 
 describe("option values", () => {
@@ -32,6 +32,13 @@ describe("option values", () => {
     expect(() => httpUrl("127.0.0.1:8000")).toThrow(/http/);
     expect(redisUrl("redis://:secret@host:6379/2")).toBe("redis://:secret@host:6379/2");
     expect(() => redisUrl("http://host")).toThrow(/redis/);
+  });
+
+  it("knows what a worker may compute on", () => {
+    expect(["auto", "cpu", "cuda:0", "cuda:12"].map(device)).toEqual(["auto", "cpu", "cuda:0", "cuda:12"]);
+    for (const bad of ["", "gpu", "cuda", "cuda:", "cuda:-1", "cuda:1234", "CUDA:0"]) {
+      expect(() => device(bad), bad).toThrow(/Expected auto, cpu or cuda:N/);
+    }
   });
 
   it("writes bytes for people", () => {

@@ -1,0 +1,36 @@
+/** Where nvcc is there: the CUDA library is compiled, its kernels keep to their registers, and it can be opened. */
+import { spawnSync } from "node:child_process";
+import { expect, test } from "vitest";
+import { packageRoot } from "../../common/package.js";
+import { loadAddon } from "../../native/addon-loader.js";
+import { testLibrary } from "../support/test-gpu.js";
+
+/** Bytes that a kernel may keep in local memory: a few registers' worth, far from its inner loop. */
+const mostSpills = 64;
+
+test("make cuda compiles for every GPU, and reports registers and spills", async (context) => {
+  const { stdout, stderr, status } = spawnSync("sh", ["native/cuda/build.sh", "--report"], {
+    cwd: packageRoot,
+    encoding: "utf8",
+    // What is not there yet is not fetched by a test.
+    env: { ...process.env, GLM_RELAY_FETCH_NVCC: "0" },
+  });
+  expect(status, stdout + stderr).toBe(0);
+  const skipped = /^CUDA backend: not built: (.*)$/m.exec(stdout);
+  context.skip(skipped !== null, skipped?.[1]);
+  const kernels = [...stdout.matchAll(/^(sm_\d+) +(\d+) registers, (\d+) bytes spilled/gm)];
+  expect(new Set(kernels.map(([, gpu]) => gpu))).toEqual(
+    new Set(["sm_75", "sm_80", "sm_86", "sm_89", "sm_90"]),
+  );
+  for (const [line, , registers, spilled] of kernels) {
+    expect(Number(registers), line).toBeLessThan(255);
+    expect(Number(spilled), line).toBeLessThanOrEqual(mostSpills);
+  }
+  const library = testLibrary.replace("native/libglm_relay_cuda_emulated", "cuda/libglm_relay_cuda");
+  try {
+    expect(loadAddon().cudaDevices(library)).toEqual(expect.any(Array));
+  } catch (error) {
+    // Without a GPU the library itself must have been opened, and found no driver.
+    expect((error as Error).message).toContain("the GPU failed while being looked for");
+  }
+}, 900_000);
