@@ -40,6 +40,8 @@ export interface WorkerOptions {
   /** Offered for weights, KV cache and workspace. */
   memoryBytes: number;
   threads: number;
+  /** The processor that each of them stays on; absent or null: the system moves them. */
+  cpus?: readonly number[] | null;
   /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
   probePort?: number;
   log: Logger;
@@ -67,7 +69,7 @@ export interface RunningWorker {
  */
 export async function startWorker(
   options: WorkerOptions,
-  engine: Engine = nativeEngine(options.weightCache),
+  engine: Engine = nativeEngine(options.weightCache, options.cpus),
 ): Promise<RunningWorker> {
   const worker = new Worker(options, engine);
   await worker.start();
