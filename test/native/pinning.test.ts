@@ -45,7 +45,6 @@ test("each compute thread stays on its processor, and computes what any other wo
   expect((await pinned.step(step)).samples).toEqual((await free.step(step)).samples);
   await pinned.close();
   await free.close();
-  expect([pinnedTo(one), pinnedTo(other)]).toEqual(before);
 });
 
 test("a processor that may not be used is refused, and so are too few", async () => {
