@@ -16,12 +16,12 @@ export interface WorkerTrust {
  * @throws RelayError invalid_configuration for an address beyond loopback.
  */
 export function serverCredentials(address: string, trust: WorkerTrust = {}): ServerCredentials {
-  requireTrusted(address, trust);
+  requireTrustedAddress(address, trust);
   return ServerCredentials.createInsecure();
 }
 
 export function channelCredentials(address: string, trust: WorkerTrust = {}): ChannelCredentials {
-  requireTrusted(address, trust);
+  requireTrustedAddress(address, trust);
   return credentials.createInsecure();
 }
 
@@ -39,7 +39,11 @@ export function requireTrustedApi(host: string, api: { hasKeys: boolean; insecur
   );
 }
 
-function requireTrusted(address: string, { insecureWorkers = false }: WorkerTrust): void {
+/**
+ * What both do first, for who wants to know before anything else is looked at.
+ * @throws RelayError invalid_configuration for an address beyond loopback.
+ */
+export function requireTrustedAddress(address: string, { insecureWorkers = false }: WorkerTrust): void {
   if (insecureWorkers || isLoopbackHost(hostOf(address))) return;
   throw new RelayError(
     "invalid_configuration",

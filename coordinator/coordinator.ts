@@ -12,7 +12,12 @@ import { RelayError } from "../common/errors.js";
 import { serverOptions } from "../common/grpc.js";
 import type { Logger } from "../common/log.js";
 import { Probe } from "../common/probe.js";
-import { requireTrustedApi, serverCredentials, type WorkerTrust } from "../common/tls.js";
+import {
+  requireTrustedAddress,
+  requireTrustedApi,
+  serverCredentials,
+  type WorkerTrust,
+} from "../common/tls.js";
 import { formatName, type KvType, type Precision, type Quantization } from "../models/quantization.js";
 import type { DType } from "../models/shape.js";
 import { internalProto } from "../proto/load.js";
@@ -357,6 +362,7 @@ function createProbe(
 function requireAllowedAddresses(options: CoordinatorOptions, hasKeys: boolean): void {
   const { host, insecureNoAuth = false, clusterListen, clusterAdvertise } = options;
   requireTrustedApi(host, { hasKeys, insecureNoAuth });
+  requireTrustedAddress(clusterListen, options);
   requireAdvertisable(clusterListen, clusterAdvertise, {
     listen: "--cluster-listen",
     advertise: "--cluster-advertise",

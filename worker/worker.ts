@@ -10,7 +10,7 @@ import { type Epoch, formatEpoch } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
 import { protocolVersion, softwareVersion } from "../common/package.js";
 import { Probe } from "../common/probe.js";
-import type { WorkerTrust } from "../common/tls.js";
+import { requireTrustedAddress, type WorkerTrust } from "../common/tls.js";
 import type { TensorRounding } from "../native/index.js";
 import type { Assign__Output } from "../proto/generated/glm/relay/internal/v1/Assign.js";
 import type { Heartbeat } from "../proto/generated/glm/relay/internal/v1/Heartbeat.js";
@@ -138,6 +138,7 @@ class Worker implements RunningWorker {
 
   async start(): Promise<void> {
     const { listen, advertise } = this.#options;
+    requireTrustedAddress(listen, this.#options);
     requireAdvertisable(listen, advertise, { listen: "--listen", advertise: "--advertise" });
     this.address = await this.#server.listen(listen, this.#options);
     try {

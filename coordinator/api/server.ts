@@ -151,7 +151,7 @@ export async function createApi(service: InferenceService, options: ApiOptions):
     method: "GET",
     path: "/openapi.json",
     summary: "This document.",
-    handler: () => openApiDocument([...routes, document]),
+    handler: () => openApiDocument([...routes, document], options.keys != null),
   };
   registerRoutes(server, [...routes, document]);
 

@@ -19,7 +19,8 @@ const laterKey = "sk-later-fedcba9876543210";
 
 /** An address of this machine that is not on loopback; without one another of loopback's, which shows less. */
 const addresses = Object.values(networkInterfaces()).flatMap((each) => each ?? []);
-const ownAddress = addresses.find(({ family, internal }) => family === "IPv4" && !internal)?.address ?? "127.0.0.2";
+const ownAddress =
+  addresses.find(({ family, internal }) => family === "IPv4" && !internal)?.address ?? "127.0.0.2";
 const hasIPv6 = addresses.some(({ address }) => address === "::1");
 
 const chat = {
@@ -181,9 +182,9 @@ worker:
     const response = await running;
     const answer = (await response.json()) as { usage?: { completion_tokens: number } };
     expect([response.status, answer.usage?.completion_tokens]).toEqual([200, 400]);
-    expect(await Promise.all([coordinator!, ...workers].map(async ({ exited }) => (await exited).code))).toEqual([
-      0, 0, 0,
-    ]);
+    expect(
+      await Promise.all([coordinator!, ...workers].map(async ({ exited }) => (await exited).code)),
+    ).toEqual([0, 0, 0]);
     expect(workers.map(({ output }) => /lost|replay/i.test(output))).toEqual([false, false]);
   });
 });
@@ -195,7 +196,9 @@ describe("SIGTERM", () => {
     const flags = ["--drain-timeout", drainTimeout];
     const cluster = await TestCluster.start({ model: demoModel, stages: 2, coordinatorFlags: flags });
     // More than is computed while the test lasts.
-    const answers = Promise.all(Array.from({ length: 16 }, () => cluster.post("/v1/completions", { ...long, n: 4 })));
+    const answers = Promise.all(
+      Array.from({ length: 16 }, () => cluster.post("/v1/completions", { ...long, n: 4 })),
+    );
     await cluster.until("the requests to run", ({ sequences }) => sequences.running > 8);
     return { cluster, answers };
   }
@@ -258,6 +261,27 @@ describe("SIGTERM", () => {
   });
 });
 
+describe("up", () => {
+  it("takes its settings from environment and file, and what it starts takes them from up alone", async () => {
+    const directory = mkdtempSync(join(tmpdir(), "glm-relay-configuration-"));
+    const file = join(directory, "glm-relay.yaml");
+    // A coordinator that read its section would refuse to start, a worker look for another coordinator.
+    const others = "coordinator:\n  host: 0.0.0.0\nworker:\n  listen: 0.0.0.0:0\n";
+    writeFileSync(file, `up:\n  model: ${tinyModel}\n  stages: 1\n  port: 1\n${others}`);
+    const environment = { GLM_RELAY_CONFIG: file, GLM_RELAY_PORT: "0", GLM_RELAY_COORDINATOR: "192.0.2.1:1" };
+    const up = new TestProcess("up", process.execPath, [main, "up", "--stages", "2"], environment);
+    try {
+      const [, url] = await up.line(/^ready (http:\/\/127\.0\.0\.1:\d+)$/m, 60_000);
+      const cluster = (await (await fetch(`${url}/api/cluster`)).json()) as ClusterView;
+      expect(cluster.stages).toHaveLength(2);
+    } finally {
+      up.kill("SIGTERM");
+      await up.exited;
+      rmSync(directory, { recursive: true, force: true });
+    }
+  });
+});
+
 describe("addresses", () => {
   it.skipIf(!hasIPv6)("can be of IPv6 throughout", async () => {
     const port = await freePort();
@@ -275,16 +299,24 @@ describe("addresses", () => {
   });
 
   it.each([
-    [["worker", "--coordinator", "192.0.2.1:7000"], /"192.0.2.1:7000" is beyond loopback.*--insecure-workers/],
-    [["worker", "--coordinator", "127.0.0.1:1", "--listen", "192.0.2.1:0"], /"192.0.2.1:0" is beyond loopback/],
+    [
+      ["worker", "--coordinator", "192.0.2.1:7000"],
+      /"192.0.2.1:7000" is beyond loopback.*--insecure-workers/,
+    ],
+    [
+      ["worker", "--coordinator", "127.0.0.1:1", "--listen", "192.0.2.1:0"],
+      /"192.0.2.1:0" is beyond loopback/,
+    ],
     [
       ["worker", "--coordinator", "127.0.0.1:1", "--listen", "0.0.0.0:0", "--insecure-workers"],
       /--listen 0.0.0.0:0: nobody can dial a wildcard address, expected --advertise HOST:PORT/,
     ],
     [
-      ["coordinator", "--model", tinyModel, "--stages", "1", "--redis", "redis://127.0.0.1:1"].concat(
-        ["--cluster-listen", "[::]:0", "--insecure-workers"],
-      ),
+      ["coordinator", "--model", tinyModel, "--stages", "1", "--redis", "redis://127.0.0.1:1"].concat([
+        "--cluster-listen",
+        "[::]:0",
+        "--insecure-workers",
+      ]),
       /--cluster-listen \[::\]:0: nobody can dial a wildcard address, expected --cluster-advertise/,
     ],
   ])("that cannot be are refused: %j", async (args, expected) => {

@@ -125,6 +125,18 @@ describe("an API with keys", () => {
     expect((await fetch(`${api.address}/v1/models`, { headers: bearer(`${key}x`) })).status).toBe(401);
   });
 
+  it("is described so in its document", async () => {
+    const response = await fetch(`${api.address}/openapi.json`, { headers: bearer(key) });
+    const document = (await response.json()) as any;
+    expect(document.security).toEqual([{ apiKey: [] }]);
+    expect(document.components.securitySchemes.apiKey).toEqual({ type: "http", scheme: "bearer" });
+    const open = Object.keys(document.paths).filter(
+      (path) => document.paths[path].get?.security?.length === 0,
+    );
+    expect(open.sort()).toEqual(["/health", "/livez", "/metrics", "/readyz"]);
+    expect(document.paths["/v1/models"].get.security).toBeUndefined();
+  });
+
   it("refuses an upload before it reads it", async () => {
     const form = new FormData();
     form.append("purpose", "batch");
