@@ -9,7 +9,7 @@ import { overridesText } from "../checkpoint/overrides.js";
 import { advertisedAddress } from "../common/address.js";
 import { systemClock } from "../common/clock.js";
 import { RelayError } from "../common/errors.js";
-import { serverOptions } from "../common/grpc.js";
+import { logGrpcTo, serverOptions } from "../common/grpc.js";
 import type { Logger } from "../common/log.js";
 import { Probe } from "../common/probe.js";
 import type { WorkerTrust } from "../common/tls.js";
@@ -127,6 +127,7 @@ export interface RunningCoordinator {
 /** @throws RelayError for a bad model, more stages than layers, Redis away or unfit, an address that may not be used. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const { log } = options;
+  logGrpcTo(log);
   const undo: (() => Promise<unknown>)[] = [];
   try {
     const keys = options.apiKeysFile === undefined ? null : await ApiKeys.open(options.apiKeysFile, log);
