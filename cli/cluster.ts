@@ -5,12 +5,13 @@
 import { createHash } from "node:crypto";
 import { join, resolve } from "node:path";
 import { packageRoot } from "../common/package.js";
+import { supervisedVariable } from "./configuration/command.js";
 import { DataDir } from "./data-dir.js";
 import { CommandError, exitStatus } from "./errors.js";
 import { type LayerFlags, layersArguments } from "./layers.js";
 import { watchLoading } from "./loading.js";
 import { type ModelFlags, modelArguments } from "./model-options.js";
-import { coreCount, freeMemoryBytes, memoryShare, redisUrl } from "./options.js";
+import { allowedCpus, coreCount, freeMemoryBytes, memoryShare, redisUrl } from "./options.js";
 import { isListeningMessage, isRoundedMessage, type ListeningMessage } from "./parent.js";
 import { type PrecisionFlags, precisionArguments } from "./precision.js";
 import { findRedisServer, freePort, probeRedis, redisArguments, requireFreePort } from "./redis.js";
@@ -25,6 +26,7 @@ import { type WebhookFlags, webhookArguments } from "./webhooks.js";
  * then. Redis serves both to the last, and what it was told is with the kernel already.
  */
 const coordinatorStopMs = 8_000;
+const coordinatorDrainS = 7;
 const workerStopMs = 700;
 const redisStopMs = 700;
 
@@ -45,8 +47,12 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   /** Of the gRPC API; 0 picks a free one, absent: none. */
   grpcPort?: number;
   threadsPerWorker?: number;
+  /** Each on a processor of its own. */
+  pinThreads?: boolean;
   memoryPerWorker?: number;
   redis?: string;
+  /** Of the password of `redis`. */
+  redisPasswordFile?: string;
   data?: string;
   /** Of packed weights under a data directory that was named; 0: none. Default: the worker's. */
   cacheBytes?: number;
@@ -60,6 +66,25 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   filesBytes?: number;
   /** Tell how far rounded weights are from the stored ones. */
   verbose?: boolean;
+}
+
+const workerCount = ({ pipelines = 1, stages }: LocalClusterOptions): number => pipelines * stages;
+
+function threadsPerWorker(options: LocalClusterOptions): number {
+  return options.threadsPerWorker ?? Math.max(1, Math.floor(coreCount() / workerCount(options)));
+}
+
+/** @throws CommandError (bad usage) when --pin-threads wants more processors than there are. */
+export function requireProcessors(options: LocalClusterOptions): void {
+  if (!options.pinThreads) return;
+  const threads = workerCount(options) * threadsPerWorker(options);
+  const { length } = allowedCpus();
+  if (threads <= length) return;
+  throw new CommandError(
+    `option '--pin-threads' wants a processor for each of ${threads} compute threads: this process may use ${length}`,
+    "invalid_configuration",
+    exitStatus.badUsage,
+  );
 }
 
 export class LocalCluster {
@@ -87,6 +112,7 @@ export class LocalCluster {
     const { options } = this;
     for (const port of [options.port, options.grpcPort ?? 0]) if (port !== 0) await requireFreePort(port);
     const external = externalRedis(options.redis);
+    requireExternal(external, options.redisPasswordFile);
     const data = new DataDir(options.data);
     this.data = data;
     this.watchdog = await Watchdog.start(data.path, () =>
@@ -179,6 +205,9 @@ export class LocalCluster {
             "--name",
             name,
           ],
+          ...(options.redisPasswordFile === undefined
+            ? []
+            : ["--redis-password-file", resolve(options.redisPasswordFile)]),
           ...layersArguments(options),
           ...modelArguments(options),
           ...precisionArguments(options),
@@ -190,7 +219,7 @@ export class LocalCluster {
           ...["--data", folder],
           ...filesArguments(options),
           ...webhookArguments(options),
-          ...["--probe-port", "0"],
+          ...["--probe-port", "0", "--drain-timeout", String(coordinatorDrainS)],
         ],
         logFile: data.logFile("coordinator"),
         ready: { by: "line", prefix: "ready " },
@@ -212,9 +241,12 @@ export class LocalCluster {
 
   private startWorkers(data: DataDir, address: string): void {
     const { options } = this;
-    const count = (options.pipelines ?? 1) * options.stages;
+    const count = workerCount(options);
     const memory = options.memoryPerWorker ?? Math.floor((freeMemoryBytes() * memoryShare) / count);
-    const threads = options.threadsPerWorker ?? Math.max(1, Math.floor(coreCount() / count));
+    const threads = threadsPerWorker(options);
+    const cpus = options.pinThreads ? allowedCpus() : null;
+    const pinned = (index: number) =>
+      cpus === null ? [] : ["--cpus", cpus.slice(index * threads, (index + 1) * threads).join(",")];
     this.teller.print(`starting ${count} ${count === 1 ? "worker" : "workers"}`);
     this.workers = Array.from({ length: count }, (_, index) =>
       this.supervise({
@@ -223,6 +255,7 @@ export class LocalCluster {
         args: () => [
           ...[mainScript, "worker", "--coordinator", address, "--id", `worker-${index}`],
           ...["--memory", String(memory), "--threads", String(threads)],
+          ...pinned(index),
           ...weightCacheArguments(data, options),
           ...(options.verbose ? ["--verbose"] : []),
           ...["--probe-port", "0"],
@@ -252,7 +285,7 @@ export class LocalCluster {
           `${spec.name} lost (${how}), restarting in ${delayMs / 1000} s (log: ${spec.logFile})`,
         ),
     };
-    const supervisor = new Supervisor(spec, observer);
+    const supervisor = new Supervisor({ ...spec, env: { [supervisedVariable]: "1" } }, observer);
     if (this.stopping) throw new CommandError("stopped");
     supervisor.start();
     return supervisor;
@@ -279,6 +312,16 @@ function grpcArguments(bound: string | null, port: number | undefined): string[]
 function weightCacheArguments(data: DataDir, { data: named, cacheBytes }: LocalClusterOptions): string[] {
   if (named === undefined) return [];
   return ["--data", data.path, ...(cacheBytes === undefined ? [] : ["--cache-bytes", String(cacheBytes)])];
+}
+
+/** @throws CommandError (bad usage) for a password that nobody asks for. */
+function requireExternal(external: string | null, passwordFile: string | undefined): void {
+  if (passwordFile === undefined || external !== null) return;
+  throw new CommandError(
+    "option '--redis-password-file <file>' needs --redis: a Redis of our own has no password",
+    "invalid_configuration",
+    exitStatus.badUsage,
+  );
 }
 
 /** --redis, else REDIS_URL, else null: then we bring our own. */

@@ -1,9 +1,11 @@
 /** `glm-relay up`: everything on this machine, supervised until Ctrl-C. */
 import type { Command } from "commander";
-import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
+import { LocalCluster, type LocalClusterOptions, requireProcessors } from "./cluster.js";
+import { ConfigurableCommand } from "./configuration/command.js";
 import {
   addPipelinesOption,
   addRecoveryOption,
+  addRedisPasswordOption,
   addSchedulingOptions,
   grpcPortHelp,
   stages,
@@ -22,19 +24,20 @@ import { cacheBytesHelp, threads, verboseHelp } from "./worker.js";
 export const statusLogMs = 5_000;
 
 export function addUpCommand(program: Command): void {
-  const command = program
-    .command("up")
+  const command = ConfigurableCommand.addTo(program, "up")
     .description(
       "Runs everything on this machine: Redis, a coordinator and one worker per stage of each pipeline.",
     )
     .requiredOption("--model <dir>", "directory of the model")
     .requiredOption("--stages <n>", "workers that share the model's layers", stages);
+  addRedisPasswordOption(command);
   addWebhookOptions(command);
   addSchedulingOptions(
     addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(addPipelinesOption(command))))),
   );
   addFilesOptions(command)
     .option("--threads-per-worker <t>", "compute threads of each worker (default: cores / workers)", threads)
+    .option("--pin-threads", "each compute thread stays on a processor of its own")
     .option(
       "--memory-per-worker <size>",
       "memory of each worker, like 4GiB (default: 80 % of what is free / workers)",
@@ -57,6 +60,7 @@ async function run(options: LocalClusterOptions): Promise<void> {
   quantizationOf(options);
   requireRangePerStage(options);
   requireUse(options, true);
+  requireProcessors(options);
   const cluster = new LocalCluster(options, new StatusLine(process.stderr, statusLogMs));
   await serve(cluster, async (url) => {
     process.stdout.write(`ready ${url}\n`);

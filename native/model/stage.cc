@@ -38,7 +38,7 @@ Stage::~Stage() {
 void Stage::load(Done done) {
   driver_.post([this, done] {
     const std::string error = errorOf([this] {
-      pool_ = std::make_unique<ThreadPool>(config_.threads, progress_);
+      pool_ = std::make_unique<ThreadPool>(config_.threads, progress_, config_.cpus);
       backend_ = createBackend(device_, kernels_, *pool_, progress_);
       kernelName_ = backend_->kernels();
       if (cacheOptions_) {

@@ -11,9 +11,13 @@ export interface WeightCacheDirectory {
   maxBytes: number;
 }
 
-/** @param device A GPU; null: the CPU. */
+/**
+ * @param cpus The processor that each compute thread stays on; null: the system moves them.
+ * @param device A GPU; null: the CPU.
+ */
 export function nativeEngine(
   weightCache: WeightCacheDirectory | null = null,
+  cpus: readonly number[] | null = null,
   device: Gpu | null = null,
 ): Engine {
   const { kernels, backend, canonVersion } = engineInfo(device);
@@ -49,6 +53,7 @@ export function nativeEngine(
             maxRows,
             contextRows: Math.min(contextRowsOf(model), maxRows),
             threads,
+            cpus: cpus && Int32Array.from(cpus),
           };
           return Stage.create(config, started, weightCache && { ...weightCache, fingerprint }, device);
         },
