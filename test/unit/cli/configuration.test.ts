@@ -47,6 +47,7 @@ const values: Record<string, fc.Arbitrary<string>> = {
   "<name>": word,
   "<hosts>": fc.constantFrom("*", "a.example,b:81", "[::1]:9000"),
   "<list>": fc.constantFrom("0", "0-3,8", "5,2"),
+  "<device>": fc.constantFrom("auto", "cpu", "cuda:3"),
   "<ranges>": fc.constantFrom("0-17", "0-3,4-4,5-9"),
   "<field=value>": fc
     .tuple(word, fc.constantFrom("null", "1e3", '"x"', "[1, 2]", "text, with: more #"))
