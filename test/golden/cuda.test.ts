@@ -4,7 +4,8 @@
  */
 import { describe, expect, test } from "vitest";
 import { openModel } from "../../checkpoint/index.js";
-import { INT4, INT8 } from "../native/support.js";
+import type { TokenResult } from "../../native/index.js";
+import { INT4, INT8, rows, tokenStep } from "../native/support.js";
 import { testGpu } from "../support/test-gpu.js";
 import { fixtureFolder, pipelineOf, readExpected, runCases } from "./support.js";
 
@@ -25,7 +26,6 @@ const fixtures: Fixture[] = [
   { name: "glm-10b-tiny" },
   { name: "glm45-tiny", cut: true },
   { name: "glm45-air-tiny" },
-  { name: "chatglm-6b-tiny", prefix: "chatglm-6b-tiny-ptuning" },
   { name: "chatglm3-tiny", prefix: "chatglm3-tiny-ptuning-projection" },
 ];
 
@@ -50,6 +50,24 @@ describe.each(fixtures)("$name $prefix", (fixture) => {
     const stages = await pipelineOf(model, expected.tokenCount, [1, 2], { device });
     expect(await runCases(stages, expected)).toEqual(whole);
   });
+});
+
+test("experts: a row gives the same bits alone and beside others", async () => {
+  const model = await openModel(fixtureFolder("glm45-tiny"));
+  const { tokenCount, cases } = readExpected("glm45-tiny");
+  const ids = cases[0]!.prompt.concat(cases[1]!.prompt);
+  const step = (begin: number, end: number) => {
+    const input = tokenStep([rows(begin, end - begin, [3, 0, 7, 5])], ids.slice(begin, end));
+    input.scores = ids.slice(begin, end).map((_, row) => ({ row, token: 5, topLogprobs: 3 }));
+    return input;
+  };
+  const pipeline = await pipelineOf(model, tokenCount, [], { device: testGpu() });
+  const together = (await pipeline.step(step(0, ids.length))).scores;
+  const alone: TokenResult[] = [];
+  for (let row = 0; row < ids.length; row++) alone.push(...(await pipeline.step(step(row, row + 1))).scores);
+  await pipeline.close();
+  expect(together.length).toBeGreaterThan(5);
+  expect(alone).toEqual(together);
 });
 
 test.each([

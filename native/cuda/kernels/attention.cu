@@ -10,6 +10,8 @@ constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 // A lane is a key while scores are made, a dimension of the output while values are added.
 constexpr int kTileSlots = kWarp;
+// So many blocks find room on a multiprocessor, by registers; with more asked for, some kernels spill.
+constexpr int kBlocksPerProcessor = 3;
 constexpr int kQueriesPerWarp = kTaskQueries / kWarps;
 constexpr int kCacheTile = 16;
 static_assert(kPartSlots % kTileSlots == 0, "a part is whole tiles");
@@ -87,7 +89,7 @@ __device__ __forceinline__ void loadTile(float* to, int stride, const uint8_t* t
 
 // One block of threads: a task, up to kTaskQueries / rows heads of a KV head, and a part of the keys or all.
 template <KvType Type, int kPerLane>
-__global__ void __launch_bounds__(kThreads) attentionKernel(const AttentionArgs args) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) attentionKernel(const AttentionArgs args) {
   const CacheView& cache = args.cache;
   const int headDim = cache.headDim;
   const CacheLayout layout = {cache.tilesPerBlock, cache.kvHeadCount, headDim, cache.tileBytes};
