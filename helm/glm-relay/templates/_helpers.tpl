@@ -47,7 +47,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.pipeline.stages -}}
 {{- .Values.pipeline.stages -}}
 {{- else -}}
-{{- div .Values.workers.count .Values.pipeline.count -}}
+{{- max 1 (div .Values.workers.count .Values.pipeline.count) -}}
 {{- end -}}
 {{- end -}}
 
