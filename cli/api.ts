@@ -1,6 +1,7 @@
 /** What the commands ask of a running coordinator over HTTP. */
 import type { ClusterView } from "../coordinator/inference.js";
 import { CommandError } from "./errors.js";
+import { authorization } from "./secrets.js";
 import { readServerSentEvents } from "./sse.js";
 
 export interface ChatMessage {
@@ -27,14 +28,17 @@ export interface ApiError {
 /** What a status request waits for an answer. */
 const viewLimitMs = 5_000;
 
-export async function fetchCluster(url: string): Promise<ClusterView> {
-  const response = await request(`${url}/api/cluster`, { signal: AbortSignal.timeout(viewLimitMs) });
+/** @param key Of a coordinator that has keys. */
+export async function fetchCluster(url: string, key: string | null = null): Promise<ClusterView> {
+  const signal = AbortSignal.timeout(viewLimitMs);
+  const response = await request(`${url}/api/cluster`, { headers: authorization(key), signal });
   return (await response.json()) as ClusterView;
 }
 
 /**
  * Streams one answer.
  * @param onText Receives each piece of text as it arrives.
+ * @param key Of a coordinator that has keys.
  * @throws CommandError for what the server refuses or breaks off; an AbortError when `signal` fires.
  */
 export async function streamChat(
@@ -42,10 +46,11 @@ export async function streamChat(
   body: { messages: ChatMessage[]; temperature?: number },
   onText: (text: string) => void,
   signal?: AbortSignal,
+  key: string | null = null,
 ): Promise<ChatAnswer> {
   const response = await request(`${url}/v1/chat/completions`, {
     method: "POST",
-    headers: { "content-type": "application/json" },
+    headers: { "content-type": "application/json", ...authorization(key) },
     body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
     signal: signal ?? null,
   });

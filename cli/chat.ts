@@ -4,23 +4,30 @@ import type { Command } from "commander";
 import { type ChatMessage, streamChat } from "./api.js";
 import { CommandError, exitStatus, formatFailure } from "./errors.js";
 import { httpUrl } from "./options.js";
+import { addApiKeyOption, clientKey } from "./secrets.js";
 import { defaultUrl } from "./status.js";
 
 /** Older turns are forgotten beyond this; the model's context usually ends first. */
 const historyMessagesMax = 512;
 
 export function addChatCommand(program: Command): void {
-  program
+  const command = program
     .command("chat")
     .description("Asks the model. Without a message it holds a conversation until Ctrl-D.")
     .argument("[message]", "one message; its answer is printed and the command ends")
     .option("--url <url>", "address of the coordinator", httpUrl, defaultUrl)
-    .option("--system <text>", "instruction in front of the conversation")
-    .action(run);
+    .option("--system <text>", "instruction in front of the conversation");
+  addApiKeyOption(command).action(run);
 }
 
-async function run(message: string | undefined, flags: { url: string; system?: string }): Promise<void> {
-  const conversation = new Conversation(flags.url, flags.system);
+interface Flags {
+  url: string;
+  system?: string;
+  apiKeyFile?: string;
+}
+
+async function run(message: string | undefined, flags: Flags): Promise<void> {
+  const conversation = new Conversation(flags.url, flags.system, clientKey(flags));
   if (message === undefined) return converse(conversation);
   const stop = new AbortController();
   process.once("SIGINT", () => stop.abort());
@@ -36,6 +43,7 @@ class Conversation {
   constructor(
     private readonly url: string,
     system: string | undefined,
+    private readonly key: string | null,
   ) {
     this.system = system === undefined ? [] : [{ role: "system", content: system }];
   }
@@ -51,7 +59,7 @@ class Conversation {
     for (;;) {
       try {
         const messages = [...this.system, ...this.turns, turn];
-        await streamChat(this.url, { messages }, print, signal);
+        await streamChat(this.url, { messages }, print, signal, this.key);
         this.remember(turn, text);
         return "answered";
       } catch (error) {

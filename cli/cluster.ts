@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import { join, resolve } from "node:path";
 import { packageRoot } from "../common/package.js";
+import { supervisedVariable } from "./configuration/command.js";
 import { DataDir } from "./data-dir.js";
 import { CommandError, exitStatus } from "./errors.js";
 import { type LayerFlags, layersArguments } from "./layers.js";
@@ -25,6 +26,7 @@ import { type WebhookFlags, webhookArguments } from "./webhooks.js";
  * then. Redis serves both to the last, and what it was told is with the kernel already.
  */
 const coordinatorStopMs = 8_000;
+const coordinatorDrainS = 7;
 const workerStopMs = 700;
 const redisStopMs = 700;
 
@@ -47,6 +49,8 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   threadsPerWorker?: number;
   memoryPerWorker?: number;
   redis?: string;
+  /** Of the password of `redis`. */
+  redisPasswordFile?: string;
   data?: string;
   /** Of packed weights under a data directory that was named; 0: none. Default: the worker's. */
   cacheBytes?: number;
@@ -87,6 +91,7 @@ export class LocalCluster {
     const { options } = this;
     for (const port of [options.port, options.grpcPort ?? 0]) if (port !== 0) await requireFreePort(port);
     const external = externalRedis(options.redis);
+    requireExternal(external, options.redisPasswordFile);
     const data = new DataDir(options.data);
     this.data = data;
     this.watchdog = await Watchdog.start(data.path, () =>
@@ -179,6 +184,9 @@ export class LocalCluster {
             "--name",
             name,
           ],
+          ...(options.redisPasswordFile === undefined
+            ? []
+            : ["--redis-password-file", resolve(options.redisPasswordFile)]),
           ...layersArguments(options),
           ...modelArguments(options),
           ...precisionArguments(options),
@@ -190,7 +198,7 @@ export class LocalCluster {
           ...["--data", folder],
           ...filesArguments(options),
           ...webhookArguments(options),
-          ...["--probe-port", "0"],
+          ...["--probe-port", "0", "--drain-timeout", String(coordinatorDrainS)],
         ],
         logFile: data.logFile("coordinator"),
         ready: { by: "line", prefix: "ready " },
@@ -252,7 +260,7 @@ export class LocalCluster {
           `${spec.name} lost (${how}), restarting in ${delayMs / 1000} s (log: ${spec.logFile})`,
         ),
     };
-    const supervisor = new Supervisor(spec, observer);
+    const supervisor = new Supervisor({ ...spec, env: { [supervisedVariable]: "1" } }, observer);
     if (this.stopping) throw new CommandError("stopped");
     supervisor.start();
     return supervisor;
@@ -279,6 +287,16 @@ function grpcArguments(bound: string | null, port: number | undefined): string[]
 function weightCacheArguments(data: DataDir, { data: named, cacheBytes }: LocalClusterOptions): string[] {
   if (named === undefined) return [];
   return ["--data", data.path, ...(cacheBytes === undefined ? [] : ["--cache-bytes", String(cacheBytes)])];
+}
+
+/** @throws CommandError (bad usage) for a password that nobody asks for. */
+function requireExternal(external: string | null, passwordFile: string | undefined): void {
+  if (passwordFile === undefined || external !== null) return;
+  throw new CommandError(
+    "option '--redis-password-file <file>' needs --redis: a Redis of our own has no password",
+    "invalid_configuration",
+    exitStatus.badUsage,
+  );
 }
 
 /** --redis, else REDIS_URL, else null: then we bring our own. */

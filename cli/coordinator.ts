@@ -2,13 +2,16 @@
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { maxMicroBatchesInFlight, maxStepRows } from "../common/limits.js";
+import { ConfigurableCommand } from "./configuration/command.js";
 import { CommandError, exitStatus } from "./errors.js";
 import { addFilesOptions, type FilesFlags } from "./files-options.js";
 import { addLayersOption, type LayerFlags, requireRangePerStage } from "./layers.js";
 import { addModelOptions, type ModelFlags, openOptions } from "./model-options.js";
-import { address, integer, name, port, redisUrl } from "./options.js";
+import { address, host, integer, name, port, redisUrl } from "./options.js";
 import { tellParent } from "./parent.js";
 import { addPrecisionOptions, type PrecisionFlags, quantizationOf } from "./precision.js";
+import { addProcessOptions, type ProcessFlags, requireProbePort } from "./process-options.js";
+import { redisWithPassword } from "./secrets.js";
 import { runService } from "./service.js";
 import { addWebhookOptions, requireUse, type WebhookFlags } from "./webhooks.js";
 
@@ -58,20 +61,32 @@ export function addSchedulingOptions(command: Command): Command {
     .addOption(new Option("--speculation <mode>", speculation).choices(["auto", "off"]).default("auto"));
 }
 
-interface Flags extends SchedulingFlags, PrecisionFlags, ModelFlags, LayerFlags, FilesFlags, WebhookFlags {
+export function addRedisPasswordOption(command: Command): Command {
+  return command.option(
+    "--redis-password-file <file>",
+    "file with the password of --redis, which then stands in no list of processes",
+  );
+}
+
+type SharedFlags = SchedulingFlags & PrecisionFlags & ModelFlags & LayerFlags & FilesFlags & WebhookFlags;
+
+interface Flags extends SharedFlags, ProcessFlags {
   model: string;
   pipelines: number;
   host: string;
   port: number;
   grpcPort?: number;
   clusterListen: string;
+  clusterAdvertise?: string;
+  apiKeysFile?: string;
+  insecureNoAuth?: boolean;
   redis: string;
+  redisPasswordFile?: string;
   name: string;
   microBatches?: number;
   prefillChunk?: number;
   recoveryTimeout: number;
   data?: string;
-  probePort?: number;
 }
 
 export const grpcPortHelp =
@@ -80,12 +95,16 @@ export const grpcPortHelp =
 export const stages = integer(1, stagesMax);
 
 export function addCoordinatorCommand(program: Command): void {
-  const command = program
-    .command("coordinator")
+  const command = ConfigurableCommand.addTo(program, "coordinator")
     .description("Runs the coordinator: the HTTP API, the queue and the schedule of the pipelines.")
     .requiredOption("--model <dir>", "directory of the model")
     .requiredOption("--stages <n>", "workers that share the model's layers", stages)
-    .option("--host <host>", "address of the HTTP API", "127.0.0.1")
+    .option(
+      "--host <host>",
+      "address of the HTTP API; beyond loopback it needs --api-keys-file or --insecure-no-auth",
+      host,
+      "127.0.0.1",
+    )
     .option("--port <port>", "port of the HTTP API, 0 picks a free one", port, 8000)
     .option("--grpc-port <port>", grpcPortHelp, port)
     .option(
@@ -94,17 +113,28 @@ export function addCoordinatorCommand(program: Command): void {
       address,
       "127.0.0.1:0",
     )
+    .option(
+      "--cluster-advertise <host:port>",
+      "where workers reach that, port 0 for the one that is listened on (default: where it listens)",
+      address,
+    )
+    .option(
+      "--api-keys-file <file>",
+      "file with the keys that callers of the API must have, one per line, # for comments; read again when it changes",
+    )
+    .option("--insecure-no-auth", "serves the API beyond loopback to everybody who reaches it")
     .requiredOption("--redis <url>", "Redis 6.2 or newer, or Valkey", redisUrl)
     .option("--name <name>", "namespace of the queue and of all keys in Redis", name, "glm-relay")
     .option(
       "--data <dir>",
       "keeps uploaded files and batches there, for this coordinator alone (default: offers neither)",
     );
+  addRedisPasswordOption(command);
   addWebhookOptions(command);
   addSchedulingOptions(
     addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(addPipelinesOption(command))))),
   );
-  addFilesOptions(command)
+  const rest = addFilesOptions(command)
     .option(
       "--micro-batches <m>",
       "micro-batches in flight in each pipeline (default: by measured times; before that as many as stages)",
@@ -114,35 +144,32 @@ export function addCoordinatorCommand(program: Command): void {
       "--prefill-chunk <tokens>",
       "prompt tokens of one sequence in one step at most (default: 256)",
       integer(1, maxStepRows),
-    )
-    .option(
-      "--probe-port <port>",
-      "serves /livez, /readyz and /metrics on loopback, 0 picks a free one",
-      port,
-    )
-    .action(run);
+    );
+  addProcessOptions(rest, "running requests have to finish").action(run);
 }
 
 async function run(flags: Flags): Promise<void> {
   const quantization = quantizationOf(flags);
   requireRangePerStage(flags);
   requireUse(flags, flags.data !== undefined);
+  requireProbePort(flags);
+  const redis = redisWithPassword(flags.redis, flags.redisPasswordFile);
   await runService(
     async () => {
-      const [{ startCoordinator }, { createLogger }, { isLoopbackHost }] = await Promise.all([
+      const [{ startCoordinator }, { createLogger }, { requireTrustedApi }] = await Promise.all([
         import("../coordinator/coordinator.js"),
         import("../common/log.js"),
         import("../common/tls.js"),
       ]);
-      if (!isLoopbackHost(flags.host)) {
-        throw new CommandError(
-          `option '--host <host>' argument '${flags.host}' is beyond loopback: the API has no keys yet, expected 127.0.0.1`,
-          "invalid_configuration",
-          exitStatus.badUsage,
-        );
+      const { apiKeysFile, insecureNoAuth = false } = flags;
+      try {
+        requireTrustedApi(flags.host, { hasKeys: apiKeysFile !== undefined, insecureNoAuth });
+      } catch (error) {
+        throw new CommandError((error as Error).message, "invalid_configuration", exitStatus.badUsage);
       }
       return startCoordinator({
         ...flags,
+        redis,
         model: resolve(flags.model),
         ...openOptions(flags),
         recoveryTimeoutS: flags.recoveryTimeout,
@@ -151,6 +178,7 @@ async function run(flags: Flags): Promise<void> {
         ...(flags.webhookSecretFile === undefined
           ? {}
           : { webhookSecretFile: resolve(flags.webhookSecretFile) }),
+        ...(apiKeysFile === undefined ? {} : { apiKeysFile: resolve(apiKeysFile) }),
         log: createLogger("coordinator"),
       });
     },
@@ -163,5 +191,6 @@ async function run(flags: Flags): Promise<void> {
         () => undefined,
       );
     },
+    flags.drainTimeout,
   );
 }

@@ -1,33 +1,11 @@
 #!/usr/bin/env node
 /** The `glm-relay` command: reads the command line, hands over to one file per subcommand. */
-import { Command, CommanderError } from "commander";
-import { softwareVersion } from "../common/package.js";
-import { addBatchCommand } from "./batch/command.js";
-import { addChatCommand } from "./chat.js";
-import { addCoordinatorCommand } from "./coordinator.js";
+import { CommanderError } from "commander";
 import { exitStatus, formatFailure, statusOfFailure } from "./errors.js";
-import { addSimulateCommand } from "./simulate.js";
-import { addStatusCommand } from "./status.js";
-import { addUpCommand } from "./up.js";
-import { addWorkerCommand } from "./worker.js";
-
-const program = new Command("glm-relay")
-  .description("Serves GLM language models through a pipeline of worker processes.")
-  .version(softwareVersion)
-  .showHelpAfterError("(--help shows what is possible)")
-  // Subcommands inherit both settings, so they stand before the first of them.
-  .exitOverride();
-
-addUpCommand(program);
-addCoordinatorCommand(program);
-addWorkerCommand(program);
-addChatCommand(program);
-addBatchCommand(program);
-addSimulateCommand(program);
-addStatusCommand(program);
+import { createProgram } from "./program.js";
 
 try {
-  await program.parseAsync();
+  await createProgram().parseAsync();
   process.exitCode ??= exitStatus.done;
 } catch (error) {
   if (error instanceof CommanderError) {

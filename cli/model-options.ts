@@ -1,6 +1,7 @@
 /** The flags that change how a model directory is read, shared by `coordinator` and `up`. */
 import { resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
+import { RepeatableOption } from "./configuration/command.js";
 
 /**
  * Values of a config.json are short; the longest are lists of some dozens of numbers. However they are
@@ -17,10 +18,11 @@ export interface ModelFlags {
 
 export function addModelOptions(command: Command): Command {
   return command
-    .option(
-      "--set <field=value>",
-      "replaces a field of config.json, like rope_scaling=null; the value is JSON, else a text (repeatable)",
-      override,
+    .addOption(
+      new RepeatableOption(
+        "--set <field=value>",
+        "replaces a field of config.json, like rope_scaling=null; the value is JSON, else a text (repeatable)",
+      ).argParser(override),
     )
     .option(
       "--prefix-encoder <dir>",

@@ -1,4 +1,6 @@
 /** Readers of option values. Commander puts flag and value in front of the message; these say what was expected. */
+
+import { isIP } from "node:net";
 import { availableParallelism, freemem } from "node:os";
 import { InvalidArgumentError } from "commander";
 
@@ -40,6 +42,13 @@ export function size(text: string): number {
 /** The same, or 0. */
 export function sizeOrNone(text: string): number {
   return text.trim() === "0" ? 0 : size(text);
+}
+
+/** A name or an address to listen on, IPv6 with or without brackets. */
+export function host(text: string): string {
+  if (isIP(text) !== 0 || /^\[[0-9a-fA-F:.]+\]$/.test(text) || /^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$/.test(text))
+    return text;
+  throw new InvalidArgumentError("Expected an address or a name, for example 127.0.0.1 or ::1.");
 }
 
 /** host:port, IPv6 in brackets. Whether the host is allowed is decided where it is used. */

@@ -12,22 +12,21 @@ export interface StopSignal {
 
 /**
  * Listens for Ctrl-C, SIGTERM and a closed terminal.
- * @param onSecond Called when the person insists.
+ * @param onMore Called when somebody insists, with how often that was.
  */
-export function listenForStop(onSecond: () => void): StopSignal {
-  let firstAtMs: number | null = null;
+export function listenForStop(onMore: (times: number) => void): StopSignal {
+  let lastAtMs: number | null = null;
+  let times = 0;
   let resolve: (signal: NodeJS.Signals) => void = () => undefined;
   const requested = new Promise<NodeJS.Signals>((done) => {
     resolve = done;
   });
   const listener = (signal: NodeJS.Signals) => {
     const nowMs = performance.now();
-    if (firstAtMs === null) {
-      firstAtMs = nowMs;
-      resolve(signal);
-    } else if (nowMs - firstAtMs > echoMs) {
-      onSecond();
-    }
+    if (lastAtMs !== null && nowMs - lastAtMs <= echoMs) return;
+    if (lastAtMs === null) resolve(signal);
+    else onMore(++times);
+    lastAtMs = nowMs;
   };
   const signals: NodeJS.Signals[] = ["SIGINT", "SIGTERM", "SIGHUP"];
   for (const signal of signals) process.on(signal, listener);

@@ -3,21 +3,22 @@ import type { Command } from "commander";
 import type { ClusterView, PipelineView, StageView, WorkerView } from "../coordinator/inference.js";
 import { fetchCluster } from "./api.js";
 import { httpUrl } from "./options.js";
+import { addApiKeyOption, clientKey } from "./secrets.js";
 import { formatBytes, formatTable } from "./text.js";
 
 export const defaultUrl = "http://127.0.0.1:8000";
 
 export function addStatusCommand(program: Command): void {
-  program
+  const command = program
     .command("status")
     .description("Shows the stages, workers and load of a running coordinator.")
     .option("--url <url>", "address of the coordinator", httpUrl, defaultUrl)
-    .option("--json", "print the JSON of /api/cluster")
-    .action(run);
+    .option("--json", "print the JSON of /api/cluster");
+  addApiKeyOption(command).action(run);
 }
 
-async function run(flags: { url: string; json?: boolean }): Promise<void> {
-  const view = await fetchCluster(flags.url);
+async function run(flags: { url: string; json?: boolean; apiKeyFile?: string }): Promise<void> {
+  const view = await fetchCluster(flags.url, clientKey(flags));
   process.stdout.write(flags.json ? `${JSON.stringify(view, null, 2)}\n` : await formatStatus(view));
 }
 

@@ -41,6 +41,8 @@ export interface ChildSpec {
   command: string;
   /** Asked at every start, so that a restart can take the ports its first life was given. */
   args: () => string[];
+  /** Beside our own environment. */
+  env?: Record<string, string>;
   /** Its standard error, and its output too unless lines of that tell readiness. Appended to. */
   logFile: string;
   ready: Readiness;
@@ -149,6 +151,7 @@ export class Supervisor {
     // Its own process group: a Ctrl-C in the terminal reaches `up` alone, which then ends its children in order.
     const child = spawn(spec.command, spec.args(), {
       stdio: spec.onMessage ? ["ignore", output, log, "ipc"] : ["ignore", output, log],
+      env: { ...process.env, ...spec.env },
       detached: true,
     });
     closeSync(log);

@@ -1,9 +1,11 @@
 /** `glm-relay up`: everything on this machine, supervised until Ctrl-C. */
 import type { Command } from "commander";
 import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
+import { ConfigurableCommand } from "./configuration/command.js";
 import {
   addPipelinesOption,
   addRecoveryOption,
+  addRedisPasswordOption,
   addSchedulingOptions,
   grpcPortHelp,
   stages,
@@ -22,13 +24,13 @@ import { cacheBytesHelp, threads, verboseHelp } from "./worker.js";
 export const statusLogMs = 5_000;
 
 export function addUpCommand(program: Command): void {
-  const command = program
-    .command("up")
+  const command = ConfigurableCommand.addTo(program, "up")
     .description(
       "Runs everything on this machine: Redis, a coordinator and one worker per stage of each pipeline.",
     )
     .requiredOption("--model <dir>", "directory of the model")
     .requiredOption("--stages <n>", "workers that share the model's layers", stages);
+  addRedisPasswordOption(command);
   addWebhookOptions(command);
   addSchedulingOptions(
     addRecoveryOption(addPrecisionOptions(addModelOptions(addLayersOption(addPipelinesOption(command))))),

@@ -2,6 +2,7 @@
 import { hostname } from "node:os";
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
+import { ConfigurableCommand } from "./configuration/command.js";
 import {
   address,
   coreCount,
@@ -9,20 +10,20 @@ import {
   integer,
   memoryShare,
   name,
-  port,
   size,
   sizeOrNone,
 } from "./options.js";
 import { tellParent } from "./parent.js";
+import { addProcessOptions, type ProcessFlags, requireProbePort } from "./process-options.js";
 import { runService } from "./service.js";
 
-interface Flags {
+interface Flags extends ProcessFlags {
   coordinator: string;
   id?: string;
   listen: string;
+  advertise?: string;
   memory?: number;
   threads?: number;
-  probePort?: number;
   data?: string;
   cacheBytes?: number;
   verbose?: boolean;
@@ -35,8 +36,7 @@ export const cacheBytesHelp =
 export const verboseHelp = "tells how far every matrix that is rounded on loading is from the stored one";
 
 export function addWorkerCommand(program: Command): void {
-  program
-    .command("worker")
+  const command = ConfigurableCommand.addTo(program, "worker")
     .description("Runs one worker: it joins a coordinator and computes the layers it is given.")
     .requiredOption("--coordinator <host:port>", "the coordinator's --cluster-listen address", address)
     .option("--id <name>", "name of this worker (default: host name and process id)", name)
@@ -47,23 +47,24 @@ export function addWorkerCommand(program: Command): void {
       "127.0.0.1:0",
     )
     .option(
+      "--advertise <host:port>",
+      "where others reach that, port 0 for the one that is listened on (default: where it listens)",
+      address,
+    )
+    .option(
       "--memory <size>",
       "memory for weights and KV cache, like 4GiB (default: 80 % of what is free)",
       size,
     )
     .option("--threads <t>", "compute threads (default: one per core)", threads)
-    .option(
-      "--probe-port <port>",
-      "serves /livez, /readyz and /metrics on loopback, 0 picks a free one",
-      port,
-    )
     .option("--data <dir>", "keeps packed weights in DIR/weights, from which the next start maps them")
     .option("--cache-bytes <size>", cacheBytesHelp, sizeOrNone)
-    .option("--verbose", verboseHelp)
-    .action(run);
+    .option("--verbose", verboseHelp);
+  addProcessOptions(command, "it goes on while it is needed").action(run);
 }
 
 async function run(flags: Flags): Promise<void> {
+  requireProbePort(flags);
   await runService(
     async () => {
       const [{ startWorker }, { createLogger }] = await Promise.all([
@@ -75,6 +76,10 @@ async function run(flags: Flags): Promise<void> {
         id: flags.id ?? `${hostname()}-${process.pid}`,
         coordinator: flags.coordinator,
         listen: flags.listen,
+        advertise: flags.advertise,
+        insecureWorkers: flags.insecureWorkers,
+        drainTimeout: flags.drainTimeout,
+        probeHost: flags.probeHost,
         memoryBytes: flags.memory ?? Math.floor(freeMemoryBytes() * memoryShare),
         threads: flags.threads ?? coreCount(),
         probePort: flags.probePort,
@@ -90,6 +95,7 @@ async function run(flags: Flags): Promise<void> {
       });
     },
     () => undefined,
+    flags.drainTimeout,
   );
 }
 

@@ -24,6 +24,7 @@ export const errorKinds = {
   invalid_value: kind(400, GrpcStatus.INVALID_ARGUMENT, "invalid_request_error"),
   unsupported_parameter: kind(400, GrpcStatus.INVALID_ARGUMENT, "invalid_request_error"),
   context_length_exceeded: kind(400, GrpcStatus.INVALID_ARGUMENT, "invalid_request_error"),
+  invalid_api_key: kind(401, GrpcStatus.UNAUTHENTICATED, "authentication_error"),
   model_not_found: kind(404, GrpcStatus.NOT_FOUND, "not_found_error"),
   not_found: kind(404, GrpcStatus.NOT_FOUND, "not_found_error"),
   method_not_allowed: kind(405, GrpcStatus.UNIMPLEMENTED, "invalid_request_error"),

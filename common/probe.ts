@@ -1,6 +1,6 @@
 /**
- * The probe port of a process: /livez, /readyz and /metrics over plain HTTP on loopback. It holds no
- * request data.
+ * The probe port of a process: /livez, /readyz and /metrics over plain HTTP, on loopback unless told otherwise. It
+ * holds no request data.
  *
  * /livez says that the event loop turns and nothing else, also while a model loads or the process
  * drains: it asks neither Redis nor a neighbour, since restarting this process mends neither. /readyz
@@ -8,15 +8,18 @@
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { bareHost, urlHost } from "./address.js";
 import { RelayError } from "./errors.js";
 
-const host = "127.0.0.1";
+const defaultHost = "127.0.0.1";
 /** Those who ask are a few probes and scrapers; more sockets than this are a mistake of somebody's. */
 const maxConnections = 64;
 /** For a request to arrive; it has no body. */
 const requestTimeoutMs = 10_000;
 
 export interface ProbeOptions {
+  /** An address of this machine, or a wildcard; default 127.0.0.1. */
+  host?: string | undefined;
   /** 0 takes a free one. */
   port: number;
   /** The page of /metrics and its Content-Type. */
@@ -39,16 +42,18 @@ export class Probe {
 
   /**
    * @returns host:port as bound.
-   * @throws RelayError invalid_configuration when the port cannot be bound.
+   * @throws RelayError invalid_configuration when the address cannot be bound.
    */
   listen(): Promise<string> {
+    const { host: given = defaultHost, port } = this.#options;
+    const host = bareHost(given);
     return new Promise((resolve, reject) => {
       this.#server.once("error", (error) => {
-        const message = `cannot listen on probe port ${this.#options.port}: ${error.message}`;
+        const message = `cannot listen on probe port ${port} of ${host}: ${error.message}`;
         reject(new RelayError("invalid_configuration", message, { cause: error }));
       });
-      this.#server.listen(this.#options.port, host, () => {
-        resolve(`${host}:${(this.#server.address() as AddressInfo).port}`);
+      this.#server.listen(port, host, () => {
+        resolve(`${urlHost(host)}:${(this.#server.address() as AddressInfo).port}`);
       });
     });
   }

@@ -1,7 +1,13 @@
 /** The one place that decides how our processes trust each other. */
-import { isIP } from "node:net";
 import { type ChannelCredentials, credentials, ServerCredentials } from "@grpc/grpc-js";
+import { hostOf, isLoopbackHost } from "./address.js";
 import { RelayError } from "./errors.js";
+
+/** How a process meets coordinators and workers of its cluster. */
+export interface WorkerTrust {
+  /** --insecure-workers: plain connections are allowed beyond loopback, too. */
+  insecureWorkers?: boolean | undefined;
+}
 
 /**
  * Credentials for a worker port or a connection to one. Without certificates only loopback
@@ -9,27 +15,39 @@ import { RelayError } from "./errors.js";
  * @param address host:port, IPv6 in brackets.
  * @throws RelayError invalid_configuration for an address beyond loopback.
  */
-export function serverCredentials(address: string): ServerCredentials {
-  requireLoopback(address);
+export function serverCredentials(address: string, trust: WorkerTrust = {}): ServerCredentials {
+  requireTrustedAddress(address, trust);
   return ServerCredentials.createInsecure();
 }
 
-export function channelCredentials(address: string): ChannelCredentials {
-  requireLoopback(address);
+export function channelCredentials(address: string, trust: WorkerTrust = {}): ChannelCredentials {
+  requireTrustedAddress(address, trust);
   return credentials.createInsecure();
 }
 
-export function isLoopbackHost(host: string): boolean {
-  const bare = host.startsWith("[") ? host.slice(1, -1) : host;
-  if (bare === "localhost" || bare === "::1") return true;
-  return isIP(bare) === 4 && bare.startsWith("127.");
-}
-
-function requireLoopback(address: string): void {
-  const host = address.slice(0, Math.max(0, address.lastIndexOf(":")));
-  if (isLoopbackHost(host)) return;
+/**
+ * To be called before the API is served: beyond loopback it wants keys.
+ * @param api hasKeys: callers are asked for a key; insecureNoAuth: --insecure-no-auth.
+ * @throws RelayError invalid_configuration for a host beyond loopback without either.
+ */
+export function requireTrustedApi(host: string, api: { hasKeys: boolean; insecureNoAuth: boolean }): void {
+  if (isLoopbackHost(host) || api.hasKeys || api.insecureNoAuth) return;
   throw new RelayError(
     "invalid_configuration",
-    `address "${address}" is beyond loopback: worker traffic is not encrypted yet, expected 127.0.0.1:PORT or [::1]:PORT`,
+    `option '--host <host>' argument '${host}' is beyond loopback: expected 127.0.0.1, or --api-keys-file FILE ` +
+      "with the keys that callers must have, or --insecure-no-auth to serve everybody who reaches it",
+  );
+}
+
+/**
+ * What both do first, for who wants to know before anything else is looked at.
+ * @throws RelayError invalid_configuration for an address beyond loopback.
+ */
+export function requireTrustedAddress(address: string, { insecureWorkers = false }: WorkerTrust): void {
+  if (insecureWorkers || isLoopbackHost(hostOf(address))) return;
+  throw new RelayError(
+    "invalid_configuration",
+    `address "${address}" is beyond loopback, where traffic between coordinator and workers is neither encrypted ` +
+      "nor authenticated: expected 127.0.0.1:PORT or [::1]:PORT, or --insecure-workers on a network that nobody else reaches",
   );
 }

@@ -6,15 +6,22 @@ import { Server } from "@grpc/grpc-js";
 import { Registry } from "prom-client";
 import type { Model, OpenOptions } from "../checkpoint/index.js";
 import { overridesText } from "../checkpoint/overrides.js";
+import { advertisedAddress, hostOf, requireAdvertisable } from "../common/address.js";
 import { systemClock } from "../common/clock.js";
 import { RelayError } from "../common/errors.js";
 import { serverOptions } from "../common/grpc.js";
 import type { Logger } from "../common/log.js";
 import { Probe } from "../common/probe.js";
-import { serverCredentials } from "../common/tls.js";
+import {
+  requireTrustedAddress,
+  requireTrustedApi,
+  serverCredentials,
+  type WorkerTrust,
+} from "../common/tls.js";
 import { formatName, type KvType, type Precision, type Quantization } from "../models/quantization.js";
 import type { DType } from "../models/shape.js";
 import { internalProto } from "../proto/load.js";
+import { ApiKeys } from "./api/keys.js";
 import { type Api, createApi } from "./api/server.js";
 import { openBatches } from "./batches/open.js";
 import { Core, queueLimit } from "./core.js";
@@ -39,8 +46,8 @@ const defaultPrefillChunk = 256;
 /** Five tokens a second are read without effort; far slower machines still get a block per step. */
 const defaultItlTargetMs = 200;
 export const defaultRecoveryTimeoutS = 600;
-/** What runs at shutdown may finish within this; with closing it stays below 10 s. */
-const drainLimitMs = 7_000;
+/** What runs at shutdown may finish within this. */
+export const defaultDrainTimeoutS = 30;
 const drainPollMs = 20;
 /** For the errors of what is left to be written down. */
 const settleLimitMs = 500;
@@ -49,7 +56,7 @@ const grpcCloseLimitMs = 500;
 
 export type SpeculationMode = "auto" | "off";
 
-export interface CoordinatorOptions extends OpenOptions {
+export interface CoordinatorOptions extends OpenOptions, WorkerTrust {
   /** Model directory. */
   model: string;
   stages: number;
@@ -64,6 +71,12 @@ export interface CoordinatorOptions extends OpenOptions {
   grpcPort?: number;
   /** host:port for workers. */
   clusterListen: string;
+  /** host:port that workers dial, port 0 the bound one; absent: where it listens. */
+  clusterAdvertise?: string | undefined;
+  /** File with the keys that callers of the API must have; absent: none is asked for. */
+  apiKeysFile?: string | undefined;
+  /** Serve an API without keys beyond loopback, too. */
+  insecureNoAuth?: boolean | undefined;
   redis: string;
   /** Namespace of this cluster's keys in Redis. */
   name: string;
@@ -87,8 +100,12 @@ export interface CoordinatorOptions extends OpenOptions {
   diskReserve?: number;
   filesDays?: number;
   filesBytes?: number;
-  /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
+  /** Seconds for what runs to finish when the coordinator is closed; default defaultDrainTimeoutS. */
+  drainTimeout?: number | undefined;
+  /** Plain HTTP for /livez, /readyz, /metrics; absent: none. 0 takes a free one. */
   probePort?: number;
+  /** Default 127.0.0.1. */
+  probeHost?: string | undefined;
   log: Logger;
 }
 
@@ -102,19 +119,24 @@ export interface RunningCoordinator {
   /** Resolves when a token has travelled through all stages for the first time. */
   ready: Promise<void>;
   closed: Promise<{ code: number; reason: string }>;
-  /** Refuses new requests, finishes what runs within drainLimitMs, ends the rest with an error. */
+  /** Refuses new requests, finishes what runs within drainTimeout, ends the rest with an error. */
   close(reason: string): Promise<void>;
+  /** Ends the waiting of close. */
+  hurry(): void;
 }
 
-/** @throws RelayError for a bad model, more stages than layers, Redis away or unfit, a busy port. */
+/** @throws RelayError for a bad model, more stages than layers, Redis away or unfit, an address that may not be used. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const { log } = options;
   const undo: (() => Promise<unknown>)[] = [];
   try {
+    const keys = options.apiKeysFile === undefined ? null : await ApiKeys.open(options.apiKeysFile, log);
+    undo.push(async () => keys?.close());
+    requireAllowedAddresses(options, keys !== null);
     const registry = new Registry();
     let api: Api | null = null;
     // First of all: the process lives, and says that it is not ready, while it reads the model.
-    const probe = createProbe(options.probePort, registry, {
+    const probe = createProbe(options, registry, {
       api: () => api,
       notReady: () => (api === null ? "starting" : (service.notReady()?.message ?? null)),
     });
@@ -154,11 +176,15 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       },
       log,
     );
-    const links = new CoordinatorLinks({
-      opened: (epoch) => core.membership.resultLinkOpened(epoch),
-      result: (result) => core.stepResult(result),
-      broken: (epoch, error, stage) => core.membership.linkBroken(epoch, error, stage),
-    });
+    const { insecureWorkers } = options;
+    const links = new CoordinatorLinks(
+      {
+        opened: (epoch) => core.membership.resultLinkOpened(epoch),
+        result: (result) => core.stepResult(result),
+        broken: (epoch, error, stage) => core.membership.linkBroken(epoch, error, stage),
+      },
+      { insecureWorkers },
+    );
     const core: Core = new Core(
       {
         queueLimit,
@@ -229,9 +255,10 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     const grpc = new Server(serverOptions);
     grpc.addService(internalProto.Membership.service, control.handlers);
     grpc.addService(internalProto.Link.service, links.handlers);
-    clusterAddress = await bind(grpc, options.clusterListen);
+    const bound = await bind(grpc, options.clusterListen, { insecureWorkers });
+    clusterAddress = advertisedAddress(bound, options.clusterAdvertise);
     undo.push(() => closeGrpc(grpc));
-    log.info({ address: clusterAddress, probes: probeAddress }, "waiting for workers");
+    log.info({ address: bound, advertised: clusterAddress, probes: probeAddress }, "waiting for workers");
 
     // It may have forgotten its last second, and would give the same number to the next process.
     queue.onUpChange((up) => {
@@ -250,7 +277,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       batches: batches?.service ?? null,
       webhookHosts: batches?.webhookHosts,
     };
-    const served = await createApi(service, { host, port, grpcPort, log, registry, ...offered }).catch(
+    const served = await createApi(service, { host, port, grpcPort, keys, log, registry, ...offered }).catch(
       (error) => {
         if (error instanceof RelayError) throw error;
         throw new RelayError("invalid_configuration", `cannot serve on ${host}:${port}: ${reasonOf(error)}`, {
@@ -268,11 +295,13 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       resolveClosed = resolve;
     });
     let closing: Promise<void> | null = null;
+    const hurried = new AbortController();
+    const drainLimitMs = (options.drainTimeout ?? defaultDrainTimeoutS) * 1_000;
     const close = async (reason: string): Promise<void> => {
       log.info({ reason, pending: service.pendingCount }, "draining");
       service.drain();
       batches?.drain();
-      await noneLeft(service, drainLimitMs);
+      await noneLeft(service, drainLimitMs, hurried.signal);
       service.close(new RelayError("draining", "the server shut down before the answer was complete"));
       await noneLeft(service, settleLimitMs);
       await batches?.close();
@@ -284,6 +313,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       await queue.close();
       await prompt.close();
       await data?.close();
+      keys?.close();
       await probe?.close();
       resolveClosed({ code: 0, reason });
     };
@@ -298,6 +328,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
         closing ??= close(reason);
         return closing;
       },
+      hurry: () => hurried.abort(),
     };
   } catch (error) {
     for (const step of undo.reverse()) await step().catch(() => {});
@@ -305,17 +336,17 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
   }
 }
 
-/** Waits until no request is left, but no longer than the limit. */
-async function noneLeft(service: Service, limitMs: number): Promise<void> {
+/** Waits until no request is left, but no longer than the limit, nor once somebody hurries. */
+async function noneLeft(service: Service, limitMs: number, hurried?: AbortSignal): Promise<void> {
   const deadline = performance.now() + limitMs;
-  while (service.pendingCount > 0 && performance.now() < deadline) {
+  while (service.pendingCount > 0 && performance.now() < deadline && hurried?.aborted !== true) {
     await new Promise((resolve) => setTimeout(resolve, drainPollMs));
   }
 }
 
 /** Until the API is there the page holds what is counted so far. */
 function createProbe(
-  port: number | undefined,
+  { probePort: port, probeHost: host }: Pick<CoordinatorOptions, "probePort" | "probeHost">,
   registry: Registry,
   state: { api(): Api | null; notReady(): string | null },
 ): Probe | null {
@@ -324,7 +355,18 @@ function createProbe(
     contentType: registry.contentType,
     scrape: () => state.api()?.metrics() ?? registry.metrics(),
   };
-  return new Probe({ port, metrics, notReady: state.notReady });
+  return new Probe({ host, port, metrics, notReady: state.notReady });
+}
+
+/** Before anything is opened. */
+function requireAllowedAddresses(options: CoordinatorOptions, hasKeys: boolean): void {
+  const { host, insecureNoAuth = false, clusterListen, clusterAdvertise } = options;
+  requireTrustedApi(host, { hasKeys, insecureNoAuth });
+  requireTrustedAddress(clusterListen, options);
+  requireAdvertisable(clusterListen, clusterAdvertise, {
+    listen: "--cluster-listen",
+    advertise: "--cluster-advertise",
+  });
 }
 
 function requireStageCount(stages: number, layerCount: number): void {
@@ -390,9 +432,9 @@ function numericsId(core: Core, model: Model, precision: Precision): string | nu
   ].join("/");
 }
 
-async function bind(grpc: Server, address: string): Promise<string> {
-  const credentials = serverCredentials(address);
-  const host = address.slice(0, address.lastIndexOf(":"));
+async function bind(grpc: Server, address: string, trust: WorkerTrust): Promise<string> {
+  const credentials = serverCredentials(address, trust);
+  const host = hostOf(address);
   return new Promise((resolve, reject) => {
     grpc.bindAsync(address, credentials, (error, port) => {
       if (error === null) resolve(`${host}:${port}`);

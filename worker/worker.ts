@@ -4,11 +4,13 @@
  * a coordinator that is away.
  */
 import { randomUUID } from "node:crypto";
+import { advertisedAddress, requireAdvertisable } from "../common/address.js";
 import { toRelayError } from "../common/errors.js";
 import { type Epoch, formatEpoch } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
 import { protocolVersion, softwareVersion } from "../common/package.js";
 import { Probe } from "../common/probe.js";
+import { requireTrustedAddress, type WorkerTrust } from "../common/tls.js";
 import type { TensorRounding } from "../native/index.js";
 import type { Assign__Output } from "../proto/generated/glm/relay/internal/v1/Assign.js";
 import type { Heartbeat } from "../proto/generated/glm/relay/internal/v1/Heartbeat.js";
@@ -25,23 +27,32 @@ import { PlanRun } from "./stage/run.js";
 import { StageHost } from "./stage/stage-host.js";
 import { followWeightCache } from "./stage/weight-cache.js";
 
+/** Who drains and sees no step for so long is not needed any more. */
+const drainQuietMs = 1_000;
+const drainPollMs = 50;
 /** A running step may take so long after the order to close; its sequences are replayed otherwise. */
 const stepDrainMs = 2_000;
 /** Freeing the stage waits for what the engine still runs; the end of the process frees it too. */
 const stageCloseMs = 1_500;
 
-export interface WorkerOptions {
+export interface WorkerOptions extends WorkerTrust {
   /** Stable name over restarts. */
   id: string;
   /** host:port */
   coordinator: string;
   /** host:port; port 0 takes a free one. */
   listen: string;
+  /** host:port that others dial, port 0 the bound one; absent: where it listens. */
+  advertise?: string | undefined;
   /** Offered for weights, KV cache and workspace. */
   memoryBytes: number;
   threads: number;
-  /** Plain HTTP for /livez, /readyz, /metrics on loopback; absent: none. 0 takes a free one. */
+  /** Seconds for which a worker that is closed goes on while steps come; default 0. */
+  drainTimeout?: number | undefined;
+  /** Plain HTTP for /livez, /readyz, /metrics; absent: none. 0 takes a free one. */
   probePort?: number;
+  /** Default 127.0.0.1. */
+  probeHost?: string | undefined;
   log: Logger;
   /** Packed weights are kept there for the next load; absent or null: nowhere. */
   weightCache?: WeightCacheDirectory | null;
@@ -56,8 +67,13 @@ export interface RunningWorker {
   readonly probeAddress: string | null;
   /** Resolves when the worker has ended, with the exit status its process should have and why. */
   readonly closed: Promise<{ code: number; reason: string }>;
-  /** Leaves the cluster in order, within 5 s. Also when called twice. */
+  /**
+   * Goes on while steps come, until the coordinator has released it, but no longer than drainTimeout; then leaves
+   * the cluster in order, within 5 s. Also when called twice.
+   */
   close(reason: string): Promise<void>;
+  /** Ends the going on of close. */
+  hurry(): void;
 }
 
 /**
@@ -89,6 +105,7 @@ class Worker implements RunningWorker {
   readonly #control: Control;
   #resolveClosed!: (end: { code: number; reason: string }) => void;
   #closing = false;
+  #hurried = false;
   #plan: PlanRun | null = null;
   #linked = false;
 
@@ -108,6 +125,7 @@ class Worker implements RunningWorker {
     this.#probe = this.#createProbe();
     this.#control = new Control({
       coordinator: options.coordinator,
+      insecureWorkers: options.insecureWorkers,
       log: options.log,
       register: () => this.#register(),
       heartbeat: () => this.#heartbeat(),
@@ -119,7 +137,10 @@ class Worker implements RunningWorker {
   }
 
   async start(): Promise<void> {
-    this.address = await this.#server.listen(this.#options.listen);
+    const { listen, advertise } = this.#options;
+    requireTrustedAddress(listen, this.#options);
+    requireAdvertisable(listen, advertise, { listen: "--listen", advertise: "--advertise" });
+    this.address = await this.#server.listen(listen, this.#options);
     try {
       this.probeAddress = (await this.#probe?.listen()) ?? null;
     } catch (error) {
@@ -133,11 +154,16 @@ class Worker implements RunningWorker {
     await this.#end(0, reason);
   }
 
+  hurry(): void {
+    this.#hurried = true;
+  }
+
   #createProbe(): Probe | null {
-    const { probePort } = this.#options;
+    const { probePort, probeHost } = this.#options;
     if (probePort === undefined) return null;
     this.#metrics.addProcessMetrics();
     return new Probe({
+      host: probeHost,
       port: probePort,
       metrics: this.#metrics,
       notReady: () => {
@@ -156,7 +182,7 @@ class Worker implements RunningWorker {
       softwareVersion,
       worker: id,
       incarnation: this.#incarnation,
-      dataAddress: this.address,
+      dataAddress: advertisedAddress(this.address, this.#options.advertise),
       memoryBytes,
       threads,
       kernels,
@@ -225,6 +251,7 @@ class Worker implements RunningWorker {
     return new PlanRun(plan, {
       host: this.#host,
       metrics: this.#metrics,
+      trust: { insecureWorkers: this.#options.insecureWorkers },
       log: this.#options.log,
       report: (state) => this.#control.report(state),
       rounded: (roundings) => this.#options.onRounded?.(roundings),
@@ -249,6 +276,21 @@ class Worker implements RunningWorker {
     this.#options.log.warn({ message, what, highestTerm: this.#gate.highestTerm }, "stale message dropped");
   }
 
+  /** While this plan of ours has work, and the coordinator has not ended it. */
+  async #drain(limitMs: number): Promise<void> {
+    const plan = this.#plan;
+    const endMs = performance.now() + limitMs;
+    let quietSinceMs = performance.now();
+    let { steps } = this.#host;
+    while (plan !== null && this.#plan === plan && this.#linked && this.#control.joined && !this.#hurried) {
+      const nowMs = performance.now();
+      if (this.#host.busy || this.#host.steps !== steps) quietSinceMs = nowMs;
+      steps = this.#host.steps;
+      if (nowMs >= endMs || nowMs - quietSinceMs >= drainQuietMs) return;
+      await new Promise((resolve) => setTimeout(resolve, drainPollMs));
+    }
+  }
+
   /** Out of rotation first, then goodbye, then the running step, then the doors. */
   async #end(code: number, reason: string): Promise<void> {
     if (this.#closing) {
@@ -257,6 +299,7 @@ class Worker implements RunningWorker {
     }
     this.#closing = true;
     this.#server.setServing(false);
+    await this.#drain((this.#options.drainTimeout ?? 0) * 1_000);
     const leaving = this.#control.leave(reason);
     const plan = this.#plan;
     if (plan !== null) {

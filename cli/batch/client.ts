@@ -10,6 +10,7 @@ import type { BatchObject } from "../../coordinator/batches/batch.js";
 import type { FileObject } from "../../coordinator/files/file.js";
 import { parseError } from "../api.js";
 import { CommandError } from "../errors.js";
+import { authorization } from "../secrets.js";
 import { readServerSentEvents } from "../sse.js";
 import { CallError, readRetryAfter } from "./retry.js";
 
@@ -36,10 +37,12 @@ export interface NewBatchBody {
 export class BatchClient {
   /**
    * @param url Of the coordinator, without a slash at its end.
+   * @param key Of a coordinator that has keys.
    * @param silenceMs A stream on which nothing comes for so long has broken.
    */
   constructor(
     readonly url: string,
+    private readonly key: string | null = null,
     private readonly silenceMs = silenceLimitMs,
   ) {}
 
@@ -144,9 +147,11 @@ export class BatchClient {
       const response = await fetch(`${this.url}${path}`, {
         method,
         signal: AbortSignal.any([signal, limit]),
-        ...(body === undefined
-          ? {}
-          : { headers: { "content-type": "application/json" }, body: JSON.stringify(body) }),
+        headers: {
+          ...authorization(this.key),
+          ...(body === undefined ? {} : { "content-type": "application/json" }),
+        },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       });
       return this.#read<T>(response.status, response.headers, await response.text());
     } catch (error) {
@@ -170,7 +175,10 @@ export class BatchClient {
     try {
       silence.start();
       const both = AbortSignal.any([signal, silence.signal]);
-      response = await fetch(`${this.url}${path}`, { headers, signal: both });
+      response = await fetch(`${this.url}${path}`, {
+        headers: { ...authorization(this.key), ...headers },
+        signal: both,
+      });
       if (!response.ok) this.#read(response.status, response.headers, await response.text());
     } catch (error) {
       throw fail(error);
@@ -197,7 +205,7 @@ export class BatchClient {
     const request = this.url.startsWith("https:") ? httpsRequest : httpRequest;
     const outgoing = request(`${this.url}${path}`, {
       method: "POST",
-      headers,
+      headers: { ...authorization(this.key), ...headers },
       signal,
       agent: false,
       timeout: uploadSilenceMs,

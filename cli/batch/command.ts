@@ -4,11 +4,11 @@ import { isFinal } from "../../coordinator/batches/batch.js";
 import { CommandError, exitStatus } from "../errors.js";
 import { integer } from "../options.js";
 import { formatCount, formatTable } from "../text.js";
-import { BatchClient } from "./client.js";
 import {
   addCommonOptions,
   addSubmitOptions,
   type CommonFlags,
+  clientOf,
   commandLine,
   inputHelp,
   type SubmitFlags,
@@ -88,14 +88,7 @@ export function addBatchCommand(program: Command): void {
 async function runSubmit(input: string, flags: SubmitFlags): Promise<void> {
   const session = new Session();
   try {
-    const batch = await begin(
-      new BatchClient(flags.url),
-      session,
-      input,
-      flags,
-      newSubmission(),
-      async () => {},
-    );
+    const batch = await begin(clientOf(flags), session, input, flags, newSubmission(), async () => {});
     session.end();
     if (flags.json) printJson(batch);
     else process.stdout.write(`${batch.id}\n`);
@@ -107,14 +100,14 @@ async function runSubmit(input: string, flags: SubmitFlags): Promise<void> {
 }
 
 async function runStatus(id: string, flags: CommonFlags): Promise<void> {
-  const batch = await new BatchClient(flags.url).get(id, never());
+  const batch = await clientOf(flags).get(id, never());
   if (flags.json) printJson(batch);
   else process.stdout.write(formatBatch(batch, nowS()));
   if (!flags.json) tellProblems(batch, "line ");
 }
 
 async function runWait(id: string, flags: CommonFlags): Promise<void> {
-  const client = new BatchClient(flags.url);
+  const client = clientOf(flags);
   // A wrong address or id is told at once; later, a coordinator that is away is waited for.
   let batch = await client.get(id, never());
   const session = new Session();
@@ -133,7 +126,7 @@ async function runWait(id: string, flags: CommonFlags): Promise<void> {
 }
 
 async function runResults(id: string, output: string, flags: CommonFlags): Promise<void> {
-  const client = new BatchClient(flags.url);
+  const client = clientOf(flags);
   const toStdout = output === "-";
   if (toStdout && flags.json) throw new CommandError("--json and - both want standard output", null, 2);
   const batch = await client.get(id, never());
@@ -160,7 +153,7 @@ async function runResults(id: string, output: string, flags: CommonFlags): Promi
 }
 
 async function runCancel(id: string, flags: CommonFlags): Promise<void> {
-  const batch = await new BatchClient(flags.url).cancel(id, never());
+  const batch = await clientOf(flags).cancel(id, never());
   if (flags.json) printJson(batch);
   else process.stdout.write(`${batch.id} ${batch.status}\n`);
 }
@@ -171,8 +164,8 @@ interface ListFlags extends CommonFlags {
 }
 
 async function runList(flags: ListFlags): Promise<void> {
-  const { url, json, limit, after } = flags;
-  const page = await new BatchClient(url).list({ after: after ?? null, limit }, never());
+  const { json, limit, after } = flags;
+  const page = await clientOf(flags).list({ after: after ?? null, limit }, never());
   if (json) {
     printJson(page);
     return;

@@ -1,8 +1,10 @@
 /** The options of `glm-relay batch`, and how a command is written that has them. */
 import { type Command, InvalidArgumentError } from "commander";
 import { httpUrl, integer } from "../options.js";
+import { addApiKeyOption, clientKey } from "../secrets.js";
 import { defaultUrl } from "../status.js";
 import { shellWord } from "../text.js";
+import { BatchClient } from "./client.js";
 
 const priorityMax = 100;
 const defaultWindow = "24h";
@@ -10,6 +12,7 @@ const defaultWindow = "24h";
 export interface CommonFlags {
   url: string;
   json?: boolean;
+  apiKeyFile?: string;
 }
 
 export interface SubmitFlags extends CommonFlags {
@@ -24,9 +27,15 @@ export interface SubmitFlags extends CommonFlags {
 export const inputHelp = 'file of lines {"custom_id", "method": "POST", "url", "body"}, gzip or not';
 
 export function addCommonOptions(command: Command): Command {
-  return command
+  command
     .option("--url <url>", "address of the coordinator", httpUrl, defaultUrl)
     .option("--json", "print one JSON object on standard output");
+  return addApiKeyOption(command);
+}
+
+/** What a command of these flags talks to. */
+export function clientOf(flags: CommonFlags): BatchClient {
+  return new BatchClient(flags.url, clientKey(flags));
 }
 
 export function addSubmitOptions(command: Command): Command {
@@ -71,7 +80,7 @@ function webUrl(text: string): string {
 
 /** As a shell takes it: the same command once more, or another one at the same coordinator. */
 export function commandLine(name: string, args: string[], flags: CommonFlags & Partial<SubmitFlags>): string {
-  const { url, endpoint, window, metadata, priority, tokenBudget, webhook, json } = flags;
+  const { url, endpoint, window, metadata, priority, tokenBudget, webhook, json, apiKeyFile } = flags;
   return [
     `glm-relay batch ${name}`,
     ...args.map(shellWord),
@@ -82,6 +91,7 @@ export function commandLine(name: string, args: string[], flags: CommonFlags & P
     ...(priority === undefined ? [] : ["--priority", String(priority)]),
     ...(tokenBudget === undefined ? [] : ["--token-budget", String(tokenBudget)]),
     ...(webhook === undefined ? [] : ["--webhook", shellWord(webhook)]),
+    ...(apiKeyFile === undefined ? [] : ["--api-key-file", shellWord(apiKeyFile)]),
     ...(json ? ["--json"] : []),
   ].join(" ");
 }

@@ -2,8 +2,9 @@
 import type { BatchObject } from "../../coordinator/batches/batch.js";
 import { fetchCluster } from "../api.js";
 import { CommandError, exitStatus } from "../errors.js";
-import { BatchClient } from "./client.js";
-import { commandLine, type SubmitFlags } from "./options.js";
+import { clientKey } from "../secrets.js";
+import type { BatchClient } from "./client.js";
+import { clientOf, commandLine, type SubmitFlags } from "./options.js";
 import { lockOutput, outputPath } from "./output-file.js";
 import type { Results } from "./results.js";
 import { CallError } from "./retry.js";
@@ -19,8 +20,8 @@ export async function run(input: string, output: string, flags: SubmitFlags): Pr
   try {
     const state = await RunState.open(input, file);
     // A wrong address is told at once; later, a coordinator that is away is waited for.
-    await fetchCluster(flags.url);
-    await runToEnd(new BatchClient(flags.url), state, { input, output, file, flags });
+    await fetchCluster(flags.url, clientKey(flags));
+    await runToEnd(clientOf(flags), state, { input, output, file, flags });
   } finally {
     lock.close();
   }

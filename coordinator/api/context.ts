@@ -39,6 +39,8 @@ export interface Route {
   summary: string;
   /** Asked every few seconds by machines: its responses are logged at debug level. */
   quiet?: boolean;
+  /** Answered without a key, also where the API has keys: asked by probes and scrapers. */
+  open?: boolean;
   /** Of the query and the head, as /openapi.json shows them. */
   parameters?: JsonSchema[];
   /** Its body is a form (multipart/form-data) of these fields; others are JSON. */

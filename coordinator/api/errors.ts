@@ -28,9 +28,10 @@ export function errorBody(error: RelayError): ErrorBody {
   };
 }
 
-/** Headers that tell a client's library whether and when to try again. */
-export function retryHeaders(error: RelayError): Record<string, string> {
+/** Headers that tell a client's library whether and when to try again, and what is wanted of it. */
+export function errorHeaders(error: RelayError): Record<string, string> {
   const headers: Record<string, string> = {};
+  if (error.code === "invalid_api_key") headers["www-authenticate"] = "Bearer";
   if (error.retryable) {
     const seconds = error.retryAfterS ?? defaultRetryAfterS;
     headers["retry-after"] = String(Math.max(1, Math.ceil(seconds)));
@@ -94,7 +95,7 @@ export function errorHandler(log: Logger) {
     const known = toClientError(error, request.id);
     request.errorCode = known.code;
     logFault(log, known, request.id);
-    reply.code(known.httpStatus).headers(retryHeaders(known)).send(errorBody(known));
+    reply.code(known.httpStatus).headers(errorHeaders(known)).send(errorBody(known));
   };
 }
 

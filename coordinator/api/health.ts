@@ -15,6 +15,7 @@ export function healthRoutes({ service, metrics }: ApiContext): Route[] {
       method: "GET",
       path: "/livez",
       quiet: true,
+      open: true,
       summary: "200 while the event loop turns.",
       handler: () => ({ status: "ok" }),
     },
@@ -22,14 +23,23 @@ export function healthRoutes({ service, metrics }: ApiContext): Route[] {
       method: "GET",
       path: "/readyz",
       quiet: true,
+      open: true,
       summary: "200 while requests are taken, else 503 with the error that one would get.",
       handler: ready,
     },
-    { method: "GET", path: "/health", quiet: true, summary: "The same as /readyz.", handler: ready },
+    {
+      method: "GET",
+      path: "/health",
+      quiet: true,
+      open: true,
+      summary: "The same as /readyz.",
+      handler: ready,
+    },
     {
       method: "GET",
       path: "/metrics",
       quiet: true,
+      open: true,
       summary: "Prometheus metrics.",
       handler: async (_request, reply) => {
         const page = await metrics.scrape();

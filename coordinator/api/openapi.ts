@@ -40,28 +40,36 @@ const errorSchema: JsonSchema = {
   },
 };
 
+const keyScheme = "apiKey";
+
 /** How a route says that an id stands in its path. */
 const idParameter = /\*$|:id(?=\/|$)/;
 
-export function openApiDocument(routes: Route[]): JsonSchema {
+/** @param hasKeys Callers have to send a key, but for open routes. */
+export function openApiDocument(routes: Route[], hasKeys: boolean): JsonSchema {
   const paths: Record<string, Record<string, JsonSchema>> = {};
   for (const route of routes) {
     const path = route.path.replace(idParameter, "{id}");
-    paths[path] = { ...paths[path], [route.method.toLowerCase()]: operation(route) };
+    paths[path] = { ...paths[path], [route.method.toLowerCase()]: operation(route, hasKeys) };
   }
   return {
     openapi: "3.1.0",
     info: { title: "GLM Relay", version: softwareVersion, license: { name: "Apache-2.0" } },
     paths,
-    components: { schemas: { Error: errorSchema } },
+    ...(hasKeys ? { security: [{ [keyScheme]: [] }] } : {}),
+    components: {
+      schemas: { Error: errorSchema },
+      ...(hasKeys ? { securitySchemes: { [keyScheme]: { type: "http", scheme: "bearer" } } } : {}),
+    },
   };
 }
 
-function operation(route: Route): JsonSchema {
-  const { path, summary, parameters = [] } = route;
+function operation(route: Route, hasKeys: boolean): JsonSchema {
+  const { path, summary, parameters = [], open = false } = route;
   const content = bodyContent(route);
   return {
     summary,
+    ...(hasKeys && open ? { security: [] } : {}),
     ...parametersOf(path, parameters),
     ...(content === null ? {} : { requestBody: { required: true, content } }),
     responses: {

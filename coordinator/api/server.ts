@@ -6,6 +6,7 @@ import type { IncomingMessage } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
 import { Registry } from "prom-client";
+import { bareHost, urlHost } from "../../common/address.js";
 import { RelayError } from "../../common/errors.js";
 import { maxBodyBytes } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
@@ -24,6 +25,7 @@ import { fileRoutes } from "./files.js";
 import { RunningCalls } from "./follow.js";
 import { createGrpcApi } from "./grpc/server.js";
 import { healthRoutes } from "./health.js";
+import type { ApiKeys } from "./keys.js";
 import {
   defaultTiming,
   maxConnections,
@@ -51,6 +53,8 @@ export interface ApiOptions {
   port: number;
   /** Of the gRPC API on the same host; 0 picks a free one, absent: none. */
   grpcPort?: number | undefined;
+  /** What callers have to send; absent or null: nothing. */
+  keys?: ApiKeys | null | undefined;
   log: Logger;
   /** Holds figures of other parts; /metrics shows them beside those of the API. */
   registry?: Registry;
@@ -117,6 +121,7 @@ export async function createApi(service: InferenceService, options: ApiOptions):
     for (const end of [...context.streams]) end();
   });
   observeRequests(server, context);
+  if (options.keys != null) requireKeys(server, options.keys);
   server.setErrorHandler(errorHandler(options.log));
   server.setNotFoundHandler(
     {
@@ -146,25 +151,27 @@ export async function createApi(service: InferenceService, options: ApiOptions):
     method: "GET",
     path: "/openapi.json",
     summary: "This document.",
-    handler: () => openApiDocument([...routes, document]),
+    handler: () => openApiDocument([...routes, document], options.keys != null),
   };
   registerRoutes(server, [...routes, document]);
 
   // For "localhost" fastify would open a second server, out of reach when connections are cut at close.
-  const host = options.host === "localhost" ? "127.0.0.1" : options.host;
+  const host = options.host === "localhost" ? "127.0.0.1" : bareHost(options.host);
   await server.listen({ host, port: options.port, backlog: maxWaitingConnections });
   const { port } = server.server.address() as AddressInfo;
   const grpc =
     options.grpcPort === undefined
       ? null
-      : await createGrpcApi(context, host, options.grpcPort).catch(async (error: unknown) => {
-          await server.close();
-          throw error;
-        });
+      : await createGrpcApi(context, host, options.grpcPort, options.keys ?? null).catch(
+          async (error: unknown) => {
+            await server.close();
+            throw error;
+          },
+        );
   adoptOrphans(context);
   return {
     server,
-    address: `http://${host.includes(":") ? `[${host}]` : host}:${port}`,
+    address: `http://${urlHost(host)}:${port}`,
     grpcAddress: grpc?.address ?? null,
     lines: new ApiLineRunner(service, metrics, options.log),
     metrics: () => metrics.scrape(),
@@ -203,11 +210,11 @@ function registerRoutes(server: FastifyInstance, routes: Route[]): void {
   }
 }
 
-function registerRoute(server: FastifyInstance, { method, path, quiet, handler }: Route): void {
+function registerRoute(server: FastifyInstance, { method, path, quiet, open, handler }: Route): void {
   server.route({
     method,
     url: path,
-    config: { quiet: quiet ?? false },
+    config: { quiet: quiet ?? false, open: open ?? false },
     handler: async (request, reply) => handler(request, reply),
   });
 }
@@ -249,6 +256,14 @@ function observeRequests(server: FastifyInstance, { metrics, log, timing }: ApiC
   server.addHook("onSend", async (request, reply, payload) => {
     reply.header("openai-processing-ms", String(Math.round(performance.now() - request.arrivedMs)));
     return payload;
+  });
+}
+
+/** Before any body is read, and for paths that are not there as well: who has no key learns nothing. */
+function requireKeys(server: FastifyInstance, keys: ApiKeys): void {
+  server.addHook("onRequest", async (request) => {
+    const { open } = request.routeOptions.config as { open?: boolean };
+    if (open !== true) keys.require(request.headers.authorization);
   });
 }
 

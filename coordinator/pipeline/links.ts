@@ -5,6 +5,7 @@
 import { RelayError, toRelayError } from "../../common/errors.js";
 import { type Epoch, formatEpoch, type PipelineId } from "../../common/ids.js";
 import { linkCredits } from "../../common/limits.js";
+import type { WorkerTrust } from "../../common/tls.js";
 import type { LinkHandlers } from "../../proto/generated/glm/relay/internal/v1/Link.js";
 import type { StepHeader } from "../../proto/generated/glm/relay/internal/v1/StepHeader.js";
 import type { StepResult__Output } from "../../proto/generated/glm/relay/internal/v1/StepResult.js";
@@ -33,11 +34,13 @@ const noEpoch: Epoch = { term: 0, plan: 0 };
 
 export class CoordinatorLinks {
   readonly #events: LinkEvents;
+  readonly #trust: WorkerTrust;
   readonly #current = new Map<PipelineId, EpochLinks>();
   readonly #newest = new Map<PipelineId, Epoch>();
 
-  constructor(events: LinkEvents) {
+  constructor(events: LinkEvents, trust: WorkerTrust = {}) {
     this.#events = events;
+    this.#trust = trust;
   }
 
   readonly handlers: LinkHandlers = {
@@ -57,6 +60,7 @@ export class CoordinatorLinks {
     if (current?.epoch !== epoch) return;
     const link = new Upstream<StepResult__Output>(
       {
+        ...this.#trust,
         predecessor: address,
         epoch,
         pipeline,

@@ -1,5 +1,6 @@
 /** Connections to Redis: one way to open them, one way to say what is wrong with the server. */
 import { Redis } from "ioredis";
+import { bareHost } from "../../common/address.js";
 import { RelayError } from "../../common/errors.js";
 
 /** How long a start waits for Redis, and the pauses between attempts to come back to it. */
@@ -28,7 +29,7 @@ export type RedisConnection = {
 export function redisOptions(url: string, blocking: boolean): RedisConnection {
   const parsed = parseRedisUrl(url);
   const options: RedisConnection = {
-    host: parsed.hostname,
+    host: bareHost(parsed.hostname),
     port: parsed.port === "" ? 6379 : Number(parsed.port),
     db: Number(parsed.pathname.slice(1) || "0"),
     connectTimeout: connectLimitMs,
@@ -44,10 +45,12 @@ export function redisOptions(url: string, blocking: boolean): RedisConnection {
 
 function parseRedisUrl(url: string): URL {
   const expected = "expected redis://HOST:PORT[/DB] or rediss://HOST:PORT[/DB]";
-  if (!URL.canParse(url)) throw new RelayError("invalid_configuration", `Redis URL "${url}": ${expected}`);
+  if (!URL.canParse(url)) throw new RelayError("invalid_configuration", `the Redis URL is none: ${expected}`);
   const parsed = new URL(url);
   if (!["redis:", "rediss:"].includes(parsed.protocol) || !/^(\/\d*)?$/.test(parsed.pathname)) {
-    throw new RelayError("invalid_configuration", `Redis URL "${url}": ${expected}`);
+    // Without its password.
+    const shown = `${parsed.protocol}//${parsed.host}${parsed.pathname}`;
+    throw new RelayError("invalid_configuration", `Redis URL "${shown}": ${expected}`);
   }
   return parsed;
 }

@@ -17,7 +17,7 @@ import {
 } from "../../common/grpc.js";
 import { compareEpochs, type Epoch, formatEpoch } from "../../common/ids.js";
 import { protocolVersion } from "../../common/package.js";
-import { channelCredentials } from "../../common/tls.js";
+import { channelCredentials, type WorkerTrust } from "../../common/tls.js";
 import type { LinkFrame__Output } from "../generated/glm/relay/internal/v1/LinkFrame.js";
 import type { LinkRequest } from "../generated/glm/relay/internal/v1/LinkRequest.js";
 import { internalProto } from "../load.js";
@@ -29,7 +29,7 @@ const lastRetryMs = 200;
 /** A predecessor that accepts the connection and then says nothing; far above any stall of its event loop. */
 const openTimeoutMs = 10_000;
 
-export interface UpstreamOptions {
+export interface UpstreamOptions extends WorkerTrust {
   /** host:port */
   predecessor: string;
   epoch: Epoch;
@@ -106,7 +106,8 @@ export class Upstream<T> {
   /** One attempt: null once the predecessor has answered, else how the stream ended before. */
   #dial(): Promise<CallStatus | null> {
     const { predecessor, epoch, pipeline, stage, credits } = this.#options;
-    const client = new internalProto.Link(predecessor, channelCredentials(predecessor), linkChannelOptions);
+    const credentials = channelCredentials(predecessor, this.#options);
+    const client = new internalProto.Link(predecessor, credentials, linkChannelOptions);
     const stream = client.Connect();
     this.#stream = stream;
     return new Promise((resolve) => {

@@ -48,6 +48,11 @@ export interface ClusterOptions {
   files?: string[];
   /** False: none is started, and none is waited for. */
   workers?: boolean;
+  /** More flags; of flags given twice the last one counts. */
+  coordinatorFlags?: string[];
+  workerFlags?: (index: number) => string[];
+  /** Sent with each request of the cluster's own. */
+  apiKey?: string;
   /** A Redis that is there already; it is not stopped with the cluster. */
   redis?: TestRedis;
 }
@@ -251,6 +256,7 @@ export class TestCluster {
     if (options.itlTargetMs !== undefined) args.push("--itl-target-ms", `${options.itlTargetMs}`);
     if (options.probes) args.push("--probe-port", "0");
     if (options.grpc) args.push("--grpc-port", "0");
+    args.push("--drain-timeout", "7", ...(options.coordinatorFlags ?? []));
     this.url = `http://127.0.0.1:${port}`;
     this.coordinator = new TestProcess("coordinator", process.execPath, args, this.environment());
   }
@@ -268,6 +274,7 @@ export class TestCluster {
     args.push("--memory", options.memory ?? "512MiB", "--threads", `${options.threads ?? 1}`);
     if (options.probes) args.push("--probe-port", "0");
     if (options.weights !== undefined) args.push("--data", options.weights);
+    args.push(...(options.workerFlags?.(index) ?? []));
     const env = this.environment();
     if (options.kernels !== undefined) env["GLM_RELAY_KERNELS"] = options.kernels;
     this.workers[index] = new TestProcess(`worker-${index}`, process.execPath, args, env);
@@ -290,7 +297,8 @@ export class TestCluster {
   }
 
   async view(): Promise<ClusterView> {
-    return (await (await fetch(`${this.url}/api/cluster`)).json()) as ClusterView;
+    const response = await fetch(`${this.url}/api/cluster`, { headers: this.authorization() });
+    return (await response.json()) as ClusterView;
   }
 
   async until(what: string, check: (view: ClusterView) => boolean, limitMs = 30_000): Promise<ClusterView> {
@@ -313,10 +321,15 @@ export class TestCluster {
   ): Promise<{ status: number; headers: Headers; body: any }> {
     const response = await fetch(this.url + path, {
       method: "POST",
-      headers: { "content-type": "application/json", ...headers },
+      headers: { "content-type": "application/json", ...this.authorization(), ...headers },
       body: typeof body === "string" ? body : JSON.stringify(body),
     });
     return { status: response.status, headers: response.headers, body: await response.json() };
+  }
+
+  private authorization(): Record<string, string> {
+    const { apiKey } = this.options;
+    return apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` };
   }
 
   /** What all processes wrote, for a failing test. */

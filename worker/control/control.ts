@@ -9,7 +9,7 @@ import type { ChannelCredentials, ClientDuplexStream, StatusObject } from "@grpc
 import { Backoff, controlChannelOptions, fromStatus, pause } from "../../common/grpc.js";
 import { heartbeatMs } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
-import { channelCredentials } from "../../common/tls.js";
+import { channelCredentials, type WorkerTrust } from "../../common/tls.js";
 import type { Assign__Output } from "../../proto/generated/glm/relay/internal/v1/Assign.js";
 import type { CoordinatorMessage__Output } from "../../proto/generated/glm/relay/internal/v1/CoordinatorMessage.js";
 import type { Heartbeat } from "../../proto/generated/glm/relay/internal/v1/Heartbeat.js";
@@ -28,7 +28,7 @@ const maxWaitingMessages = 16;
 /** How long a goodbye may take to leave this process. */
 const leaveTimeoutMs = 250;
 
-export interface ControlOptions {
+export interface ControlOptions extends WorkerTrust {
   /** host:port */
   coordinator: string;
   log: Logger;
@@ -57,7 +57,7 @@ export class Control {
   /** @throws RelayError invalid_configuration for an address that may not be dialled. */
   constructor(options: ControlOptions) {
     this.#options = options;
-    this.#credentials = channelCredentials(options.coordinator);
+    this.#credentials = channelCredentials(options.coordinator, options);
   }
 
   get joined(): boolean {

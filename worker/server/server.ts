@@ -3,9 +3,10 @@ import { Server } from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
 import { ReflectionService } from "@grpc/reflection";
 import { HealthImplementation, protoPath as healthProtoPath } from "grpc-health-check";
+import { hostOf } from "../../common/address.js";
 import { RelayError } from "../../common/errors.js";
 import { serverOptions } from "../../common/grpc.js";
-import { serverCredentials } from "../../common/tls.js";
+import { serverCredentials, type WorkerTrust } from "../../common/tls.js";
 import type { LinkCall } from "../../proto/link/downstream.js";
 import { internalProto, packageDefinition } from "../../proto/load.js";
 
@@ -31,9 +32,9 @@ export class WorkerServer {
    * @returns host:port as bound.
    * @throws RelayError invalid_configuration when it may not or cannot be bound.
    */
-  listen(address: string): Promise<string> {
-    const credentials = serverCredentials(address);
-    const host = address.slice(0, address.lastIndexOf(":"));
+  listen(address: string, trust: WorkerTrust = {}): Promise<string> {
+    const credentials = serverCredentials(address, trust);
+    const host = hostOf(address);
     return new Promise((resolve, reject) => {
       this.#server.bindAsync(address, credentials, (error, port) => {
         if (error === null) resolve(`${host}:${port}`);

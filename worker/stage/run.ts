@@ -9,6 +9,7 @@ import { RelayError, toRelayError } from "../../common/errors.js";
 import { type Epoch, formatEpoch } from "../../common/ids.js";
 import { maxLoggedRequests } from "../../common/limits.js";
 import type { Logger } from "../../common/log.js";
+import type { WorkerTrust } from "../../common/tls.js";
 import type { StepInput, StepOutput, TensorRounding } from "../../native/index.js";
 import type { LinkFrame } from "../../proto/generated/glm/relay/internal/v1/LinkFrame.js";
 import type { SequenceRows__Output } from "../../proto/generated/glm/relay/internal/v1/SequenceRows.js";
@@ -28,6 +29,7 @@ import type { LoadedStage, StageHost } from "./stage-host.js";
 export interface PlanRunContext {
   host: StageHost;
   metrics: WorkerMetrics;
+  trust: WorkerTrust;
   log: Logger;
   /** Weights were rounded on loading. */
   rounded(roundings: readonly TensorRounding[]): void;
@@ -61,6 +63,7 @@ export class PlanRun implements ServedPlan {
     this.#tables = new BlockTables(plan.blockCount, plan.blockSize);
     this.#upstream = new Upstream(
       {
+        insecureWorkers: context.trust.insecureWorkers,
         predecessor: plan.predecessor,
         epoch: plan.epoch,
         pipeline: plan.pipeline,

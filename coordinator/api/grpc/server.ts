@@ -2,19 +2,21 @@
  * The gRPC server: the public service beside the standard ones for health and reflection. It shares
  * validation, queue, figures and log lines with the HTTP server; both know nothing of steps and workers.
  */
-import { type ChannelOptions, Server } from "@grpc/grpc-js";
+import { type ChannelOptions, Server, ServerCredentials } from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
 import { ReflectionService } from "@grpc/reflection";
 import { HealthImplementation, protoPath as healthProtoPath } from "grpc-health-check";
+import { hostOf, urlHost } from "../../../common/address.js";
 import { RelayError } from "../../../common/errors.js";
 import { publicServerOptions } from "../../../common/grpc.js";
 import { maxBodyBytes } from "../../../common/limits.js";
-import { serverCredentials } from "../../../common/tls.js";
 import { inferenceDefinition, inferenceName, publicPackage } from "../../../proto/public.js";
 import type { ApiContext } from "../context.js";
+import type { ApiKeys } from "../keys.js";
 import { maxStreamsPerConnection } from "../limits.js";
 import { arrivalLimit } from "./arrival.js";
 import { type GenerateCall, generate } from "./generate.js";
+import { keyCheck } from "./key-check.js";
 import { cancelHandler, listModelsHandler } from "./unary.js";
 
 const healthName = "grpc.health.v1.Health";
@@ -43,9 +45,21 @@ export interface GrpcApi {
   close(graceMs: number): Promise<void>;
 }
 
-/** @throws RelayError invalid_configuration when the address cannot be bound. */
-export async function createGrpcApi(context: ApiContext, host: string, port: number): Promise<GrpcApi> {
-  const server = new Server({ ...options, interceptors: [arrivalLimit(context.timing.arrivalMs)] });
+/**
+ * @param host Whether the API may be served there is decided before (requireTrustedApi).
+ * @throws RelayError invalid_configuration when the address cannot be bound.
+ */
+export async function createGrpcApi(
+  context: ApiContext,
+  host: string,
+  port: number,
+  keys: ApiKeys | null,
+): Promise<GrpcApi> {
+  const checks = keys === null ? [] : [keyCheck(keys, context)];
+  const server = new Server({
+    ...options,
+    interceptors: [arrivalLimit(context.timing.arrivalMs), ...checks],
+  });
   const running = new Set<Promise<void>>();
   server.addService(definition, {
     Generate: (call: GenerateCall) => {
@@ -78,10 +92,10 @@ function addHealth(server: Server, { service }: ApiContext): void {
 }
 
 function bind(server: Server, host: string, port: number): Promise<string> {
-  const address = `${host.includes(":") ? `[${host}]` : host}:${port}`;
+  const address = `${urlHost(host)}:${port}`;
   return new Promise((resolve, reject) => {
-    server.bindAsync(address, serverCredentials(address), (error, bound) => {
-      if (error === null) resolve(`${address.slice(0, address.lastIndexOf(":"))}:${bound}`);
+    server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) => {
+      if (error === null) resolve(`${hostOf(address)}:${bound}`);
       else {
         const reason = error.message.includes("EADDRINUSE")
           ? "another process uses this port"

@@ -2,7 +2,7 @@
 import type { ServiceError } from "@grpc/grpc-js";
 import type { RelayError } from "../../../common/errors.js";
 import { toServiceError } from "../../../common/grpc.js";
-import { retryHeaders } from "../errors.js";
+import { errorHeaders } from "../errors.js";
 
 /**
  * Beside glm-relay-code: glm-relay-param, the error's figures (glm-relay-n-prompt-tokens, ...), and for
@@ -20,7 +20,7 @@ export function toStatus(error: RelayError): ServiceError {
     set(`glm-relay-${name.replaceAll("_", "-")}`, value);
   }
   if (error.retryable) {
-    const headers = retryHeaders(error);
+    const headers = errorHeaders(error);
     for (const [name, value] of Object.entries(headers)) set(name, value);
     set("grpc-retry-pushback-ms", headers["retry-after-ms"]!);
   }

@@ -8,6 +8,7 @@ import { Registry } from "prom-client";
 import { RelayError } from "../../../common/errors.js";
 import { type RequestId, workerId } from "../../../common/ids.js";
 import type { Logger } from "../../../common/log.js";
+import type { ApiKeys } from "../../../coordinator/api/keys.js";
 import type { Timing } from "../../../coordinator/api/limits.js";
 import { type BodyTask, type Read, readBody } from "../../../coordinator/api/read-body.js";
 import { type Api, createApi } from "../../../coordinator/api/server.js";
@@ -328,8 +329,9 @@ export async function startApi(
   registry = new Registry(),
   log: Logger = pino({ level: "silent" }),
   grpcPort?: number,
+  keys: ApiKeys | null = null,
 ): Promise<Api> {
-  const options = { host: "127.0.0.1", port: 0, grpcPort, log, registry };
+  const options = { host: "127.0.0.1", port: 0, grpcPort, keys, log, registry };
   return createApi(service, { ...options, timing: { closeGraceMs: 200, ...timing } });
 }
 

@@ -1,6 +1,6 @@
 /** What the command's tests share: the built command, scratch folders, waiting. */
 import { execFile } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { onTestFinished } from "vitest";
@@ -69,4 +69,11 @@ function readStat(pid: number): string {
   } catch {
     return "0 () Z";
   }
+}
+
+/** A file that is gone after the test. */
+export function scratchFile(name: string, text: string): string {
+  const file = join(scratch(), name);
+  writeFileSync(file, text);
+  return file;
 }

@@ -30,7 +30,7 @@ async function followed(
   );
   const seen: BatchStatus[] = [];
   const done = (async () => {
-    const client = new BatchClient(fake.url, rest.silenceMs);
+    const client = new BatchClient(fake.url, null, rest.silenceMs);
     for await (const { status } of follow(client, "batch_0", patience)) seen.push(status);
   })();
   return { seen, told, done, connections: () => connection };
