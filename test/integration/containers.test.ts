@@ -73,28 +73,44 @@ describe("the manifests of the demo, as processes", () => {
 
   it("serve every metric that the dashboard asks for", async () => {
     const pages = await Promise.all(
-      [coordinator, ...workers].map(async ({ address }) => (await fetch(`http://${address}:9200/metrics`)).text()),
+      [coordinator, ...workers].map(async ({ address }) =>
+        (await fetch(`http://${address}:9200/metrics`)).text(),
+      ),
     );
-    const served = new Set(pages.flatMap((page) => [...page.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name!)));
+    const served = new Set(
+      pages.flatMap((page) => [...page.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name!)),
+    );
     const asked = dashboardQueries().flatMap(({ selectors }) => selectors.map(({ metric }) => metric));
-    const missing = asked.filter((name) => !served.has(name) && !served.has(name.replace(/_(bucket|sum|count)$/, "")));
+    const missing = asked.filter(
+      (name) => !served.has(name) && !served.has(name.replace(/_(bucket|sum|count)$/, "")),
+    );
     expect(missing).toEqual([]);
   });
 
   it("go on when the container of a worker was killed", async () => {
     const [victim] = workers;
     victim!.container.kill("SIGKILL");
-    await until("the container to be started again", () => victim!.container.restarts > 0 && victim!.container.running);
+    await until(
+      "the container to be started again",
+      () => victim!.container.restarts > 0 && victim!.container.running,
+    );
     await allReady();
     expect(await (await ask(api, question, "sk-generated")).text()).toContain("Tokyo");
   });
 
   it("drain at SIGTERM: not ready at once, what runs is finished, exit status 0", async () => {
-    const stream = await ask(api, { ...question, max_tokens: 200, ignore_eos: true, stream: true }, "sk-generated");
+    const stream = await ask(
+      api,
+      { ...question, max_tokens: 200, ignore_eos: true, stream: true },
+      "sk-generated",
+    );
     const reader = stream.body!.getReader();
     await reader.read();
     const stopped = coordinator.container.stop(coordinator.spec.terminationGracePeriodSeconds * 1000);
-    await until("the coordinator to be not ready", async () => !(await pods.probe(coordinator, "readinessProbe")));
+    await until(
+      "the coordinator to be not ready",
+      async () => !(await pods.probe(coordinator, "readinessProbe")),
+    );
     let text = "";
     const decoder = new TextDecoder();
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
@@ -110,7 +126,8 @@ describe("the manifests of the demo, as processes", () => {
 
 describe("the services of compose.yaml, as processes", () => {
   let compose: LocalCompose;
-  const outputs = () => [...compose.containers.values()].map(({ name, output }) => `--- ${name}\n${output}`).join("\n");
+  const outputs = () =>
+    [...compose.containers.values()].map(({ name, output }) => `--- ${name}\n${output}`).join("\n");
   beforeAll(async () => {
     compose = await LocalCompose.start();
     await until("the coordinator to be healthy", () => compose.healthy("coordinator"), readyLimitMs, outputs);

@@ -82,7 +82,8 @@ describe.skipIf("missing" in found)("the image", () => {
   });
 
   test("has no compiler, no sources and no tests in it", () => {
-    const script = "command -v g++ cmake; find /opt/glm-relay -name '*.cc' -o -path '*/dist/test' -o -path '*/node_modules/vitest'";
+    const script =
+      "command -v g++ cmake; find /opt/glm-relay -name '*.cc' -o -path '*/dist/test' -o -path '*/node_modules/vitest'";
     expect(inside(builder, ["sh", "-c", script]).stdout.trim()).toBe("");
   });
 });

@@ -54,6 +54,9 @@ export function template(path: string, ...args: string[]): string {
 
 /** The same without blocking: for a Helm that talks to a server in this process. */
 export async function helmLater(path: string, args: readonly string[]): Promise<string> {
-  const { stdout } = await promisify(execFile)(path, [...args], { encoding: "utf8", maxBuffer: 64 * 2 ** 20 });
+  const { stdout } = await promisify(execFile)(path, [...args], {
+    encoding: "utf8",
+    maxBuffer: 64 * 2 ** 20,
+  });
   return stdout;
 }

@@ -45,15 +45,16 @@ export class LocalCompose {
       const mounts = new Map(
         (service.volumes ?? []).map((volume) => {
           const [source, target] = volume.split(":") as [string, string];
-          return [target, source.startsWith(".") ? resolve(dirname(composeFile), source) : this.#volume(source)];
+          return [
+            target,
+            source.startsWith(".") ? resolve(dirname(composeFile), source) : this.#volume(source),
+          ];
         }),
       );
       mounts.set("/tmp", this.#volume(`tmp-${name}`));
       // Redis listens on all addresses of its container; here it has one.
       const command =
-        name === "redis"
-          ? [...service.command!, "--bind", address]
-          : ["glm-relay", ...service.command!];
+        name === "redis" ? [...service.command!, "--bind", address] : ["glm-relay", ...service.command!];
       this.containers.set(
         name,
         new LocalContainer(
@@ -62,7 +63,11 @@ export class LocalCompose {
         ),
       );
       // The image's own check, where the service has none.
-      const check = service.healthcheck?.test.slice(1) ?? ["node", "/opt/glm-relay/deploy/healthcheck.mjs", "/livez"];
+      const check = service.healthcheck?.test.slice(1) ?? [
+        "node",
+        "/opt/glm-relay/deploy/healthcheck.mjs",
+        "/livez",
+      ];
       this.#healthChecks.set(name, name === "redis" ? [check[0]!, "-h", address, ...check.slice(1)] : check);
     }
   }

@@ -165,7 +165,9 @@ export async function freeAddresses(count: number, ports: readonly number[]): Pr
   for (let attempt = 0; attempt < 20; attempt++) {
     const network = `127.${randomInt(1, 255)}.${randomInt(1, 255)}`;
     const addresses = Array.from({ length: count }, (_, index) => `${network}.${index + 1}`);
-    const free = await Promise.all(addresses.flatMap((address) => ports.map((port) => isFree(address, port))));
+    const free = await Promise.all(
+      addresses.flatMap((address) => ports.map((port) => isFree(address, port))),
+    );
     if (free.every(Boolean)) return addresses;
   }
   throw new Error(`no loopback addresses are free on ports ${ports.join(", ")}`);

@@ -42,7 +42,9 @@ export class LocalPods {
 
   /** host:port behind the port of a Service that is named so. */
   service(name: string, portName: string): string {
-    const service = this.#objects.find((object) => object.kind === "Service" && object.metadata.name === name);
+    const service = this.#objects.find(
+      (object) => object.kind === "Service" && object.metadata.name === name,
+    );
     const port = service?.["spec"].ports.find((entry: any) => entry.name === portName);
     const address = this.#hosts.get(name);
     if (port === undefined || address === undefined) throw new Error(`no Service ${name} with ${portName}`);

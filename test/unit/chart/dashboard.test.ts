@@ -24,33 +24,40 @@ function factsOf({ metric }: Selector, page: Map<string, MetricFacts>): MetricFa
   const [, base, part] = /^(.*)_(bucket|sum|count)$/.exec(metric) ?? [];
   const histogram = base === undefined ? undefined : page.get(base);
   if (histogram?.type !== "histogram") return page.get(metric);
-  return { ...histogram, type: "counter", labels: [...histogram.labels, ...(part === "bucket" ? ["le"] : [])] };
+  return {
+    ...histogram,
+    type: "counter",
+    labels: [...histogram.labels, ...(part === "bucket" ? ["le"] : [])],
+  };
 }
 
-test.each(queries.map((query) => [`${query.panel}: ${query.expr}`, query] as const))("%s", async (_, query) => {
-  const processes = await ofProcesses();
-  const labels = new Set(targetLabels);
-  for (const selector of query.selectors) {
-    const pages = [coordinator, worker, processes].map((page) => factsOf(selector, page));
-    const facts = pages.filter((each) => each !== undefined);
-    expect(facts, `${selector.metric} is served by nobody`).not.toEqual([]);
-    const asked = [...selector.matchers.keys()].filter((label) => !targetLabels.includes(label));
-    const serving = facts.filter((each) => asked.every((label) => each.labels.includes(label)));
-    expect(serving.length, `${selector.metric} has no labels ${asked}`).toBeGreaterThan(0);
-    // On both pages: a sum over the jobs would count it twice. `model` does not tell them apart, as .* matches nothing.
-    if (facts.length === 2 && selector.metric !== "glm_relay_build_info") {
-      expect([...selector.matchers.values()]).toContain('pipeline!=""');
+test.each(queries.map((query) => [`${query.panel}: ${query.expr}`, query] as const))(
+  "%s",
+  async (_, query) => {
+    const processes = await ofProcesses();
+    const labels = new Set(targetLabels);
+    for (const selector of query.selectors) {
+      const pages = [coordinator, worker, processes].map((page) => factsOf(selector, page));
+      const facts = pages.filter((each) => each !== undefined);
+      expect(facts, `${selector.metric} is served by nobody`).not.toEqual([]);
+      const asked = [...selector.matchers.keys()].filter((label) => !targetLabels.includes(label));
+      const serving = facts.filter((each) => asked.every((label) => each.labels.includes(label)));
+      expect(serving.length, `${selector.metric} has no labels ${asked}`).toBeGreaterThan(0);
+      // On both pages: a sum over the jobs would count it twice. `model` does not tell them apart, as .* matches nothing.
+      if (facts.length === 2 && selector.metric !== "glm_relay_build_info") {
+        expect([...selector.matchers.values()]).toContain('pipeline!=""');
+      }
+      for (const { type, labels: known } of serving) {
+        expect(selector.range === null ? "gauge" : "counter", `${selector.metric} is a ${type}`).toBe(type);
+        for (const label of known) labels.add(label);
+      }
     }
-    for (const { type, labels: known } of serving) {
-      expect(selector.range === null ? "gauge" : "counter", `${selector.metric} is a ${type}`).toBe(type);
-      for (const label of known) labels.add(label);
+    for (const label of query.grouped) expect([...labels], query.expr).toContain(label);
+    for (const [, label] of query.legend.matchAll(/\{\{(\w+)\}\}/g)) {
+      expect(label === "le" ? ["le"] : query.by, query.legend).toContain(label);
     }
-  }
-  for (const label of query.grouped) expect([...labels], query.expr).toContain(label);
-  for (const [, label] of query.legend.matchAll(/\{\{(\w+)\}\}/g)) {
-    expect(label === "le" ? ["le"] : query.by, query.legend).toContain(label);
-  }
-});
+  },
+);
 
 test("the check of queries notices a wrong name, a wrong label and what is no PromQL", () => {
   expect(() => readQuery("sum(rate(x_total[5m])")).toThrow(/no PromQL/);

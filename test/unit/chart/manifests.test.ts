@@ -3,7 +3,6 @@
  * that the program has. test/long/chart.test.ts holds them against the real Helm.
  */
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
@@ -21,7 +20,6 @@ import {
 import { settingsOf } from "../../support/flags.js";
 import { portOf } from "../../support/local-pods.js";
 
-const require = createRequire(import.meta.url);
 const ofRendering = (name: string) => readGolden(allRenderings.find((each) => each.name === name)!);
 const cases = allRenderings.map((rendering) => [rendering.name, rendering] as const);
 
@@ -31,9 +29,21 @@ async function validateObject(object: KubernetesObject): Promise<void> {
   const source = apiVersion.startsWith("monitoring.coreos.com/")
     ? "@kubernetes-models/prometheus-operator"
     : "kubernetes-models";
-  const types = await import(require.resolve(`${source}/${apiVersion}/${kind}`));
+  const types = await import(/* @vite-ignore */ `${source}/${apiVersion}/${kind}`);
   new types[kind](object).validate();
 }
+
+test("the schemas of Kubernetes refuse a field that is not there and a value of another type", async () => {
+  const object = (): any =>
+    podTemplates(ofRendering("demo-cpu")).find(({ object }) => object.kind === "Deployment")!.object;
+  await validateObject(object());
+  const misspelled = object();
+  misspelled.spec.template.spec.containers[0].readinesProbe = {};
+  await expect(validateObject(misspelled)).rejects.toThrow(/readinesProbe|additional/);
+  const mistyped = object();
+  mistyped.spec.replicas = "one";
+  await expect(validateObject(mistyped)).rejects.toThrow(/replicas/);
+});
 
 describe.each(cases)("%s", (_, rendering: Rendering) => {
   let objects: KubernetesObject[];
@@ -126,7 +136,9 @@ describe.each(cases)("%s", (_, rendering: Rendering) => {
           return name === "POD_NAME" ? "worker-0" : "10.0.0.1";
         }),
       );
-      expect(Object.keys(settingsOf(expanded, { GLM_RELAY_LOG: variables.GLM_RELAY_LOG }))).toContain("probePort");
+      expect(Object.keys(settingsOf(expanded, { GLM_RELAY_LOG: variables.GLM_RELAY_LOG }))).toContain(
+        "probePort",
+      );
     }
   });
 
@@ -234,7 +246,9 @@ test("a published values file reserves GPUs only where it says that they are not
     const text = readFileSync(valuesFile, "utf8");
     const gpus = parse(text).workers?.gpu?.count ?? 0;
     expect(/GPUS ARE RESERVED AND NOT USED/.test(text), name).toBe(gpus > 0);
-    const worker = podTemplates(ofRendering(name)).find(({ object }) => object.kind === "StatefulSet" && object.metadata.name.endsWith("-worker"))!;
+    const worker = podTemplates(ofRendering(name)).find(
+      ({ object }) => object.kind === "StatefulSet" && object.metadata.name.endsWith("-worker"),
+    )!;
     const [{ resources, args }] = worker.spec.containers;
     expect(resources.limits["nvidia.com/gpu"] ?? 0, name).toBe(gpus);
     expect(args.join(" "), name).not.toMatch(/gpu|cuda|device/i);
