@@ -71,10 +71,15 @@ describe("compose.yaml", () => {
   const relay = services.filter(([, { image }]) => image.startsWith("glm-relay:"));
 
   test("is what the Compose specification allows", () => {
-    // Its name for its own language is not the one that Ajv knows.
-    const { $schema: _, ...schema } = composeSchema as Record<string, unknown>;
+    // It names itself, its language and its parts in ways that Ajv does not know.
+    const schema = JSON.parse(JSON.stringify(composeSchema), (key, value) =>
+      (key === "id" || key === "$schema") && typeof value === "string" ? undefined : value,
+    );
     const validate = new Ajv2019({ strict: false, validateFormats: false }).compile(schema);
-    validate(compose);
+    // The package is older than the project's name in the file.
+    const { name, ...rest } = compose as typeof compose & { name: string };
+    expect(name).toMatch(/^[a-z0-9][a-z0-9_-]*$/);
+    validate(rest);
     expect(validate.errors).toBeNull();
     expect(validate({ services: { redis: { comand: ["redis-server"] } } })).toBe(false);
   });
