@@ -1,12 +1,13 @@
 /**
  * The speed of a model with real sizes and random weights beside llama.cpp's, in rounds that alternate: decode of
  * several sequences after short and long prompts, prefill, time to load, and resident memory; in one process of so
- * many threads, and in two stages. Our figures include HTTP, the queue and sampling.
+ * many threads, and in two stages or RPC servers. Our figures include HTTP, the queue and sampling.
  */
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { openModel } from "../checkpoint/index.js";
+import { CommandError, exitStatus } from "../cli/errors.js";
 import { integer } from "../cli/options.js";
 import { formatBytes } from "../cli/text.js";
 import { parseResident } from "./memory.js";
@@ -22,6 +23,8 @@ import {
   withoutGuesses,
 } from "./options.js";
 import { findPeer, howToInstallPeer, type PeerFigures, runPeer } from "./peer.js";
+import { runRpc, serverCount } from "./peer-rpc.js";
+import { buildRpc, type RpcPrograms } from "./peer-rpc-build.js";
 import { bytesProgress, note } from "./progress.js";
 import { writeRandomGguf } from "./random-gguf.js";
 import { percentile, printMarkdown, printTable, type Table } from "./report.js";
@@ -39,6 +42,7 @@ interface Flags extends RandomModelFlags {
   tokens: number;
   rounds: number;
   peer?: string;
+  rpc?: boolean;
   json?: boolean;
   markdown?: boolean;
 }
@@ -48,7 +52,7 @@ interface Engine {
   name: string;
   /** Threads in all. */
   threads: number;
-  kind: "cluster" | "stages" | "peer";
+  kind: "cluster" | "stages" | "peer" | "rpc";
   rounds: PeerFigures[];
 }
 
@@ -71,17 +75,38 @@ export function addPeersCommand(program: Command): void {
     .option("--tokens <n>", "tokens that each sequence decodes", integer(2, 900), 64)
     .option("--rounds <n>", "measurements per figure, of which the median is shown", integer(1, 100), 3)
     .option("--peer <dir>", "measures llama.cpp too, with the node-llama-cpp installed in this directory")
+    .option("--rpc", "measures its two RPC servers too, built with git and cmake from that package's source")
     .option("--json", "print JSON")
     .option("--markdown", "print for a document")
     .action(async (more: string[], flags: Flags) => {
-      const library = flags.peer === undefined ? null : findPeer(flags.peer);
-      if (library === null) note(`llama.cpp is not measured: ${howToInstallPeer}`);
+      const peer = await findPeers(flags);
+      if (peer === null) note(`llama.cpp is not measured: ${howToInstallPeer}`);
       const model = flags.model ?? (await scratchModel(flags));
       const upFlags = [...quantizationFlags(flags.quantization), ...withoutGuesses, ...more];
-      const engines = await measure(model, upFlags, flags, library);
+      const engines = await measure(model, upFlags, flags, peer);
       if (flags.json === true) printJson({ name: "peers", flags: upFlags, engines });
       else (flags.markdown === true ? printMarkdown : printTable)(table(engines, upFlags, flags));
     });
+}
+
+/** llama.cpp as it is installed. */
+interface Peer {
+  library: string;
+  rpc: RpcPrograms | null;
+}
+
+/** @throws CommandError when what was asked for is not there or cannot be measured. */
+async function findPeers({ peer, rpc, threads }: Flags): Promise<Peer | null> {
+  if (rpc === true && peer === undefined) {
+    throw new CommandError(`--rpc needs --peer DIR: ${howToInstallPeer}`, null, exitStatus.badUsage);
+  }
+  if (rpc === true && !threads.some((count) => count % serverCount === 0)) {
+    const message = `--threads ${threads.join(",")} has no even number, expected one for the servers of --rpc`;
+    throw new CommandError(message, null, exitStatus.badUsage);
+  }
+  if (peer === undefined) return null;
+  const library = findPeer(peer);
+  return { library, rpc: rpc === true ? await buildRpc(peer) : null };
 }
 
 /** Rounds alternate between all that is compared: a machine that slows down slows down all of it. */
@@ -89,7 +114,7 @@ async function measure(
   model: string,
   upFlags: readonly string[],
   { threads, sequences, contexts, prefill, tokens, rounds }: Flags,
-  library: string | null,
+  peer: Peer | null,
 ): Promise<Engine[]> {
   const { shape, contextLength } = await openModel(model);
   const task: SpeedTask = {
@@ -103,8 +128,8 @@ async function measure(
     const flags = [...upFlags, "--threads-per-worker", String(perStage)];
     return withCluster({ model, stages, flags }, (running) => clusterFigures(running, task, round));
   };
-  let file: string | null = null;
-  if (library !== null) {
+  let file = "";
+  if (peer !== null) {
     const directory = makeScratch();
     file = join(directory, "model.gguf");
     await writeRandomGguf(file, { ...shape, contextLength }, bytesProgress("writing the peer's weights"));
@@ -126,9 +151,15 @@ async function measure(
         run: halves,
       });
     }
-    if (library !== null && file !== null) {
+    if (peer !== null) {
+      const { library } = peer;
       const run = (round: number) => runPeer({ library, file, threads: count, task, round });
       all.push({ name: `llama.cpp, ${named}`, threads: count, kind: "peer", rounds: [], run });
+    }
+    if (peer !== null && peer.rpc !== null && count % serverCount === 0) {
+      const rpc = { programs: peer.rpc, file, threadsPerServer: count / serverCount, task };
+      const name = `llama.cpp, ${serverCount} RPC servers, ${named} in all`;
+      all.push({ name, threads: count, kind: "rpc", rounds: [], run: () => runRpc(rpc) });
     }
     return all;
   });
@@ -195,16 +226,21 @@ function table(engines: readonly Engine[], upFlags: readonly string[], flags: Fl
     engine.name,
     ...columns.map((column) => `${column.show(medianOf(engine, column))}${spread(engine, column)}`),
   ]);
-  const ratios = engines.flatMap((engine) => {
-    const peer = engines.find(({ kind, threads }) => kind === "peer" && threads === engine.threads);
-    if (engine.kind === "peer" || peer === undefined) return [];
-    const ratio = (column: Column) => (medianOf(engine, column) / medianOf(peer, column)).toFixed(2);
-    return [[`${engine.name}: times the peer's`, ...columns.map(ratio)]];
-  });
+  const ratios = (kinds: readonly Engine["kind"][], peer: Engine["kind"], whose: string) =>
+    engines.flatMap((engine) => {
+      const other = engines.find(({ kind, threads }) => kind === peer && threads === engine.threads);
+      if (!kinds.includes(engine.kind) || other === undefined) return [];
+      const ratio = (column: Column) => (medianOf(engine, column) / medianOf(other, column)).toFixed(2);
+      return [[`${engine.name}: times ${whose}`, ...columns.map(ratio)]];
+    });
   return {
     title: `Tokens per second, all sequences together (${upFlags.join(" ")}); medians of ${flags.rounds} rounds, and half of what lies between the least and the most`,
     head: ["", ...columns.map(({ head }) => head)],
-    rows: [...rows, ...ratios],
+    rows: [
+      ...rows,
+      ...ratios(["cluster", "stages"], "peer", "the peer's"),
+      ...ratios(["stages"], "rpc", "its RPC servers'"),
+    ],
   };
 }
 

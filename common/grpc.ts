@@ -2,9 +2,10 @@
  * What every gRPC client and server of ours shares: options of channels, the delay between attempts,
  * and how an error of the catalogue crosses a stream's status.
  */
-import { type ChannelOptions, Metadata, type ServiceError, status } from "@grpc/grpc-js";
+import { type ChannelOptions, Metadata, type ServiceError, setLogger, status } from "@grpc/grpc-js";
 import { type ErrorCode, errorKinds, RelayError } from "./errors.js";
 import { linkWindowBytes, maxGrpcMessageBytes } from "./limits.js";
+import type { Logger } from "./log.js";
 
 /** Half-open connections (a machine that lost its power) are noticed after 50 s; leases notice sooner. */
 const keepaliveTimeMs = 30_000;
@@ -46,6 +47,12 @@ export const linkChannelOptions: ChannelOptions = {
   ...controlChannelOptions,
   "grpc-node.flow_control_window": linkWindowBytes,
 };
+
+/** What the library itself has to tell becomes lines of our log; by itself it writes bare text beside them. */
+export function logGrpcTo(log: Logger): void {
+  const write = (...words: unknown[]) => log.warn({ reason: words.map(String).join(" ") }, "gRPC library");
+  setLogger({ error: write, info: write, debug: write });
+}
 
 /** Delays between attempts: doubling from the first to the last, which then repeats. */
 export class Backoff {

@@ -6,18 +6,13 @@ import { Server } from "@grpc/grpc-js";
 import { Registry } from "prom-client";
 import type { Model, OpenOptions } from "../checkpoint/index.js";
 import { overridesText } from "../checkpoint/overrides.js";
-import { advertisedAddress, hostOf, requireAdvertisable } from "../common/address.js";
+import { advertisedAddress } from "../common/address.js";
 import { systemClock } from "../common/clock.js";
 import { RelayError } from "../common/errors.js";
-import { serverOptions } from "../common/grpc.js";
+import { logGrpcTo, serverOptions } from "../common/grpc.js";
 import type { Logger } from "../common/log.js";
 import { Probe } from "../common/probe.js";
-import {
-  requireTrustedAddress,
-  requireTrustedApi,
-  serverCredentials,
-  type WorkerTrust,
-} from "../common/tls.js";
+import type { WorkerTrust } from "../common/tls.js";
 import { formatName, type KvType, type Precision, type Quantization } from "../models/quantization.js";
 import type { DType } from "../models/shape.js";
 import { internalProto } from "../proto/load.js";
@@ -28,7 +23,6 @@ import { Core, queueLimit } from "./core.js";
 import { openData } from "./files/open.js";
 import type { ModelInfo } from "./inference.js";
 import { tickMs } from "./membership/leases.js";
-import { maxWorkers } from "./membership/members.js";
 import { ControlServer } from "./membership/server.js";
 import { openModelInThread } from "./open-model.js";
 import { CoordinatorLinks } from "./pipeline/links.js";
@@ -38,6 +32,13 @@ import { createPromptService } from "./prompt/service.js";
 import { BullmqQueue } from "./queue/bullmq-queue.js";
 import { blocksFor } from "./scheduler/block-pool.js";
 import { Service } from "./service.js";
+import {
+  requireAllLayers,
+  requireAllowedAddresses,
+  requireStageCount,
+  requireWorkerCount,
+} from "./start-checks.js";
+import { bindWorkerPort, closeWorkerPort } from "./worker-port.js";
 
 /** KV blocks for more full-length sequences than this are not planned, however much memory is offered. */
 const maxFullSequences = 64;
@@ -51,8 +52,6 @@ export const defaultDrainTimeoutS = 30;
 const drainPollMs = 20;
 /** For the errors of what is left to be written down. */
 const settleLimitMs = 500;
-/** tryShutdown can wait for ever on a half-open stream. */
-const grpcCloseLimitMs = 500;
 
 export type SpeculationMode = "auto" | "off";
 
@@ -128,6 +127,7 @@ export interface RunningCoordinator {
 /** @throws RelayError for a bad model, more stages than layers, Redis away or unfit, an address that may not be used. */
 export async function startCoordinator(options: CoordinatorOptions): Promise<RunningCoordinator> {
   const { log } = options;
+  logGrpcTo(log);
   const undo: (() => Promise<unknown>)[] = [];
   try {
     const keys = options.apiKeysFile === undefined ? null : await ApiKeys.open(options.apiKeysFile, log);
@@ -255,9 +255,9 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
     const grpc = new Server(serverOptions);
     grpc.addService(internalProto.Membership.service, control.handlers);
     grpc.addService(internalProto.Link.service, links.handlers);
-    const bound = await bind(grpc, options.clusterListen, { insecureWorkers });
+    const bound = await bindWorkerPort(grpc, options.clusterListen, { insecureWorkers });
     clusterAddress = advertisedAddress(bound, options.clusterAdvertise);
-    undo.push(() => closeGrpc(grpc));
+    undo.push(() => closeWorkerPort(grpc));
     log.info({ address: bound, advertised: clusterAddress, probes: probeAddress }, "waiting for workers");
 
     // It may have forgotten its last second, and would give the same number to the next process.
@@ -309,7 +309,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Run
       core.membership.shutDown();
       control.close();
       clearInterval(ticker);
-      await closeGrpc(grpc);
+      await closeWorkerPort(grpc);
       await queue.close();
       await prompt.close();
       await data?.close();
@@ -358,43 +358,6 @@ function createProbe(
   return new Probe({ host, port, metrics, notReady: state.notReady });
 }
 
-/** Before anything is opened. */
-function requireAllowedAddresses(options: CoordinatorOptions, hasKeys: boolean): void {
-  const { host, insecureNoAuth = false, clusterListen, clusterAdvertise } = options;
-  requireTrustedApi(host, { hasKeys, insecureNoAuth });
-  requireTrustedAddress(clusterListen, options);
-  requireAdvertisable(clusterListen, clusterAdvertise, {
-    listen: "--cluster-listen",
-    advertise: "--cluster-advertise",
-  });
-}
-
-function requireStageCount(stages: number, layerCount: number): void {
-  if (Number.isInteger(stages) && stages >= 1 && stages <= layerCount) return;
-  throw new RelayError(
-    "invalid_configuration",
-    `--stages ${stages}: the model has ${layerCount} layers, expected 1 to ${layerCount} stages`,
-  );
-}
-
-function requireWorkerCount(pipelines: number, stages: number): void {
-  if (pipelines * stages <= maxWorkers) return;
-  throw new RelayError(
-    "invalid_configuration",
-    `--pipelines ${pipelines} of --stages ${stages} need ${pipelines * stages} workers: expected at most ${maxWorkers}`,
-  );
-}
-
-/** A cut by hand must end where the model ends, which nobody knew before it was opened. */
-function requireAllLayers(cut: readonly LayerRange[] | undefined, layerCount: number): void {
-  const layerEnd = cut?.at(-1)?.layerEnd ?? layerCount;
-  if (layerEnd === layerCount) return;
-  throw new RelayError(
-    "invalid_configuration",
-    `--layers ends with layer ${layerEnd - 1}: the model has ${layerCount} layers, expected the last range to end with ${layerCount - 1}`,
-  );
-}
-
 function modelInfo(model: Model): ModelInfo {
   const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
   return {
@@ -430,38 +393,4 @@ function numericsId(core: Core, model: Model, precision: Precision): string | nu
     `head-${formatName(head)}`,
     model.fingerprint.slice(0, 16),
   ].join("/");
-}
-
-async function bind(grpc: Server, address: string, trust: WorkerTrust): Promise<string> {
-  const credentials = serverCredentials(address, trust);
-  const host = hostOf(address);
-  return new Promise((resolve, reject) => {
-    grpc.bindAsync(address, credentials, (error, port) => {
-      if (error === null) resolve(`${host}:${port}`);
-      else {
-        reject(
-          new RelayError(
-            "invalid_configuration",
-            `cannot listen for workers on ${address}: ${error.message}`,
-            {
-              cause: error,
-            },
-          ),
-        );
-      }
-    });
-  });
-}
-
-function closeGrpc(grpc: Server): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(() => {
-      grpc.forceShutdown();
-      resolve();
-    }, grpcCloseLimitMs);
-    grpc.tryShutdown(() => {
-      clearTimeout(timer);
-      resolve();
-    });
-  });
 }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds the native engine into build/native (glm_relay.node and kernel_check), with --sanitize into
-# build/native-sanitized with the address and undefined-behaviour sanitizers. Needs cmake, a C++17
+# build/native-sanitized with the address and undefined-behaviour sanitizers, with --sanitize-threads into
+# build/native-threads with the thread sanitizer. Needs cmake, a C++17
 # compiler and the npm packages node-api-headers and node-addon-api; nothing is downloaded. Does
 # nothing when nothing changed.
 #
@@ -18,6 +19,10 @@ case "${1:-}" in
     out=build/native-sanitized
     options=-DGLM_RELAY_SANITIZE=ON
     ;;
+  --sanitize-threads)
+    out=build/native-threads
+    options=-DGLM_RELAY_SANITIZE_THREADS=ON
+    ;;
   --aarch64)
     out=build/native-aarch64
     compiler=aarch64-linux-gnu-g++
@@ -30,7 +35,7 @@ case "${1:-}" in
     ;;
   "") ;;
   *)
-    echo "native/build.sh: unknown option $1; there are --sanitize, --aarch64 and --simde" >&2
+    echo "native/build.sh: unknown option $1; there are --sanitize, --sanitize-threads, --aarch64 and --simde" >&2
     exit 1
     ;;
 esac

@@ -6,6 +6,7 @@
 import { randomUUID } from "node:crypto";
 import { advertisedAddress, requireAdvertisable } from "../common/address.js";
 import { toRelayError } from "../common/errors.js";
+import { logGrpcTo } from "../common/grpc.js";
 import { type Epoch, formatEpoch } from "../common/ids.js";
 import type { Logger } from "../common/log.js";
 import { protocolVersion, softwareVersion } from "../common/package.js";
@@ -85,6 +86,7 @@ export async function startWorker(
   options: WorkerOptions,
   engine: Engine = nativeEngine(options.weightCache),
 ): Promise<RunningWorker> {
+  logGrpcTo(options.log);
   const worker = new Worker(options, engine);
   await worker.start();
   return worker;

@@ -3,21 +3,26 @@
  * them. First stages that only sleep, so that nothing but the schedule and the hops is predicted; then real kernels,
  * whose times are measured first (stage-profile.ts). Nothing else may run beside it.
  */
-import { loadavg } from "node:os";
+import { availableParallelism, cpus, loadavg } from "node:os";
 import type { Command } from "commander";
 import { fetchCluster } from "../../cli/api.js";
 import { CommandError } from "../../cli/errors.js";
 import { integer } from "../../cli/options.js";
 import { simulationModel } from "../../cli/simulate/model.js";
-import { defaultAssumptions, localLink, networkLink } from "../../simulation/hardware/assumptions.js";
+import {
+  type Assumptions,
+  defaultAssumptions,
+  localLink,
+  networkLink,
+} from "../../simulation/hardware/assumptions.js";
 import { type Device, devices } from "../../simulation/hardware/devices.js";
 import type { Hardware } from "../../simulation/hardware/hardware.js";
 import { ProfileTimer } from "../../simulation/hardware/profile.js";
 import { NullCluster, nullModel } from "../null/cluster.js";
 import { printJson, scratchModel, withoutGuesses } from "../options.js";
 import { note } from "../progress.js";
-import { printMarkdown, printTable, type Table } from "../report.js";
-import { measureProfile } from "../stage-profile.js";
+import { percentile, printMarkdown, printTable, type Table } from "../report.js";
+import { ProfileMeasurement } from "../stage-profile.js";
 import { withCluster } from "../up.js";
 import { type ClosedLoad, type LoadFigures, runClosedLoad } from "./closed-load.js";
 import { type Predicted, predict } from "./prediction.js";
@@ -57,7 +62,7 @@ export interface Compared {
 
 interface Flags {
   layers: number;
-  rounds: number;
+  turns: number;
   only?: "sleep" | "kernels";
   json?: boolean;
   markdown?: boolean;
@@ -68,7 +73,12 @@ export function addSimulateBench(program: Command): void {
     .command("simulate")
     .description("Predictions of glm-relay simulate beside measured clusters of real processes.")
     .option("--layers <n>", "layers of the 6B-shaped model", integer(4, 28), 8)
-    .option("--rounds <n>", "measurements of each point of the profile", integer(1, 100), 9)
+    .option(
+      "--turns <n>",
+      "measurements of the profile before, between and after the loads",
+      integer(1, 20),
+      3,
+    )
     .option("--only <part>", "sleep or kernels")
     .option("--json", "print JSON")
     .option("--markdown", "print for a document")
@@ -97,72 +107,141 @@ function hostOf(count: number, shared: Device["shared"], hopUs: number): Hardwar
   };
 }
 
+interface Besides {
+  /** From one process to the next. */
+  hopUs: number;
+  assumptions: Assumptions;
+}
+
 /**
- * What a hop takes, by the coordinator's own figure after a load of one client. Between long steps it is more than
- * between short ones (bench hop): a process that wakes finds its caches filled by the kernels.
+ * What a step takes besides computing, of a load of one client. A hop: by the coordinator's own figure; between long
+ * steps it is more than between short ones (bench hop), since a process that wakes finds its caches filled by the
+ * kernels. Answers: what all processors were busy for, but for computing and hops.
  */
-async function hopUs(url: string, stages: number): Promise<number> {
+async function measureBesides(url: string, stages: number): Promise<Besides> {
+  const before = { cpuMs: busyCpuMs(), ...computedOf(await fetchCluster(url)) };
   await runClosedLoad(url, firstLoad);
-  const { timing } = await fetchCluster(url);
-  if (timing.hopMs === null) throw new CommandError("the coordinator has not measured its hops");
-  const hops = 1_000 * timing.hopMs - defaultAssumptions.coordinatorStepUs;
-  const us = Math.max(0, hops) / (stages + 1);
-  note(`a hop takes ${Math.round(us)} us`);
-  return us;
+  const cluster = await fetchCluster(url);
+  const after = { cpuMs: busyCpuMs(), ...computedOf(cluster) };
+  const { hopMs } = cluster.timing;
+  if (hopMs === null) throw new CommandError("the coordinator has not measured its hops");
+  const hopsUs = Math.max(0, 1_000 * hopMs - defaultAssumptions.coordinatorStepUs);
+  const cpuMs = after.cpuMs - before.cpuMs - (after.computedMs - before.computedMs);
+  const answersUs = Math.max(0, (1_000 * cpuMs) / (after.steps - before.steps) - hopsUs);
+  const hopUs = hopsUs / (stages + 1);
+  note(`a hop takes ${Math.round(hopUs)} us, answers ${Math.round(answersUs)} us per step`);
+  return { hopUs, assumptions: { ...defaultAssumptions, answersUs } };
+}
+
+/** Of this machine since it started. */
+function busyCpuMs(): number {
+  return cpus().reduce((sum, { times }) => sum + times.user + times.nice + times.sys + times.irq, 0);
+}
+
+function computedOf({ stages }: Awaited<ReturnType<typeof fetchCluster>>): {
+  computedMs: number;
+  steps: number;
+} {
+  const computedMs = stages.reduce((sum, { busySeconds }) => sum + 1_000 * busySeconds, 0);
+  return { computedMs, steps: Math.max(...stages.map(({ steps }) => steps)) };
 }
 
 async function compareSleeping(): Promise<Compared[]> {
   const count = sleepingStages.length;
   const cluster = await NullCluster.start({ stages: count, pretences: sleepingStages });
   try {
+    const { hopUs } = await measureBesides(cluster.url, count);
     const predicted: Predicted = {
       model: await simulationModel(nullModel, {}),
-      hardware: hostOf(count, null, await hopUs(cluster.url, count)),
+      hardware: hostOf(count, null, hopUs),
       timer: ({ worker }) => {
         const { baseMs, rowMs } = sleepingStages[worker.index]!;
-        return { stepMs: ({ rows }) => baseMs + rowMs * rows };
+        return {
+          cost: ({ rows }) => ({
+            ms: baseMs + rowMs * rows,
+            share: { memory: 0, arithmetic: 0, crowding: 1 },
+          }),
+        };
       },
     };
-    return await compare("4 stages that sleep", cluster.url, sleepingLoads, predicted);
+    return await compare("4 stages that sleep", cluster.url, sleepingLoads, () => predicted, {
+      turns: 1,
+      before: async () => {},
+    });
   } finally {
     await cluster.stop();
   }
 }
 
-async function compareKernels({ layers, rounds }: Flags): Promise<Compared[]> {
+/** A machine's speed changes from one minute to the next: the profile and the loads are measured in turns. */
+async function compareKernels({ layers, turns }: Flags): Promise<Compared[]> {
   const quantization = { quantization: "int4" } as const;
   const like = "chatglm2-6b";
   const name = `${like}-shaped, ${layers} layers`;
   const directory = await scratchModel({ like, layers, context: 1_024 });
-  const profile = await measureProfile(directory, name, { threads: 1, rounds, ...quantization });
   const model = await simulationModel(directory, quantization);
+  const measurement = await ProfileMeasurement.open(directory, name, { threads: 1, ...quantization });
   const flags = ["--quantization", "int4", "--threads-per-worker", "1", ...withoutGuesses];
-  return withCluster({ model: directory, stages: kernelStages, flags }, async ({ url }) => {
-    const predicted: Predicted = {
-      model,
-      hardware: hostOf(kernelStages, devices.get("cpu")!.shared, await hopUs(url, kernelStages)),
-      timer: (stage) => new ProfileTimer(profile, stage.layers, layers),
-    };
-    return compare(`${kernelStages} stages, ${name}, int4`, url, kernelLoads, predicted);
-  });
+  try {
+    return await withCluster({ model: directory, stages: kernelStages, flags }, async ({ url }) => {
+      const { hopUs, assumptions } = await measureBesides(url, kernelStages);
+      const shared = { ...devices.get("cpu")!.shared!, cores: availableParallelism() };
+      const predicted = (): Predicted => {
+        const profile = measurement.profile();
+        return {
+          model,
+          hardware: hostOf(kernelStages, shared, hopUs),
+          assumptions,
+          timer: (stage) => new ProfileTimer(profile, stage.layers, model),
+        };
+      };
+      return compare(`${kernelStages} stages, ${name}, int4`, url, kernelLoads, predicted, {
+        turns,
+        before: () => measurement.round(),
+      });
+    });
+  } finally {
+    await measurement.close();
+  }
 }
 
+/**
+ * Medians over the turns.
+ * @param predicted What is known when all has been measured.
+ */
 async function compare(
   cluster: string,
   url: string,
   loads: readonly ClosedLoad[],
-  predicted: Predicted,
+  predicted: () => Predicted,
+  { turns, before }: { turns: number; before: () => Promise<void> },
 ): Promise<Compared[]> {
-  const compared: Compared[] = [];
-  // The first one, to begin with.
-  const earlier = [loads[0]!];
-  for (const load of loads) {
-    const measured = await runClosedLoad(url, load);
-    compared.push({ cluster, load, measured, predicted: predict(predicted, load, earlier) });
-    earlier.push(load);
-    note(`${cluster}, ${load.clients} clients: ${measured.tokensPerSecond.toFixed(1)} tokens/s`);
+  const measured: LoadFigures[][] = loads.map(() => []);
+  for (let turn = 1; turn <= turns; turn++) {
+    await before();
+    for (const [index, load] of loads.entries()) {
+      const figures = await runClosedLoad(url, load);
+      const turnOf = turns > 1 ? `turn ${turn}, ` : "";
+      note(`${cluster}, ${turnOf}${load.clients} clients: ${figures.tokensPerSecond.toFixed(1)} tokens/s`);
+      measured[index]!.push(figures);
+    }
   }
-  return compared;
+  const known = predicted();
+  // A load comes after all of an earlier turn, if there is one, and after the one by which hops were measured.
+  const earlier = turns > 1 ? loads : [loads[0]!];
+  return loads.map((load, index) => ({
+    ...{ cluster, load, measured: medians(measured[index]!) },
+    predicted: predict(known, load, [...earlier, ...loads.slice(0, index)]),
+  }));
+}
+
+function medians(all: readonly LoadFigures[]): LoadFigures {
+  const median = (of: keyof LoadFigures) =>
+    percentile(
+      all.map((figures) => figures[of]),
+      50,
+    );
+  return { tokensPerSecond: median("tokensPerSecond"), ttftMs: median("ttftMs"), itlMs: median("itlMs") };
 }
 
 function table(compared: readonly Compared[], load: number): Table {

@@ -1,5 +1,5 @@
 /** What the simulator says of a load that is measured beside it. */
-import { defaultAssumptions } from "../../simulation/hardware/assumptions.js";
+import { type Assumptions, defaultAssumptions } from "../../simulation/hardware/assumptions.js";
 import type { Hardware } from "../../simulation/hardware/hardware.js";
 import type { SimulatedModel } from "../../simulation/hardware/model-work.js";
 import type { RunStage } from "../../simulation/hardware/run.js";
@@ -11,6 +11,7 @@ export interface Predicted {
   model: SimulatedModel;
   hardware: Hardware;
   timer: (stage: Omit<RunStage, "timer">) => StageTimer;
+  assumptions?: Assumptions;
 }
 
 /** As the coordinator runs by default. */
@@ -24,12 +25,12 @@ export const coordinatorDefaults = {
 } as const;
 
 export function closedOptions(
-  { model, hardware }: Pick<Predicted, "model" | "hardware">,
+  { model, hardware, assumptions = defaultAssumptions }: Omit<Predicted, "timer">,
   { clients, requests, promptTokens, replyTokens }: ClosedLoad,
 ): SimulationOptions {
   return {
     ...coordinatorDefaults,
-    ...{ model, hardware, assumptions: defaultAssumptions, seed: 1, kills: [] },
+    ...{ model, hardware, assumptions, seed: 1, kills: [] },
     load: [
       {
         arrivals: { kind: "closed", clients },

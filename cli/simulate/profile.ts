@@ -30,7 +30,7 @@ export async function profileOf(file: string, model: SimulatedModel): Promise<St
 
 export function profileTimer(
   profile: StageProfile,
-  { layers: { length } }: SimulatedModel,
+  model: SimulatedModel,
 ): (stage: Omit<RunStage, "timer">) => StageTimer {
-  return ({ layers }) => new ProfileTimer(profile, layers, length);
+  return ({ layers }) => new ProfileTimer(profile, layers, model);
 }

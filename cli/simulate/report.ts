@@ -173,6 +173,9 @@ function assumptionLines({ options, load, profile }: Report): string[] {
       : []),
     `  a hop takes ${link(withinHost)} within a host, ${link(betweenHosts)} between hosts`,
     `  the coordinator takes ${a.coordinatorStepUs} us per step and ${a.coordinatorSequenceUs} us per sequence in it`,
+    ...(options.hardware.hosts.some(({ devices }) => devices.some(({ shared }) => shared?.cores != null))
+      ? [`  answers take ${a.answersUs} us per step of cores that compute`]
+      : []),
     `  weights are loaded at ${(a.loadBandwidth / 1e9).toFixed(1)} GB/s; the embedding of GPUs stays in the host's memory`,
     `  chunks of ${options.prefillChunk} prompt tokens at most, ${options.itlTargetMs} ms between tokens wanted, seed ${options.seed}`,
     ...(load.sizes === undefined

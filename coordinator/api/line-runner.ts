@@ -6,6 +6,7 @@ import { RelayError } from "../../common/errors.js";
 import type { Logger } from "../../common/log.js";
 import type { BatchEndpoint, LineAnswer, LineRunner } from "../batches/batch.js";
 import type { EventSink, GenerationRequest, InferenceService, RequestEvent } from "../inference.js";
+import { Room } from "../room.js";
 import { WakeUps } from "../wake-ups.js";
 import type { Answer, AnswerEvent } from "./answer.js";
 import { bytesAs } from "./body.js";
@@ -267,39 +268,6 @@ class WholeAnswer implements EventSink {
     metrics.end(signal.aborted ? "abort" : "error");
     signal.throwIfAborted();
     throw this.#error ?? new RelayError("internal", "the request ended without an answer");
-  }
-}
-
-/** A number of places; who finds too few waits in turn. As many wait as lines are being answered. */
-class Room {
-  readonly #size: number;
-  #taken = 0;
-  readonly #waiting: { count: number; enter: () => void }[] = [];
-
-  constructor(size: number) {
-    this.#size = size;
-  }
-
-  /** @param count More than there are places enter when nobody else is in. */
-  enter(count: number): Promise<void> {
-    return new Promise((enter) => {
-      this.#waiting.push({ count, enter });
-      this.#next();
-    });
-  }
-
-  leave(count: number): void {
-    this.#taken -= count;
-    this.#next();
-  }
-
-  #next(): void {
-    for (let first = this.#waiting[0]; first !== undefined; first = this.#waiting[0]) {
-      if (this.#taken > 0 && this.#taken + first.count > this.#size) return;
-      this.#waiting.shift();
-      this.#taken += first.count;
-      first.enter();
-    }
   }
 }
 

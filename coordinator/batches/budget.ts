@@ -3,6 +3,9 @@
  * leave some, so that a batch uses more than its budget by one line's at most.
  */
 
+/** What a chat template puts around short messages; of many messages each has more bytes than tokens around it. */
+const templateTokens = 256;
+
 interface Waiting {
   most: number;
   enter: (reserved: number) => void;
@@ -81,6 +84,3 @@ export function mostTokens(body: Uint8Array, contextLength: number): number {
   const reply = typeof asked === "number" && asked >= 0 ? asked : contextLength;
   return prompts * choices * Math.min(contextLength, body.length + templateTokens + reply);
 }
-
-/** What a chat template puts around short messages; of many messages each has more bytes than tokens around it. */
-const templateTokens = 256;

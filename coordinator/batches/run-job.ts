@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { RelayError, toRelayError } from "../../common/errors.js";
 import type { Logger } from "../../common/log.js";
+import type { Room } from "../room.js";
 import type { LineAnswer, LineRunner } from "./batch.js";
 import { mostTokens } from "./budget.js";
 import { formatRecord, type LedgerRecord } from "./ledger-record.js";
@@ -10,11 +11,11 @@ import { lineId } from "./line-id.js";
 import type { LiveBatch } from "./live-batch.js";
 import { answeredLine } from "./output-line.js";
 import { type JobCut, type PreparedLine, readPrepared } from "./prepared.js";
-import type { LineWindow } from "./window.js";
 
 export interface JobPorts {
   runner: LineRunner;
-  window: LineWindow;
+  /** Lines, and the bytes of their bodies. */
+  window: Room;
   /** Resolves when the record counts. @throws RelayError draining when it will not. */
   append(batch: LiveBatch, record: Buffer): Promise<void>;
   /** An answer counts; called before the next line begins. */
@@ -38,9 +39,9 @@ export async function runJob(batch: LiveBatch, path: string, job: JobCut, ports:
       const most = batch.budget.bounded ? mostTokens(line.body, ports.runner.contextLength) : 0;
       const reserved = await batch.budget.reserve(most);
       const bytes = line.body.length;
-      await ports.window.enter(bytes);
+      await ports.window.enter(1, bytes);
       const leave = () => {
-        ports.window.leave(bytes);
+        ports.window.leave(1, bytes);
         batch.budget.giveBack(reserved);
       };
       // While it waited another job may have answered it, or the batch may have ended.

@@ -1,5 +1,6 @@
 /** Batches in progress: their jobs go into the queue, and come back to be run. */
 import type { Logger } from "../../common/log.js";
+import { Room } from "../room.js";
 import type { LineRunner } from "./batch.js";
 import type { BatchStore } from "./batch-store.js";
 import type { BatchEnding } from "./ending.js";
@@ -9,10 +10,10 @@ import { batchWindow, batchWindowBytes } from "./limits.js";
 import type { LiveBatch } from "./live-batch.js";
 import type { BatchMetrics } from "./metrics.js";
 import { runJob } from "./run-job.js";
-import { LineWindow } from "./window.js";
 
 export class Running {
-  readonly #window = new LineWindow(batchWindow, batchWindowBytes);
+  /** Lines of all batches together that are being answered, and the bytes of their bodies. */
+  readonly #window = new Room(batchWindow, batchWindowBytes);
   /** Jobs that run, by name. */
   readonly #jobs = new Map<string, Promise<void>>();
 

@@ -13,6 +13,8 @@ export interface Assumptions {
   /** The coordinator's main thread per step, and per sequence in it. */
   coordinatorStepUs: number;
   coordinatorSequenceUs: number;
+  /** CPU time per step for its answers: HTTP, JSON, queue. No step waits for it; stages on the same cores do. */
+  answersUs: number;
   /** Bytes per second at which a stage reads its weights when it is loaded. */
   loadBandwidth: number;
   /** From all stages loaded to all streams open. */
@@ -29,6 +31,8 @@ export const defaultAssumptions: Assumptions = {
   // bench/scheduler-cost.ts for the core, as much again for gRPC.
   coordinatorStepUs: 100,
   coordinatorSequenceUs: 3,
+  // bench/throughput.ts, of 57 rows.
+  answersUs: 1_500,
   // One NVMe disk.
   loadBandwidth: 3e9,
   linkMs: 20,

@@ -303,15 +303,48 @@ export class SimulatedCluster {
     const sequences = header.sequences?.length ?? 0;
     const tokens = work.rows + (work.slice?.rows ?? 0);
     const bytes = headerBytes + sequenceBytes * sequences + tokenBytes * tokens;
-    const atMs = this.#coordinatorLink.arrivalMs(this.#loop.nowMs(), bytes);
-    this.#compute({ run, header, work, rows, stageUs: [], sentMs: this.#loop.nowMs() }, 0, atMs);
+    const travel: Travel = { run, header, work, rows, stageUs: [], sentMs: this.#loop.nowMs() };
+    const near = this.#options.hardware.hosts.length === 1;
+    const { worker } = run.stages[0]!;
+    this.#message(this.#coordinatorLink, bytes, near ? worker : null, (atMs) =>
+      this.#compute(travel, 0, atMs),
+    );
+  }
+
+  /**
+   * Sends a message. Where the cores that compute handle it, it takes one of them as long as it is on its way: what
+   * lasts between two processes of one machine is work of both.
+   * @param within   The worker at one of its ends, if both are on one host.
+   * @param received Told when it arrives; of an own processor's steps that is known at once.
+   */
+  #message(
+    link: Link,
+    bytes: number,
+    within: SimulatedWorker | null,
+    received: (atMs: number) => void,
+  ): void {
+    const now = this.#loop.nowMs();
+    if (within === null || !sharesCores(within)) {
+      received(link.arrivalMs(now, bytes));
+      return;
+    }
+    this.#loop.at(link.sentMs(now, bytes), () =>
+      this.#takeCore(within, link.latencyMs, () => received(this.#loop.nowMs())),
+    );
+  }
+
+  /** On the host of a worker that shares its cores. */
+  #takeCore({ device, shared }: SimulatedWorker, ms: number, done: () => void): void {
+    const share = { memory: 0, arithmetic: 1 / device.shared!.cores!, crowding: 1 };
+    shared!.begin({ cost: { ms, share }, done }, () => undefined);
   }
 
   #compute(travel: Travel, stage: number, atMs: number): void {
     const { run, work, rows, header } = travel;
+    if (run.over) return;
     const { worker, timer } = run.stages[stage]!;
     const job = {
-      durationMs: (beside: number) => timer.stepMs(work, beside),
+      cost: timer.cost(work),
       done: (startMs: number, busyMs: number) => {
         worker.busyMs += busyMs;
         worker.steps++;
@@ -334,22 +367,25 @@ export class SimulatedCluster {
     const { run, work } = travel;
     const { worker, layers } = run.stages[stage]!;
     const next = run.stages[stage + 1];
-    const now = this.#loop.nowMs();
     const fixed = headerBytes + sequenceBytes * work.parts.length;
     if (next === undefined) {
-      const link = this.#options.hardware.hosts.length > 1 ? worker.uplink : worker.local;
-      this.#loop.at(link.arrivalMs(now, fixed), () => this.#answer(travel));
+      const near = this.#options.hardware.hosts.length === 1;
+      this.#message(near ? worker.local : worker.uplink, fixed, near ? worker : null, (atMs) =>
+        this.#loop.at(atMs, () => this.#answer(travel)),
+      );
       return;
     }
     const sliced = work.slice?.layerEnd === layers.layerEnd ? work.slice.rows : 0;
     const bytes = fixed + (work.rows + sliced) * this.#options.model.rowBytes;
-    const link = next.worker.host === worker.host ? worker.local : worker.uplink;
-    this.#compute(travel, stage + 1, link.arrivalMs(now, bytes));
+    const near = next.worker.host === worker.host;
+    this.#message(near ? worker.local : worker.uplink, bytes, near ? worker : null, (atMs) =>
+      this.#compute(travel, stage + 1, atMs),
+    );
   }
 
   /** The coordinator reads results one after the other, and sends the next step with each. */
   #answer(travel: Travel): void {
-    const { coordinatorStepUs, coordinatorSequenceUs } = this.#options.assumptions;
+    const { coordinatorStepUs, coordinatorSequenceUs, answersUs } = this.#options.assumptions;
     const us = coordinatorStepUs + coordinatorSequenceUs * travel.work.parts.length;
     const startMs = Math.max(this.#loop.nowMs(), this.#coordinatorFreeAtMs);
     this.#coordinatorFreeAtMs = startMs + us / 1_000;
@@ -364,6 +400,11 @@ export class SimulatedCluster {
         stageUs,
         sequences: (header.sequences ?? []).map((rows) => this.#drawn.of(rows)),
       });
+      const { worker } = run.stages[0]!;
+      if (this.#options.hardware.hosts.length === 1 && sharesCores(worker))
+        this.#takeCore(worker, answersUs / 1_000, () => undefined);
     });
   }
 }
+
+const sharesCores = ({ device }: SimulatedWorker): boolean => (device.shared?.cores ?? null) !== null;

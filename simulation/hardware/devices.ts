@@ -13,6 +13,8 @@ export interface SharedLimits {
   bandwidth: number;
   /** Operations per second of all of them together. */
   flops: number;
+  /** Cores that compute these stages, and besides them handle messages; null: messages take nothing of theirs. */
+  cores: number | null;
 }
 
 export interface Device {
@@ -70,7 +72,7 @@ const cpu: Device = {
   reservedBytes: 100 * 2 ** 20,
   bandwidth: 18 * GB,
   flops: 157e9,
-  shared: { bandwidth: 28 * GB, flops: 314e9 },
+  shared: { bandwidth: 28 * GB, flops: 314e9, cores: 2 },
   embeddingInHost: false,
 };
 

@@ -14,6 +14,7 @@ import { type Hardware, type Host, knownDevice, parseGpus, wrong } from "./hardw
 
 const maxHosts = 1_024;
 const maxPerHost = 1_024;
+const maxCores = 4_096;
 const GB = 1e9;
 const gigabit = 1e9 / 8;
 
@@ -89,10 +90,11 @@ function readWorkers(value: unknown, field: string): Device[] {
 /** Memory bandwidth and arithmetic that all workers of a host divide. */
 function withShared(devices: Device[], value: unknown, field: string): Device[] {
   if (value === undefined) return devices;
-  const fields = object(value, field, ["bandwidthGBs", "teraflops"]);
+  const fields = object(value, field, ["bandwidthGBs", "teraflops", "cores"]);
   const shared = {
     bandwidth: number(fields, "bandwidthGBs", `${field}.bandwidthGBs`, 0.1, 1e6) * GB,
     flops: number(fields, "teraflops", `${field}.teraflops`, 1e-4, 1e6) * 1e12,
+    cores: fields["cores"] === undefined ? null : number(fields, "cores", `${field}.cores`, 1, maxCores),
   };
   return devices.map((device) => ({ ...device, shared }));
 }

@@ -9,10 +9,18 @@ export class Link {
     this.#spec = spec;
   }
 
-  /** @returns When a message of so many bytes that is ready now has arrived. */
+  get latencyMs(): number {
+    return this.#spec.latencyUs / 1_000;
+  }
+
+  /** @returns When the last byte of a message that is ready now has left. */
+  sentMs(nowMs: number, bytes: number): number {
+    this.#freeAtMs = Math.max(nowMs, this.#freeAtMs) + (1_000 * bytes) / this.#spec.bandwidth;
+    return this.#freeAtMs;
+  }
+
+  /** @returns When it has arrived. */
   arrivalMs(nowMs: number, bytes: number): number {
-    const startMs = Math.max(nowMs, this.#freeAtMs);
-    this.#freeAtMs = startMs + (1_000 * bytes) / this.#spec.bandwidth;
-    return this.#freeAtMs + this.#spec.latencyUs / 1_000;
+    return this.sentMs(nowMs, bytes) + this.latencyMs;
   }
 }

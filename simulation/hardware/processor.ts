@@ -4,10 +4,11 @@
  * step is then done at the new pace.
  */
 import type { EventLoop, Planned } from "../event-loop.js";
+import { slowdowns } from "./sharing.js";
+import type { StepCost } from "./timing.js";
 
 export interface Job {
-  /** ms when so many workers compute at the same time, this one included. */
-  durationMs(beside: number): number;
+  cost: StepCost;
   /** @param busyMs Time in which it was computed. */
   done(startMs: number, busyMs: number): void;
 }
@@ -37,7 +38,7 @@ export class OwnProcessor implements Processor {
 
   submit(job: Job, atMs: number): void {
     const startMs = Math.max(atMs, this.#freeAtMs);
-    const durationMs = job.durationMs(1);
+    const durationMs = job.cost.ms;
     this.#freeAtMs = startMs + durationMs;
     const planned = this.#loop.at(this.#freeAtMs, () => {
       this.#planned.delete(planned);
@@ -69,7 +70,7 @@ export class SharedHost {
 
   begin(job: Job, ended: () => void): Running {
     this.#advance();
-    const running: Running = { job, left: 1, startMs: this.#loop.nowMs(), end: null, ended };
+    const running: Running = { job, left: 1, wholeMs: 0, startMs: this.#loop.nowMs(), end: null, ended };
     this.#running.add(running);
     this.#plan();
     return running;
@@ -82,28 +83,29 @@ export class SharedHost {
     this.#plan();
   }
 
-  /** What has been done since the number of those that compute changed. */
+  /** What has been done since those that compute changed. */
   #advance(): void {
     const passedMs = this.#loop.nowMs() - this.#sinceMs;
     this.#sinceMs = this.#loop.nowMs();
-    const beside = this.#running.size;
     for (const running of this.#running) {
-      running.left = Math.max(0, running.left - passedMs / running.job.durationMs(beside));
+      running.left = running.wholeMs > 0 ? Math.max(0, running.left - passedMs / running.wholeMs) : 0;
     }
   }
 
   #plan(): void {
-    const beside = this.#running.size;
-    for (const running of this.#running) {
+    const all = [...this.#running];
+    const factors = slowdowns(all.map(({ job }) => job.cost.share));
+    all.forEach((running, index) => {
+      running.wholeMs = running.job.cost.ms * factors[index]!;
       running.end?.cancel();
-      running.end = this.#loop.after(running.left * running.job.durationMs(beside), () => {
+      running.end = this.#loop.after(running.left * running.wholeMs, () => {
         this.#advance();
         this.#running.delete(running);
         this.#plan();
         running.ended();
         running.job.done(running.startMs, this.#loop.nowMs() - running.startMs);
       });
-    }
+    });
   }
 }
 
@@ -111,6 +113,8 @@ interface Running {
   job: Job;
   /** Of it, 1 to 0. */
   left: number;
+  /** What all of it would take at the present pace. */
+  wholeMs: number;
   startMs: number;
   end: Planned | null;
   ended: () => void;

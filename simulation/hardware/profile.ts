@@ -4,10 +4,12 @@
  */
 import type { LayerRange } from "../../coordinator/placement/cut.js";
 import { wrong } from "./hardware.js";
+import type { SimulatedModel } from "./model-work.js";
+import { StageWork } from "./stage-work.js";
 import { keyPairsOf, type SequencePart, type StepWork } from "./step-work.js";
-import type { StageTimer } from "./timing.js";
+import type { StageTimer, StepCost } from "./timing.js";
 
-export const profileFormat = "glm-relay stage profile 1";
+export const profileFormat = "glm-relay stage profile 2";
 
 /** x ascending; y in ms. */
 export interface Curve {
@@ -28,8 +30,13 @@ export interface StageProfile {
   chunkKeys: Curve;
   /** Norm, head and sampling by the rows that are sampled. */
   head: Curve;
-  /** By the stages that compute on the machine at the same time, one first: times that of one alone. */
-  beside: number[];
+  /** Bytes per second that stages which compute at the same time read together, at most. */
+  sharedBandwidth: number;
+  /** Times that a step of many rows takes while others compute as well: those of one alone. */
+  crowding: number;
+  /** Compute threads of the stage that was measured, and cores of the machine. */
+  threads: number;
+  cores: number;
 }
 
 /** @throws RelayError invalid_configuration naming field, value and what was expected. */
@@ -39,7 +46,8 @@ export function readProfile(value: unknown): StageProfile {
     throw wrong("the profile's format", shown((value as StageProfile | null)?.format), profileFormat);
   }
   for (const name of ["layer", "decodeKeys", "chunkKeys", "head"] as const) requireCurve(profile[name], name);
-  requireNumbers(profile.beside, "beside", 1);
+  for (const name of ["sharedBandwidth", "crowding", "threads", "cores"] as const)
+    requireNumbers([profile[name]], name, 1);
   const { hiddenSize, ffnSize, layerCount } = profile.model ?? {};
   requireNumbers([hiddenSize, ffnSize, layerCount], "model", 1);
   return profile;
@@ -58,26 +66,28 @@ export function requireProfileOf(
 
 export class ProfileTimer implements StageTimer {
   readonly #profile: StageProfile;
-  readonly #layers: LayerRange;
-  readonly #hasHead: boolean;
+  readonly #work: StageWork;
+  readonly #layerCount: number;
 
-  /** @param layerCount Layers of the model. */
-  constructor(profile: StageProfile, layers: LayerRange, layerCount: number) {
+  constructor(profile: StageProfile, layers: LayerRange, model: SimulatedModel) {
     this.#profile = profile;
-    this.#layers = layers;
-    this.#hasHead = layers.layerEnd === layerCount;
+    this.#work = new StageWork(model, layers);
+    this.#layerCount = layers.layerEnd - layers.layerBegin;
   }
 
-  stepMs(work: StepWork, beside: number): number {
-    const { layerBegin, layerEnd } = this.#layers;
-    let ms = (layerEnd - layerBegin) * this.#layerMs(work.parts, work.rows);
-    if (this.#hasHead && work.sampled > 0) ms += interpolated(this.#profile.head, work.sampled);
+  cost(work: StepWork): StepCost {
+    const { head, sharedBandwidth, crowding, threads, cores } = this.#profile;
+    let ms = this.#layerCount * this.#layerMs(work.parts, work.rows);
+    const sampled = this.#work.sampled(work);
+    if (sampled > 0) ms += interpolated(head, sampled);
     const { slice } = work;
-    if (slice !== null) {
-      const layers = Math.min(layerEnd, slice.layerEnd) - Math.max(layerBegin, slice.layerBegin);
-      if (layers > 0) ms += layers * this.#layerMs([slice], slice.rows);
-    }
-    return ms * slowdown(this.#profile.beside, beside);
+    if (slice !== null) ms += this.#work.sliceLayers(slice) * this.#layerMs([slice], slice.rows);
+    let all = 0;
+    this.#work.each(work, (bytes, _, count) => {
+      all += count * bytes;
+    });
+    const memory = ms > 0 ? (1_000 * all) / ms / sharedBandwidth : 0;
+    return { ms, share: { memory, arithmetic: threads / cores, crowding } };
   }
 
   #layerMs(parts: readonly SequencePart[], rows: number): number {
@@ -96,12 +106,6 @@ export class ProfileTimer implements StageTimer {
 
 const chunkMs = (curve: Curve, keys: number, rows: number): number =>
   Math.max(0, interpolated(curve, keys) - interpolated(curve, (rows + 1) / 2));
-
-/** More stages than were measured share what there is. */
-function slowdown(beside: readonly number[], stages: number): number {
-  const known = beside[stages - 1];
-  return known ?? (beside.at(-1)! * stages) / beside.length;
-}
 
 /** @returns not below 0. */
 export function interpolated({ x, y }: Curve, at: number): number {

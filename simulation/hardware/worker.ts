@@ -12,6 +12,8 @@ export interface SimulatedWorker {
   readonly device: Device;
   readonly host: Host;
   readonly processor: Processor;
+  /** What it computes on together with others, where messages are handled too; null: it has its device to itself. */
+  readonly shared: SharedHost | null;
   /** To a worker of the same host, and to everybody else. */
   readonly local: Link;
   readonly uplink: Link;
@@ -32,15 +34,17 @@ export function simulatedWorkers(
 ): SimulatedWorker[] {
   const workers: SimulatedWorker[] = [];
   for (const host of hosts) {
-    const shared = new SharedHost(loop);
+    const common = new SharedHost(loop);
     for (const device of host.devices) {
+      const shared = device.shared === null ? null : common;
       const index = workers.length;
       workers.push({
         index,
         id: `worker${index}`,
         device,
         host,
-        processor: device.shared === null ? new OwnProcessor(loop) : shared.processor(),
+        processor: shared?.processor() ?? new OwnProcessor(loop),
+        shared,
         local: new Link(withinHost),
         uplink: new Link(betweenHosts),
         connection: index + 1,

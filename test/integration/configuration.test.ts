@@ -282,6 +282,18 @@ describe("up", () => {
   });
 });
 
+describe("the log", () => {
+  it("is lines of JSON also when a start fails, with the reason behind them", async () => {
+    const cluster = await TestCluster.start({ model: tinyModel, stages: 1 });
+    const taken = (await cluster.view()).workers[0]!.address;
+    const refused = await glmRelay(["worker", "--coordinator", "127.0.0.1:1", "--listen", taken]);
+    const lines = refused.stderr.trimEnd().split("\n");
+    expect(lines.at(-1)).toMatch(/^error: cannot listen on .* \[invalid_configuration\]$/);
+    for (const line of lines.slice(0, -1)) expect(JSON.parse(line)).toMatchObject({ component: "worker" });
+    await cluster.stop();
+  });
+});
+
 describe("addresses", () => {
   it.skipIf(!hasIPv6)("can be of IPv6 throughout", async () => {
     const port = await freePort();

@@ -3,6 +3,7 @@ import {
   type Answer,
   collect,
   describeShape,
+  fastKernels,
   firstDifference,
   type PrecisionName,
   type Shape,
@@ -22,23 +23,30 @@ const reference = (precision: PrecisionName): Shape => ({
 });
 
 /**
- * With each float type every stage count, chunk size, kernel and load occurs, and with rounded weights and
- * cache some of each; the full matrix and all pairs are in test/long.
+ * With each float type every stage count, chunk size, kind of kernels and load occurs, and with rounded weights
+ * and cache some of each; the full matrix and all pairs are in test/long. The variants of this machine take turns.
  */
 const sampled: Shape[] = [
-  { stages: 1, precision: "float32", kernels: "avx2", chunk: 7, concurrency: 9 },
+  { stages: 1, precision: "float32", kernels: fastKernels(0), chunk: 7, concurrency: 9 },
   { stages: 2, precision: "float32", kernels: "scalar", chunk: 1, concurrency: 9 },
-  { stages: 4, precision: "float32", kernels: "avx2", chunk: 16, concurrency: 1 },
+  { stages: 4, precision: "float32", kernels: fastKernels(1), chunk: 16, concurrency: 1 },
   { stages: 8, precision: "float32", kernels: "best", chunk: null, concurrency: 9 },
   // Chunks of a block beside decodes, once the stages are measured, and chunks that nothing limits.
-  { stages: 2, precision: "float32", kernels: "avx2", chunk: null, concurrency: 9, itlTargetMs: 1 },
-  { stages: 4, precision: "float32", kernels: "avx2", chunk: null, concurrency: 9, itlTargetMs: 60_000 },
+  { stages: 2, precision: "float32", kernels: fastKernels(2), chunk: null, concurrency: 9, itlTargetMs: 1 },
+  {
+    stages: 4,
+    precision: "float32",
+    kernels: fastKernels(3),
+    chunk: null,
+    concurrency: 9,
+    itlTargetMs: 60_000,
+  },
   { stages: 1, precision: "float16", kernels: "best", chunk: 16, concurrency: 9 },
-  { stages: 2, precision: "float16", kernels: "avx2", chunk: null, concurrency: 1 },
+  { stages: 2, precision: "float16", kernels: fastKernels(1), chunk: null, concurrency: 1 },
   { stages: 4, precision: "float16", kernels: "scalar", chunk: 1, concurrency: 9 },
   { stages: 8, precision: "float16", kernels: "scalar", chunk: 7, concurrency: 9 },
   { stages: 4, precision: int4, kernels: "best", chunk: 7, concurrency: 9 },
-  { stages: 2, precision: int4, kernels: "avx2", chunk: 1, concurrency: 1 },
+  { stages: 2, precision: int4, kernels: fastKernels(2), chunk: 1, concurrency: 1 },
   { stages: 2, precision: int8, kernels: "best", chunk: 16, concurrency: 9 },
 ];
 

@@ -181,7 +181,7 @@ describe("glm-relay simulate", () => {
       decodeKeys: { x: [1], y: [0] },
       chunkKeys: { x: [1], y: [0] },
       head: { x: [1], y: [4] },
-      beside: [1],
+      ...{ sharedBandwidth: 100e9, crowding: 1, threads: 1, cores: 1 },
     };
     const path = file("profile.json", JSON.stringify(profile));
     const one = ["--concurrency", "1", "--requests", "1", "--prompt-tokens", "1", "--reply-tokens", "20"];

@@ -28,7 +28,7 @@ describe("a simulated pipeline", () => {
     const work = { parts, rows, keyPairs: keys, keyReads: keys, sampled: rows, slice: null };
     const times = figures.stages.map(({ worker, layerBegin, layerEnd }) => {
       const device = roomy(names[Number(worker.slice("worker".length))]!);
-      return new RooflineTimer(model, { layerBegin, layerEnd }, device, defaultAssumptions).stepMs(work, 1);
+      return new RooflineTimer(model, { layerBegin, layerEnd }, device, defaultAssumptions).cost(work).ms;
     });
     const slowest = Math.max(...times);
     for (const [stage, { utilisation }] of figures.stages.entries()) {

@@ -3,22 +3,37 @@ import {
   type Answer,
   collect,
   describeShape,
+  fastKernels,
   firstDifference,
   type PrecisionName,
   type Shape,
 } from "./exactness.js";
 
 const stageCounts = [1, 2, 4, 8];
-const kernelVariants = ["scalar", "avx2"] as const;
+const kernelKinds = ["scalar", "fast"] as const;
 const chunks = [null, 1, 7, 16];
 const loads = [1, 9] as const;
 
-/** Every combination of stages, kernels, chunk and load, against the first of them without speculation. */
+const kernelsOf = (kind: (typeof kernelKinds)[number], turn: number) =>
+  kind === "scalar" ? kind : fastKernels(turn);
+
+/**
+ * Every combination of stages, kernels (scalar or faster), chunk and load, against the first of them without
+ * speculation.
+ */
 export function exactnessMatrix(precision: PrecisionName): void {
-  const shapes = stageCounts.flatMap((stages) =>
-    kernelVariants.flatMap((kernels) =>
-      chunks.flatMap((chunk) =>
-        loads.map((concurrency): Shape => ({ stages, precision, kernels, chunk, concurrency })),
+  const shapes = stageCounts.flatMap((stages, i) =>
+    kernelKinds.flatMap((kind) =>
+      chunks.flatMap((chunk, j) =>
+        loads.map(
+          (concurrency, k): Shape => ({
+            stages,
+            precision,
+            kernels: kernelsOf(kind, i + j + k),
+            chunk,
+            concurrency,
+          }),
+        ),
       ),
     ),
   );
@@ -31,11 +46,11 @@ export function exactnessMatrix(precision: PrecisionName): void {
  */
 export function exactnessPairs(precision: PrecisionName, turn: number): void {
   const pairs = stageCounts.flatMap((stages, i) =>
-    kernelVariants.map(
-      (kernels, j): Shape => ({
+    kernelKinds.map(
+      (kind, j): Shape => ({
         stages,
         precision,
-        kernels,
+        kernels: kernelsOf(kind, i + turn),
         chunk: chunks[(i + 2 * j + turn) % chunks.length]!,
         concurrency: loads[(i + j + turn) % loads.length]!,
       }),

@@ -1,6 +1,13 @@
 /** The same 20 requests for any cluster, and what came back: tokens and logprobs to the last bit. */
 import { isDeepStrictEqual } from "node:util";
+import { engineInfo } from "../../native/index.js";
 import { demoModel, TestCluster } from "./cluster.js";
+
+/** What this machine has besides scalar, the reference; that alone where there is nothing else. */
+const fastVariants = engineInfo().available.filter((name, _, all) => name !== "scalar" || all.length === 1);
+
+/** They take turns (0, 1, ...). */
+export const fastKernels = (turn: number): string => fastVariants[turn % fastVariants.length]!;
 
 /** How weights, activations and KV cache are stored: names of what the coordinator's flags are. */
 export const precisions = {
@@ -23,8 +30,8 @@ export type PrecisionName = keyof typeof precisions;
 export interface Shape {
   stages: number;
   precision: PrecisionName;
-  /** best: those that run where nobody says which. */
-  kernels: "scalar" | "avx2" | "best";
+  /** A variant of this machine; best: the one that runs where nobody says which. */
+  kernels: string;
   /** Prompt tokens per step; null: the whole prompt. */
   chunk: number | null;
   /** Requests in flight at once: 1 is alone, 9 is beside eight others. */

@@ -71,3 +71,13 @@ test("listens on loopback only, and a port that is taken is an error that names 
     message: expect.stringContaining(`cannot listen on probe port ${port}`),
   });
 });
+
+test("is reached from outside when it is told to listen there, IPv6 too", async () => {
+  const { address } = await start({ host: "0.0.0.0" });
+  expect(address).toMatch(/^0\.0\.0\.0:[1-9]/);
+  const port = address.split(":").at(-1);
+  expect((await fetch(`http://127.0.0.2:${port}/livez`)).status).toBe(200);
+  await expect(start({ host: "192.0.2.77" })).rejects.toThrow(
+    /cannot listen on probe port 0 of 192\.0\.2\.77/,
+  );
+});

@@ -263,3 +263,16 @@ test("a port that is taken is an error that names it", async () => {
     startTestWorker(coordinator.address, new FakeEngine(), { listen: "0.0.0.0:0" }),
   ).rejects.toThrow("beyond loopback");
 });
+
+test("beyond loopback it listens when it is told so, and says where others reach it", async () => {
+  const coordinator = await startCoordinator();
+  const trusting = { listen: "0.0.0.0:0", insecureWorkers: true };
+  await expect(startTestWorker(coordinator.address, new FakeEngine(), trusting)).rejects.toThrow(
+    "expected --advertise HOST:PORT",
+  );
+  const advertise = "worker-0.workers:0";
+  const worker = await startTestWorker(coordinator.address, new FakeEngine(), { ...trusting, advertise });
+  const port = worker.address.split(":").at(-1);
+  const { dataAddress } = await (await coordinator.sessions.next()).registered();
+  expect(dataAddress).toBe(`worker-0.workers:${port}`);
+});
