@@ -47,6 +47,10 @@ export function checkStageConfig(config: StageConfig): void {
   integerIn("maxRows", config.maxRows, 1, INT_MAX);
   integerIn("contextRows", config.contextRows, 0, config.maxRows);
   integerIn("threads", config.threads, 1, THREADS_MAX);
+  if (config.cpus != null && config.cpus.length !== config.threads)
+    throw new Error(
+      `cpus: ${config.cpus.length} of them, expected one for each of ${config.threads} threads`,
+    );
 
   const layerCount = config.layerEnd - config.layerBegin;
   if (config.layers.length !== layerCount) {

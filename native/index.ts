@@ -171,6 +171,8 @@ export interface StageConfig {
   contextRows: number;
   /** Compute threads of this stage (>= 1). */
   threads: number;
+  /** The processor that each thread stays on; null: the system moves them. */
+  cpus?: Int32Array | null;
 }
 
 /** Rows of one sequence in a step, consecutive in the step's input. */

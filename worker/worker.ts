@@ -48,6 +48,8 @@ export interface WorkerOptions extends WorkerTrust {
   /** Offered for weights, KV cache and workspace. */
   memoryBytes: number;
   threads: number;
+  /** The processor that each of them stays on; absent or null: the system moves them. */
+  cpus?: readonly number[] | null;
   /** Seconds for which a worker that is closed goes on while steps come; default 0. */
   drainTimeout?: number | undefined;
   /** Plain HTTP for /livez, /readyz, /metrics; absent: none. 0 takes a free one. */
@@ -84,7 +86,7 @@ export interface RunningWorker {
  */
 export async function startWorker(
   options: WorkerOptions,
-  engine: Engine = nativeEngine(options.weightCache),
+  engine: Engine = nativeEngine(options.weightCache, options.cpus),
 ): Promise<RunningWorker> {
   logGrpcTo(options.log);
   const worker = new Worker(options, engine);

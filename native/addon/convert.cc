@@ -295,6 +295,7 @@ StageConfig toStageConfig(const Napi::Object& object) {
   config.maxRows = toInt(object, "maxRows");
   config.contextRows = toInt(object, "contextRows");
   config.threads = toInt(object, "threads");
+  if (object.Get("cpus").IsTypedArray()) config.cpus = toInts(object, "cpus");
   return config;
 }
 

@@ -149,6 +149,8 @@ struct StageConfig {
   // Rows of the longest context that slices read; 0: there are no slices.
   int contextRows;
   int threads;
+  // The processor that each thread stays on; empty: the system moves them.
+  std::vector<int32_t> cpus;
 };
 
 // What a backend must know to lay out the KV cache and to run attention over it.

@@ -38,7 +38,7 @@ Stage::~Stage() {
 void Stage::load(Done done) {
   driver_.post([this, done] {
     const std::string error = errorOf([this] {
-      pool_ = std::make_unique<ThreadPool>(config_.threads, progress_);
+      pool_ = std::make_unique<ThreadPool>(config_.threads, progress_, config_.cpus);
       backend_ = createCpuBackend(kernels_, *pool_);
       if (cacheOptions_) {
         const std::lock_guard<std::mutex> lock(cacheMutex_);

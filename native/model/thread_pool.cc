@@ -1,6 +1,10 @@
 #include "model/thread_pool.h"
 
+#include <sched.h>
+
 #include <chrono>
+#include <stdexcept>
+#include <string>
 
 namespace glm_relay {
 
@@ -28,10 +32,39 @@ bool spinUntil(Ready ready) {
   return true;
 }
 
+// Before a thread is started that could not be ended from a constructor that throws.
+void requireAllowed(const std::vector<int32_t>& cpus) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  sched_getaffinity(0, sizeof allowed, &allowed);
+  for (const int32_t cpu : cpus) {
+    if (cpu >= 0 && cpu < CPU_SETSIZE && CPU_ISSET(cpu, &allowed)) continue;
+    throw std::runtime_error("processor " + std::to_string(cpu) +
+                             " to pin a thread to: this process may not use it");
+  }
+}
+
+void pinThisThread(int32_t cpu) {
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(cpu, &one);
+  // Where it has been taken away meanwhile the thread goes on wherever it may.
+  sched_setaffinity(0, sizeof one, &one);
+}
+
 }  // namespace
 
-ThreadPool::ThreadPool(int threads, std::atomic<uint64_t>& progress) : progress_(progress) {
-  for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
+ThreadPool::ThreadPool(int threads, std::atomic<uint64_t>& progress, const std::vector<int32_t>& cpus)
+    : progress_(progress) {
+  requireAllowed(cpus);
+  for (int i = 1; i < threads; i++) {
+    const int32_t cpu = cpus.empty() ? -1 : cpus[i];
+    workers_.emplace_back([this, i, cpu] {
+      if (cpu >= 0) pinThisThread(cpu);
+      work(i);
+    });
+  }
+  if (!cpus.empty()) pinThisThread(cpus[0]);
 }
 
 ThreadPool::~ThreadPool() {

@@ -15,8 +15,10 @@ namespace glm_relay {
 
 class ThreadPool {
  public:
-  // `progress` goes up with every task done, and outlives the pool.
-  ThreadPool(int threads, std::atomic<uint64_t>& progress);
+  // `progress` goes up with every task done, and outlives the pool. Thread i stays on processor cpus[i], the
+  // caller, which is thread 0, on cpus[0]; without `cpus` the system moves them. Throws std::runtime_error
+  // for a processor that this process may not use.
+  ThreadPool(int threads, std::atomic<uint64_t>& progress, const std::vector<int32_t>& cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

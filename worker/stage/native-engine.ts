@@ -11,7 +11,11 @@ export interface WeightCacheDirectory {
   maxBytes: number;
 }
 
-export function nativeEngine(weightCache: WeightCacheDirectory | null = null): Engine {
+/** @param cpus The processor that each compute thread stays on; null: the system moves them. */
+export function nativeEngine(
+  weightCache: WeightCacheDirectory | null = null,
+  cpus: readonly number[] | null = null,
+): Engine {
   const { kernels, backend, canonVersion } = engineInfo();
   return {
     kernels,
@@ -45,6 +49,7 @@ export function nativeEngine(weightCache: WeightCacheDirectory | null = null): E
             maxRows,
             contextRows: Math.min(contextRowsOf(model), maxRows),
             threads,
+            cpus: cpus && Int32Array.from(cpus),
           };
           return Stage.create(config, started, weightCache && { ...weightCache, fingerprint });
         },
