@@ -76,6 +76,30 @@ describe.each(cases)("%s", (_, rendering: Rendering) => {
     }
   });
 
+  test("budgets, policies and monitors are about something that is there", () => {
+    const chosenBy = (labels: Record<string, string>) =>
+      pods.filter((pod) => matches(labels, pod.metadata.labels));
+    for (const { kind, metadata, spec } of objects as any[]) {
+      if (kind === "PodDisruptionBudget")
+        expect(chosenBy(spec.selector.matchLabels), metadata.name).toHaveLength(1);
+      if (kind === "NetworkPolicy")
+        expect(chosenBy(spec.podSelector.matchLabels), metadata.name).toHaveLength(1);
+      if (kind === "PodMonitor") {
+        const [worker, ...more] = chosenBy(spec.selector.matchLabels);
+        expect(more).toEqual([]);
+        portOf(worker!.spec.containers[0], spec.podMetricsEndpoints[0].port);
+      }
+      if (kind === "ServiceMonitor") {
+        const watched = services().filter((service) =>
+          matches(spec.selector.matchLabels, service.metadata.labels),
+        );
+        expect(watched.map((service) => service.spec.ports[0].name)).toEqual([spec.endpoints[0].port]);
+      }
+    }
+    const kinds = objects.map(({ kind }) => kind);
+    expect(kinds.includes("ServiceMonitor")).toBe(rendering.name === "everything");
+  });
+
   test("only ready coordinators are behind the API's Service, and workers find one that is not ready", () => {
     const byPort = (name: string) => services().filter(({ spec }) => spec.ports[0].name === name);
     expect(byPort("http").map(({ spec }) => spec.publishNotReadyAddresses)).toEqual([undefined]);
