@@ -58,10 +58,25 @@ export function addKernelsCommand(parent: Command): void {
     });
 }
 
-/** @throws CommandError when the program fails. */
+/**
+ * Bytes per second that so many threads read now.
+ * @throws CommandError when the program fails.
+ */
+export function readBandwidth(threads: number): number {
+  const limits = linesOf(threads, "limits") as Limits[];
+  return Math.max(...limits.map((each) => each.readBandwidth));
+}
+
 function measured(threads: number): (Limits | KernelSpeed)[] {
   note(`kernels, ${threads} ${threads === 1 ? "thread" : "threads"}`);
-  const { status, stdout, stderr, error } = spawnSync(program, [String(threads)], { encoding: "utf8" });
+  return linesOf(threads);
+}
+
+/** @throws CommandError when the program fails. */
+function linesOf(threads: number, ...more: string[]): (Limits | KernelSpeed)[] {
+  const { status, stdout, stderr, error } = spawnSync(program, [String(threads), ...more], {
+    encoding: "utf8",
+  });
   if (status !== 0) throw new CommandError(`${program}: ${error?.message ?? stderr.trim()}`);
   return stdout
     .trim()

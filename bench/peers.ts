@@ -9,7 +9,10 @@ import type { Command } from "commander";
 import { openModel } from "../checkpoint/index.js";
 import { CommandError, exitStatus } from "../cli/errors.js";
 import { integer } from "../cli/options.js";
+import { simulationModel } from "../cli/simulate/model.js";
 import { formatBytes } from "../cli/text.js";
+import { StageWork } from "../simulation/hardware/stage-work.js";
+import { readBandwidth } from "./kernels.js";
 import { parseResident } from "./memory.js";
 import {
   addRandomModelOptions,
@@ -26,7 +29,7 @@ import { findPeer, howToInstallPeer, type PeerFigures, runPeer } from "./peer.js
 import { runRpc, serverCount } from "./peer-rpc.js";
 import { buildRpc, type RpcPrograms } from "./peer-rpc-build.js";
 import { bytesProgress, note } from "./progress.js";
-import { writeRandomGguf } from "./random-gguf.js";
+import { ggufEmbeddingBytes, writeRandomGguf } from "./random-gguf.js";
 import { percentile, printMarkdown, printTable, type Table } from "./report.js";
 import { makeScratch } from "./scratch.js";
 import { clusterEngine, decodeKey, runTask, type SpeedTask } from "./speed-task.js";
@@ -53,7 +56,14 @@ interface Engine {
   /** Threads in all. */
   threads: number;
   kind: "cluster" | "stages" | "peer" | "rpc";
-  rounds: PeerFigures[];
+  /** Of weights, for a step of one row. */
+  tokenBytes: number;
+  rounds: Round[];
+}
+
+interface Round extends PeerFigures {
+  /** Bytes per second that as many threads read just before. */
+  readBandwidth: number;
 }
 
 type Measured = Engine & { run: (round: number) => Promise<PeerFigures> };
@@ -113,10 +123,11 @@ async function findPeers({ peer, rpc, threads }: Flags): Promise<Peer | null> {
 async function measure(
   model: string,
   upFlags: readonly string[],
-  { threads, sequences, contexts, prefill, tokens, rounds }: Flags,
+  { threads, sequences, contexts, prefill, tokens, rounds, quantization }: Flags,
   peer: Peer | null,
 ): Promise<Engine[]> {
   const { shape, contextLength } = await openModel(model);
+  const own = { tokenBytes: await tokenBytesOf(model, quantization) };
   const task: SpeedTask = {
     tokenCount: shape.tokenCount,
     prefillLengths: prefill,
@@ -129,21 +140,33 @@ async function measure(
     return withCluster({ model, stages, flags }, (running) => clusterFigures(running, task, round));
   };
   let file = "";
+  let peers = { tokenBytes: 0 };
   if (peer !== null) {
     const directory = makeScratch();
     file = join(directory, "model.gguf");
-    await writeRandomGguf(file, { ...shape, contextLength }, bytesProgress("writing the peer's weights"));
+    const written = { ...shape, contextLength };
+    await writeRandomGguf(file, written, bytesProgress("writing the peer's weights"));
     await settle(directory);
+    // Of the embedding one row is read.
+    peers = { tokenBytes: statSync(file).size - ggufEmbeddingBytes(written) };
     note(`the peer's file has ${formatBytes(statSync(file).size)}`);
   }
   const engines = threads.flatMap((count): Measured[] => {
     const named = `${count} ${count === 1 ? "thread" : "threads"}`;
     const all: Measured[] = [
-      { name: `1 stage, ${named}`, threads: count, kind: "cluster", rounds: [], run: cluster(1, count) },
+      {
+        ...own,
+        name: `1 stage, ${named}`,
+        threads: count,
+        kind: "cluster",
+        rounds: [],
+        run: cluster(1, count),
+      },
     ];
     if (count % 2 === 0) {
       const halves = cluster(2, count / 2);
       all.push({
+        ...own,
         name: `2 stages, ${named} in all`,
         threads: count,
         kind: "stages",
@@ -154,22 +177,37 @@ async function measure(
     if (peer !== null) {
       const { library } = peer;
       const run = (round: number) => runPeer({ library, file, threads: count, task, round });
-      all.push({ name: `llama.cpp, ${named}`, threads: count, kind: "peer", rounds: [], run });
+      all.push({ ...peers, name: `llama.cpp, ${named}`, threads: count, kind: "peer", rounds: [], run });
     }
     if (peer !== null && peer.rpc !== null && count % serverCount === 0) {
       const rpc = { programs: peer.rpc, file, threadsPerServer: count / serverCount, task };
       const name = `llama.cpp, ${serverCount} RPC servers, ${named} in all`;
-      all.push({ name, threads: count, kind: "rpc", rounds: [], run: () => runRpc(rpc) });
+      all.push({ ...peers, name, threads: count, kind: "rpc", rounds: [], run: () => runRpc(rpc) });
     }
     return all;
   });
   for (let round = 0; round < rounds; round++) {
     for (const engine of engines) {
-      engine.rounds.push(await engine.run(round));
+      const bandwidth = readBandwidth(engine.threads);
+      engine.rounds.push({ ...(await engine.run(round)), readBandwidth: bandwidth });
       note(`round ${round + 1} of ${rounds}, ${engine.name}: ${speeds(engine.rounds.at(-1)!).join(", ")}`);
     }
   }
   return engines.map(({ run: _, ...engine }) => engine);
+}
+
+/** Of weights: all layers and the head. */
+async function tokenBytesOf(model: string, quantization: string): Promise<number> {
+  const flags = quantization === "none" ? {} : { quantization: quantization as "int4" | "int8" };
+  const work = await simulationModel(model, flags);
+  let bytes = 0;
+  new StageWork(work, { layerBegin: 0, layerEnd: work.layers.length }).each(
+    { parts: [], rows: 1, keyPairs: 0, keyReads: 0, sampled: 1, slice: null },
+    (each, _, count) => {
+      bytes += each * count;
+    },
+  );
+  return bytes;
 }
 
 async function clusterFigures(cluster: BenchCluster, task: SpeedTask, round: number): Promise<PeerFigures> {
@@ -192,17 +230,17 @@ const speeds = ({ decode, prefill }: PeerFigures): string[] =>
 /** What is compared, in the order of the table's columns. */
 interface Column {
   head: string;
-  of: (figures: PeerFigures) => number;
+  of: (figures: Round, engine: Engine) => number;
   show: (value: number) => string;
   /** Less is better. */
   isCost: boolean;
 }
 
 function columnsOf({ sequences, contexts, prefill }: Flags): Column[] {
-  const rate = (head: string, of: (figures: PeerFigures) => number): Column => ({
+  const rate = (head: string, of: (figures: Round) => number): Column => ({
     ...{ head, of, show: (value) => value.toFixed(1), isCost: false },
   });
-  const bytes = (head: string, of: (figures: PeerFigures) => number): Column => ({
+  const bytes = (head: string, of: (figures: Round) => number): Column => ({
     ...{ head, of, show: formatBytes, isCost: true },
   });
   return [
@@ -211,6 +249,7 @@ function columnsOf({ sequences, contexts, prefill }: Flags): Column[] {
         rate(`${count} x after ${context}`, ({ decode }) => decode[decodeKey(count, context)]!),
       ),
     ),
+    ...(sequences.includes(1) ? [bandwidthColumn(contexts[0]!)] : []),
     ...prefill.map((length) => rate(`prefill ${length}`, (figures) => figures.prefill[length]!)),
     { head: "ready", of: (figures) => figures.loadSeconds, show: (s) => `${s.toFixed(1)} s`, isCost: true },
     bytes("anonymous", (figures) => figures.anonymousBytes),
@@ -219,9 +258,21 @@ function columnsOf({ sequences, contexts, prefill }: Flags): Column[] {
   ];
 }
 
+/** How much of what the machine reads a sequence alone reads: what is left is not memory's. */
+const bandwidthColumn = (context: number): Column => ({
+  head: "of bandwidth",
+  of: ({ decode, readBandwidth: all }, { tokenBytes }) => (decode[decodeKey(1, context)]! * tokenBytes) / all,
+  show: (share) => `${(100 * share).toFixed(0)} %`,
+  isCost: false,
+});
+
 function table(engines: readonly Engine[], upFlags: readonly string[], flags: Flags): Table {
   const columns = columnsOf(flags);
-  const medianOf = ({ rounds }: Engine, { of }: Column) => percentile(rounds.map(of), 50);
+  const medianOf = (engine: Engine, { of }: Column) =>
+    percentile(
+      engine.rounds.map((round) => of(round, engine)),
+      50,
+    );
   const rows = engines.map((engine) => [
     engine.name,
     ...columns.map((column) => `${column.show(medianOf(engine, column))}${spread(engine, column)}`),
@@ -244,9 +295,10 @@ function table(engines: readonly Engine[], upFlags: readonly string[], flags: Fl
   };
 }
 
-function spread({ rounds }: Engine, { of, isCost }: Column): string {
+function spread(engine: Engine, { of, isCost }: Column): string {
+  const { rounds } = engine;
   if (isCost || rounds.length < 2) return "";
-  const values = rounds.map(of);
+  const values = rounds.map((round) => of(round, engine));
   const half = (Math.max(...values) - Math.min(...values)) / 2;
   return ` +-${((100 * half) / percentile(values, 50)).toFixed(0)} %`;
 }

@@ -1,5 +1,5 @@
 /**
- * A GGUF file of architecture `chatglm` with random weights, for the peer in speed.ts: the shape of our
+ * A GGUF file of architecture `chatglm` with random weights, for the peer in peers.ts: the shape of our
  * random checkpoint in the types that llama.cpp's own `Q4_0` recipe gives it (linears and embedding
  * Q4_0, head Q6_K, norms and biases F32). Like there, the weights are views of a pool.
  * @see the gguf package's constants for keys and types, ggml-common.h for the blocks.
@@ -69,6 +69,11 @@ export async function writeRandomGguf(
   } finally {
     await handle.close();
   }
+}
+
+/** Of a step's weights all but these are read. */
+export function ggufEmbeddingBytes(shape: CheckpointShape): number {
+  return byteLength(tensorsOf(shape).find(({ name }) => name === "token_embd.weight")!);
 }
 
 function tensorsOf(shape: CheckpointShape): GgufTensor[] {

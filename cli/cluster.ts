@@ -11,7 +11,7 @@ import { CommandError, exitStatus } from "./errors.js";
 import { type LayerFlags, layersArguments } from "./layers.js";
 import { watchLoading } from "./loading.js";
 import { type ModelFlags, modelArguments } from "./model-options.js";
-import { coreCount, freeMemoryBytes, memoryShare, redisUrl } from "./options.js";
+import { allowedCpus, coreCount, freeMemoryBytes, memoryShare, redisUrl } from "./options.js";
 import { isListeningMessage, isRoundedMessage, type ListeningMessage } from "./parent.js";
 import { type PrecisionFlags, precisionArguments } from "./precision.js";
 import { findRedisServer, freePort, probeRedis, redisArguments, requireFreePort } from "./redis.js";
@@ -47,6 +47,8 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   /** Of the gRPC API; 0 picks a free one, absent: none. */
   grpcPort?: number;
   threadsPerWorker?: number;
+  /** Each on a processor of its own. */
+  pinThreads?: boolean;
   memoryPerWorker?: number;
   redis?: string;
   /** Of the password of `redis`. */
@@ -64,6 +66,25 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   filesBytes?: number;
   /** Tell how far rounded weights are from the stored ones. */
   verbose?: boolean;
+}
+
+const workerCount = ({ pipelines = 1, stages }: LocalClusterOptions): number => pipelines * stages;
+
+function threadsPerWorker(options: LocalClusterOptions): number {
+  return options.threadsPerWorker ?? Math.max(1, Math.floor(coreCount() / workerCount(options)));
+}
+
+/** @throws CommandError (bad usage) when --pin-threads wants more processors than there are. */
+export function requireProcessors(options: LocalClusterOptions): void {
+  if (!options.pinThreads) return;
+  const threads = workerCount(options) * threadsPerWorker(options);
+  const { length } = allowedCpus();
+  if (threads <= length) return;
+  throw new CommandError(
+    `option '--pin-threads' wants a processor for each of ${threads} compute threads: this process may use ${length}`,
+    "invalid_configuration",
+    exitStatus.badUsage,
+  );
 }
 
 export class LocalCluster {
@@ -220,9 +241,12 @@ export class LocalCluster {
 
   private startWorkers(data: DataDir, address: string): void {
     const { options } = this;
-    const count = (options.pipelines ?? 1) * options.stages;
+    const count = workerCount(options);
     const memory = options.memoryPerWorker ?? Math.floor((freeMemoryBytes() * memoryShare) / count);
-    const threads = options.threadsPerWorker ?? Math.max(1, Math.floor(coreCount() / count));
+    const threads = threadsPerWorker(options);
+    const cpus = options.pinThreads ? allowedCpus() : null;
+    const pinned = (index: number) =>
+      cpus === null ? [] : ["--cpus", cpus.slice(index * threads, (index + 1) * threads).join(",")];
     this.teller.print(`starting ${count} ${count === 1 ? "worker" : "workers"}`);
     this.workers = Array.from({ length: count }, (_, index) =>
       this.supervise({
@@ -231,6 +255,7 @@ export class LocalCluster {
         args: () => [
           ...[mainScript, "worker", "--coordinator", address, "--id", `worker-${index}`],
           ...["--memory", String(memory), "--threads", String(threads)],
+          ...pinned(index),
           ...weightCacheArguments(data, options),
           ...(options.verbose ? ["--verbose"] : []),
           ...["--probe-port", "0"],

@@ -1,5 +1,6 @@
 /** Readers of option values. Commander puts flag and value in front of the message; these say what was expected. */
 
+import { readFileSync } from "node:fs";
 import { isIP } from "node:net";
 import { availableParallelism, freemem } from "node:os";
 import { InvalidArgumentError } from "commander";
@@ -79,6 +80,24 @@ export function name(text: string): string {
   throw new InvalidArgumentError("Expected at most 64 letters, digits, dots, dashes or underscores.");
 }
 
+/** More than the kernel's mask of processors holds. */
+const cpuMax = 1_023;
+
+/** Processors as taskset takes them: "0-3,8" is 0, 1, 2, 3, 8. */
+export function cpuList(text: string): number[] {
+  const cpus = text.split(",").flatMap((part) => {
+    const match = /^(\d{1,4})(?:-(\d{1,4}))?$/.exec(part);
+    const [first, last] = [Number(match?.[1]), Number(match?.[2] ?? match?.[1])];
+    return first <= last && last <= cpuMax
+      ? Array.from({ length: last - first + 1 }, (_, i) => first + i)
+      : [-1];
+  });
+  if (cpus.includes(-1) || new Set(cpus).size !== cpus.length) {
+    throw new InvalidArgumentError(`Expected processors from 0 to ${cpuMax}, each once, such as 0-3,8.`);
+  }
+  return cpus;
+}
+
 export const dtypes = ["float32", "float16", "bfloat16"] as const;
 
 /** Memory that this process and its children may still take, cgroup limits included. */
@@ -92,4 +111,9 @@ export function coreCount(): number {
 
 function parseUrl(text: string): URL | null {
   return URL.canParse(text) ? new URL(text) : null;
+}
+
+/** Processors that this process may use. */
+export function allowedCpus(): number[] {
+  return cpuList(/^Cpus_allowed_list:\s*(\S+)$/m.exec(readFileSync("/proc/self/status", "utf8"))![1]!);
 }

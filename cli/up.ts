@@ -1,6 +1,6 @@
 /** `glm-relay up`: everything on this machine, supervised until Ctrl-C. */
 import type { Command } from "commander";
-import { LocalCluster, type LocalClusterOptions } from "./cluster.js";
+import { LocalCluster, type LocalClusterOptions, requireProcessors } from "./cluster.js";
 import { ConfigurableCommand } from "./configuration/command.js";
 import {
   addPipelinesOption,
@@ -37,6 +37,7 @@ export function addUpCommand(program: Command): void {
   );
   addFilesOptions(command)
     .option("--threads-per-worker <t>", "compute threads of each worker (default: cores / workers)", threads)
+    .option("--pin-threads", "each compute thread stays on a processor of its own")
     .option(
       "--memory-per-worker <size>",
       "memory of each worker, like 4GiB (default: 80 % of what is free / workers)",
@@ -59,6 +60,7 @@ async function run(options: LocalClusterOptions): Promise<void> {
   quantizationOf(options);
   requireRangePerStage(options);
   requireUse(options, true);
+  requireProcessors(options);
   const cluster = new LocalCluster(options, new StatusLine(process.stderr, statusLogMs));
   await serve(cluster, async (url) => {
     process.stdout.write(`ready ${url}\n`);

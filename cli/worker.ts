@@ -3,9 +3,12 @@ import { hostname } from "node:os";
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
 import { ConfigurableCommand } from "./configuration/command.js";
+import { CommandError, exitStatus } from "./errors.js";
 import {
   address,
+  allowedCpus,
   coreCount,
+  cpuList,
   freeMemoryBytes,
   integer,
   memoryShare,
@@ -24,6 +27,7 @@ interface Flags extends ProcessFlags {
   advertise?: string;
   memory?: number;
   threads?: number;
+  cpus?: number[];
   data?: string;
   cacheBytes?: number;
   verbose?: boolean;
@@ -56,7 +60,12 @@ export function addWorkerCommand(program: Command): void {
       "memory for weights and KV cache, like 4GiB (default: 80 % of what is free)",
       size,
     )
-    .option("--threads <t>", "compute threads (default: one per core)", threads)
+    .option("--threads <t>", "compute threads (default: one per core, or one for each of --cpus)", threads)
+    .option(
+      "--cpus <list>",
+      "processors that the compute threads stay on, one each, like 0-3,8 (default: the system moves them)",
+      cpuList,
+    )
     .option("--data <dir>", "keeps packed weights in DIR/weights, from which the next start maps them")
     .option("--cache-bytes <size>", cacheBytesHelp, sizeOrNone)
     .option("--verbose", verboseHelp);
@@ -65,6 +74,7 @@ export function addWorkerCommand(program: Command): void {
 
 async function run(flags: Flags): Promise<void> {
   requireProbePort(flags);
+  requireCpus(flags);
   await runService(
     async () => {
       const [{ startWorker }, { createLogger }] = await Promise.all([
@@ -81,7 +91,8 @@ async function run(flags: Flags): Promise<void> {
         drainTimeout: flags.drainTimeout,
         probeHost: flags.probeHost,
         memoryBytes: flags.memory ?? Math.floor(freeMemoryBytes() * memoryShare),
-        threads: flags.threads ?? coreCount(),
+        threads: flags.threads ?? flags.cpus?.length ?? coreCount(),
+        cpus: flags.cpus ?? null,
         probePort: flags.probePort,
         weightCache: weightCacheOf(flags),
         log,
@@ -97,6 +108,23 @@ async function run(flags: Flags): Promise<void> {
     () => undefined,
     flags.drainTimeout,
   );
+}
+
+/** Told before the worker joins; the engine would tell it when it loads. */
+function requireCpus({ cpus, threads }: Flags): void {
+  if (cpus === undefined) return;
+  const refuse = (what: string) => {
+    throw new CommandError(
+      `option '--cpus <list>' argument '${cpus}' ${what}`,
+      "invalid_configuration",
+      exitStatus.badUsage,
+    );
+  };
+  if (threads !== undefined && threads !== cpus.length)
+    refuse(`is ${cpus.length} processors: expected one for each of ${threads} threads`);
+  const allowed = allowedCpus();
+  const missing = cpus.filter((cpu) => !allowed.includes(cpu));
+  if (missing.length > 0) refuse(`names ${missing}: this process may use ${allowed}`);
 }
 
 function weightCacheOf({ data, cacheBytes = defaultCacheBytes }: Flags) {

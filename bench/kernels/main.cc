@@ -1,5 +1,6 @@
-// kernel_bench THREADS: how fast each kernel of each variant that this CPU has is, beside the machine's
-// limits, which are measured in turn with it. Prints one JSON object per line (bench/kernels.ts reads it).
+// kernel_bench THREADS [limits]: how fast each kernel of each variant that this CPU has is, beside the
+// machine's limits, which are measured in turn with it; or the limits alone. Prints one JSON object per line
+// (bench/kernels.ts reads it).
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -231,7 +232,7 @@ void attention(const KernelTable& table, int threads, KvType type, const char* n
   }
 }
 
-void run(int threads) {
+void run(int threads, bool limitsAlone) {
   const KernelNames available = availableKernels();
   for (int i = 0; i < available.count; i++) {
     const KernelTable& table = *findKernels(available.names[i]);
@@ -242,6 +243,7 @@ void run(int threads) {
         "{\"variant\":\"%s\",\"threads\":%d,\"readBandwidth\":%.4g,\"bytePeak\":%.4g,\"floatPeak\":%.4g}\n",
         table.name, threads, readBandwidth(threads), peakOf(threads, peaks.bytes),
         peakOf(threads, peaks.floats));
+    if (limitsAlone) continue;
     rounded(table, threads, WeightType::kInt4, "int4");
     rounded(table, threads, WeightType::kInt8, "int8");
     floats(table, threads);
@@ -259,6 +261,6 @@ int main(int count, char** arguments) {
     std::fprintf(stderr, "kernel_bench THREADS: %s, expected 1 to 256\n", arguments[1]);
     return 2;
   }
-  glm_relay::run(threads);
+  glm_relay::run(threads, count > 2 && std::strcmp(arguments[2], "limits") == 0);
   return 0;
 }

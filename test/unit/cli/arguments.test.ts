@@ -55,6 +55,17 @@ describe("the command line", () => {
     [["up", "--model", "m", "--stages", "2", "--gpu"], /unknown option '--gpu'/],
     [["worker", "--coordinator", "nowhere"], /'--coordinator <host:port>' argument 'nowhere'.*HOST:PORT/],
     [["worker", "--coordinator", "a:1", "--memory", "much"], /'--memory <size>' argument 'much'.*4GiB/],
+    [["worker", "--coordinator", "a:1", "--cpus", "3-1"], /'--cpus <list>' argument '3-1'.*such as 0-3,8/],
+    [["worker", "--coordinator", "a:1", "--cpus", "0,0"], /'--cpus <list>' argument '0,0'.*each once/],
+    [["worker", "--coordinator", "a:1", "--cpus", "1023"], /'1023' names 1023: this process may use 0/],
+    [
+      ["worker", "--coordinator", "a:1", "--cpus", "0-2", "--threads", "2"],
+      /'0,1,2' is 3 processors: expected one for each of 2 threads/,
+    ],
+    [
+      ["up", "--model", "m", "--stages", "1000", "--pin-threads"],
+      /'--pin-threads' wants a processor for each of 1000 compute threads: this process may use \d+/,
+    ],
     [["coordinator", "--model", "m", "--stages", "2"], /required option '--redis <url>'/],
     [["chat", "--url", "ftp://x"], /'--url <url>' argument 'ftp:\/\/x'.*http/],
     [["status", "too", "many"], /too many arguments/],

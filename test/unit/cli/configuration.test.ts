@@ -46,6 +46,7 @@ const values: Record<string, fc.Arbitrary<string>> = {
   "<url>": fc.constantFrom("redis://127.0.0.1:6379", "rediss://h:1/2"),
   "<name>": word,
   "<hosts>": fc.constantFrom("*", "a.example,b:81", "[::1]:9000"),
+  "<list>": fc.constantFrom("0", "0-3,8", "5,2"),
   "<ranges>": fc.constantFrom("0-17", "0-3,4-4,5-9"),
   "<field=value>": fc
     .tuple(word, fc.constantFrom("null", "1e3", '"x"', "[1, 2]", "text, with: more #"))

@@ -11,6 +11,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
+import { allowedCpus } from "../../../cli/options.js";
 import { findRedisServer } from "../../../cli/redis.js";
 import { packageRoot } from "../../../common/package.js";
 import { eventually, fixture, isRunning, scratch } from "./support.js";
@@ -36,6 +37,7 @@ interface Up {
 interface Child {
   pid: number;
   role: string;
+  command: string[];
 }
 
 /** A package of its own whose coordinator and worker are the stubs. */
@@ -51,13 +53,14 @@ function stubPackage(directory: string): string {
   return join(directory, "dist/cli/main.js");
 }
 
-function startUp(model = "good"): Up {
+function startUp(model = "good", flags: string[] = []): Up {
   const directory = scratch();
   const data = join(directory, "data");
   const eventsFile = join(directory, "events");
   writeFileSync(eventsFile, "");
   const { REDIS_URL: _, ...env } = process.env;
   const args = ["up", "--model", `/models/${model}`, "--stages", "2", "--port", "0", "--data", data];
+  args.push(...flags);
   const child = spawn(process.execPath, [stubPackage(directory), ...args], {
     env: { ...env, STUB_EVENTS: eventsFile },
     stdio: ["ignore", "pipe", "pipe"],
@@ -96,10 +99,12 @@ function childrenIn(directory: string): Child[] {
     try {
       const command = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
       const [, script, role = ""] = command;
-      if (script === join(directory, "dist/cli/main.js") && role !== "up") children.push({ pid, role });
-      else if (script === join(directory, "dist/cli/watchdog.js")) children.push({ pid, role: "watchdog" });
+      if (script === join(directory, "dist/cli/main.js") && role !== "up")
+        children.push({ pid, role, command });
+      else if (script === join(directory, "dist/cli/watchdog.js"))
+        children.push({ pid, role: "watchdog", command });
       else if (readlinkSync(`/proc/${pid}/cwd`) === join(directory, "data/redis")) {
-        children.push({ pid, role: "redis" });
+        children.push({ pid, role: "redis", command });
       }
     } catch {
       // It has ended meanwhile.
@@ -110,8 +115,8 @@ function childrenIn(directory: string): Child[] {
 
 const url = (up: Up) => /^ready (http:\S+)$/m.exec(up.stdout())?.[1] ?? "";
 
-async function readyUp(model?: string): Promise<Up> {
-  const up = startUp(model);
+async function readyUp(model?: string, flags?: string[]): Promise<Up> {
+  const up = startUp(model, flags);
   await eventually(() => url(up) !== "", 20_000);
   return up;
 }
@@ -151,6 +156,17 @@ describe.skipIf(!hasRedis)("up", () => {
     expect(ends.slice(1).sort()).toEqual(["worker closed worker-0", "worker closed worker-1"]);
     expect(new Set(up.events().filter((event) => event.startsWith("coordinator start"))).size).toBe(1);
     await eventually(() => up.children().length === 0);
+  });
+
+  it("gives each compute thread a processor of its own", async ({ skip }) => {
+    const cpus = allowedCpus();
+    skip(cpus.length < 2, "this process may use one processor only");
+    const up = await readyUp("good", ["--threads-per-worker", "1", "--pin-threads"]);
+    const pinned = up
+      .children()
+      .filter(({ role }) => role === "worker")
+      .map(({ command }) => command[command.indexOf("--cpus") + 1]);
+    expect(pinned.sort()).toEqual([String(cpus[0]), String(cpus[1])].sort());
   });
 
   it("leaves nothing behind when it is killed", async () => {
