@@ -13,7 +13,7 @@ const helmVersion = "v3.19.0";
 const tools = join(packageRoot, "build/tools");
 /** A cold build on two busy cores. */
 const buildLimitMs = 20 * 60_000;
-/** Helm that Go built does not know the version it is made for; the chart's oldest and newest are rendered. */
+/** Without a cluster Helm assumes one; a Helm that Go built assumes 1.20. */
 export const kubeVersion = "1.34.0";
 
 export function findHelm(): { path: string } | { missing: string } {
