@@ -87,12 +87,17 @@ export async function runRpc({ programs, file, threadsPerServer, task }: RpcRun)
 /** The longest prompt comes first once more, uncounted: pages are touched for the first time. */
 export function prefillArguments({ prefillLengths }: SpeedTask): string[] {
   const longest = Math.max(...prefillLengths);
-  return batchedArguments([longest, ...prefillLengths], 1, [1]);
+  return [...batchedArguments([longest, ...prefillLengths], 1, [1]), "--ubatch-size", String(prefillPart)];
 }
 
 export function decodeArguments({ contexts, tokens, sequenceCounts }: SpeedTask): string[] {
   return batchedArguments(contexts, tokens, sequenceCounts);
 }
+
+/** Tokens of a prompt that go to the servers at once: with 512, as by default, only one of them computes at a time. */
+const prefillPart = 64;
+/** Of less llama-batched-bench makes no use: it fails. */
+const contextMin = 256;
 
 /** Every sequence has an equal part of the context, also when fewer run. */
 function batchedArguments(
@@ -100,7 +105,7 @@ function batchedArguments(
   tokens: number,
   sequences: readonly number[],
 ): string[] {
-  const context = Math.max(...sequences) * (Math.max(...prompts) + tokens);
+  const context = Math.max(contextMin, Math.max(...sequences) * (Math.max(...prompts) + tokens));
   return [
     ...["--ctx-size", String(context), "-npp", prompts.join(","), "-ntg", String(tokens)],
     ...["-npl", sequences.join(",")],

@@ -17,14 +17,15 @@ struct RowMax {
   bool finite;
 };
 
+// Sums and comparisons without branches, which the compiler does for many logits at once.
 RowMax scan(const float* logits, int count) {
   float max = logits[0];
-  bool finite = true;
+  int odd = 0;
   for (int i = 0; i < count; i++) {
-    finite = finite && std::isfinite(logits[i]);
+    odd |= std::isfinite(logits[i]) ? 0 : 1;
     max = logits[i] > max ? logits[i] : max;
   }
-  return {max, finite};
+  return {max, odd == 0};
 }
 
 // The order of candidates: higher logit first, ties to the lower id.
@@ -55,7 +56,10 @@ TokenResult Sampler::sample(const float* logits, const SampleRequest& request, i
   result.finite = row.finite;
   result.logprob = std::numeric_limits<double>::quiet_NaN();
   if (!row.finite) return result;
-  result.token = draw(logits, request, request.position + draftIndex, scratch_[thread]);
+  // The first of the largest, as `draw` would find among candidates.
+  const bool isPlain = request.temperature == 0.0 && request.bannedTokens.empty();
+  result.token = isPlain ? static_cast<int>(std::find(logits, logits + tokenCount_, row.max) - logits)
+                         : draw(logits, request, request.position + draftIndex, scratch_[thread]);
   if (request.topLogprobs >= 0) explain(logits, request.topLogprobs, row.max, scratch_[thread], result);
   return result;
 }

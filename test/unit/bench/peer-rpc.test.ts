@@ -68,8 +68,11 @@ describe("what the client is told", () => {
   const value = (args: string[], name: string) => args[args.indexOf(name) + 1];
 
   it("leaves room for the longest of as many sequences as run at once", () => {
-    expect(value(decodeArguments(task), "--ctx-size")).toBe(String(4 * (32 + 16)));
-    expect(value(prefillArguments(task), "--ctx-size")).toBe(String(64 + 1));
+    const long = { ...task, contexts: [8, 1_024], prefillLengths: [64, 2_048] };
+    expect(value(decodeArguments(long), "--ctx-size")).toBe(String(4 * (1_024 + 16)));
+    expect(value(prefillArguments(long), "--ctx-size")).toBe(String(2_048 + 1));
+    // Of less than that it makes no use.
+    expect(value(decodeArguments(task), "--ctx-size")).toBe("256");
   });
 
   it("has the longest prompt first, for what is touched for the first time", () => {
