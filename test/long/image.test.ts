@@ -2,7 +2,7 @@
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { packageRoot } from "../../common/package.js";
 
 const image = "glm-relay:test";
@@ -57,12 +57,19 @@ describe.skipIf("missing" in found)("the image", () => {
 
   beforeAll(() => {
     const options = ["-f", "deploy/Dockerfile", "--build-arg", `NODE_IMAGE=${base}`, "-t", image];
-    const build = builder === "buildah" ? ["bud", "--isolation", "chroot", "--network", "host"] : ["build"];
+    const build =
+      builder === "buildah"
+        ? ["bud", "--format", "docker", "--isolation", "chroot", "--network", "host"]
+        : ["build"];
     const built = run(builder, [...build, ...options, "."], buildLimitMs);
     expect(built.status, `${built.stdout}\n${built.stderr}`).toBe(0);
     const size = run(builder, ["images", "--format", "{{.Size}}", image], 60_000).stdout.trim();
     process.stderr.write(`the image takes ${size}\n`);
   }, buildLimitMs);
+
+  afterAll(() => {
+    run(builder, ["rmi", image], 120_000);
+  });
 
   test("runs as nobody in particular, and the program starts", () => {
     expect(inside(builder, ["id", "-u"]).stdout.trim()).toBe("10001");
