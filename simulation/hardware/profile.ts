@@ -46,8 +46,10 @@ export function readProfile(value: unknown): StageProfile {
     throw wrong("the profile's format", shown((value as StageProfile | null)?.format), profileFormat);
   }
   for (const name of ["layer", "decodeKeys", "chunkKeys", "head"] as const) requireCurve(profile[name], name);
-  for (const name of ["sharedBandwidth", "crowding", "threads", "cores"] as const)
-    requireNumbers([profile[name]], name, 1);
+  for (const name of ["sharedBandwidth", "crowding", "threads", "cores"] as const) {
+    if (!isAtLeast(1, profile[name]))
+      throw wrong(`the profile's ${name}`, shown(profile[name]), "a number of at least 1");
+  }
   const { hiddenSize, ffnSize, layerCount } = profile.model ?? {};
   requireNumbers([hiddenSize, ffnSize, layerCount], "model", 1);
   return profile;
@@ -132,10 +134,13 @@ function requireCurve(curve: Curve | undefined, field: string): void {
 const pointsMax = 1_000;
 
 function requireNumbers(values: unknown, field: string, least: number): void {
-  const good = (value: unknown) => typeof value === "number" && Number.isFinite(value) && value >= least;
+  const good = (value: unknown) => isAtLeast(least, value);
   if (Array.isArray(values) && values.length >= 1 && values.length <= pointsMax && values.every(good)) return;
   throw wrong(`the profile's ${field}`, shown(values), `1 to ${pointsMax} numbers of at least ${least}`);
 }
+
+const isAtLeast = (least: number, value: unknown): boolean =>
+  typeof value === "number" && Number.isFinite(value) && value >= least;
 
 const shown = (value: unknown): string =>
   value === undefined ? "missing" : JSON.stringify(value).slice(0, 60);

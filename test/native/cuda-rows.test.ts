@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type ModelShape, Stage, type StepInput, type StepOutput } from "../../native/index.js";
+import { type ModelShape, Stage, type StepInput } from "../../native/index.js";
 import { testGpu } from "../support/test-gpu.js";
 import {
   INT4,
@@ -13,6 +13,7 @@ import {
   randomModel,
   rows,
   type StageOptions,
+  scoresOf,
   seededRandom,
   stageConfig,
   type Tensors,
@@ -38,15 +39,6 @@ function step(begin: number, end: number): StepInput {
   return input;
 }
 
-const seen = ({ scores }: StepOutput) =>
-  scores.map(({ logprob, rank, finite, topTokens, topLogprobs }) => [
-    logprob,
-    rank,
-    finite,
-    ...topTokens,
-    ...topLogprobs,
-  ]);
-
 const kinds: [string, "" | "turing", StageOptions][] = [
   ["bfloat16", "", { dtype: "bfloat16" }],
   ["int4, int8 KV", "", { dtype: "float16", weights: INT4, headWeights: INT8, kvType: "int8" }],
@@ -55,7 +47,7 @@ const kinds: [string, "" | "turing", StageOptions][] = [
 
 describe.each(kinds)("%s", (name, path, kind) => {
   let tensors: Tensors;
-  let single: ReturnType<typeof seen>;
+  let single: ReturnType<typeof scoresOf>;
 
   /** The pipeline on the GPU. */
   async function pipeline(cuts: number[]): Promise<TestPipeline> {
@@ -76,7 +68,7 @@ describe.each(kinds)("%s", (name, path, kind) => {
     tensors = writeTensors(join(folder.path, `${name}.bin`), randomModel(shape, kind.dtype!, 7), true);
     const alone = await pipeline([]);
     single = [];
-    for (let row = 0; row < LONGEST; row++) single.push(...seen(await alone.step(step(row, row + 1))));
+    for (let row = 0; row < LONGEST; row++) single.push(...scoresOf(await alone.step(step(row, row + 1))));
     await alone.close();
     expect(single.every(([, , finite]) => finite)).toBe(true);
   });
@@ -85,7 +77,7 @@ describe.each(kinds)("%s", (name, path, kind) => {
     const together = await pipeline([1]);
     expect(together.stages.every(({ kernels }) => kernels.startsWith("cuda-sm_"))).toBe(true);
     for (const count of [2, 15, 17, 33, LONGEST]) {
-      expect(seen(await together.step(step(0, count))), `${count} rows`).toEqual(single.slice(0, count));
+      expect(scoresOf(await together.step(step(0, count))), `${count} rows`).toEqual(single.slice(0, count));
     }
     await together.close();
   });
@@ -98,7 +90,9 @@ describe.each(kinds)("%s", (name, path, kind) => {
       const beside = rows(0, 2, [7]);
       const input = tokenStep([beside, rows(begin, end - begin, blocks)], [1, 2, ...ids.slice(begin, end)]);
       input.scores = step(begin, end).scores.map((score) => ({ ...score, row: score.row + 2 }));
-      expect(seen(await company.step(input)), `rows ${begin} to ${end}`).toEqual(single.slice(begin, end));
+      expect(scoresOf(await company.step(input)), `rows ${begin} to ${end}`).toEqual(
+        single.slice(begin, end),
+      );
     }
     await company.close();
   });

@@ -4,12 +4,13 @@
  */
 import { join } from "node:path";
 import { afterAll, afterEach, expect, test, vi } from "vitest";
-import { engineInfo, type ModelShape, type StepInput, type StepOutput } from "../../native/index.js";
+import { engineInfo, type ModelShape, type StepInput } from "../../native/index.js";
 import {
   ODD,
   randomModel,
   rows,
   type StageOptions,
+  scoresOf,
   TestPipeline,
   temporaryFolder,
   tokenStep,
@@ -39,15 +40,6 @@ function step(begin: number, count: number): StepInput {
   return input;
 }
 
-const seen = ({ scores }: StepOutput) =>
-  scores.map(({ logprob, rank, finite, topTokens, topLogprobs }) => [
-    logprob,
-    rank,
-    finite,
-    ...topTokens,
-    ...topLogprobs,
-  ]);
-
 const kinds: [string, StageOptions][] = [
   ["float32", { dtype: "float32" }],
   ["float16, int8 KV", { dtype: "float16", kvType: "int8" }],
@@ -63,11 +55,11 @@ test.each(kinds)(
       const options = { ...kind, threads, maxRows: BLOCK, blockCount: 2 };
       const pipeline = await TestPipeline.create(tensors, shape, [1], options);
       await pipeline.step(step(0, BLOCK));
-      const together = seen(await pipeline.step(step(last, ROWS)));
+      const together = scoresOf(await pipeline.step(step(last, ROWS)));
       const alone: typeof together = [];
-      for (let row = 0; row < ROWS; row++) alone.push(...seen(await pipeline.step(step(last + row, 1))));
+      for (let row = 0; row < ROWS; row++) alone.push(...scoresOf(await pipeline.step(step(last + row, 1))));
       // The same rows one block earlier have other angles. They are written over block 0, so this comes last.
-      const earlier = seen(await pipeline.step(step(last - BLOCK, 1)));
+      const earlier = scoresOf(await pipeline.step(step(last - BLOCK, 1)));
       await pipeline.close();
       return { together, alone, earlier };
     };

@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
-import { engineInfo, type ModelShape, type StepInput, type StepOutput } from "../../native/index.js";
+import { engineInfo, type ModelShape, type StepInput } from "../../native/index.js";
 import {
   INT4,
   INT8,
@@ -12,6 +12,7 @@ import {
   randomModel,
   rows,
   type StageOptions,
+  scoresOf,
   seededRandom,
   type Tensors,
   TestPipeline,
@@ -39,15 +40,6 @@ function step(begin: number, end: number): StepInput {
   return input;
 }
 
-const seen = ({ scores }: StepOutput) =>
-  scores.map(({ logprob, rank, finite, topTokens, topLogprobs }) => [
-    logprob,
-    rank,
-    finite,
-    ...topTokens,
-    ...topLogprobs,
-  ]);
-
 const kinds: [string, StageOptions][] = [
   ["float32", { dtype: "float32" }],
   ["float16", { dtype: "float16" }],
@@ -58,7 +50,7 @@ const kinds: [string, StageOptions][] = [
 
 describe.each(kinds)("%s", (name, kind) => {
   let tensors: Tensors;
-  let single: ReturnType<typeof seen>;
+  let single: ReturnType<typeof scoresOf>;
 
   const pipeline = (threads: number) =>
     TestPipeline.create(tensors, shape, [1], {
@@ -73,7 +65,7 @@ describe.each(kinds)("%s", (name, kind) => {
     vi.stubEnv("GLM_RELAY_KERNELS", "scalar");
     const scalar = await pipeline(1);
     single = [];
-    for (let row = 0; row < LONGEST; row++) single.push(...seen(await scalar.step(step(row, row + 1))));
+    for (let row = 0; row < LONGEST; row++) single.push(...scoresOf(await scalar.step(step(row, row + 1))));
     await scalar.close();
     vi.unstubAllEnvs();
     expect(single.every(([, , finite]) => finite)).toBe(true);
@@ -87,7 +79,7 @@ describe.each(kinds)("%s", (name, kind) => {
         const together = await pipeline(threads);
         expect(together.stages.map(({ kernels }) => kernels)).toEqual([variant, variant]);
         for (const count of [...Array.from({ length: 70 }, (_, i) => i + 1), LONGEST]) {
-          const got = seen(await together.step(step(0, count)));
+          const got = scoresOf(await together.step(step(0, count)));
           expect(got, `${count} rows, ${threads} threads`).toEqual(single.slice(0, count));
         }
         await together.close();

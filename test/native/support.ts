@@ -346,3 +346,14 @@ export function greedy(row: number, position: number, topLogprobs = -1): SampleR
 export function tokenStep(sequences: SequenceRows[], tokenIds: number[]): StepInput {
   return { sequences, tokenIds: Int32Array.from(tokenIds), activations: null, samples: [], scores: [] };
 }
+
+/** All that a step tells of the rows that it scored, row by row. */
+export function scoresOf({ scores }: StepOutput) {
+  return scores.map(({ logprob, rank, finite, topTokens, topLogprobs }) => [
+    logprob,
+    rank,
+    finite,
+    ...topTokens,
+    ...topLogprobs,
+  ]);
+}

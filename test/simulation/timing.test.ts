@@ -249,8 +249,8 @@ describe("a profile", () => {
     [{ layer: { x: [1, 1], y: [1, 2] } }, "layer.x"],
     [{ layer: { x: [1], y: [1, 2] } }, "layer.y"],
     [{ head: undefined }, "the profile's head.x is missing"],
-    [{ sharedBandwidth: 0 }, "the profile's sharedBandwidth is [0]"],
-    [{ cores: undefined }, "the profile's cores is [null]"],
+    [{ sharedBandwidth: 0 }, "the profile's sharedBandwidth is 0"],
+    [{ cores: undefined }, "the profile's cores is missing"],
   ])("with %j is refused", (changes, message) => {
     expect(() => readProfile({ ...profile, ...changes })).toThrow(message);
   });
