@@ -100,7 +100,7 @@ std::unique_ptr<DeviceMatrix> CudaBackend::mapMatrix(const PackedBytes& matrix) 
 }
 
 void CudaBackend::reserveRows(int rows, int stepRows, int columns) {
-  halves_.grow(static_cast<uint64_t>(rows) * widestColumns_ * sizeof(uint16_t), stream_.get());
+  halves_.grow(halvesOf(rows, widestColumns_) * sizeof(uint16_t), stream_.get());
   halfScales_.grow(rows * sizeof(float), stream_.get());
   rowBytes_.grow(static_cast<uint64_t>(stepRows) * columns * sizeof(float), stream_.get());
   rowIndices_.grow(stepRows * sizeof(int32_t), stream_.get());
@@ -188,7 +188,7 @@ void CudaBackend::matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int r
 void CudaBackend::multiply(float* y, const float* x, int rows, const CudaMatrix& w, const float* bias) {
   const int paddedK = w.layout.paddedColumns();
   // Only before reserveRows, for a prefix encoder, is there anything to grow.
-  halves_.grow(static_cast<uint64_t>(rows) * paddedK * sizeof(uint16_t), stream_.get());
+  halves_.grow(halvesOf(rows, paddedK) * sizeof(uint16_t), stream_.get());
   halfScales_.grow(rows * sizeof(float), stream_.get());
   toHalves(stream_.get(), halves_.as<uint16_t>(), nullptr, halfScales_.as<float>(), x, rows, w.k, paddedK);
   multiplyHalves(y, halves_.as<uint16_t>(), rows, w, bias);

@@ -14,7 +14,7 @@ void ExpertMemory::reserve(const ExpertShape& expertShape, int hidden, int rows,
   };
   const int64_t choices = static_cast<int64_t>(rows) * shape.perToken;
   const WeightLayout router(shape.count, hidden, {});
-  lowHalves.grow(static_cast<uint64_t>(rows) * router.paddedColumns() * sizeof(uint16_t), stream);
+  lowHalves.grow(halvesOf(rows, router.paddedColumns()) * sizeof(uint16_t), stream);
   floats(logits, rows, shape.count);
   floats(lowLogits, rows, shape.count);
   floats(rowOfPart, choices, 1);

@@ -1,5 +1,6 @@
 #include "cuda/kernels/device.h"
 #include "cuda/kernels/kernels.h"
+#include "cuda/weight_layout.h"
 
 namespace glm_relay::cuda {
 
@@ -20,7 +21,6 @@ __global__ void toHalvesKernel(uint16_t* out, uint16_t* low, float* scales, cons
                                int paddedK) {
   uint32_t* partial = reinterpret_cast<uint32_t*>(sharedMemory());
   const float* row = x + static_cast<int64_t>(blockIdx.x) * k;
-  const int64_t begin = static_cast<int64_t>(blockIdx.x) * paddedK;
   // As bits, magnitudes are in order, infinity and NaN above all numbers.
   uint32_t largest = 0;
   for (int i = static_cast<int>(threadIdx.x); i < k; i += kRowThreads) {
@@ -35,10 +35,19 @@ __global__ void toHalvesKernel(uint16_t* out, uint16_t* low, float* scales, cons
   const int shift = kTopExponent - (static_cast<int>(largest >> 23) - 127);
   const int kept = shift > kMaxShift ? kMaxShift : shift;
   const float factor = powerOfTwo(kept);
-  for (int i = static_cast<int>(threadIdx.x); i < paddedK; i += kRowThreads) {
-    const float value = i < k ? row[i] * factor : 0.0f;
-    out[begin + i] = halfBits(value);
-    if (low != nullptr) low[begin + i] = halfBits(value - halfValue(halfBits(value)));
+  const int target = static_cast<int>(blockIdx.x);
+  for (int i = 2 * static_cast<int>(threadIdx.x); i < paddedK; i += 2 * kRowThreads) {
+    uint32_t pair = 0;
+    uint32_t lowPair = 0;
+    for (int j = 0; j < 2; j++) {
+      const float value = i + j < k ? row[i + j] * factor : 0.0f;
+      const uint32_t half = halfBits(value);
+      pair |= half << (16 * j);
+      lowPair |= static_cast<uint32_t>(halfBits(value - halfValue(static_cast<uint16_t>(half)))) << (16 * j);
+    }
+    const int64_t at = halfIndex(target, i, paddedK);
+    *reinterpret_cast<uint32_t*>(out + at) = pair;
+    if (low != nullptr) *reinterpret_cast<uint32_t*>(low + at) = lowPair;
   }
   // The numbers of a row that is not finite would be finite here; its products must not be.
   if (threadIdx.x == 0) {

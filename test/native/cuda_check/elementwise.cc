@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "check.h"
+#include "cuda/weight_layout.h"
 #include "kernels/half.h"
 
 namespace glm_relay::cuda {
@@ -127,11 +128,11 @@ void checkMixture(Check& check, Random& random, int size) {
 
 // A row as two FP16 numbers per value has 22 bits.
 void checkHalves(Check& check, Random& random, int size) {
-  const int padded = size + 40;
+  const int padded = (size + 40) / kStepColumns * kStepColumns;
   const std::vector<float> x = random.values(static_cast<size_t>(kRows) * size, 1e-3f);
   const OnDevice<float> in(x), scales(static_cast<size_t>(kRows));
-  const OnDevice<uint16_t> high(static_cast<size_t>(kRows) * padded),
-      low(static_cast<size_t>(kRows) * padded);
+  const OnDevice<uint16_t> high(static_cast<size_t>(halvesOf(kRows, padded))),
+      low(static_cast<size_t>(halvesOf(kRows, padded)));
   toHalves(stream(), high.get(), low.get(), scales.get(), in.get(), kRows, size, padded);
   const std::vector<uint16_t> first = high.read(), second = low.read();
   const std::vector<float> factors = scales.read();
@@ -139,7 +140,7 @@ void checkHalves(Check& check, Random& random, int size) {
   std::vector<double> expected;
   for (int row = 0; row < kRows; row++) {
     for (int i = 0; i < padded; i++) {
-      const size_t place = static_cast<size_t>(row) * padded + i;
+      const size_t place = static_cast<size_t>(halfIndex(row, i, padded));
       const double value = i < size ? x[static_cast<size_t>(row) * size + i] / factors[row] : 0.0;
       one.push_back(halfToFloat(first[place]));
       both.push_back(halfToFloat(first[place]) + halfToFloat(second[place]));
