@@ -38,21 +38,32 @@ __device__ __forceinline__ int xVector(int row, int vector) {
   return row * kRowVectors + (vector ^ (row & 7));
 }
 
+// Which rows of y a block of threads computes, of which x, and by which weights. Its columns follow from
+// blockIdx.x.
+struct Share {
+  const uint8_t* weights;
+  const float* rowScales;
+  int firstRow;
+  int endRow;                // rows from here on are another block's, or nobody's
+  const int32_t* xRowOfRow;  // null: the same row
+
+  __device__ __forceinline__ int xRow(int row) const { return xRowOfRow == nullptr ? row : xRowOfRow[row]; }
+};
+
 // What one thread brings from global memory for one stage; `to` takes it piece by piece:
 // to(shared, global, valid), in an order that is the same for every stage.
 template <class T, class To>
-__device__ __forceinline__ void forEachPiece(const ProductArgs& args, uint8_t* stage, int columnBlock,
-                                             To to) {
+__device__ __forceinline__ void forEachPiece(const ProductArgs& args, const Share& share, uint8_t* stage,
+                                             int columnBlock, To to) {
   const int thread = static_cast<int>(threadIdx.x);
-  const int firstRow = static_cast<int>(blockIdx.y) * T::kRows;
   const int64_t paddedK = static_cast<int64_t>(args.columnBlocks) * kBlockColumns;
 #pragma unroll
   for (int i = 0; i < T::kXVectors; i++) {
     const int at = i * kThreads + thread;
     const int row = at / kRowVectors;
     const int vector = at % kRowVectors;
-    const bool valid = firstRow + row < args.rows;
-    const uint16_t* from = args.x + (valid ? firstRow + row : 0) * paddedK +
+    const bool valid = share.firstRow + row < share.endRow;
+    const uint16_t* from = args.x + (valid ? share.xRow(share.firstRow + row) : 0) * paddedK +
                            static_cast<int64_t>(columnBlock) * kBlockColumns + vector * 8;
     to(stage + xVector(row, vector) * kVectorBytes, from, valid);
   }
@@ -64,8 +75,8 @@ __device__ __forceinline__ void forEachPiece(const ProductArgs& args, uint8_t* s
   for (int i = 0; i < T::kColumnTiles; i++) {
     const bool valid = firstBlock + i < args.rowBlocks;
     const uint8_t* from =
-        args.weights + (static_cast<int64_t>(valid ? firstBlock + i : 0) * args.columnBlocks + columnBlock) *
-                           args.blockBytes;
+        share.weights + (static_cast<int64_t>(valid ? firstBlock + i : 0) * args.columnBlocks + columnBlock) *
+                            args.blockBytes;
 #pragma unroll
     for (int vector = 0; vector < T::kDataVectors; vector++) {
       const int offset = (vector * kWarp + lane) * kVectorBytes;
@@ -81,7 +92,7 @@ __device__ __forceinline__ void forEachPiece(const ProductArgs& args, uint8_t* s
       const int offset = blockDataBytes(T::kType) + group * kVectorBytes;
       const int64_t index =
           static_cast<int64_t>(valid ? firstBlock + block : 0) * args.columnBlocks + columnBlock;
-      to(blocks + block * T::kBlockBytes + offset, args.weights + index * args.blockBytes + offset, valid);
+      to(blocks + block * T::kBlockBytes + offset, share.weights + index * args.blockBytes + offset, valid);
     }
   }
 }
@@ -123,11 +134,11 @@ __device__ __forceinline__ void multiplyStage(Sums<T>& sums, const uint8_t* stag
 
 // kAmpere: copies run ahead by kStages - 1 stages, past the registers.
 template <class T>
-__device__ __forceinline__ void sumAsync(Sums<T>& sums, const ProductArgs& args, uint8_t* shared,
-                                         int stepShift) {
+__device__ __forceinline__ void sumAsync(Sums<T>& sums, const ProductArgs& args, const Share& share,
+                                         uint8_t* shared, int stepShift) {
   const auto begin = [&](int columnBlock) {
     if (columnBlock < args.columnBlocks) {
-      forEachPiece<T>(args, shared + columnBlock % T::kStages * T::kStageBytes, columnBlock,
+      forEachPiece<T>(args, share, shared + columnBlock % T::kStages * T::kStageBytes, columnBlock,
                       [](void* to, const void* from, bool valid) { copyAsync16(to, from, valid); });
     }
     commitCopies();
@@ -144,19 +155,19 @@ __device__ __forceinline__ void sumAsync(Sums<T>& sums, const ProductArgs& args,
 
 // kTuring: the next stage waits in registers while this one is multiplied.
 template <class T>
-__device__ __forceinline__ void sumThroughRegisters(Sums<T>& sums, const ProductArgs& args, uint8_t* shared,
-                                                    int stepShift) {
+__device__ __forceinline__ void sumThroughRegisters(Sums<T>& sums, const ProductArgs& args,
+                                                    const Share& share, uint8_t* shared, int stepShift) {
   constexpr int kPieces = T::kXVectors + T::kColumnTiles * T::kDataVectors + (T::kScaleVectors > 0 ? 1 : 0);
   uint4 held[kPieces];
   const auto load = [&](int columnBlock) {
     int piece = 0;
-    forEachPiece<T>(args, shared, columnBlock, [&](void*, const void* from, bool valid) {
+    forEachPiece<T>(args, share, shared, columnBlock, [&](void*, const void* from, bool valid) {
       held[piece++] = valid ? *static_cast<const uint4*>(from) : uint4{0, 0, 0, 0};
     });
   };
   const auto store = [&](int columnBlock) {
     int piece = 0;
-    forEachPiece<T>(args, shared + columnBlock % 2 * T::kStageBytes, columnBlock,
+    forEachPiece<T>(args, share, shared + columnBlock % 2 * T::kStageBytes, columnBlock,
                     [&](void* to, const void*, bool) { *static_cast<uint4*>(to) = held[piece++]; });
   };
   load(0);
@@ -173,7 +184,7 @@ __device__ __forceinline__ void sumThroughRegisters(Sums<T>& sums, const Product
 }
 
 template <class T>
-__device__ __forceinline__ void storeSums(const Sums<T>& sums, const ProductArgs& args) {
+__device__ __forceinline__ void storeSums(const Sums<T>& sums, const ProductArgs& args, const Share& share) {
   const int lane = laneOfThread();
   const int firstColumn =
       (static_cast<int>(blockIdx.x) * T::kRowBlocks + warpOfThread() * T::kColumnTiles) * kBlockRows;
@@ -183,10 +194,10 @@ __device__ __forceinline__ void storeSums(const Sums<T>& sums, const ProductArgs
     for (int j = 0; j < T::kColumnTiles; j++) {
 #pragma unroll
       for (int c = 0; c < 4; c++) {
-        const int row = static_cast<int>(blockIdx.y) * T::kRows + 16 * i + lane / 4 + c / 2 * 8;
+        const int row = share.firstRow + 16 * i + lane / 4 + c / 2 * 8;
         const int column = firstColumn + j * kBlockRows + lane % 4 * 2 + c % 2;
-        if (row >= args.rows || column >= args.n) continue;
-        const float sum = (sums.of[i][j][c] * args.rowScales[column]) * args.xScales[row];
+        if (row >= share.endRow || column >= args.n) continue;
+        const float sum = (sums.of[i][j][c] * share.rowScales[column]) * args.xScales[share.xRow(row)];
         args.y[static_cast<int64_t>(row) * args.n + column] = args.bias ? sum + args.bias[column] : sum;
       }
     }
@@ -194,17 +205,34 @@ __device__ __forceinline__ void storeSums(const Sums<T>& sums, const ProductArgs
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) productKernel(const ProductArgs args) {
+__device__ __forceinline__ void multiplyShare(const ProductArgs& args, const Share& share) {
   uint8_t* shared = sharedMemory();
   // 128 columns are 1, 2 or 4 groups: 8, 4 or 2 steps each.
   const int stepShift = args.groupsPerBlock == 4 ? 1 : args.groupsPerBlock == 2 ? 2 : 3;
   Sums<T> sums = {};
   if constexpr (T::kPath == Path::kAmpere) {
-    sumAsync<T>(sums, args, shared, stepShift);
+    sumAsync<T>(sums, args, share, shared, stepShift);
   } else {
-    sumThroughRegisters<T>(sums, args, shared, stepShift);
+    sumThroughRegisters<T>(sums, args, share, shared, stepShift);
   }
-  storeSums<T>(sums, args);
+  storeSums<T>(sums, args, share);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) productKernel(const ProductArgs args) {
+  const int firstRow = static_cast<int>(blockIdx.y) * T::kRows;
+  multiplyShare<T>(args, {args.weights, args.rowScales, firstRow, args.rows, nullptr});
+}
+
+// One grid for the matrices of many experts. Blocks of a tile without rows have nothing to do.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    groupedProductKernel(const ProductArgs args, const GroupedRows grouped) {
+  const ExpertTile tile = grouped.tiles[blockIdx.y];
+  if (tile.rows == 0) return;
+  const ExpertMatrix matrix = grouped.matrices[tile.expert];
+  multiplyShare<T>(
+      args, {matrix.weights, matrix.rowScales, tile.firstRow, tile.firstRow + tile.rows, grouped.xRowOfRow});
 }
 
 // Shared memory of a block is at most 64 KB on sm_75 and 99 KB on sm_86 and sm_89.
@@ -229,24 +257,47 @@ struct TileFor<Path::kTuring, kType, kRowTiles> {
 };
 
 template <class T>
+unsigned int columnBlocksOf(const ProductArgs& args) {
+  return static_cast<unsigned int>((args.rowBlocks + T::kRowBlocks - 1) / T::kRowBlocks);
+}
+
+template <class T>
 void start(cudaStream_t stream, const ProductArgs& args) {
-  const dim3 grid{static_cast<unsigned int>((args.rowBlocks + T::kRowBlocks - 1) / T::kRowBlocks),
-                  static_cast<unsigned int>((args.rows + T::kRows - 1) / T::kRows), 1};
+  const dim3 grid{columnBlocksOf<T>(args), static_cast<unsigned int>((args.rows + T::kRows - 1) / T::kRows),
+                  1};
   launch(productKernel<T>, grid, kThreads, T::kSharedBytes, stream, args);
 }
 
-template <Path kPath, WeightType kType>
-void startWithTile(cudaStream_t stream, int rowTiles, const ProductArgs& args) {
-  if (rowTiles == 1) return start<typename TileFor<kPath, kType, 1>::Type>(stream, args);
-  if (rowTiles == 2) return start<typename TileFor<kPath, kType, 2>::Type>(stream, args);
-  start<typename TileFor<kPath, kType, 4>::Type>(stream, args);
+template <class T>
+void start(cudaStream_t stream, const ProductArgs& args, const GroupedRows& grouped) {
+  const dim3 grid{columnBlocksOf<T>(args), static_cast<unsigned int>(grouped.tileCount), 1};
+  launch(groupedProductKernel<T>, grid, kThreads, T::kSharedBytes, stream, args, grouped);
 }
 
-template <Path kPath>
-void startOfType(cudaStream_t stream, WeightType type, int rowTiles, const ProductArgs& args) {
-  if (type == WeightType::kInt4) return startWithTile<kPath, WeightType::kInt4>(stream, rowTiles, args);
-  if (type == WeightType::kInt8) return startWithTile<kPath, WeightType::kInt8>(stream, rowTiles, args);
-  startWithTile<kPath, WeightType::kStored>(stream, rowTiles, args);
+// `arguments`: ProductArgs, and GroupedRows or nothing.
+template <Path kPath, WeightType kType, class... Arguments>
+void startWithTile(cudaStream_t stream, int rowTiles, const Arguments&... arguments) {
+  if (rowTiles == 1) return start<typename TileFor<kPath, kType, 1>::Type>(stream, arguments...);
+  if (rowTiles == 2) return start<typename TileFor<kPath, kType, 2>::Type>(stream, arguments...);
+  start<typename TileFor<kPath, kType, 4>::Type>(stream, arguments...);
+}
+
+template <Path kPath, class... Arguments>
+void startOfType(cudaStream_t stream, WeightType type, int rowTiles, const Arguments&... arguments) {
+  if (type == WeightType::kInt4) {
+    return startWithTile<kPath, WeightType::kInt4>(stream, rowTiles, arguments...);
+  }
+  if (type == WeightType::kInt8) {
+    return startWithTile<kPath, WeightType::kInt8>(stream, rowTiles, arguments...);
+  }
+  startWithTile<kPath, WeightType::kStored>(stream, rowTiles, arguments...);
+}
+
+template <class... Arguments>
+void startOnPath(cudaStream_t stream, Path path, WeightType type, int rowTiles,
+                 const Arguments&... arguments) {
+  if (path == Path::kAmpere) return startOfType<Path::kAmpere>(stream, type, rowTiles, arguments...);
+  startOfType<Path::kTuring>(stream, type, rowTiles, arguments...);
 }
 
 template <Path kPath, WeightType kType>
@@ -254,6 +305,8 @@ void prepareTiles() {
   const auto prepare = [](auto tile) {
     using T = decltype(tile);
     cudaFuncSetAttribute(productKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
+    cudaFuncSetAttribute(groupedProductKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         T::kSharedBytes);
   };
   prepare(typename TileFor<kPath, kType, 1>::Type{});
   prepare(typename TileFor<kPath, kType, 2>::Type{});
@@ -275,13 +328,17 @@ void prepareProducts(Path path) {
 }
 
 void productWithTile(cudaStream_t stream, Path path, WeightType type, int rowTiles, const ProductArgs& args) {
-  if (path == Path::kAmpere) return startOfType<Path::kAmpere>(stream, type, rowTiles, args);
-  startOfType<Path::kTuring>(stream, type, rowTiles, args);
+  startOnPath(stream, path, type, rowTiles, args);
 }
 
 void product(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args) {
   const int rowTiles = args.rows <= 16 ? 1 : args.rows <= 32 ? 2 : 4;
   productWithTile(stream, path, type, rowTiles, args);
+}
+
+void groupedProduct(cudaStream_t stream, Path path, WeightType type, int rowTiles, const ProductArgs& args,
+                    const GroupedRows& grouped) {
+  startOnPath(stream, path, type, rowTiles, args, grouped);
 }
 
 }  // namespace glm_relay::cuda
