@@ -3,16 +3,30 @@
 
 namespace glm_relay::cuda {
 
-void productWith(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
-                 const ProductArgs& args) {
+namespace {
+
+void start(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel, const ProductArgs& args,
+           const GroupedRows* grouped) {
   switch (kernel) {
     case ProductKernel::kNarrow16:
-      return narrowProduct(stream, path, type, 1, args);
+      return narrowProduct(stream, path, type, 1, args, grouped);
     case ProductKernel::kNarrow32:
-      return narrowProduct(stream, path, type, 2, args);
+      return narrowProduct(stream, path, type, 2, args, grouped);
     case ProductKernel::kWide:
-      return wideProduct(stream, path, type, args);
+      return wideProduct(stream, path, type, args, grouped);
   }
+}
+
+}  // namespace
+
+void productWith(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
+                 const ProductArgs& args) {
+  start(stream, path, type, kernel, args, nullptr);
+}
+
+void groupedProduct(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
+                    const ProductArgs& args, const GroupedRows& grouped) {
+  start(stream, path, type, kernel, args, &grouped);
 }
 
 void product(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args) {

@@ -39,9 +39,38 @@ constexpr ProductKernel kProductKernels[] = {ProductKernel::kNarrow16, ProductKe
 void productWith(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
                  const ProductArgs& args);
 
-// Of rowTiles (1 or 2) x 16 rows per block of threads, and of 64.
-void narrowProduct(cudaStream_t stream, Path path, WeightType type, int rowTiles, const ProductArgs& args);
-void wideProduct(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args);
+// The rows that one block of threads computes together: those of one expert, or no rows.
+struct ExpertTile {
+  int32_t expert;
+  int32_t firstRow;  // a multiple of kTileRows
+  int32_t rows;      // at most as many as the kernel's tile has
+};
+// The weights of an expert, in the layout that ProductArgs gives.
+struct ExpertMatrix {
+  const uint8_t* weights;
+  const float* rowScales;
+};
+struct GroupedRows {
+  const ExpertMatrix* matrices;  // [experts]
+  const ExpertTile* tiles;       // [tileCount]
+  int tileCount;
+};
+constexpr int rowsOf(ProductKernel kernel) {
+  return kernel == ProductKernel::kNarrow16 ? 16 : kernel == ProductKernel::kNarrow32 ? 32 : 64;
+}
+
+// The same for rows of many experts in one grid, bit by bit what `product` gives each of them: row r of y is
+// the product of row r of x and the matrix of the tile that r lies in. So x and y have rows that are nobody's
+// where an expert's rows do not fill their last kTileRows. Of `args`, weights, rowScales and rows are not
+// used.
+void groupedProduct(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
+                    const ProductArgs& args, const GroupedRows& grouped);
+
+// Of rowTiles (1 or 2) x 16 rows per block of threads, and of 64; `grouped`: null or as above.
+void narrowProduct(cudaStream_t stream, Path path, WeightType type, int rowTiles, const ProductArgs& args,
+                   const GroupedRows* grouped);
+void wideProduct(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args,
+                 const GroupedRows* grouped);
 
 // Once per device, before the first product of a path: lets the kernels use as much shared memory as they
 // need.

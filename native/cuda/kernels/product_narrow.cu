@@ -46,7 +46,7 @@ struct LaneRows {
 template <class T>
 class Warp {
  public:
-  __device__ __forceinline__ explicit Warp(const ProductArgs& args)
+  __device__ __forceinline__ Warp(const ProductArgs& args, const Share& share)
       : args_(args),
         lane_(laneOfThread()),
         selectors_(lane_, args.groupsPerBlock),
@@ -56,13 +56,12 @@ class Warp {
     for (int i = 0; i < T::kColumnTiles; i++) {
       // Blocks behind the last are computed like it, and not stored.
       const int rowBlock = smaller(static_cast<int>(blockIdx.x) * T::kColumnTiles + i, args.rowBlocks - 1);
-      weights_[i] = args.weights + static_cast<int64_t>(rowBlock) * args.columnBlocks * args.blockBytes;
+      weights_[i] = share.weights + static_cast<int64_t>(rowBlock) * args.columnBlocks * args.blockBytes;
     }
     const int steps = args.columnBlocks * kBlockSteps;
-    const int rowTiles = (args.rows + kTileRows - 1) / kTileRows;
 #pragma unroll
     for (int i = 0; i < T::kRowTiles; i++) {
-      const int rowTile = smaller(static_cast<int>(blockIdx.y) * T::kRowTiles + i, rowTiles - 1);
+      const int rowTile = smaller(share.firstTile + i, share.endTile() - 1);
       x_[i] = reinterpret_cast<const uint8_t*>(args.x) +
               (static_cast<int64_t>(rowTile) * steps * kWarp + lane_) * kVectorBytes;
     }
@@ -138,10 +137,10 @@ class Warp {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) narrowKernel(const ProductArgs args) {
+__device__ __forceinline__ void multiply(const ProductArgs& args, const Share& share) {
   float* shared = reinterpret_cast<float*>(sharedMemory());
   {
-    const Warp<T> warp(args);
+    const Warp<T> warp(args, share);
     float* mine = shared + warpOfThread() * T::kSums * kWarp + laneOfThread();
 #pragma unroll
     for (int i = 0; i < T::kRowTiles; i++) {
@@ -160,9 +159,21 @@ __global__ void __launch_bounds__(kThreads) narrowKernel(const ProductArgs args)
     float sum = shared[at * kWarp + lane];
     for (int part = 1; part < parts; part++) sum += shared[(part * T::kSums + at) * kWarp + lane];
     const int tile = at / 4;
-    storeSum(args, sum, static_cast<int>(blockIdx.y) * T::kRowTiles + tile / T::kColumnTiles,
+    storeSum(args, share, sum, share.firstTile + tile / T::kColumnTiles,
              static_cast<int>(blockIdx.x) * T::kColumnTiles + tile % T::kColumnTiles, lane, at % 4);
   }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) narrowKernel(const ProductArgs args) {
+  multiply<T>(args, shareOf(args, T::kRowTiles));
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    groupedNarrowKernel(const ProductArgs args, const GroupedRows grouped) {
+  const Share share = shareOf(grouped);
+  if (share.endRow > 0) multiply<T>(args, share);
 }
 
 template <Path kPath, WeightType kType, int kRowTiles>
@@ -177,31 +188,38 @@ struct TileFor {
 };
 
 template <class T>
-void start(cudaStream_t stream, const ProductArgs& args) {
-  const int rowTiles = (args.rows + kTileRows - 1) / kTileRows;
+void start(cudaStream_t stream, const ProductArgs& args, const GroupedRows* grouped) {
   const dim3 grid{static_cast<unsigned int>((args.rowBlocks + T::kColumnTiles - 1) / T::kColumnTiles),
-                  static_cast<unsigned int>((rowTiles + T::kRowTiles - 1) / T::kRowTiles), 1};
-  launch(narrowKernel<T>, grid, kThreads, T::kSharedBytes, stream, args);
+                  rowTilesOfGrid(args, T::kRowTiles, grouped), 1};
+  if (grouped == nullptr) return launch(narrowKernel<T>, grid, kThreads, T::kSharedBytes, stream, args);
+  launch(groupedNarrowKernel<T>, grid, kThreads, T::kSharedBytes, stream, args, *grouped);
 }
 
 template <Path kPath, WeightType kType>
-void startOfType(cudaStream_t stream, int rowTiles, const ProductArgs& args) {
-  if (rowTiles == 1) return start<typename TileFor<kPath, kType, 1>::Type>(stream, args);
-  start<typename TileFor<kPath, kType, 2>::Type>(stream, args);
+void startOfType(cudaStream_t stream, int rowTiles, const ProductArgs& args, const GroupedRows* grouped) {
+  if (rowTiles == 1) return start<typename TileFor<kPath, kType, 1>::Type>(stream, args, grouped);
+  start<typename TileFor<kPath, kType, 2>::Type>(stream, args, grouped);
 }
 
 template <Path kPath>
-void startOfPath(cudaStream_t stream, WeightType type, int rowTiles, const ProductArgs& args) {
-  if (type == WeightType::kInt4) return startOfType<kPath, WeightType::kInt4>(stream, rowTiles, args);
-  if (type == WeightType::kInt8) return startOfType<kPath, WeightType::kInt8>(stream, rowTiles, args);
-  startOfType<kPath, WeightType::kStored>(stream, rowTiles, args);
+void startOfPath(cudaStream_t stream, WeightType type, int rowTiles, const ProductArgs& args,
+                 const GroupedRows* grouped) {
+  switch (type) {
+    case WeightType::kInt4:
+      return startOfType<kPath, WeightType::kInt4>(stream, rowTiles, args, grouped);
+    case WeightType::kInt8:
+      return startOfType<kPath, WeightType::kInt8>(stream, rowTiles, args, grouped);
+    case WeightType::kStored:
+      return startOfType<kPath, WeightType::kStored>(stream, rowTiles, args, grouped);
+  }
 }
 
 }  // namespace
 
-void narrowProduct(cudaStream_t stream, Path path, WeightType type, int rowTiles, const ProductArgs& args) {
-  if (path == Path::kAmpere) return startOfPath<Path::kAmpere>(stream, type, rowTiles, args);
-  startOfPath<Path::kTuring>(stream, type, rowTiles, args);
+void narrowProduct(cudaStream_t stream, Path path, WeightType type, int rowTiles, const ProductArgs& args,
+                   const GroupedRows* grouped) {
+  if (path == Path::kAmpere) return startOfPath<Path::kAmpere>(stream, type, rowTiles, args, grouped);
+  startOfPath<Path::kTuring>(stream, type, rowTiles, args, grouped);
 }
 
 }  // namespace glm_relay::cuda

@@ -36,16 +36,15 @@ struct Tile {
 // What one thread brings from global memory for one stage; `to` takes it piece by piece:
 // to(shared, global, valid), in an order that is the same for every stage.
 template <class T, class To>
-__device__ __forceinline__ void forEachPiece(const ProductArgs& args, uint8_t* stage, int columnBlock,
-                                             To to) {
+__device__ __forceinline__ void forEachPiece(const ProductArgs& args, const Share& share, uint8_t* stage,
+                                             int columnBlock, To to) {
   const int thread = static_cast<int>(threadIdx.x);
-  const int rowTiles = (args.rows + kTileRows - 1) / kTileRows;
   const auto* x = reinterpret_cast<const uint8_t*>(args.x);
 #pragma unroll
   for (int i = 0; i < T::kXVectors; i++) {
     const int at = i * kThreads + thread;
-    const int rowTile = static_cast<int>(blockIdx.y) * T::kRowTiles + at / kTileVectors;
-    const bool valid = rowTile < rowTiles;
+    const int rowTile = share.firstTile + at / kTileVectors;
+    const bool valid = rowTile < share.endTile();
     const int64_t from =
         (static_cast<int64_t>(valid ? rowTile : 0) * args.columnBlocks + columnBlock) * kTileVectors +
         at % kTileVectors;
@@ -59,8 +58,8 @@ __device__ __forceinline__ void forEachPiece(const ProductArgs& args, uint8_t* s
   for (int i = 0; i < T::kColumnTiles; i++) {
     const bool valid = firstBlock + i < args.rowBlocks;
     const uint8_t* from =
-        args.weights + (static_cast<int64_t>(valid ? firstBlock + i : 0) * args.columnBlocks + columnBlock) *
-                           args.blockBytes;
+        share.weights + (static_cast<int64_t>(valid ? firstBlock + i : 0) * args.columnBlocks + columnBlock) *
+                            args.blockBytes;
 #pragma unroll
     for (int vector = 0; vector < T::kDataVectors; vector++) {
       const int offset = (vector * kWarp + lane) * kVectorBytes;
@@ -76,7 +75,7 @@ __device__ __forceinline__ void forEachPiece(const ProductArgs& args, uint8_t* s
       const int offset = blockDataBytes(T::kType) + group * kVectorBytes;
       const int64_t index =
           static_cast<int64_t>(valid ? firstBlock + block : 0) * args.columnBlocks + columnBlock;
-      to(blocks + block * T::kBlockBytes + offset, args.weights + index * args.blockBytes + offset, valid);
+      to(blocks + block * T::kBlockBytes + offset, share.weights + index * args.blockBytes + offset, valid);
     }
   }
 }
@@ -178,10 +177,11 @@ class Summing {
 
 // kAmpere: copies run ahead by kStages - 1 stages, past the registers.
 template <class T>
-__device__ __forceinline__ void sumAsync(Summing<T>& sums, const ProductArgs& args, uint8_t* shared) {
+__device__ __forceinline__ void sumAsync(Summing<T>& sums, const ProductArgs& args, const Share& share,
+                                         uint8_t* shared) {
   const auto begin = [&](int columnBlock) {
     if (columnBlock < args.columnBlocks) {
-      forEachPiece<T>(args, shared + columnBlock % T::kStages * T::kStageBytes, columnBlock,
+      forEachPiece<T>(args, share, shared + columnBlock % T::kStages * T::kStageBytes, columnBlock,
                       [](void* to, const void* from, bool valid) { copyAsync16(to, from, valid); });
     }
     commitCopies();
@@ -199,18 +199,18 @@ __device__ __forceinline__ void sumAsync(Summing<T>& sums, const ProductArgs& ar
 // kTuring: the next stage waits in registers while this one is multiplied.
 template <class T>
 __device__ __forceinline__ void sumThroughRegisters(Summing<T>& sums, const ProductArgs& args,
-                                                    uint8_t* shared) {
+                                                    const Share& share, uint8_t* shared) {
   constexpr int kPieces = T::kXVectors + T::kColumnTiles * T::kDataVectors + (T::kScaleVectors > 0 ? 1 : 0);
   uint4 held[kPieces];
   const auto load = [&](int columnBlock) {
     int piece = 0;
-    forEachPiece<T>(args, shared, columnBlock, [&](void*, const void* from, bool valid) {
+    forEachPiece<T>(args, share, shared, columnBlock, [&](void*, const void* from, bool valid) {
       held[piece++] = valid ? *static_cast<const uint4*>(from) : uint4{0, 0, 0, 0};
     });
   };
   const auto store = [&](int columnBlock) {
     int piece = 0;
-    forEachPiece<T>(args, shared + columnBlock % 2 * T::kStageBytes, columnBlock,
+    forEachPiece<T>(args, share, shared + columnBlock % 2 * T::kStageBytes, columnBlock,
                     [&](void* to, const void*, bool) { *static_cast<uint4*>(to) = held[piece++]; });
   };
   load(0);
@@ -227,19 +227,30 @@ __device__ __forceinline__ void sumThroughRegisters(Summing<T>& sums, const Prod
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) wideKernel(const ProductArgs args) {
+__device__ __forceinline__ void multiply(const ProductArgs& args, const Share& share) {
   uint8_t* shared = sharedMemory();
   Summing<T> sums(args);
   if constexpr (T::kPath == Path::kAmpere) {
-    sumAsync<T>(sums, args, shared);
+    sumAsync<T>(sums, args, share, shared);
   } else {
-    sumThroughRegisters<T>(sums, args, shared);
+    sumThroughRegisters<T>(sums, args, share, shared);
   }
   const int firstBlock = static_cast<int>(blockIdx.x) * T::kRowBlocks + warpOfThread() * T::kColumnTiles;
   Sums<T>::forEach([&](int i, int j, int c) {
-    storeSum(args, sums.total.of[i][j][c], static_cast<int>(blockIdx.y) * T::kRowTiles + i, firstBlock + j,
-             laneOfThread(), c);
+    storeSum(args, share, sums.total.of[i][j][c], share.firstTile + i, firstBlock + j, laneOfThread(), c);
   });
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) wideKernel(const ProductArgs args) {
+  multiply<T>(args, shareOf(args, T::kRowTiles));
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    groupedWideKernel(const ProductArgs args, const GroupedRows grouped) {
+  const Share share = shareOf(grouped);
+  if (share.endRow > 0) multiply<T>(args, share);
 }
 
 // Shared memory of a block is at most 64 KB on sm_75 and 99 KB on sm_86 and sm_89.
@@ -256,28 +267,30 @@ struct TileFor<Path::kTuring, kType> {
 };
 
 template <class T>
-void start(cudaStream_t stream, const ProductArgs& args) {
-  const int rowTiles = (args.rows + kTileRows - 1) / kTileRows;
+void start(cudaStream_t stream, const ProductArgs& args, const GroupedRows* grouped) {
   const dim3 grid{static_cast<unsigned int>((args.rowBlocks + T::kRowBlocks - 1) / T::kRowBlocks),
-                  static_cast<unsigned int>((rowTiles + T::kRowTiles - 1) / T::kRowTiles), 1};
-  launch(wideKernel<T>, grid, kThreads, T::kSharedBytes, stream, args);
+                  rowTilesOfGrid(args, T::kRowTiles, grouped), 1};
+  if (grouped == nullptr) return launch(wideKernel<T>, grid, kThreads, T::kSharedBytes, stream, args);
+  launch(groupedWideKernel<T>, grid, kThreads, T::kSharedBytes, stream, args, *grouped);
 }
 
 template <Path kPath>
-void startOfPath(cudaStream_t stream, WeightType type, const ProductArgs& args) {
-  if (type == WeightType::kInt4) {
-    return start<typename TileFor<kPath, WeightType::kInt4>::Type>(stream, args);
+void startOfPath(cudaStream_t stream, WeightType type, const ProductArgs& args, const GroupedRows* grouped) {
+  switch (type) {
+    case WeightType::kInt4:
+      return start<typename TileFor<kPath, WeightType::kInt4>::Type>(stream, args, grouped);
+    case WeightType::kInt8:
+      return start<typename TileFor<kPath, WeightType::kInt8>::Type>(stream, args, grouped);
+    case WeightType::kStored:
+      return start<typename TileFor<kPath, WeightType::kStored>::Type>(stream, args, grouped);
   }
-  if (type == WeightType::kInt8) {
-    return start<typename TileFor<kPath, WeightType::kInt8>::Type>(stream, args);
-  }
-  start<typename TileFor<kPath, WeightType::kStored>::Type>(stream, args);
 }
 
 template <Path kPath, WeightType kType>
 void prepare() {
   using T = typename TileFor<kPath, kType>::Type;
   cudaFuncSetAttribute(wideKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
+  cudaFuncSetAttribute(groupedWideKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
 }
 
 template <Path kPath>
@@ -294,9 +307,10 @@ void prepareProducts(Path path) {
   preparePath<Path::kTuring>();
 }
 
-void wideProduct(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args) {
-  if (path == Path::kAmpere) return startOfPath<Path::kAmpere>(stream, type, args);
-  startOfPath<Path::kTuring>(stream, type, args);
+void wideProduct(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args,
+                 const GroupedRows* grouped) {
+  if (path == Path::kAmpere) return startOfPath<Path::kAmpere>(stream, type, args, grouped);
+  startOfPath<Path::kTuring>(stream, type, args, grouped);
 }
 
 }  // namespace glm_relay::cuda
