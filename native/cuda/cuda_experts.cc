@@ -47,6 +47,7 @@ void CudaBackend::reserveExperts(const ExpertShape& shape, int hiddenSize, int r
 // logits[rows, experts] with the router's weights as stored and its input in two FP16 numbers, 22 bits: a
 // choice between experts that are nearly as good should be that of float32.
 void CudaBackend::route(const float* x, int rows, const CudaMatrix& router) {
+  halved_ = {};
   float* logits = experts_.logits.as<float>();
   toHalves(stream_.get(), halves_.as<uint16_t>(), experts_.lowHalves.as<uint16_t>(), halfScales_.as<float>(),
            x, rows, router.k, router.layout.paddedColumns());

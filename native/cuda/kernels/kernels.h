@@ -19,12 +19,6 @@ namespace glm_relay::cuda {
 // Which instructions the kernels use. kTuring's run on every GPU from sm_75 on, kAmpere's from sm_80 on.
 enum class Path : uint8_t { kTuring, kAmpere };
 
-// y[rows, size] = norm of x
-void rmsNorm(cudaStream_t stream, float* y, const float* x, const float* weight, int rows, int size,
-             float eps);
-void layerNorm(cudaStream_t stream, float* y, const float* x, const float* weight, const float* bias,
-               int rows, int size, float eps);
-
 // y[r, i] = silu(x[r, i]) * x[r, size + i]
 void gatedSilu(cudaStream_t stream, float* y, const float* x, int rows, int size);
 // y[i] = gelu(x[i]), by tanh

@@ -4,6 +4,7 @@
 
 #include "attention_case.h"
 #include "block.h"
+#include "cuda/kernels/rows.h"
 #include "product_case.h"
 
 namespace glm_relay::cuda {
@@ -76,20 +77,27 @@ void checkBarriers(Check& check) {
       bias(random.values(kSize));
   const OnDevice<float> y(static_cast<size_t>(kRows) * kSize), scales(static_cast<size_t>(kRows));
   const OnDevice<uint16_t> halves(static_cast<size_t>(halvesOf(kRows, 384)));
+  const HalfRows to = {halves.get(), scales.get(), 384};
+  const auto withScales = [&] {
+    std::vector<float> values = y.read();
+    const std::vector<float> factors = scales.read();
+    values.insert(values.end(), factors.begin(), factors.end());
+    return values;
+  };
   checkKernel(check,
               {"RMSNorm",
                [&] {
-                 rmsNorm(stream(), y.get(), x.get(), weight.get(), kRows, kSize, 1e-5f);
-                 return y.read();
+                 rmsNormRows(stream(), to, y.get(), x.get(), weight.get(), kRows, kSize, 1e-5f);
+                 return withScales();
                }},
-              1, false);
+              2, false);
   checkKernel(check,
               {"LayerNorm",
                [&] {
-                 layerNorm(stream(), y.get(), x.get(), weight.get(), bias.get(), kRows, kSize, 1e-5f);
-                 return y.read();
+                 layerNormRows(stream(), to, y.get(), x.get(), weight.get(), bias.get(), kRows, kSize, 1e-5f);
+                 return withScales();
                }},
-              1, false);
+              2, false);
   checkKernel(check,
               {"FP16 rows",
                [&] {
