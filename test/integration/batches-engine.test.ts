@@ -110,6 +110,11 @@ describe("batches on a running cluster", () => {
     }
   });
 
+  it("makes no secret for webhooks that nobody allowed", () => {
+    expect(readdirSync(data)).toContain("batches");
+    expect(readdirSync(data)).not.toContain("webhook-secret");
+  });
+
   it("draws the same for a line without a seed, whenever it is run again", async () => {
     const sampled = { prompt: [5, 6], max_tokens: 12, ignore_eos: true, temperature: 1.5 };
     const lines = ["a", "b"].map((name) => requestLine(name, sampled, "/v1/completions"));
