@@ -116,6 +116,7 @@ struct ExpertLayer {
   std::unique_ptr<DeviceMatrix> router;  // [experts, hidden]
   std::unique_ptr<DeviceBuffer> bias;    // of the choice alone
   std::vector<ExpertWeights> experts;
+  std::unique_ptr<DeviceBuffer> prepared;  // what the backend has made of them, if anything
 };
 
 class Backend {
@@ -135,6 +136,8 @@ class Backend {
   // Once, after the matrices and the cache and before any step: no operation within a layer has more than
   // `rows` rows, at most rowTile(), and no step more than `stepRows`, of `columns` columns.
   virtual void reserveRows(int rows, int stepRows, int columns) = 0;
+  // Once for each layer with experts, when its weights are there.
+  virtual void prepareExperts(ExpertLayer& layer) = 0;
   // Once, before any step, for a model with experts: what routing `rows` rows needs.
   virtual void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) = 0;
   // The paged cache of all layers of the stage, plus what attention needs; once, before any step.

@@ -46,6 +46,18 @@ CudaMatrix::CudaMatrix(const PackedWeights& weights, int rows, int columns, cons
   upload(rowScales, weights.rowScales.data());
 }
 
+ProductArgs CudaMatrix::args() const {
+  ProductArgs args = {};
+  args.weights = blocks.as<uint8_t>();
+  args.rowScales = rowScales.as<float>();
+  args.n = n;
+  args.rowBlocks = layout.rowBlocks;
+  args.columnBlocks = layout.columnBlocks;
+  args.groupsPerBlock = layout.groupsPerBlock;
+  args.blockBytes = layout.blockBytes;
+  return args;
+}
+
 Stream::Stream(int device) {
   check(cudaSetDevice(device), "being chosen");
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
@@ -190,25 +202,13 @@ void CudaBackend::multiply(float* y, const float* x, int rows, const CudaMatrix&
   // Only before reserveRows, for a prefix encoder, is there anything to grow.
   halves_.grow(static_cast<uint64_t>(rows) * paddedK * sizeof(uint16_t), stream_.get());
   halfScales_.grow(rows * sizeof(float), stream_.get());
-  toHalves(stream_.get(), halves_.as<uint16_t>(), nullptr, halfScales_.as<float>(), x, rows, w.k, paddedK);
-  multiplyHalves(y, halves_.as<uint16_t>(), rows, w, bias);
-}
-
-void CudaBackend::multiplyHalves(float* y, const uint16_t* x, int rows, const CudaMatrix& w,
-                                 const float* bias) {
-  ProductArgs args = {};
+  toHalves(stream_.get(), halves_.as<uint16_t>(), halfScales_.as<float>(), x, rows, w.k, paddedK);
+  ProductArgs args = w.args();
   args.y = y;
-  args.x = x;
+  args.x = halves_.as<uint16_t>();
   args.xScales = halfScales_.as<float>();
-  args.weights = w.blocks.as<uint8_t>();
-  args.rowScales = w.rowScales.as<float>();
   args.bias = bias;
   args.rows = rows;
-  args.n = w.n;
-  args.rowBlocks = w.layout.rowBlocks;
-  args.columnBlocks = w.layout.columnBlocks;
-  args.groupsPerBlock = w.layout.groupsPerBlock;
-  args.blockBytes = w.layout.blockBytes;
   product(stream_.get(), path_, w.type, args);
 }
 

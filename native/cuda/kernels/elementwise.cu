@@ -1,3 +1,4 @@
+#include "cuda/kernels/activation.h"
 #include "cuda/kernels/device.h"
 #include "cuda/kernels/kernels.h"
 
@@ -21,7 +22,6 @@ __device__ __forceinline__ float geluTanh(float x) {
   return x / (1.0f + expf((x * -1.59576912f) * inner));
 }
 __device__ __forceinline__ float geluErf(float x) { return 0.5f * x * (1.0f + erff(x * 0.707106781f)); }
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
 __global__ void gatedSiluKernel(float* y, const float* x, int64_t count, int size) {
   const int64_t i = indexOfThread();

@@ -1,3 +1,4 @@
+#include "cuda/kernels/activation.h"
 #include "cuda/kernels/device.h"
 #include "cuda/kernels/kernels.h"
 
@@ -15,16 +16,16 @@ __device__ __forceinline__ float powerOfTwo(int exponent) {
   return __uint_as_float(static_cast<uint32_t>(exponent + 127) << 23);
 }
 
-// One block per row.
-__global__ void toHalvesKernel(uint16_t* out, uint16_t* low, float* scales, const float* x, int k,
-                               int paddedK) {
+// By one block per row: row blockIdx.x of `out`, from the k values that valueOf(i) gives, twice.
+template <class ValueOf>
+__device__ __forceinline__ void rowToHalves(uint16_t* out, float* scales, int k, int paddedK,
+                                            ValueOf valueOf) {
   uint32_t* partial = reinterpret_cast<uint32_t*>(sharedMemory());
-  const float* row = x + static_cast<int64_t>(blockIdx.x) * k;
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * paddedK;
   // As bits, magnitudes are in order, infinity and NaN above all numbers.
   uint32_t largest = 0;
   for (int i = static_cast<int>(threadIdx.x); i < k; i += kRowThreads) {
-    const uint32_t magnitude = __float_as_uint(row[i]) & 0x7fffffffu;
+    const uint32_t magnitude = __float_as_uint(valueOf(i)) & 0x7fffffffu;
     largest = magnitude > largest ? magnitude : largest;
   }
   largest = warpMax(largest);
@@ -36,9 +37,7 @@ __global__ void toHalvesKernel(uint16_t* out, uint16_t* low, float* scales, cons
   const int kept = shift > kMaxShift ? kMaxShift : shift;
   const float factor = powerOfTwo(kept);
   for (int i = static_cast<int>(threadIdx.x); i < paddedK; i += kRowThreads) {
-    const float value = i < k ? row[i] * factor : 0.0f;
-    out[begin + i] = halfBits(value);
-    if (low != nullptr) low[begin + i] = halfBits(value - halfValue(halfBits(value)));
+    out[begin + i] = halfBits(i < k ? valueOf(i) * factor : 0.0f);
   }
   // The numbers of a row that is not finite would be finite here; its products must not be.
   if (threadIdx.x == 0) {
@@ -46,12 +45,29 @@ __global__ void toHalvesKernel(uint16_t* out, uint16_t* low, float* scales, cons
   }
 }
 
+__global__ void toHalvesKernel(uint16_t* out, float* scales, const float* x, int k, int paddedK) {
+  const float* row = x + static_cast<int64_t>(blockIdx.x) * k;
+  rowToHalves(out, scales, k, paddedK, [&](int i) { return row[i]; });
+}
+
+__global__ void gatedSiluToHalvesKernel(uint16_t* out, float* scales, const float* x, int size,
+                                        int paddedSize) {
+  const float* row = x + static_cast<int64_t>(blockIdx.x) * 2 * size;
+  rowToHalves(out, scales, size, paddedSize, [&](int i) { return silu(row[i]) * row[size + i]; });
+}
+
 }  // namespace
 
-void toHalves(cudaStream_t stream, uint16_t* out, uint16_t* low, float* scales, const float* x, int rows,
-              int k, int paddedK) {
+void toHalves(cudaStream_t stream, uint16_t* out, float* scales, const float* x, int rows, int k,
+              int paddedK) {
   launch(toHalvesKernel, dim3{static_cast<unsigned int>(rows), 1, 1}, kRowThreads,
-         kRowWarps * sizeof(uint32_t), stream, out, low, scales, x, k, paddedK);
+         kRowWarps * sizeof(uint32_t), stream, out, scales, x, k, paddedK);
+}
+
+void gatedSiluToHalves(cudaStream_t stream, uint16_t* out, float* scales, const float* x, int rows, int size,
+                       int paddedSize) {
+  launch(gatedSiluToHalvesKernel, dim3{static_cast<unsigned int>(rows), 1, 1}, kRowThreads,
+         kRowWarps * sizeof(uint32_t), stream, out, scales, x, size, paddedSize);
 }
 
 }  // namespace glm_relay::cuda

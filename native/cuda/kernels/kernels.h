@@ -46,9 +46,11 @@ void gatherRows(cudaStream_t stream, float* y, const float* x, const int32_t* ro
 
 // out[rows, paddedK] = x[rows, k] as FP16, each row times a power of two that brings its largest magnitude
 // near the top of FP16's range, then zeros; scales[r] takes the power back. NaN for a row that is not finite.
-// `low` gets what that leaves of each value, as FP16 too; null: nobody wants it.
-void toHalves(cudaStream_t stream, uint16_t* out, uint16_t* low, float* scales, const float* x, int rows,
-              int k, int paddedK);
+void toHalves(cudaStream_t stream, uint16_t* out, float* scales, const float* x, int rows, int k,
+              int paddedK);
+// The same of what gatedSilu makes of x[rows, 2 * size].
+void gatedSiluToHalves(cudaStream_t stream, uint16_t* out, float* scales, const float* x, int rows, int size,
+                       int paddedSize);
 
 // A row's result of one of its experts: where it lies, and how much it counts.
 struct ExpertPart {

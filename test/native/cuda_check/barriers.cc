@@ -93,7 +93,7 @@ void checkBarriers(Check& check) {
   checkKernel(check,
               {"FP16 rows",
                [&] {
-                 toHalves(stream(), halves.get(), nullptr, scales.get(), x.get(), kRows, kSize, 384);
+                 toHalves(stream(), halves.get(), scales.get(), x.get(), kRows, kSize, 384);
                  return scales.read();
                }},
               1, false);

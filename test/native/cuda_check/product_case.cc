@@ -99,7 +99,7 @@ std::vector<float> ProductCase::run(Path path, int rowTiles, int first, int coun
                                 x.begin() + static_cast<int64_t>(first + count) * k);
   const OnDevice<float> in(part), y(static_cast<size_t>(count) * n), scales(static_cast<size_t>(count));
   const OnDevice<uint16_t> halves(static_cast<size_t>(count) * layout_.paddedColumns());
-  toHalves(stream(), halves.get(), nullptr, scales.get(), in.get(), count, k, layout_.paddedColumns());
+  toHalves(stream(), halves.get(), scales.get(), in.get(), count, k, layout_.paddedColumns());
   ProductArgs args = {};
   args.y = y.get();
   args.x = halves.get();
