@@ -11,13 +11,10 @@ constexpr double kFloatBound = 2e-6;
 const int kSizes[] = {1, 31, 64, 257, 1000};
 constexpr int kRows = 3;
 
-std::string at(const char *what, int size) {
-  return std::string(what) + " of " + std::to_string(size);
-}
+std::string at(const char* what, int size) { return std::string(what) + " of " + std::to_string(size); }
 
-void checkNorms(Check &check, Random &random, int size) {
-  const std::vector<float> x =
-      random.values(static_cast<size_t>(kRows) * size, 3.0f);
+void checkNorms(Check& check, Random& random, int size) {
+  const std::vector<float> x = random.values(static_cast<size_t>(kRows) * size, 3.0f);
   const std::vector<float> weight = random.values(size);
   const std::vector<float> bias = random.values(size);
   const OnDevice<float> in(x), w(weight), b(bias), y(x.size());
@@ -25,7 +22,7 @@ void checkNorms(Check &check, Random &random, int size) {
   std::vector<double> rms;
   std::vector<double> layer;
   for (int row = 0; row < kRows; row++) {
-    const float *from = x.data() + static_cast<size_t>(row) * size;
+    const float* from = x.data() + static_cast<size_t>(row) * size;
     double sum = 0.0;
     double square = 0.0;
     for (int i = 0; i < size; i++) {
@@ -34,13 +31,10 @@ void checkNorms(Check &check, Random &random, int size) {
     }
     const double mean = sum / size;
     double variance = 0.0;
-    for (int i = 0; i < size; i++)
-      variance += (from[i] - mean) * (from[i] - mean);
+    for (int i = 0; i < size; i++) variance += (from[i] - mean) * (from[i] - mean);
     for (int i = 0; i < size; i++) {
       rms.push_back(from[i] / std::sqrt(square / size + eps) * weight[i]);
-      layer.push_back((from[i] - mean) / std::sqrt(variance / size + eps) *
-                          weight[i] +
-                      bias[i]);
+      layer.push_back((from[i] - mean) / std::sqrt(variance / size + eps) * weight[i] + bias[i]);
     }
   }
   rmsNorm(stream(), y.get(), in.get(), w.get(), kRows, size, 1e-5f);
@@ -48,22 +42,18 @@ void checkNorms(Check &check, Random &random, int size) {
   check.near(all, rms, kFloatBound, at("RMSNorm", size));
   rmsNorm(stream(), y.get(), in.get() + size, w.get(), 1, size, 1e-5f);
   const std::vector<float> alone = y.read();
-  check.equal({alone.begin(), alone.begin() + size},
-              {all.begin() + size, all.begin() + 2 * size},
+  check.equal({alone.begin(), alone.begin() + size}, {all.begin() + size, all.begin() + 2 * size},
               at("RMSNorm of one row", size));
   layerNorm(stream(), y.get(), in.get(), w.get(), b.get(), kRows, size, 1e-5f);
   check.near(y.read(), layer, kFloatBound, at("LayerNorm", size));
 }
 
 double gelu(double x) {
-  return 0.5 * x *
-         (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
+  return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
 }
-double geluByErf(double x) {
-  return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
-}
+double geluByErf(double x) { return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0))); }
 
-void checkActivations(Check &check, Random &random, int size) {
+void checkActivations(Check& check, Random& random, int size) {
   const size_t count = static_cast<size_t>(kRows) * size;
   std::vector<float> x = random.values(2 * count, 12.0f);
   const OnDevice<float> in(x), y(count);
@@ -76,8 +66,7 @@ void checkActivations(Check &check, Random &random, int size) {
       erf.push_back(first * geluByErf(second));
     }
   }
-  for (size_t i = 0; i < count; i++)
-    tanh.push_back(gelu(x[i]));
+  for (size_t i = 0; i < count; i++) tanh.push_back(gelu(x[i]));
   gatedSilu(stream(), y.get(), in.get(), kRows, size);
   check.near(y.read(), silu, kFloatBound, at("gated silu", size));
   gatedGelu(stream(), y.get(), in.get(), kRows, size);
@@ -86,7 +75,7 @@ void checkActivations(Check &check, Random &random, int size) {
   check.near(y.read(), tanh, kFloatBound, at("gelu", size));
 }
 
-void checkSums(Check &check, Random &random, int size) {
+void checkSums(Check& check, Random& random, int size) {
   const std::vector<float> x = random.values(size);
   const std::vector<float> base = random.values(size);
   const OnDevice<float> y(x), from(base), delta(x);
@@ -101,40 +90,33 @@ void checkSums(Check &check, Random &random, int size) {
   check.equal(y.read(), scaled, at("scaled sum", size));
 
   const std::vector<int32_t> rows = {2, 0, 2};
-  const std::vector<float> table =
-      random.values(static_cast<size_t>(kRows) * size);
+  const std::vector<float> table = random.values(static_cast<size_t>(kRows) * size);
   std::vector<float> gathered;
   for (int row : rows) {
-    gathered.insert(gathered.end(), table.begin() + row * size,
-                    table.begin() + (row + 1) * size);
+    gathered.insert(gathered.end(), table.begin() + row * size, table.begin() + (row + 1) * size);
   }
   const OnDevice<float> source(table), to(gathered.size());
   const OnDevice<int32_t> chosen(rows);
-  gatherRows(stream(), to.get(), source.get(), chosen.get(),
-             static_cast<int>(rows.size()), size);
+  gatherRows(stream(), to.get(), source.get(), chosen.get(), static_cast<int>(rows.size()), size);
   check.equal(to.read(), gathered, at("rows", size));
 }
 
 // Parts of experts, added in order of rank.
-void checkMixture(Check &check, Random &random, int size) {
+void checkMixture(Check& check, Random& random, int size) {
   constexpr int kPerToken = 2;
-  const std::vector<float> parts =
-      random.values(static_cast<size_t>(kRows) * kPerToken * size);
+  const std::vector<float> parts = random.values(static_cast<size_t>(kRows) * kPerToken * size);
   std::vector<ExpertPart> chosen;
   std::vector<float> expected;
   for (int row = 0; row < kRows; row++) {
     // Each part belongs to one row, in no order.
     for (int rank = 0; rank < kPerToken; rank++) {
-      chosen.push_back(
-          {(row * kPerToken + rank) * 5 % (kRows * kPerToken), random.unit()});
+      chosen.push_back({(row * kPerToken + rank) * 5 % (kRows * kPerToken), random.unit()});
     }
-    const ExpertPart *ofRow = chosen.data() + chosen.size() - kPerToken;
+    const ExpertPart* ofRow = chosen.data() + chosen.size() - kPerToken;
     for (int i = 0; i < size; i++) {
-      const float first = parts[static_cast<size_t>(ofRow[0].slot) * size + i] *
-                          ofRow[0].weight;
+      const float first = parts[static_cast<size_t>(ofRow[0].slot) * size + i] * ofRow[0].weight;
       expected.push_back(
-          std::fmaf(parts[static_cast<size_t>(ofRow[1].slot) * size + i],
-                    ofRow[1].weight, first));
+          std::fmaf(parts[static_cast<size_t>(ofRow[1].slot) * size + i], ofRow[1].weight, first));
     }
   }
   const OnDevice<float> in(parts), y(expected.size());
@@ -143,10 +125,9 @@ void checkMixture(Check &check, Random &random, int size) {
   check.equal(y.read(), expected, at("mixture", size));
 }
 
-void checkHalves(Check &check, Random &random, int size) {
+void checkHalves(Check& check, Random& random, int size) {
   const int padded = size + 40;
-  const std::vector<float> x =
-      random.values(static_cast<size_t>(kRows) * size, 1e-3f);
+  const std::vector<float> x = random.values(static_cast<size_t>(kRows) * size, 1e-3f);
   const OnDevice<float> in(x), scales(static_cast<size_t>(kRows));
   const OnDevice<uint16_t> halves(static_cast<size_t>(kRows) * padded);
   toHalves(stream(), halves.get(), scales.get(), in.get(), kRows, size, padded);
@@ -157,9 +138,7 @@ void checkHalves(Check &check, Random &random, int size) {
   for (int row = 0; row < kRows; row++) {
     for (int i = 0; i < padded; i++) {
       const size_t place = static_cast<size_t>(row) * padded + i;
-      const double value =
-          i < size ? x[static_cast<size_t>(row) * size + i] / factors[row]
-                   : 0.0;
+      const double value = i < size ? x[static_cast<size_t>(row) * size + i] / factors[row] : 0.0;
       got.push_back(halfToFloat(bits[place]));
       expected.push_back(value);
     }
@@ -167,29 +146,22 @@ void checkHalves(Check &check, Random &random, int size) {
   check.near(got, expected, 5e-4, at("FP16 rows", size));
 
   // Activated on the way: the same bits as in two steps.
-  const std::vector<float> gateUp =
-      random.values(static_cast<size_t>(kRows) * 2 * size, 8.0f);
-  const OnDevice<float> pairs(gateUp), activated(x.size()),
-      factorsAtOnce(static_cast<size_t>(kRows));
+  const std::vector<float> gateUp = random.values(static_cast<size_t>(kRows) * 2 * size, 8.0f);
+  const OnDevice<float> pairs(gateUp), activated(x.size()), factorsAtOnce(static_cast<size_t>(kRows));
   const OnDevice<uint16_t> atOnce(bits.size());
   gatedSilu(stream(), activated.get(), pairs.get(), kRows, size);
-  toHalves(stream(), halves.get(), scales.get(), activated.get(), kRows, size,
-           padded);
-  gatedSiluToHalves(stream(), atOnce.get(), factorsAtOnce.get(), pairs.get(),
-                    kRows, size, padded);
-  check.equal(factorsAtOnce.read(), scales.read(),
-              at("scales of activated FP16 rows", size));
-  check.that(atOnce.read() == halves.read(), [&] {
-    return at("activated FP16 rows", size) + ": not the same bits";
-  });
+  toHalves(stream(), halves.get(), scales.get(), activated.get(), kRows, size, padded);
+  gatedSiluToHalves(stream(), atOnce.get(), factorsAtOnce.get(), pairs.get(), kRows, size, padded);
+  check.equal(factorsAtOnce.read(), scales.read(), at("scales of activated FP16 rows", size));
+  check.that(atOnce.read() == halves.read(),
+             [&] { return at("activated FP16 rows", size) + ": not the same bits"; });
 }
 
 // All 65536 numbers of a type, and float32 numbers between them.
-void checkConversions(Check &check, DType dtype) {
+void checkConversions(Check& check, DType dtype) {
   const auto value = [&](uint32_t bits) {
-    return dtype == DType::kFloat16
-               ? halfToFloat(static_cast<uint16_t>(bits))
-               : bfloatToFloat(static_cast<uint16_t>(bits));
+    return dtype == DType::kFloat16 ? halfToFloat(static_cast<uint16_t>(bits))
+                                    : bfloatToFloat(static_cast<uint16_t>(bits));
   };
   const auto rounded = [&](float x) {
     return value(dtype == DType::kFloat16 ? floatToHalf(x) : floatToBfloat(x));
@@ -215,9 +187,9 @@ void checkConversions(Check &check, DType dtype) {
   check.equal(x.read(), expected, "rounding");
 }
 
-} // namespace
+}  // namespace
 
-void checkElementwise(Check &check) {
+void checkElementwise(Check& check) {
   Random random(11);
   for (int size : kSizes) {
     checkNorms(check, random, size);
@@ -230,4 +202,4 @@ void checkElementwise(Check &check) {
   checkConversions(check, DType::kBfloat16);
 }
 
-} // namespace glm_relay::cuda
+}  // namespace glm_relay::cuda

@@ -15,6 +15,9 @@ struct ProductCase {
 
   // The output of rows [first, first + count); tile 0: the one that is best for so many.
   std::vector<float> run(Path path, int rowTiles, int first, int count) const;
+  // The weights alone: no rows of x, no y, no bias.
+  ProductArgs args() const;
+  int paddedColumns() const { return layout_.paddedColumns(); }
   std::string name() const;
 
   const int rows;

@@ -1,12 +1,9 @@
-// What the kernels and the backend of native/cuda/ need of CUDA, for a host
-// without it. Kernels are compiled by the host's compiler and run by block.h;
-// memory of the device is the host's, begins as NaN and ends at a page that
-// nobody may touch; work that a stream is given runs when somebody waits for
-// it.
+// What the kernels and the backend of native/cuda/ need of CUDA, for a host without it. Kernels are compiled
+// by the host's compiler and run by block.h; memory of the device is the host's, begins as NaN and ends at a
+// page that nobody may touch; work that a stream is given runs when somebody waits for it.
 //
-// Compiled and emulated code shows that results are right. It shows nothing
-// about speed, nothing about how tensor cores round, and only orders of threads
-// that its switches can make.
+// Compiled and emulated code shows that results are right. It shows nothing about speed, nothing about how
+// tensor cores round, and only orders of threads that its switches can make.
 #pragma once
 
 #include <cmath>
@@ -41,11 +38,8 @@ struct alignas(8) float2 {
 };
 
 inline uint32_t __float_as_uint(float x) { return glm_relay::floatBits(x); }
-inline float __uint_as_float(uint32_t bits) {
-  return glm_relay::bitsFloat(bits);
-}
-// Byte i of the result is the byte of b | a that nibble i of the selector
-// names.
+inline float __uint_as_float(uint32_t bits) { return glm_relay::bitsFloat(bits); }
+// Byte i of the result is the byte of b | a that nibble i of the selector names.
 inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
   uint32_t result = 0;
@@ -57,26 +51,26 @@ inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
 }
 
 inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
-// Threads change at barriers and operations of a warp alone, so nothing comes
-// between.
-inline uint32_t atomicOr(uint32_t *to, uint32_t bits) {
+// Threads change at barriers and operations of a warp alone, so nothing comes between.
+inline uint32_t atomicOr(uint32_t* to, uint32_t bits) {
   const uint32_t before = *to;
   *to |= bits;
   return before;
 }
 
 // Every lane gets the value of lane ^ mask.
-template <class Value> Value __shfl_xor_sync(uint32_t, Value value, int mask) {
+template <class Value>
+Value __shfl_xor_sync(uint32_t, Value value, int mask) {
   struct Brought {
     Value value;
     int mask;
     Value result;
   } mine = {value, mask, value};
   glm_relay::emulation::warpOperation(
-      [](void **ofLane) {
+      [](void** ofLane) {
         for (int lane = 0; lane < glm_relay::emulation::kWarpSize; lane++) {
-          auto *to = static_cast<Brought *>(ofLane[lane]);
-          to->result = static_cast<Brought *>(ofLane[lane ^ to->mask])->value;
+          auto* to = static_cast<Brought*>(ofLane[lane]);
+          to->result = static_cast<Brought*>(ofLane[lane ^ to->mask])->value;
         }
       },
       &mine);
@@ -84,35 +78,27 @@ template <class Value> Value __shfl_xor_sync(uint32_t, Value value, int mask) {
 }
 
 // Every lane gets the value of a lane.
-template <class Value> Value __shfl_sync(uint32_t, Value value, int from) {
+template <class Value>
+Value __shfl_sync(uint32_t, Value value, int from) {
   struct Brought {
     Value value;
     int from;
     Value result;
   } mine = {value, from, value};
   glm_relay::emulation::warpOperation(
-      [](void **ofLane) {
+      [](void** ofLane) {
         for (int lane = 0; lane < glm_relay::emulation::kWarpSize; lane++) {
-          auto *to = static_cast<Brought *>(ofLane[lane]);
-          to->result = static_cast<Brought *>(ofLane[to->from & 31])->value;
+          auto* to = static_cast<Brought*>(ofLane[lane]);
+          to->result = static_cast<Brought*>(ofLane[to->from & 31])->value;
         }
       },
       &mine);
   return mine.result;
 }
 
-// The part of CUDA's runtime that the backend uses, with CUDA's names and
-// meaning.
-enum cudaError_t {
-  cudaSuccess = 0,
-  cudaErrorMemoryAllocation = 2,
-  cudaErrorLaunchFailure = 719
-};
-enum cudaMemcpyKind {
-  cudaMemcpyHostToDevice = 1,
-  cudaMemcpyDeviceToHost = 2,
-  cudaMemcpyDeviceToDevice = 3
-};
+// The part of CUDA's runtime that the backend uses, with CUDA's names and meaning.
+enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorLaunchFailure = 719 };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum {
   cudaStreamNonBlocking = 1,
   cudaEventDisableTiming = 2,
@@ -126,31 +112,29 @@ struct cudaDeviceProp {
   size_t sharedMemPerBlockOptin;
 };
 struct EmulatedStream;
-using cudaStream_t = EmulatedStream *;
+using cudaStream_t = EmulatedStream*;
 struct EmulatedEvent;
-using cudaEvent_t = EmulatedEvent *;
+using cudaEvent_t = EmulatedEvent*;
 
-const char *cudaGetErrorString(cudaError_t error);
+const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();
-cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaSetDevice(int device);
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device);
-cudaError_t cudaMemGetInfo(size_t *available, size_t *total);
-cudaError_t cudaMalloc(void **memory, size_t bytes);
-cudaError_t cudaFree(void *memory);
-cudaError_t cudaMallocHost(void **memory, size_t bytes);
-cudaError_t cudaFreeHost(void *memory);
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaMemGetInfo(size_t* available, size_t* total);
+cudaError_t cudaMalloc(void** memory, size_t bytes);
+cudaError_t cudaFree(void* memory);
+cudaError_t cudaMallocHost(void** memory, size_t bytes);
+cudaError_t cudaFreeHost(void* memory);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
-// Copies from and to memory of cudaMallocHost happen when the stream gets to
-// them. Other memory of the host is read before this returns, and written after
-// everything before it has run.
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
-                            cudaMemcpyKind kind, cudaStream_t stream);
-cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes,
+// Copies from and to memory of cudaMallocHost happen when the stream gets to them. Other memory of the host
+// is read before this returns, and written after everything before it has run.
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags);
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
@@ -158,14 +142,14 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event);
 namespace glm_relay::emulation {
 
 // Gives a stream a grid to run.
-void enqueueGrid(cudaStream_t stream, Index grid, Index block,
-                 size_t sharedBytes, std::function<void()> kernel);
+void enqueueGrid(cudaStream_t stream, Index grid, Index block, size_t sharedBytes,
+                 std::function<void()> kernel);
 void checkSharedLimit(size_t bytes);
 
-} // namespace glm_relay::emulation
+}  // namespace glm_relay::emulation
 
 template <class Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel *, int, int bytes) {
+cudaError_t cudaFuncSetAttribute(Kernel*, int, int bytes) {
   glm_relay::emulation::checkSharedLimit(static_cast<size_t>(bytes));
   return cudaSuccess;
 }
