@@ -172,11 +172,11 @@ __device__ __forceinline__ void group(const RouterArgs& args, const GroupArgs& t
   }
 }
 
-__global__ void __launch_bounds__(kThreads) groupKernel(const RouterArgs args, const GroupArgs to) {
+__global__ void __launch_bounds__(kThreads, 1) groupKernel(const RouterArgs args, const GroupArgs to) {
   group(args, to);
 }
 
-__global__ void __launch_bounds__(kThreads) chooseAndGroupKernel(const RouterArgs args, const GroupArgs to) {
+__global__ void __launch_bounds__(kThreads, 1) chooseAndGroupKernel(const RouterArgs args, const GroupArgs to) {
   float* shared = reinterpret_cast<float*>(sharedMemory()) + warpOfThread() * choiceWords(args.shape);
   for (int row = warpOfThread(); row < args.rows; row += kWarps) {
     chooseForRow(args, row, shared);
