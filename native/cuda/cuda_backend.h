@@ -15,6 +15,7 @@
 #include "cuda/device_memory.h"
 #include "cuda/kernels/attention.h"
 #include "cuda/kernels/product.h"
+#include "cuda/kernels/rows.h"
 #include "cuda/pack_matrix.h"
 #include "cuda/step_memory.h"
 #include "model/thread_pool.h"
@@ -108,11 +109,22 @@ class CudaBackend : public Backend {
     cudaEvent_t event = nullptr;
     bool waiting = false;
   };
+  // Which rows halves_ and halfScales_ are.
+  struct Halved {
+    const float* from = nullptr;
+    int rows = 0;
+    int columns = 0;
+  };
+  // Room in halves_ for what an operation gives as FP16 too: y[0, rows), which is all that halved_ is then.
+  HalfRows halved(const float* y, int rows, int columns);
+  // x[0, rows) as FP16, which may be there already.
+  HalfRows halvesFor(const float* x, int rows, int columns);
+  void activate(DeviceBuffer& y, Activation activation, const DeviceBuffer& x, int rows, int size);
   // y[0, rows) = x[0, rows) * w^T (+ bias)
   void multiply(float* y, const float* x, int rows, const CudaMatrix& w, const float* bias);
-  // y of the rows of all experts by their up (0) or down (1) matrices, from FP16 rows with their scales.
-  void multiplyExperts(float* y, const uint16_t* x, const float* xScales, const int32_t* xRowOfRow,
-                       const ExpertLayer& layer, int which, int rowTiles, int tileCount);
+  // y of the rows of all experts by their up (0) or down (1) matrices.
+  void multiplyExperts(float* y, const HalfRows& x, const ExpertLayer& layer, int which, ProductKernel kernel,
+                       int tileCount);
   CacheView cacheView(int layer) const;
   void setMark();
   void wait(Mark& mark);
@@ -127,6 +139,7 @@ class CudaBackend : public Backend {
   int widestColumns_ = 0;    // of a weight matrix
   DeviceMemory halves_;      // the input of a product
   DeviceMemory halfScales_;  // a float per row
+  Halved halved_;
   DeviceMemory rowBytes_;    // rows that come in or go out, in the residual stream's type
   DeviceMemory rowIndices_;  // of gatherRows
 

@@ -133,6 +133,7 @@ __device__ __forceinline__ void group(const RouterArgs& args, const GroupArgs& t
   int32_t* tilesUsed = firstOf + count;
 
   for (int i = thread; i < count * words; i += kThreads) masks[i] = 0;
+  for (int i = thread; i < to.slots; i += kThreads) to.rowOfSlot[i] = -1;
   __syncthreads();
   for (int i = thread; i < choices; i += kThreads) {
     const int row = i / perToken;
@@ -149,7 +150,7 @@ __device__ __forceinline__ void group(const RouterArgs& args, const GroupArgs& t
     int first = 0;
     int tile = 0;
     for (int before = 0; before < expert; before++) {
-      first += rowsOf[before];
+      first += (rowsOf[before] + kTileRows - 1) / kTileRows * kTileRows;
       tile += (rowsOf[before] + to.tileRows - 1) / to.tileRows;
     }
     firstOf[expert] = first;
@@ -176,7 +177,8 @@ __global__ void __launch_bounds__(kThreads, 1) groupKernel(const RouterArgs args
   group(args, to);
 }
 
-__global__ void __launch_bounds__(kThreads, 1) chooseAndGroupKernel(const RouterArgs args, const GroupArgs to) {
+__global__ void __launch_bounds__(kThreads, 1)
+    chooseAndGroupKernel(const RouterArgs args, const GroupArgs to) {
   float* shared = reinterpret_cast<float*>(sharedMemory()) + warpOfThread() * choiceWords(args.shape);
   for (int row = warpOfThread(); row < args.rows; row += kWarps) {
     chooseForRow(args, row, shared);
@@ -185,17 +187,55 @@ __global__ void __launch_bounds__(kThreads, 1) chooseAndGroupKernel(const Router
   group(args, to);
 }
 
-// One block per row.
-__global__ void mixKernel(float* y, const float* parts, const ExpertPart* chosen, int perToken, int size) {
-  const int64_t row = blockIdx.x;
-  const ExpertPart* ofRow = chosen + row * perToken;
-  for (int i = static_cast<int>(threadIdx.x); i < size; i += kRowThreads) {
-    float sum = 0.0f;
-    for (int rank = 0; rank < perToken; rank++) {
-      sum = fmaf(parts[static_cast<int64_t>(ofRow[rank].slot) * size + i], ofRow[rank].weight, sum);
-    }
-    y[row * size + i] = sum;
+// One block per tile of slots and as many vectors (halfIndex()) as it has threads.
+__global__ void gatherHalvesKernel(const HalfRows to, const HalfRows from) {
+  const int vectorsPerTile = to.paddedColumns / kStepColumns * kWarp;
+  const int vector = static_cast<int>(blockIdx.x) * kRowThreads + static_cast<int>(threadIdx.x);
+  const int tile = static_cast<int>(blockIdx.y);
+  const int lane = vector % kWarp;
+  const int32_t* owners = to.owners + tile * kTileRows;
+  if (blockIdx.x == 0 && threadIdx.x < kTileRows && owners[threadIdx.x] >= 0) {
+    to.scales[tile * kTileRows + static_cast<int>(threadIdx.x)] = from.scales[owners[threadIdx.x]];
   }
+  const int near = owners[lane / 4];
+  const int far = owners[lane / 4 + 8];
+  if (vector >= vectorsPerTile || (near < 0 && far < 0)) return;
+  // Where a row lies in its own tile, as words: its first pair of columns, and the other two words further
+  // on.
+  const auto wordsOf = [&](int row) {
+    const int64_t at = static_cast<int64_t>(row / kTileRows) * vectorsPerTile + vector / kWarp * kWarp +
+                       row % 8 * 4 + lane % 4;
+    return reinterpret_cast<const uint32_t*>(from.halves) + at * 4 + row % kTileRows / 8;
+  };
+  uint4 all = {0, 0, 0, 0};
+  if (near >= 0) {
+    const uint32_t* words = wordsOf(near);
+    all.x = words[0];
+    all.z = words[2];
+  }
+  if (far >= 0) {
+    const uint32_t* words = wordsOf(far);
+    all.y = words[0];
+    all.w = words[2];
+  }
+  reinterpret_cast<uint4*>(to.halves)[static_cast<int64_t>(tile) * vectorsPerTile + vector] = all;
+}
+
+// One block per row and as many columns as it has threads.
+__global__ void mixKernel(float* y, const float* parts, const ExpertPart* chosen, int perToken, int size) {
+  const int64_t row = blockIdx.y;
+  const int column = static_cast<int>(blockIdx.x) * kRowThreads + static_cast<int>(threadIdx.x);
+  if (column >= size) return;
+  const ExpertPart* ofRow = chosen + row * perToken;
+  float sum = 0.0f;
+  for (int rank = 0; rank < perToken; rank++) {
+    sum = fmaf(parts[static_cast<int64_t>(ofRow[rank].slot) * size + column], ofRow[rank].weight, sum);
+  }
+  y[row * size + column] = sum;
+}
+
+unsigned int blocksOf(int count) {
+  return static_cast<unsigned int>((count + kRowThreads - 1) / kRowThreads);
 }
 
 int64_t choiceBytes(const ExpertShape& shape, int warps) {
@@ -242,10 +282,17 @@ void chooseAndGroup(cudaStream_t stream, const RouterArgs& args, const GroupArgs
          static_cast<size_t>(groupSharedBytes(args.rows, args.shape)), stream, args, group);
 }
 
+void gatherHalves(cudaStream_t stream, const HalfRows& to, const HalfRows& from, int slots) {
+  launch(gatherHalvesKernel,
+         dim3{blocksOf(to.paddedColumns / kStepColumns * kWarp), static_cast<unsigned int>(slots / kTileRows),
+              1},
+         kRowThreads, 0, stream, to, from);
+}
+
 void mixParts(cudaStream_t stream, float* y, const float* parts, const ExpertPart* chosen, int rows,
               int perToken, int size) {
-  launch(mixKernel, dim3{static_cast<unsigned int>(rows), 1, 1}, kRowThreads, 0, stream, y, parts, chosen,
-         perToken, size);
+  launch(mixKernel, dim3{blocksOf(size), static_cast<unsigned int>(rows), 1}, kRowThreads, 0, stream, y,
+         parts, chosen, perToken, size);
 }
 
 }  // namespace glm_relay::cuda

@@ -9,6 +9,7 @@
 #include "attention_case.h"
 #include "block.h"
 #include "cuda/kernels/experts.h"
+#include "cuda/kernels/rows.h"
 #include "product_case.h"
 
 namespace glm_relay::cuda {
@@ -89,35 +90,44 @@ void checkBarriers(Check& check) {
   const OnDevice<float> x(random.values(kRows * kSize)), weight(random.values(kSize)),
       bias(random.values(kSize));
   const OnDevice<float> y(static_cast<size_t>(kRows) * kSize), scales(static_cast<size_t>(kRows));
-  const OnDevice<uint16_t> halves(static_cast<size_t>(kRows) * 384);
+  const OnDevice<uint16_t> halves(static_cast<size_t>(halvesOf(kRows, 384)));
+  const HalfRows to = {halves.get(), scales.get(), 384};
+  const auto withScales = [&] {
+    std::vector<float> values = y.read();
+    const std::vector<float> factors = scales.read();
+    values.insert(values.end(), factors.begin(), factors.end());
+    return values;
+  };
   checkKernel(check,
               {"RMSNorm",
                [&] {
-                 rmsNorm(stream(), y.get(), x.get(), weight.get(), kRows, kSize, 1e-5f);
-                 return y.read();
+                 rmsNormRows(stream(), to, y.get(), x.get(), weight.get(), kRows, kSize, 1e-5f);
+                 return withScales();
                }},
-              1, false);
+              2, false);
   checkKernel(check,
               {"LayerNorm",
                [&] {
-                 layerNorm(stream(), y.get(), x.get(), weight.get(), bias.get(), kRows, kSize, 1e-5f);
-                 return y.read();
+                 layerNormRows(stream(), to, y.get(), x.get(), weight.get(), bias.get(), kRows, kSize, 1e-5f);
+                 return withScales();
                }},
-              1, false);
+              2, false);
   checkKernel(check,
               {"FP16 rows",
                [&] {
-                 toHalves(stream(), halves.get(), scales.get(), x.get(), kRows, kSize, 384);
+                 halveRows(stream(), to, x.get(), kRows, kSize);
                  return scales.read();
                }},
               1, false);
 
   const ProductCase product(20, 40, 1000, {WeightType::kInt4, 32, ScaleChoice::kAbsMax}, DType::kFloat32,
                             false, 2);
-  checkKernel(check, {"ampere product", [&] { return product.run(Path::kAmpere, 1, 0, 20); }}, 2, true);
-  checkKernel(check, {"ampere product of many rows", [&] { return product.run(Path::kAmpere, 4, 0, 20); }}, 2,
-              true);
-  checkKernel(check, {"turing product", [&] { return product.run(Path::kTuring, 2, 0, 20); }}, 3, false);
+  const auto productBy = [&](Path path, ProductKernel kernel) {
+    return [&product, path, kernel] { return product.run(path, kernel, 0, 20); };
+  };
+  checkKernel(check, {"narrow product", productBy(Path::kAmpere, ProductKernel::kNarrow16)}, 2, false);
+  checkKernel(check, {"ampere product", productBy(Path::kAmpere, ProductKernel::kWide)}, 2, true);
+  checkKernel(check, {"turing product", productBy(Path::kTuring, ProductKernel::kWide)}, 3, false);
 
   // Many rows have the same experts, so that a place in a wrong order shows; and experts are in groups.
   const ProductCase router(40, 48, 300, {}, DType::kFloat16, false, 6);
@@ -128,7 +138,6 @@ void checkBarriers(Check& check) {
   const OnDevice<float> logits(size_t{40} * 48);
   const OnDevice<ChosenExpert> chosen(size_t{40} * 3);
   const OnDevice<ExpertPart> parts(size_t{40} * 3);
-  const OnDevice<int32_t> rowOfSlot(size_t{40} * 3);
   RouterArgs routing = {};
   routing.logits = logits.get();
   routing.chosen = chosen.get();
@@ -143,9 +152,11 @@ void checkBarriers(Check& check) {
   routing.k = router.k;
   routing.columnBlocks = router.args().columnBlocks;
   routing.rows = 40;
-  const OnDevice<ExpertTile> tiles(static_cast<size_t>(expertTiles(40, routing.shape, 16)));
-  const GroupArgs groups = {parts.get(), rowOfSlot.get(), tiles.get(), 16,
-                            expertTiles(40, routing.shape, 16)};
+  const int tileCount = expertTiles(40, routing.shape, kTileRows);
+  const int slots = expertSlots(40, routing.shape);
+  const OnDevice<ExpertTile> tiles(static_cast<size_t>(tileCount));
+  const OnDevice<int32_t> rowOfSlot(static_cast<size_t>(slots));
+  const GroupArgs groups = {parts.get(), rowOfSlot.get(), tiles.get(), slots, kTileRows, tileCount};
   checkKernel(check,
               {"router",
                [&] {
@@ -161,7 +172,7 @@ void checkBarriers(Check& check) {
       };
       clear(chosen.get(), 40 * 3 * sizeof(ChosenExpert));
       clear(parts.get(), 40 * 3 * sizeof(ExpertPart));
-      clear(rowOfSlot.get(), 40 * 3 * sizeof(int32_t));
+      clear(rowOfSlot.get(), slots * sizeof(int32_t));
       clear(tiles.get(), groups.tileCount * sizeof(ExpertTile));
       RouterArgs args = routing;
       args.rows = rows;

@@ -1,6 +1,9 @@
+#include <algorithm>
 #include <cmath>
 
 #include "check.h"
+#include "cuda/kernels/rows.h"
+#include "cuda/weight_layout.h"
 #include "kernels/half.h"
 
 namespace glm_relay::cuda {
@@ -9,9 +12,63 @@ namespace {
 
 constexpr double kFloatBound = 2e-6;
 const int kSizes[] = {1, 31, 64, 257, 1000};
+// Rows of which a thread has several columns.
+const int kWideNorms[] = {5001, 12288};
+const int kWideActivations[] = {5001, 13696, 20000};
 constexpr int kRows = 3;
+constexpr int kMaxShift = 100;
 
 std::string at(const char* what, int size) { return std::string(what) + " of " + std::to_string(size); }
+
+// Rows that an operation gives as FP16 as well.
+class HalvedRows {
+ public:
+  HalvedRows(int rows, int size)
+      : rows_(rows),
+        size_(size),
+        padded_((size + kBlockColumns - 1) / kBlockColumns * kBlockColumns),
+        halves_(static_cast<size_t>(halvesOf(rows, padded_))),
+        scales_(static_cast<size_t>(rows)) {}
+
+  HalfRows to() const { return {halves_.get(), scales_.get(), padded_}; }
+  // They are y, each row times the power of two that brings its largest magnitude into [2^14, 2^15), or
+  // 2^100.
+  void check(Check& check, const OnDevice<float>& y, const std::string& what) const {
+    const std::vector<float> rows = y.read();
+    std::vector<float> scales, halves;
+    for (int row = 0; row < rows_; row++) {
+      const float* values = rows.data() + static_cast<size_t>(row) * size_;
+      int exponent = 0;
+      float largest = 0.0f;
+      for (int i = 0; i < size_; i++) largest = std::max(largest, std::fabs(values[i]));
+      std::frexp(largest, &exponent);
+      scales.push_back(std::ldexp(1.0f, largest == 0.0f ? -kMaxShift : std::max(exponent - 15, -kMaxShift)));
+      for (int i = 0; i < padded_; i++) {
+        halves.push_back(i < size_ ? halfToFloat(floatToHalf(values[i] / scales.back())) : 0.0f);
+      }
+    }
+    check.equal(scales_.read(), scales, what + ", factors of FP16 rows");
+    check.equal(values(), halves, what + ", as FP16");
+  }
+
+ private:
+  std::vector<float> values() const {
+    const std::vector<uint16_t> halves = halves_.read();
+    std::vector<float> values;
+    for (int row = 0; row < rows_; row++) {
+      for (int i = 0; i < padded_; i++) {
+        values.push_back(halfToFloat(halves[static_cast<size_t>(halfIndex(row, i, padded_))]));
+      }
+    }
+    return values;
+  }
+
+  const int rows_;
+  const int size_;
+  const int padded_;
+  OnDevice<uint16_t> halves_;
+  OnDevice<float> scales_;
+};
 
 void checkNorms(Check& check, Random& random, int size) {
   const std::vector<float> x = random.values(static_cast<size_t>(kRows) * size, 3.0f);
@@ -37,15 +94,18 @@ void checkNorms(Check& check, Random& random, int size) {
       layer.push_back((from[i] - mean) / std::sqrt(variance / size + eps) * weight[i] + bias[i]);
     }
   }
-  rmsNorm(stream(), y.get(), in.get(), w.get(), kRows, size, 1e-5f);
+  const HalvedRows halved(kRows, size);
+  rmsNormRows(stream(), halved.to(), y.get(), in.get(), w.get(), kRows, size, 1e-5f);
   const std::vector<float> all = y.read();
   check.near(all, rms, kFloatBound, at("RMSNorm", size));
-  rmsNorm(stream(), y.get(), in.get() + size, w.get(), 1, size, 1e-5f);
+  halved.check(check, y, at("RMSNorm", size));
+  rmsNormRows(stream(), halved.to(), y.get(), in.get() + size, w.get(), 1, size, 1e-5f);
   const std::vector<float> alone = y.read();
   check.equal({alone.begin(), alone.begin() + size}, {all.begin() + size, all.begin() + 2 * size},
               at("RMSNorm of one row", size));
-  layerNorm(stream(), y.get(), in.get(), w.get(), b.get(), kRows, size, 1e-5f);
+  layerNormRows(stream(), halved.to(), y.get(), in.get(), w.get(), b.get(), kRows, size, 1e-5f);
   check.near(y.read(), layer, kFloatBound, at("LayerNorm", size));
+  halved.check(check, y, at("LayerNorm", size));
 }
 
 double gelu(double x) {
@@ -67,12 +127,20 @@ void checkActivations(Check& check, Random& random, int size) {
     }
   }
   for (size_t i = 0; i < count; i++) tanh.push_back(gelu(x[i]));
-  gatedSilu(stream(), y.get(), in.get(), kRows, size);
-  check.near(y.read(), silu, kFloatBound, at("gated silu", size));
-  gatedGelu(stream(), y.get(), in.get(), kRows, size);
-  check.near(y.read(), erf, kFloatBound, at("gated gelu", size));
-  cuda::gelu(stream(), y.get(), in.get(), kRows, size);
-  check.near(y.read(), tanh, kFloatBound, at("gelu", size));
+  const HalvedRows halved(kRows, size);
+  const auto checkOne = [&](Activation activation, const std::vector<double>& expected, const char* name) {
+    activateRows(stream(), halved.to(), y.get(), activation, in.get(), kRows, size);
+    check.near(y.read(), expected, kFloatBound, at(name, size));
+    halved.check(check, y, at(name, size));
+    const HalvedRows alone(kRows, size);
+    activateRows(stream(), alone.to(), nullptr, activation, in.get(), kRows, size);
+    alone.check(check, y, at(name, size) + " as FP16 alone");
+  };
+  checkOne(Activation::kGatedSilu, silu, "gated silu");
+  checkOne(Activation::kGatedGelu, erf, "gated gelu");
+  checkOne(Activation::kGelu, tanh, "gelu");
+  halveRows(stream(), halved.to(), in.get(), kRows, size);
+  halved.check(check, in, at("FP16 rows", size));
 }
 
 void checkSums(Check& check, Random& random, int size) {
@@ -125,38 +193,6 @@ void checkMixture(Check& check, Random& random, int size) {
   check.equal(y.read(), expected, at("mixture", size));
 }
 
-void checkHalves(Check& check, Random& random, int size) {
-  const int padded = size + 40;
-  const std::vector<float> x = random.values(static_cast<size_t>(kRows) * size, 1e-3f);
-  const OnDevice<float> in(x), scales(static_cast<size_t>(kRows));
-  const OnDevice<uint16_t> halves(static_cast<size_t>(kRows) * padded);
-  toHalves(stream(), halves.get(), scales.get(), in.get(), kRows, size, padded);
-  const std::vector<uint16_t> bits = halves.read();
-  const std::vector<float> factors = scales.read();
-  std::vector<float> got;
-  std::vector<double> expected;
-  for (int row = 0; row < kRows; row++) {
-    for (int i = 0; i < padded; i++) {
-      const size_t place = static_cast<size_t>(row) * padded + i;
-      const double value = i < size ? x[static_cast<size_t>(row) * size + i] / factors[row] : 0.0;
-      got.push_back(halfToFloat(bits[place]));
-      expected.push_back(value);
-    }
-  }
-  check.near(got, expected, 5e-4, at("FP16 rows", size));
-
-  // Activated on the way: the same bits as in two steps.
-  const std::vector<float> gateUp = random.values(static_cast<size_t>(kRows) * 2 * size, 8.0f);
-  const OnDevice<float> pairs(gateUp), activated(x.size()), factorsAtOnce(static_cast<size_t>(kRows));
-  const OnDevice<uint16_t> atOnce(bits.size());
-  gatedSilu(stream(), activated.get(), pairs.get(), kRows, size);
-  toHalves(stream(), halves.get(), scales.get(), activated.get(), kRows, size, padded);
-  gatedSiluToHalves(stream(), atOnce.get(), factorsAtOnce.get(), pairs.get(), kRows, size, padded);
-  check.equal(factorsAtOnce.read(), scales.read(), at("scales of activated FP16 rows", size));
-  check.that(atOnce.read() == halves.read(),
-             [&] { return at("activated FP16 rows", size) + ": not the same bits"; });
-}
-
 // All 65536 numbers of a type, and float32 numbers between them.
 void checkConversions(Check& check, DType dtype) {
   const auto value = [&](uint32_t bits) {
@@ -196,8 +232,9 @@ void checkElementwise(Check& check) {
     checkActivations(check, random, size);
     checkSums(check, random, size);
     checkMixture(check, random, size);
-    checkHalves(check, random, size);
   }
+  for (int size : kWideNorms) checkNorms(check, random, size);
+  for (int size : kWideActivations) checkActivations(check, random, size);
   checkConversions(check, DType::kFloat16);
   checkConversions(check, DType::kBfloat16);
 }

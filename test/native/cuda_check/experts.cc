@@ -46,12 +46,13 @@ struct Choices {
         rows(static_cast<int>(logits.size()) / shape.count),
         tileRows(tileRowCount),
         tileCount(expertTiles(rows, shape, tileRows)),
-        slots(static_cast<size_t>(rows) * shape.perToken),
+        choices(static_cast<size_t>(rows) * shape.perToken),
+        slots(expertSlots(rows, shape)),
         logitsOnDevice(logits),
         biasOnDevice(bias),
-        chosen(slots),
-        parts(slots),
-        rowOfSlot(slots),
+        chosen(choices),
+        parts(choices),
+        rowOfSlot(static_cast<size_t>(slots)),
         tiles(static_cast<size_t>(tileCount)) {}
 
   RouterArgs router() const {
@@ -63,13 +64,14 @@ struct Choices {
     args.rows = rows;
     return args;
   }
-  GroupArgs group() const { return {parts.get(), rowOfSlot.get(), tiles.get(), tileRows, tileCount}; }
+  GroupArgs group() const { return {parts.get(), rowOfSlot.get(), tiles.get(), slots, tileRows, tileCount}; }
 
   const ExpertShape shape;
   const int rows;
   const int tileRows;
   const int tileCount;
-  const size_t slots;
+  const size_t choices;
+  const int slots;
   const OnDevice<float> logitsOnDevice;
   const OnDevice<float> biasOnDevice;
   const OnDevice<ChosenExpert> chosen;
@@ -90,7 +92,7 @@ std::vector<ChosenExpert> onHost(const ExpertShape& shape, const std::vector<flo
   return chosen;
 }
 
-// Every row in one place beside the other rows of each of its experts, in order, and every slot in one tile.
+// Every row in one place beside the other rows of each of its experts, in order, and every place in one tile.
 void checkGroups(Check& check, const Choices& choices, const std::vector<ChosenExpert>& chosen,
                  const std::string& what) {
   const std::vector<ExpertPart> parts = choices.parts.read();
@@ -108,13 +110,16 @@ void checkGroups(Check& check, const Choices& choices, const std::vector<ChosenE
               rowOfSlot[slot] == static_cast<int32_t>(i) / choices.shape.perToken;
       slot++;
     }
-    for (size_t begin = first; begin < slot; begin += choices.tileRows, tile++) {
-      const size_t rows = std::min(slot - begin, static_cast<size_t>(choices.tileRows));
+    const size_t end = slot;
+    for (; slot % kTileRows != 0; slot++) right = right && rowOfSlot[slot] == -1;
+    for (size_t begin = first; begin < end; begin += choices.tileRows, tile++) {
+      const size_t rows = std::min(end - begin, static_cast<size_t>(choices.tileRows));
       right = right && tile < tiles.size() && tiles[tile].expert == expert &&
               tiles[tile].firstRow == static_cast<int32_t>(begin) &&
               tiles[tile].rows == static_cast<int32_t>(rows);
     }
   }
+  for (; slot < rowOfSlot.size(); slot++) right = right && rowOfSlot[slot] == -1;
   for (; tile < tiles.size(); tile++) right = right && tiles[tile].rows == 0;
   check.that(right, [&] { return what + ": rows are not grouped by what they chose"; });
 }
@@ -270,15 +275,22 @@ const WeightFormat kFormats[] = {
 };
 
 // FP16 rows as products take them.
-struct HalfRows {
-  HalfRows(const ProductCase& matrix, const std::vector<float>& x)
-      : rows(static_cast<int>(x.size()) / matrix.k),
-        floats(x),
-        halves(static_cast<size_t>(rows) * matrix.paddedColumns()),
-        scales(static_cast<size_t>(rows)) {
-    toHalves(stream(), halves.get(), scales.get(), floats.get(), rows, matrix.k, matrix.paddedColumns());
+struct RowsOnDevice {
+  RowsOnDevice(int rowCount, int columns)
+      : rows(rowCount),
+        paddedColumns(columns),
+        halves(static_cast<size_t>(halvesOf(rows, paddedColumns))),
+        scales(static_cast<size_t>(rows)) {}
+  RowsOnDevice(const ProductCase& matrix, const std::vector<float>& x)
+      : RowsOnDevice(static_cast<int>(x.size()) / matrix.k, matrix.paddedColumns()) {
+    const OnDevice<float> floats(x);
+    halveRows(stream(), view(), floats.get(), rows, matrix.k);
+    check(cudaStreamSynchronize(stream()), "halving rows");
   }
-  // With the matrix, without bias.
+  HalfRows view(const int32_t* owners = nullptr) const {
+    return {halves.get(), scales.get(), paddedColumns, owners};
+  }
+  // Their product with the matrix, without bias.
   ProductArgs times(const ProductCase& matrix, float* y) const {
     ProductArgs args = matrix.args();
     args.y = y;
@@ -289,7 +301,7 @@ struct HalfRows {
   }
 
   const int rows;
-  const OnDevice<float> floats;
+  const int paddedColumns;
   const OnDevice<uint16_t> halves;
   const OnDevice<float> scales;
 };
@@ -297,61 +309,67 @@ struct HalfRows {
 // Experts of rows that are shared out as `rowsOf` says, in one grid, and each row alone by the product that
 // knows no groups. Rows of x are in any order.
 void checkGrouped(Check& check, Path path, const WeightFormat& format, int n, int k,
-                  const std::vector<int>& rowsOf, bool gathered, uint64_t seed) {
+                  const std::vector<int>& rowsOf, uint64_t seed) {
   Random random(seed);
-  const int slots = std::accumulate(rowsOf.begin(), rowsOf.end(), 0);
-  const int xRows = gathered ? slots / 2 + 1 : slots;
+  constexpr int kXRows = 37;
   std::vector<std::unique_ptr<ProductCase>> experts;
   std::vector<ExpertMatrix> matrices;
-  std::vector<int32_t> xRowOfRow;
+  std::vector<int32_t> owners;
+  std::vector<float> expected;
   // Each case has rows of x of its own; the first one's are everybody's.
   for (size_t i = 0; i < rowsOf.size(); i++) {
-    experts.push_back(std::make_unique<ProductCase>(i == 0 ? xRows : 1, n, k, format, DType::kFloat32, false,
+    experts.push_back(std::make_unique<ProductCase>(i == 0 ? kXRows : 1, n, k, format, DType::kFloat32, false,
                                                     seed * 100 + i));
     const ProductArgs args = experts.back()->args();
     matrices.push_back({args.weights, args.rowScales});
-  }
-  for (int slot = 0; slot < slots; slot++) xRowOfRow.push_back(gathered ? random.below(xRows) : slot);
-  const ProductCase& first = *experts.front();
-  std::vector<float> expected;
-  int slot = 0;
-  for (size_t expert = 0; expert < rowsOf.size(); expert++) {
-    for (int i = 0; i < rowsOf[expert]; i++, slot++) {
-      const auto row = first.x.begin() + static_cast<int64_t>(xRowOfRow[slot]) * k;
-      const HalfRows alone(first, {row, row + k});
-      const OnDevice<float> out(static_cast<size_t>(n));
-      product(stream(), path, format.type, alone.times(*experts[expert], out.get()));
-      const std::vector<float> y = out.read();
-      expected.insert(expected.end(), y.begin(), y.end());
+    const ProductCase& first = *experts.front();
+    for (int row = 0; row < rowsOf[i]; row++) {
+      owners.push_back(random.below(kXRows));
+      const auto x = first.x.begin() + static_cast<int64_t>(owners.back()) * k;
+      const RowsOnDevice alone(first, {x, x + k});
+      const OnDevice<float> y(static_cast<size_t>(n));
+      product(stream(), path, format.type, alone.times(*experts.back(), y.get()));
+      const std::vector<float> got = y.read();
+      expected.insert(expected.end(), got.begin(), got.end());
     }
+    while (owners.size() % kTileRows != 0) owners.push_back(-1);
   }
-  const HalfRows x(first, first.x);
-  const OnDevice<float> y(expected.size());
+  const ProductCase& first = *experts.front();
+  const int slots = static_cast<int>(owners.size());
+  const OnDevice<int32_t> ownersOnDevice(owners);
+  const RowsOnDevice x(first, first.x);
+  const RowsOnDevice gathered(slots, first.paddedColumns());
+  gatherHalves(stream(), gathered.view(ownersOnDevice.get()), x.view(), slots);
   const OnDevice<ExpertMatrix> matricesOnDevice(matrices);
-  const OnDevice<int32_t> xRowOfRowOnDevice(xRowOfRow);
-  for (int rowTiles : {1, 2, 4}) {
+  const OnDevice<float> y(static_cast<size_t>(slots) * n);
+  for (ProductKernel kernel : kProductKernels) {
     // Tiles without rows lie between and behind the others.
+    const int tileRows = cuda::rowsOf(kernel);
     std::vector<ExpertTile> tiles = {{0, 0, 0}};
     int firstRow = 0;
     for (size_t expert = 0; expert < rowsOf.size(); expert++) {
-      for (int done = 0; done < rowsOf[expert]; done += 16 * rowTiles) {
+      for (int done = 0; done < rowsOf[expert]; done += tileRows) {
         tiles.push_back(
-            {static_cast<int32_t>(expert), firstRow + done, std::min(16 * rowTiles, rowsOf[expert] - done)});
+            {static_cast<int32_t>(expert), firstRow + done, std::min(tileRows, rowsOf[expert] - done)});
       }
-      firstRow += rowsOf[expert];
+      firstRow += (rowsOf[expert] + kTileRows - 1) / kTileRows * kTileRows;
     }
     tiles.push_back({0, 0, 0});
     const OnDevice<ExpertTile> tilesOnDevice(tiles);
-    const GroupedRows grouped = {matricesOnDevice.get(), tilesOnDevice.get(),
-                                 gathered ? xRowOfRowOnDevice.get() : nullptr,
-                                 static_cast<int>(tiles.size())};
-    ProductArgs args = x.times(first, y.get());
+    ProductArgs args = gathered.times(first, y.get());
     args.weights = nullptr;
     args.rowScales = nullptr;
-    groupedProduct(stream(), path, format.type, rowTiles, args, grouped);
-    check.equal(y.read(), expected,
+    groupedProduct(stream(), path, format.type, kernel, args,
+                   {matricesOnDevice.get(), tilesOnDevice.get(), static_cast<int>(tiles.size())});
+    const std::vector<float> all = y.read();
+    std::vector<float> got;
+    for (int slot = 0; slot < slots; slot++) {
+      const auto row = all.begin() + static_cast<int64_t>(slot) * n;
+      if (owners[slot] >= 0) got.insert(got.end(), row, row + n);
+    }
+    check.equal(got, expected,
                 std::string(nameOf(path)) + " product of grouped rows, " + first.name() + ", tiles of " +
-                    std::to_string(16 * rowTiles));
+                    std::to_string(tileRows));
   }
 }
 
@@ -360,10 +378,10 @@ void checkGroupedProducts(Check& check) {
   for (Path path : kPaths) {
     prepareProducts(path);
     for (const WeightFormat& format : kFormats) {
-      checkGrouped(check, path, format, 24, 160, {1, 1, 0, 1, 2}, true, seed++);
-      checkGrouped(check, path, format, 70, 300, {15, 16, 17, 0, 33}, true, seed++);
-      checkGrouped(check, path, format, 40, 97, {65, 1, 64}, false, seed++);
-      checkGrouped(check, path, format, 8, 128, {0, 3}, false, seed++);
+      checkGrouped(check, path, format, 24, 160, {1, 1, 0, 1, 2}, seed++);
+      checkGrouped(check, path, format, 70, 300, {15, 16, 17, 0, 33}, seed++);
+      checkGrouped(check, path, format, 40, 97, {65, 1, 64}, seed++);
+      checkGrouped(check, path, format, 8, 128, {0, 3}, seed++);
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "cuda/kernels/rows.h"
 #include "kernels/half.h"
 #include "quant/quantize.h"
 
@@ -106,22 +107,23 @@ ProductArgs ProductCase::args() const {
   return args;
 }
 
-std::vector<float> ProductCase::run(Path path, int rowTiles, int first, int count) const {
+std::vector<float> ProductCase::run(Path path, std::optional<ProductKernel> kernel, int first,
+                                    int count) const {
   const std::vector<float> part(x.begin() + static_cast<int64_t>(first) * k,
                                 x.begin() + static_cast<int64_t>(first + count) * k);
   const OnDevice<float> in(part), y(static_cast<size_t>(count) * n), scales(static_cast<size_t>(count));
-  const OnDevice<uint16_t> halves(static_cast<size_t>(count) * layout_.paddedColumns());
-  toHalves(stream(), halves.get(), scales.get(), in.get(), count, k, layout_.paddedColumns());
+  const OnDevice<uint16_t> halves(static_cast<size_t>(halvesOf(count, layout_.paddedColumns())));
+  halveRows(stream(), {halves.get(), scales.get(), layout_.paddedColumns()}, in.get(), count, k);
   ProductArgs product = args();
   product.y = y.get();
   product.x = halves.get();
   product.xScales = scales.get();
   product.bias = biasOnDevice_->get();
   product.rows = count;
-  if (rowTiles == 0) {
-    cuda::product(stream(), path, format.type, product);
+  if (kernel) {
+    productWith(stream(), path, format.type, *kernel, product);
   } else {
-    productWithTile(stream(), path, format.type, rowTiles, product);
+    cuda::product(stream(), path, format.type, product);
   }
   return y.read();
 }
