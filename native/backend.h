@@ -14,12 +14,19 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "kernels/kernels.h"
 #include "model/plan.h"
 
 namespace glm_relay {
+
+// The hardware is gone for this process: whatever a backend is asked for from now on fails like what has
+// thrown this, and only another process can use the device again.
+class DeviceLost : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 // Memory of a backend. Its size is known, its content only to the backend.
 class DeviceBuffer {
