@@ -19,9 +19,9 @@ constexpr int kDown = 1;
 // is too large computes rows that are not there.
 ProductKernel kernelFor(int rows, const ExpertShape& shape) {
   const int average = rows * shape.perToken / shape.count;
-  return rows <= rowsOf(ProductKernel::kNarrow16) || average <= 8 ? ProductKernel::kNarrow16
-         : average <= 24                                          ? ProductKernel::kNarrow32
-                                                                  : ProductKernel::kWide;
+  if (rows <= rowsOf(ProductKernel::kNarrow8) || average <= 4) return ProductKernel::kNarrow8;
+  if (average <= 12) return ProductKernel::kNarrow16;
+  return average <= 24 ? ProductKernel::kNarrow32 : ProductKernel::kWide;
 }
 
 int paddedColumnsOf(int columns) { return WeightLayout(1, columns, {}).paddedColumns(); }

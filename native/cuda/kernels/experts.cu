@@ -187,38 +187,23 @@ __global__ void __launch_bounds__(kThreads, 1)
   group(args, to);
 }
 
-// One block per tile of slots and as many vectors (halfIndex()) as it has threads.
+__host__ __device__ __forceinline__ int vectorsPerTile(const HalfRows& rows) {
+  return rows.paddedColumns / kQuarterColumns * kWarp;
+}
+
+// One block per tile of slots and as many vectors (halfIndex()) as it has threads: a vector is one row's.
 __global__ void gatherHalvesKernel(const HalfRows to, const HalfRows from) {
-  const int vectorsPerTile = to.paddedColumns / kStepColumns * kWarp;
   const int vector = static_cast<int>(blockIdx.x) * kRowThreads + static_cast<int>(threadIdx.x);
+  if (vector >= vectorsPerTile(to)) return;
   const int tile = static_cast<int>(blockIdx.y);
-  const int lane = vector % kWarp;
-  const int32_t* owners = to.owners + tile * kTileRows;
-  if (blockIdx.x == 0 && threadIdx.x < kTileRows && owners[threadIdx.x] >= 0) {
-    to.scales[tile * kTileRows + static_cast<int>(threadIdx.x)] = from.scales[owners[threadIdx.x]];
-  }
-  const int near = owners[lane / 4];
-  const int far = owners[lane / 4 + 8];
-  if (vector >= vectorsPerTile || (near < 0 && far < 0)) return;
-  // Where a row lies in its own tile, as words: its first pair of columns, and the other two words further
-  // on.
-  const auto wordsOf = [&](int row) {
-    const int64_t at = static_cast<int64_t>(row / kTileRows) * vectorsPerTile + vector / kWarp * kWarp +
-                       row % 8 * 4 + lane % 4;
-    return reinterpret_cast<const uint32_t*>(from.halves) + at * 4 + row % kTileRows / 8;
-  };
-  uint4 all = {0, 0, 0, 0};
-  if (near >= 0) {
-    const uint32_t* words = wordsOf(near);
-    all.x = words[0];
-    all.z = words[2];
-  }
-  if (far >= 0) {
-    const uint32_t* words = wordsOf(far);
-    all.y = words[0];
-    all.w = words[2];
-  }
-  reinterpret_cast<uint4*>(to.halves)[static_cast<int64_t>(tile) * vectorsPerTile + vector] = all;
+  const int slot = tile * kTileRows + vector % kWarp / 4;
+  const int row = to.owners[slot];
+  if (row < 0) return;
+  const int source = vector / kWarp * kWarp + row % kTileRows * 4 + vector % 4;
+  reinterpret_cast<uint4*>(to.halves)[static_cast<int64_t>(tile) * vectorsPerTile(to) + vector] =
+      reinterpret_cast<const uint4*>(
+          from.halves)[static_cast<int64_t>(row / kTileRows) * vectorsPerTile(to) + source];
+  if (vector < kWarp && vector % 4 == 0) to.scales[slot] = from.scales[row];
 }
 
 // One block per row and as many columns as it has threads.
@@ -283,10 +268,8 @@ void chooseAndGroup(cudaStream_t stream, const RouterArgs& args, const GroupArgs
 }
 
 void gatherHalves(cudaStream_t stream, const HalfRows& to, const HalfRows& from, int slots) {
-  launch(gatherHalvesKernel,
-         dim3{blocksOf(to.paddedColumns / kStepColumns * kWarp), static_cast<unsigned int>(slots / kTileRows),
-              1},
-         kRowThreads, 0, stream, to, from);
+  const dim3 grid{blocksOf(vectorsPerTile(to)), static_cast<unsigned int>(slots / kTileRows), 1};
+  launch(gatherHalvesKernel, grid, kRowThreads, 0, stream, to, from);
 }
 
 void mixParts(cudaStream_t stream, float* y, const float* parts, const ExpertPart* chosen, int rows,

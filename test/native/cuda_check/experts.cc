@@ -129,7 +129,7 @@ void checkChoice(Check& check, const ExpertShape& shape, const std::vector<float
   const std::vector<ChosenExpert> expected = onHost(shape, logits, bias);
   const int rows = static_cast<int>(logits.size()) / shape.count;
   const std::string what = kind + " logits, " + nameOf(shape, rows);
-  for (int tileRows : {16, 32, 64}) {
+  for (int tileRows : {8, 16, 64}) {
     const Choices together(shape, logits, bias, tileRows);
     chooseAndGroup(stream(), together.router(), together.group());
     const std::vector<ChosenExpert> got = together.chosen.read();
