@@ -134,8 +134,9 @@ void CudaBackend::mixExperts(DeviceBuffer& y, const DeviceBuffer& x, int rows, c
   activateRows(stream_.get(), halves, nullptr, Activation::kGatedSilu, e.up.as<float>(), group.slots,
                e.shape.ffnSize);
   multiplyExperts(e.parts.as<float>(), halves, layer, kDown, kernel, group.tileCount);
-  mixParts(stream_.get(), static_cast<CudaBuffer&>(y).floats(), e.parts.as<float>(), group.parts, rows,
-           e.shape.perToken, e.hiddenSize);
+  float* out = static_cast<CudaBuffer&>(y).floats();
+  if (halved_.from == out) halved_ = {};
+  mixParts(stream_.get(), out, e.parts.as<float>(), group.parts, rows, e.shape.perToken, e.hiddenSize);
 }
 
 }  // namespace glm_relay::cuda
