@@ -74,7 +74,7 @@ it.skipIf(testLibrary !== emulatedLibrary)(
     const running = cluster.post("/v1/completions", request);
     expect(await worker.exited).toEqual({ code: 1, signal: null });
     expect(worker.output).toMatch(
-      /error: the device is lost to this process: the GPU failed while .*: unspecified launch failure/,
+      /the device is lost to this process: the GPU failed while .*: unspecified launch failure/,
     );
     await cluster.revive();
     const answer = await running;
