@@ -1,5 +1,7 @@
 #include "cuda/device_memory.h"
 
+#include "backend.h"
+
 namespace glm_relay::cuda {
 
 namespace {
@@ -10,8 +12,13 @@ std::string megabytes(uint64_t bytes) { return std::to_string((bytes + 999999) /
 
 void check(cudaError_t error, const char* doing) {
   if (error == cudaSuccess) return;
+  const std::string what = std::string("the GPU failed while ") + doing + ": " + cudaGetErrorString(error);
+  // An error that ends a process's use of the GPU stays; every other one is over when it has been looked at.
   cudaGetLastError();
-  throw CudaError(std::string("the GPU failed while ") + doing + ": " + cudaGetErrorString(error));
+  size_t available = 0;
+  size_t total = 0;
+  if (cudaMemGetInfo(&available, &total) != cudaSuccess) throw DeviceLost(what);
+  throw CudaError(what);
 }
 
 DeviceMemory::DeviceMemory(uint64_t bytes, cudaStream_t stream) { grow(bytes, stream); }

@@ -48,7 +48,7 @@ class ByteSum {
 };
 
 std::unique_ptr<ExpertLayer> loadExperts(const LayerTensors& tensors, const StageConfig& config,
-                                         TensorLoader& load) {
+                                         Backend& backend, TensorLoader& load) {
   const int hiddenSize = config.shape.hiddenSize;
   auto layer = std::make_unique<ExpertLayer>();
   // The choice of experts is not rounded: a row that goes to another expert is another row.
@@ -58,10 +58,12 @@ std::unique_ptr<ExpertLayer> loadExperts(const LayerTensors& tensors, const Stag
     layer->experts.push_back({load.matrix(expert.up, hiddenSize, config.weights),
                               load.matrix(expert.down, config.shape.experts.ffnSize, config.weights)});
   }
+  backend.prepareExperts(*layer);
   return layer;
 }
 
-LayerWeights loadLayer(const LayerTensors& tensors, const StageConfig& config, TensorLoader& load) {
+LayerWeights loadLayer(const LayerTensors& tensors, const StageConfig& config, Backend& backend,
+                       TensorLoader& load) {
   const ModelShape& shape = config.shape;
   const int ffnSize = tensors.router ? shape.experts.sharedFfnSize : shape.ffnSize;
   LayerWeights layer;
@@ -79,7 +81,7 @@ LayerWeights loadLayer(const LayerTensors& tensors, const StageConfig& config, T
   layer.ffnDown = load.matrix(tensors.ffnDown, ffnSize, config.weights);
   layer.ffnDownBias = load.vector(tensors.ffnDownBias);
   layer.ffnOutNorm = load.vector(tensors.ffnOutNorm);
-  if (tensors.router) layer.experts = loadExperts(tensors, config, load);
+  if (tensors.router) layer.experts = loadExperts(tensors, config, backend, load);
   return layer;
 }
 
@@ -105,7 +107,7 @@ StageWeights loadWeights(const StageConfig& config, const KernelTable& kernels, 
   for (const LayerTensors& tensors : config.layers) {
     auto part = cache == nullptr ? nullptr : cache->openLayer(tensors, layer, config.weights);
     load.useCache(part.get());
-    weights.layers.push_back(loadLayer(tensors, config, load));
+    weights.layers.push_back(loadLayer(tensors, config, backend, load));
     if (cache != nullptr) cache->keep(std::move(part));
     layer++;
   }

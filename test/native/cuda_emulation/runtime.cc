@@ -1,7 +1,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -36,6 +38,10 @@ std::mutex mutex;
 std::map<void*, Mapping> deviceMemory;
 std::map<void*, size_t> pinnedMemory;
 size_t deviceBytes = 0;
+// Kernels started so far, in all streams.
+std::atomic<int64_t> launches{0};
+// A kernel has failed as on a GPU that is gone: everything fails from then on, in every thread.
+std::atomic<bool> lost{false};
 // Of the calling thread, as CUDA's; kept until cudaGetLastError.
 thread_local std::string failure;
 thread_local cudaError_t lastError = cudaSuccess;
@@ -44,6 +50,17 @@ cudaError_t failed(cudaError_t error, std::string what) {
   failure = std::move(what);
   lastError = error;
   return error;
+}
+
+cudaError_t gone() { return failed(cudaErrorLaunchFailure, "unspecified launch failure"); }
+
+// The kernel, counted from 1, with which the GPU is lost; 0: none.
+int64_t fatalLaunch() {
+  static const int64_t number = [] {
+    const char* value = std::getenv("GLM_RELAY_EMULATED_GPU_FAILS_AT");
+    return value == nullptr ? int64_t{0} : static_cast<int64_t>(std::atoll(value));
+  }();
+  return number;
 }
 
 size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
@@ -77,6 +94,7 @@ cudaError_t cudaGetDeviceCount(int* count) {
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  if (lost) return gone();
   std::snprintf(properties->name, sizeof(properties->name), "emulated");
   properties->totalGlobalMem = kDeviceBytes;
   properties->major = 8;
@@ -86,6 +104,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
+  if (lost) return gone();
   const std::lock_guard<std::mutex> lock(mutex);
   *available = kDeviceBytes - deviceBytes;
   *total = kDeviceBytes;
@@ -93,6 +112,7 @@ cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
 }
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  if (lost) return gone();
   const std::lock_guard<std::mutex> lock(mutex);
   if (bytes > kDeviceBytes - deviceBytes) return failed(cudaErrorMemoryAllocation, "out of memory");
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
@@ -136,6 +156,7 @@ cudaError_t cudaFreeHost(void* memory) {
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int) {
+  if (lost) return gone();
   *stream = new EmulatedStream();
   return cudaSuccess;
 }
@@ -146,6 +167,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (lost) return gone();
   try {
     while (!stream->work.empty()) {
       const std::function<void()> next = std::move(stream->work.front());
@@ -161,6 +183,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
+  if (lost) return gone();
   if (kind == cudaMemcpyHostToDevice && !isPinned(from)) {
     const auto* read = static_cast<const uint8_t*>(from);
     std::vector<uint8_t> staged(read, read + bytes);
@@ -173,6 +196,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
+  if (lost) return gone();
   stream->work.push_back([=] { std::memset(memory, value, bytes); });
   return cudaSuccess;
 }
@@ -188,6 +212,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (lost) return gone();
   event->stream = stream;
   return cudaSuccess;
 }
@@ -201,6 +226,13 @@ namespace glm_relay::emulation {
 void enqueueGrid(cudaStream_t stream, Index grid, Index block, size_t sharedBytes,
                  std::function<void()> kernel) {
   checkSharedLimit(sharedBytes);
+  if (++launches == fatalLaunch()) {
+    stream->work.push_back([] {
+      lost = true;
+      throw KernelError("unspecified launch failure");
+    });
+    return;
+  }
   stream->work.push_back([=, kernel = std::move(kernel)] { runGrid(grid, block, sharedBytes, kernel); });
 }
 
