@@ -10,22 +10,35 @@ constexpr double kBound = 2e-3;
 
 constexpr KvType kTypes[] = {KvType::kFloat32, KvType::kFloat16, KvType::kBfloat16, KvType::kInt8};
 
+void checkRows(Check& check, const AttentionCase& attention, const std::vector<float>& got,
+               const std::vector<double>& expected, const std::string& what) {
+  for (int row = 0; row < attention.rows(); row++) {
+    const int64_t begin = static_cast<int64_t>(row) * attention.columns();
+    const int64_t end = begin + attention.columns();
+    check.near({got.begin() + begin, got.begin() + end}, {expected.begin() + begin, expected.begin() + end},
+               kBound, what + ", row " + std::to_string(row));
+  }
+}
+
 void checkCase(Check& check, AttentionShape shape, uint64_t seed) {
   AttentionCase attention(std::move(shape), seed);
   attention.store();
-  const std::string what = "attention, " + attention.name();
   const std::vector<float> queries = attention.queries();
-  check.near(queries, attention.expectedQueries(), kQueryBound, what + ", queries");
-
+  check.near(queries, attention.expectedQueries(), kQueryBound, attention.name() + ", queries");
+  const std::vector<double> expected = attention.expected(queries);
   const int rows = attention.rows();
-  const std::vector<float> got = attention.attend(0, rows, 0, false);
-  check.near(got, attention.expected(queries), kBound, what);
-  check.equal(attention.attend(0, rows, 0, true), got, what + ", parts side by side");
-  check.equal(attention.attend(0, rows, 1, false), got, what + ", a row per task");
-  for (int row : {0, rows / 2, rows - 1}) {
-    const auto begin = got.begin() + static_cast<int64_t>(row) * attention.columns();
-    check.equal(attention.attend(row, 1, 0, row % 2 == 0), {begin, begin + attention.columns()},
-                what + ", row " + std::to_string(row) + " alone");
+  for (Path path : kPaths) {
+    const std::string what = std::string(nameOf(path)) + " attention, " + attention.name();
+    const std::vector<float> got = attention.attend(path, 0, rows, rows, false);
+    checkRows(check, attention, got, expected, what);
+    check.equal(attention.attend(path, 0, rows, rows, true), got, what + ", parts side by side");
+    check.equal(attention.attend(path, 0, rows, 1, false), got, what + ", a row per task");
+    check.equal(attention.attend(path, 0, rows, 3, true), got, what + ", three rows per task");
+    for (int row : {0, rows / 2, rows - 1}) {
+      const auto begin = got.begin() + static_cast<int64_t>(row) * attention.columns();
+      check.equal(attention.attend(path, row, 1, 1, row % 2 == 0), {begin, begin + attention.columns()},
+                  what + ", row " + std::to_string(row) + " alone");
+    }
   }
 }
 

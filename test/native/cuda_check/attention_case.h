@@ -29,8 +29,10 @@ class AttentionCase {
 
   // Stores the step's rows, and queries and cache as they are then.
   void store();
-  // Attention of rows [first, first + count), in tasks of at most `taskRows` rows (0: as many as can be).
-  std::vector<float> attend(int first, int count, int taskRows, bool sideBySide) const;
+  // Rows that a task may have.
+  int mostRows(Path path) const;
+  // Attention of rows [first, first + count), in tasks of at most `taskRows` rows, and of mostRows().
+  std::vector<float> attend(Path path, int first, int count, int taskRows, bool sideBySide) const;
 
   int rows() const { return static_cast<int>(slotOfRow_.size()); }
   int columns() const { return shape_.headCount * shape_.headDim; }

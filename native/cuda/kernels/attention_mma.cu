@@ -1,0 +1,485 @@
+#include "cuda/kernels/attention_fragments.h"
+
+namespace glm_relay::cuda {
+
+namespace {
+
+// Warps that find room on a multiprocessor, by registers.
+constexpr int kWarpsPerProcessor = 8;
+constexpr int kSlots = 2 * kCacheTile;
+static_assert(kPartSlots % kSlots == 0, "a part is whole tiles");
+
+// Weights are 2^(score - reference + kWeightExponent). The reference of a row is a score that no score so far
+// lies more than kReferenceSlack above, so that sums are seldom multiplied anew; and weights use FP16's
+// range, up to 2^15.
+constexpr float kWeightExponent = 8.0f;
+constexpr float kReferenceSlack = 7.0f;
+
+// The largest magnitude of a query becomes a number of [2^14, 2^15), as rows of a product (kernels.h).
+constexpr int kTopExponent = 14;
+constexpr int kMaxShift = 100;
+
+__device__ __forceinline__ float powerOfTwo(int exponent) {
+  return __uint_as_float(static_cast<uint32_t>(exponent + 127) << 23);
+}
+
+// Whether a zero has a sign may depend on slots that the row does not see.
+__device__ __forceinline__ float unsignedZero(float x) { return x + 0.0f; }
+
+// The lanes of a quad have the same rows.
+__device__ __forceinline__ float quadMax(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+__device__ __forceinline__ float quadSum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+// A lane's share of 16 queries: rows lane / 4 and lane / 4 + 8 of every tile of sums.
+struct LaneRows {
+  int lastVisible[2];  // -1: there is no such query
+  int rowHead[2];      // of the rows that are computed, [row, head]
+  float scale[2];      // of a product of a query and a key
+  int highestVisible;  // over all rows of the warp
+};
+
+template <class T>
+struct Sums {
+  static constexpr int kTiles = T::kDim / 8;
+  float reference[2];
+  float total[2];  // of the lane's slots
+  float out[kTiles][4];
+
+  __device__ __forceinline__ void clear() {
+    for (int row = 0; row < 2; row++) {
+      reference[row] = minusInfinity();
+      total[row] = 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < kTiles; i++) {
+      for (int c = 0; c < 4; c++) out[i][c] = 0.0f;
+    }
+  }
+};
+
+// Brings a warp's queries to shared memory as FP16 times a power of two, or as two bfloat16 numbers.
+template <class T>
+__device__ __forceinline__ void loadQueries(uint8_t* queries, const AttentionArgs& args,
+                                            const AttentionTask& task, const BlockHeads& heads,
+                                            LaneRows& rows) {
+  constexpr int kGroups = 4;            // of 4 queries: 8 lanes have one
+  constexpr int kPieces = T::kDim / 32;  // of 4 dimensions
+  const int headDim = args.cache.headDim;
+  const int lane = laneOfThread();
+  const int firstQuery = warpOfThread() * kTaskQueries;
+  const int queryCount = task.rowCount * heads.count;
+  uint4 held[kGroups][kPieces];
+#pragma unroll
+  for (int i = 0; i < kGroups; i++) {
+    const int query = firstQuery + 4 * i + lane / 8;
+    const int64_t row = task.row + query / heads.count;
+    const float* from =
+        args.queries + (row * args.cache.headCount + heads.first + query % heads.count) * headDim;
+#pragma unroll
+    for (int j = 0; j < kPieces; j++) {
+      const int d = lane % 8 * 4 + 32 * j;
+      held[i][j] = query < queryCount && d < headDim ? *reinterpret_cast<const uint4*>(from + d)
+                                                     : uint4{0, 0, 0, 0};
+    }
+  }
+  const float scale = kLog2E / sqrtf(static_cast<float>(headDim));
+#pragma unroll
+  for (int i = 0; i < kGroups; i++) {
+    // As bits, magnitudes are in order, infinity and NaN above all numbers.
+    uint32_t largest = 0;
+    const auto see = [&](uint32_t bits) {
+      const uint32_t magnitude = bits & 0x7fffffffu;
+      largest = magnitude > largest ? magnitude : largest;
+    };
+#pragma unroll
+    for (int j = 0; j < kPieces; j++) {
+      see(held[i][j].x);
+      see(held[i][j].y);
+      see(held[i][j].z);
+      see(held[i][j].w);
+    }
+    for (int mask = 1; mask < 8; mask *= 2) {
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, largest, mask);
+      largest = other > largest ? other : largest;
+    }
+    const int shift = kTopExponent - (static_cast<int>(largest >> 23) - 127);
+    const int kept = shift > kMaxShift ? kMaxShift : shift;
+    const float factor = powerOfTwo(kept);
+#pragma unroll
+    for (int j = 0; j < kPieces; j++) {
+      const int d = lane % 8 * 4 + 32 * j;
+      const uint4& piece = held[i][j];
+      const float values[4] = {__uint_as_float(piece.x) * factor, __uint_as_float(piece.y) * factor,
+                               __uint_as_float(piece.z) * factor, __uint_as_float(piece.w) * factor};
+#pragma unroll
+      for (int pair = 0; pair < 2; pair++) {
+        const int column = queryColumn<T::kType>(d + 2 * pair);
+        uint8_t* to = queries + T::queryPlace(4 * i + lane / 8, column / 8) + column % 8 * 2;
+        const float low = values[2 * pair];
+        const float high = values[2 * pair + 1];
+        const uint32_t bits = packPair<T>(low, high);
+        *reinterpret_cast<uint32_t*>(to) = bits;
+        if constexpr (T::kQueryParts == 2) {
+          *reinterpret_cast<uint32_t*>(to + T::kQueryPartBytes) = packRest(bits, low, high);
+        }
+      }
+    }
+    // The numbers of a query that is not finite would be finite here; its products must not be.
+    const float back = largest >= 0x7f800000u ? __uint_as_float(0x7fc00000u) : powerOfTwo(-kept) * scale;
+    const float ofRow = __shfl_sync(0xffffffffu, back, lane / 4 % 4 * 8);
+    if (i == lane / 16) rows.scale[0] = ofRow;
+    if (i == lane / 16 + 2) rows.scale[1] = ofRow;
+  }
+}
+
+__device__ __forceinline__ LaneRows rowsOfLane(const AttentionArgs& args, const AttentionTask& task,
+                                               const BlockHeads& heads) {
+  LaneRows rows;
+  for (int i = 0; i < 2; i++) {
+    const int query = warpOfThread() * kTaskQueries + laneOfThread() / 4 + 8 * i;
+    const int row = task.row + query / heads.count;
+    rows.lastVisible[i] = query < task.rowCount * heads.count ? args.lastVisibleOfRow[row] : -1;
+    rows.rowHead[i] =
+        (row - args.firstRow) * args.cache.headCount + heads.first + query % heads.count;
+    rows.scale[i] = 0.0f;
+  }
+  int highest = rows.lastVisible[0] < rows.lastVisible[1] ? rows.lastVisible[1] : rows.lastVisible[0];
+  for (int mask = 4; mask < kWarp; mask *= 2) {
+    const int other = __shfl_xor_sync(0xffffffffu, highest, mask);
+    highest = other > highest ? other : highest;
+  }
+  rows.highestVisible = highest;
+  return rows;
+}
+
+// products[i]: of 16 queries and the keys of slots 8 i on. Places are in shared memory.
+template <class T>
+__device__ __forceinline__ void multiplyKeys(float (&products)[4][4], const uint8_t* shared, int queries,
+                                             int keys) {
+  using Fragments = KeyFragments<T>;
+  const int queryPlace = queries + queryPlaceOfLane<T>(laneOfThread());
+  const int keyPlace = keys + keyPlaceOfLane<T>(laneOfThread());
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    for (int c = 0; c < 4; c++) products[i][c] = 0.0f;
+  }
+#pragma unroll
+  for (int first = 0; first < T::kDim / 16; first += Fragments::kSteps) {
+    uint32_t a[Fragments::kSteps][T::kQueryParts][4];
+#pragma unroll
+    for (int step = 0; step < Fragments::kSteps; step++) {
+#pragma unroll
+      for (int part = 0; part < T::kQueryParts; part++) {
+        loadMatrices(a[step][part],
+                     shared + ((queryPlace ^ 32 * (first + step)) + part * T::kQueryPartBytes));
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const Fragments fragments(shared +
+                                ((keyPlace ^ 32 * (first / Fragments::kSteps)) + half * 16 * T::kRowBytes));
+#pragma unroll
+      for (int step = 0; step < Fragments::kSteps; step++) {
+#pragma unroll
+        for (int part = 0; part < T::kQueryParts; part++) {
+          multiplyTile<T>(products[2 * half], a[step][part], fragments.b[step][0]);
+          multiplyTile<T>(products[2 * half + 1], a[step][part], fragments.b[step][1]);
+        }
+      }
+    }
+  }
+}
+
+// Turns products into weights, and the sums so far to the reference that these need.
+template <class T>
+__device__ __forceinline__ void weigh(float (&products)[4][4], Sums<T>& sums, const LaneRows& rows,
+                                      const uint8_t* keys, int slot) {
+  const int column = laneOfThread() % 4 * 2;
+  if constexpr (T::kType == KvType::kInt8) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const uint32_t scales = T::scalePair(keys, 8 * i + column);
+      const float first = halfValue(static_cast<uint16_t>(scales));
+      const float second = halfValue(static_cast<uint16_t>(scales >> 16));
+      for (int c = 0; c < 4; c++) products[i][c] *= c % 2 == 0 ? first : second;
+    }
+  }
+  if (slot + kSlots - 1 > rows.lastVisible[0] || slot + kSlots - 1 > rows.lastVisible[1]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      for (int c = 0; c < 4; c++) {
+        if (slot + 8 * i + column + c % 2 > rows.lastVisible[c / 2]) products[i][c] = minusInfinity();
+      }
+    }
+  }
+  float kept[2];
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    float largest = products[0][2 * row];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      largest = fmaxf(largest, fmaxf(products[i][2 * row], products[i][2 * row + 1]));
+    }
+    largest = quadMax(largest) * rows.scale[row];
+    kept[row] = 1.0f;
+    if (largest > sums.reference[row] + kReferenceSlack) {
+      kept[row] = exp2Fast(sums.reference[row] - largest);
+      sums.reference[row] = largest;
+    }
+    const float reference = sums.reference[row];
+    // A row that has seen nothing yet has weights 0.
+    const float base = reference == minusInfinity() ? 0.0f : kWeightExponent - reference;
+    float total = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      for (int c = 2 * row; c < 2 * row + 2; c++) {
+        products[i][c] = exp2Fast(fmaf(products[i][c], rows.scale[row], base));
+        total += products[i][c];
+      }
+    }
+    sums.total[row] = fmaf(sums.total[row], kept[row], total);
+  }
+  if (__any_sync(0xffffffffu, kept[0] != 1.0f || kept[1] != 1.0f)) {
+#pragma unroll
+    for (int i = 0; i < Sums<T>::kTiles; i++) {
+      for (int c = 0; c < 4; c++) sums.out[i][c] *= kept[c / 2];
+    }
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void addValues(Sums<T>& sums, const float (&weights)[4][4], const uint8_t* shared,
+                                          int values, int visible) {
+  using Fragments = ValueFragments<T>;
+  const int place = values + valuePlaceOfLane<T>(laneOfThread());
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    uint32_t a[T::kQueryParts][4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const float low = weights[2 * half + i / 2][i % 2 * 2];
+      const float high = weights[2 * half + i / 2][i % 2 * 2 + 1];
+      a[0][i] = packPair<T>(low, high);
+      if constexpr (T::kQueryParts == 2) a[1][i] = packRest(a[0][i], low, high);
+    }
+    uint32_t scales[2] = {0, 0};
+    if constexpr (T::kType == KvType::kInt8) {
+      for (int i = 0; i < 2; i++) {
+        const int slot = 16 * half + 8 * i + laneOfThread() % 4 * 2;
+        // Those of slots that nobody sees may be anything.
+        const uint32_t seen = slot + 1 < visible ? 0xffffffffu : slot < visible ? 0xffffu : 0u;
+        scales[i] = T::scalePair(shared + values, slot) & seen;
+      }
+    }
+#pragma unroll
+    for (int tile = 0; tile < Sums<T>::kTiles; tile += Fragments::kTiles) {
+      const Fragments fragments(
+          shared + ((place ^ 32 * (tile / Fragments::kTiles)) + half * 16 * T::kRowBytes), scales);
+#pragma unroll
+      for (int part = 0; part < T::kQueryParts; part++) {
+#pragma unroll
+        for (int i = 0; i < Fragments::kTiles; i++) {
+          multiplyTile<T>(sums.out[tile + i], a[part], fragments.b[i]);
+        }
+      }
+    }
+  }
+}
+
+// Of a lane's two rows.
+struct Totals {
+  float of[2];
+  template <class T>
+  __device__ __forceinline__ explicit Totals(const Sums<T>& sums)
+      : of{quadSum(sums.total[0]), quadSum(sums.total[1])} {}
+};
+
+// Writes a row's sums to `to`, each as change() makes it.
+template <class T, class Change>
+__device__ __forceinline__ void storeSums(float* to, const Sums<T>& sums, int row, int headDim,
+                                          Change change) {
+  using Pair = SumPair<T::kType>;
+  const int first = Pair::ofLane(laneOfThread());
+#pragma unroll
+  for (int i = 0; i < Sums<T>::kTiles; i++) {
+    if (Pair::ofPair(i) >= headDim - first) continue;
+    *reinterpret_cast<float2*>(to + first + Pair::ofPair(i)) = {change(Pair::low(sums.out, row, i)),
+                                                                change(Pair::high(sums.out, row, i))};
+  }
+}
+
+// Leaves a part to be put together with the others.
+template <class T>
+__device__ __forceinline__ void storePart(const Sums<T>& sums, const AttentionArgs& args,
+                                          const LaneRows& rows, int part) {
+  const Totals totals(sums);
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    if (rows.lastVisible[row] < part * kPartSlots) continue;
+    float* to = partialOf(args, rows.rowHead[row], part);
+    if (laneOfThread() % 4 == 0) *reinterpret_cast<float2*>(to) = {sums.reference[row], totals.of[row]};
+    storeSums(to + 2, sums, row, args.cache.headDim, unsignedZero);
+  }
+}
+
+// Adds a part to those before it.
+template <class T>
+__device__ __forceinline__ void mergePart(Sums<T>& whole, const Sums<T>& sums, const LaneRows& rows,
+                                          int part) {
+  const Totals totals(sums);
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    if (rows.lastVisible[row] < part * kPartSlots) continue;
+    const PartFactors factors(whole.reference[row], sums.reference[row]);
+    whole.total[row] = factors.sum(whole.total[row], totals.of[row]);
+#pragma unroll
+    for (int i = 0; i < Sums<T>::kTiles; i++) {
+      for (int c = 2 * row; c < 2 * row + 2; c++) {
+        whole.out[i][c] = factors.sum(whole.out[i][c], unsignedZero(sums.out[i][c]));
+      }
+    }
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void storeWhole(const Sums<T>& whole, const AttentionArgs& args,
+                                           const LaneRows& rows) {
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    if (rows.lastVisible[row] < 0) continue;
+    const float inverse = 1.0f / whole.total[row];
+    storeSums(args.out + static_cast<int64_t>(rows.rowHead[row]) * args.cache.headDim, whole, row, args.cache.headDim,
+              [&](float sum) { return sum * inverse; });
+  }
+}
+
+// One block: a task, heads of a KV head, and a part of the keys or all, one part after the other.
+template <class T>
+__global__ void __launch_bounds__(T::kThreads, kWarpsPerProcessor / T::kWarps)
+    attentionMmaKernel(const AttentionArgs args) {
+  // The longest contexts of a step stand behind the others: they begin first.
+  const AttentionTask task = args.tasks[args.taskCount - 1 - static_cast<int>(blockIdx.x)];
+  const bool isWide = task.rowCount > attentionTaskRows(args.cache.headCount, args.cache.kvHeadCount);
+  const int firstPart = static_cast<int>(blockIdx.z);
+  if (isWide != (T::kWarps > 1) || firstPart * kPartSlots > task.lastVisible) return;
+
+  const BlockHeads heads(args.cache);
+  const HeadSlots slots = {args.cache, args.cache.tables + args.cache.tableBegins[task.sequence], heads.kvHead,
+                           task.lastVisible};
+  int lastSlot = task.lastVisible;
+  if (args.partials != nullptr && lastSlot >= (firstPart + 1) * kPartSlots) {
+    lastSlot = (firstPart + 1) * kPartSlots - 1;
+  }
+  uint8_t* shared = sharedMemory();
+  const auto stageOf = [](int slot) { return slot / kSlots % T::kStages * T::kStageBytes; };
+  const auto begin = [&](int slot) {
+    if constexpr (T::kPath == Path::kAmpere) {
+      if (slot <= lastSlot) copyTile<T>(slots, shared + stageOf(slot), slot);
+      commitCopies();
+    }
+  };
+  for (int i = 0; i < T::kStages - 1; i++) begin(firstPart * kPartSlots + i * kSlots);
+
+  const int queries = T::kQueriesBegin + warpOfThread() * T::kQueryBytes;
+  LaneRows rows = rowsOfLane(args, task, heads);
+  loadQueries<T>(shared + queries, args, task, heads, rows);
+
+  Sums<T> sums;
+  Sums<T> whole;
+  sums.clear();
+  whole.clear();
+  for (int slot = firstPart * kPartSlots; slot <= lastSlot; slot += kSlots) {
+    if constexpr (T::kPath == Path::kAmpere) {
+      waitCopies<T::kStages - 2>();
+      // Now the tile is there for all, and the one before, which the next copies overwrite, has been read.
+      __syncthreads();
+      begin(slot + (T::kStages - 1) * kSlots);
+    } else {
+      // All have read the tile before.
+      __syncthreads();
+      loadTile<T>(slots, shared + stageOf(slot), slot);
+      __syncthreads();
+    }
+    // A tile that none of the warp's rows sees would change none of them.
+    if (slot > rows.highestVisible) continue;
+    const int keys = stageOf(slot);
+    float products[4][4];
+    multiplyKeys<T>(products, shared, queries, keys);
+    weigh<T>(products, sums, rows, shared + keys, slot);
+    addValues<T>(sums, products, shared, keys + T::kSideBytes, task.lastVisible - slot + 1);
+    const bool endsPart = (slot + kSlots) % kPartSlots == 0 || slot + kSlots > rows.highestVisible;
+    if (args.partials == nullptr && endsPart) {
+      mergePart<T>(whole, sums, rows, slot / kPartSlots);
+      sums.clear();
+    }
+  }
+  if (args.partials == nullptr) {
+    storeWhole<T>(whole, args, rows);
+  } else {
+    storePart<T>(sums, args, rows, firstPart);
+  }
+}
+
+template <class T>
+void startTile(cudaStream_t stream, const AttentionArgs& args) {
+  const dim3 grid{static_cast<unsigned int>(args.taskCount), headBlocks(args.cache),
+                  static_cast<unsigned int>(args.partials ? args.parts : 1)};
+  launch(attentionMmaKernel<T>, grid, T::kThreads, T::kSharedBytes, stream, args);
+}
+
+template <Path kPath, KvType kType, int kDim>
+void startOfDim(cudaStream_t stream, const AttentionArgs& args) {
+  if (args.wideTasks < args.taskCount) startTile<AttentionTile<kPath, kType, kDim, 1>>(stream, args);
+  if (args.wideTasks > 0) startTile<AttentionTile<kPath, kType, kDim, kWideWarps>>(stream, args);
+}
+
+template <Path kPath, KvType kType>
+void startOfType(cudaStream_t stream, const AttentionArgs& args) {
+  if (args.cache.headDim <= 64) return startOfDim<kPath, kType, 64>(stream, args);
+  startOfDim<kPath, kType, 128>(stream, args);
+}
+
+template <Path kPath>
+void startOfPath(cudaStream_t stream, const AttentionArgs& args) {
+  if (args.cache.type == KvType::kInt8) return startOfType<kPath, KvType::kInt8>(stream, args);
+  if constexpr (kPath == Path::kAmpere) {
+    if (args.cache.type == KvType::kBfloat16) return startOfType<kPath, KvType::kBfloat16>(stream, args);
+  }
+  startOfType<kPath, KvType::kFloat16>(stream, args);
+}
+
+template <Path kPath, KvType kType>
+void prepareType() {
+  const auto prepare = [](auto tile) {
+    using T = decltype(tile);
+    cudaFuncSetAttribute(attentionMmaKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
+  };
+  prepare(AttentionTile<kPath, kType, 64, 1>{});
+  prepare(AttentionTile<kPath, kType, 64, kWideWarps>{});
+  prepare(AttentionTile<kPath, kType, 128, 1>{});
+  prepare(AttentionTile<kPath, kType, 128, kWideWarps>{});
+}
+
+}  // namespace
+
+void prepareAttention(Path path) {
+  prepareType<Path::kTuring, KvType::kFloat16>();
+  prepareType<Path::kTuring, KvType::kInt8>();
+  if (path != Path::kAmpere) return;
+  prepareType<Path::kAmpere, KvType::kFloat16>();
+  prepareType<Path::kAmpere, KvType::kBfloat16>();
+  prepareType<Path::kAmpere, KvType::kInt8>();
+}
+
+void attentionOnTensorCores(cudaStream_t stream, Path path, const AttentionArgs& args) {
+  if (path == Path::kAmpere) return startOfPath<Path::kAmpere>(stream, args);
+  startOfPath<Path::kTuring>(stream, args);
+}
+
+}  // namespace glm_relay::cuda

@@ -1,0 +1,68 @@
+// What the kernels of attention share: which heads a block of threads has, and how parts of the keys are put
+// together.
+#pragma once
+
+#include "cuda/kernels/attention.h"
+#include "cuda/kernels/cache_slot.h"
+#include "cuda/kernels/device.h"
+
+namespace glm_relay::cuda {
+
+constexpr int kCacheTile = 16;
+constexpr float kLog2E = 1.44269504f;
+
+__device__ __forceinline__ float minusInfinity() { return __uint_as_float(0xff800000u); }
+
+// The heads that a block computes for the rows of its task: blockIdx.y counts the KV heads and, where a KV head
+// has more than kTaskQueries heads, chunks of them.
+struct BlockHeads {
+  int kvHead;
+  int first;
+  int count;
+
+  __device__ __forceinline__ explicit BlockHeads(const CacheView& cache) {
+    const int group = cache.headCount / cache.kvHeadCount;
+    const int most = group < kTaskQueries ? group : kTaskQueries;
+    const int chunks = (group + most - 1) / most;
+    const int chunk = static_cast<int>(blockIdx.y) % chunks;
+    kvHead = static_cast<int>(blockIdx.y) / chunks;
+    first = kvHead * group + chunk * most;
+    count = group - chunk * most < most ? group - chunk * most : most;
+  }
+};
+inline unsigned int headBlocks(const CacheView& cache) {
+  const int group = cache.headCount / cache.kvHeadCount;
+  return static_cast<unsigned int>(cache.kvHeadCount * ((group + kTaskQueries - 1) / kTaskQueries));
+}
+
+// Softmax sums over some keys are `total`, of 2^(score - reference), and for every dimension one of these
+// times values. What both are multiplied by when the sums of the keys that follow are added to them:
+struct PartFactors {
+  float mine;
+  float theirs;
+
+  __device__ __forceinline__ PartFactors(float& reference, float next) {
+    const float larger = fmaxf(reference, next);
+    mine = exp2Fast(reference - larger);
+    theirs = exp2Fast(next - larger);
+    reference = larger;
+  }
+  __device__ __forceinline__ float sum(float before, float next) const {
+    return fmaf(before, mine, next * theirs);
+  }
+};
+
+// A part of the keys of one row and head, as it waits to be put together with the others:
+// [reference, total, headDim sums].
+__device__ __forceinline__ float* partialOf(const AttentionArgs& args, int64_t rowHead, int part) {
+  return args.partials + (rowHead * args.parts + part) * (args.cache.headDim + 2);
+}
+
+// By float32 instructions, for caches of every type and heads of every size.
+void attentionInFloats(cudaStream_t stream, const AttentionArgs& args);
+// By tensor cores, where usesTensorCores() says so.
+void attentionOnTensorCores(cudaStream_t stream, Path path, const AttentionArgs& args);
+// Puts the parts in args.partials together.
+void combineParts(cudaStream_t stream, const AttentionArgs& args);
+
+}  // namespace glm_relay::cuda
