@@ -1,4 +1,5 @@
 #include "cuda/kernels/attention_fragments.h"
+#include "cuda/kernels/scaled_halves.h"
 
 namespace glm_relay::cuda {
 
@@ -14,14 +15,6 @@ static_assert(kPartSlots % kSlots == 0, "a part is whole tiles");
 // range, up to 2^15.
 constexpr float kWeightExponent = 8.0f;
 constexpr float kReferenceSlack = 7.0f;
-
-// The largest magnitude of a query becomes a number of [2^14, 2^15), as rows of a product (kernels.h).
-constexpr int kTopExponent = 14;
-constexpr int kMaxShift = 100;
-
-__device__ __forceinline__ float powerOfTwo(int exponent) {
-  return __uint_as_float(static_cast<uint32_t>(exponent + 127) << 23);
-}
 
 // Whether a zero has a sign may depend on slots that the row does not see.
 __device__ __forceinline__ float unsignedZero(float x) { return x + 0.0f; }
@@ -91,10 +84,9 @@ __device__ __forceinline__ void loadQueries(uint8_t* queries, const AttentionArg
   const float scale = kLog2E / sqrtf(static_cast<float>(headDim));
 #pragma unroll
   for (int i = 0; i < kGroups; i++) {
-    // As bits, magnitudes are in order, infinity and NaN above all numbers.
     uint32_t largest = 0;
     const auto see = [&](uint32_t bits) {
-      const uint32_t magnitude = bits & 0x7fffffffu;
+      const uint32_t magnitude = magnitudeBits(__uint_as_float(bits));
       largest = magnitude > largest ? magnitude : largest;
     };
 #pragma unroll
@@ -108,15 +100,13 @@ __device__ __forceinline__ void loadQueries(uint8_t* queries, const AttentionArg
       const uint32_t other = __shfl_xor_sync(0xffffffffu, largest, mask);
       largest = other > largest ? other : largest;
     }
-    const int shift = kTopExponent - (static_cast<int>(largest >> 23) - 127);
-    const int kept = shift > kMaxShift ? kMaxShift : shift;
-    const float factor = powerOfTwo(kept);
+    const RowFactor of(largest);
 #pragma unroll
     for (int j = 0; j < kPieces; j++) {
       const int d = lane % 8 * 4 + 32 * j;
       const uint4& piece = held[i][j];
-      const float values[4] = {__uint_as_float(piece.x) * factor, __uint_as_float(piece.y) * factor,
-                               __uint_as_float(piece.z) * factor, __uint_as_float(piece.w) * factor};
+      const float values[4] = {__uint_as_float(piece.x) * of.factor, __uint_as_float(piece.y) * of.factor,
+                               __uint_as_float(piece.z) * of.factor, __uint_as_float(piece.w) * of.factor};
 #pragma unroll
       for (int pair = 0; pair < 2; pair++) {
         const int column = queryColumn<T::kType>(d + 2 * pair);
@@ -130,9 +120,7 @@ __device__ __forceinline__ void loadQueries(uint8_t* queries, const AttentionArg
         }
       }
     }
-    // The numbers of a query that is not finite would be finite here; its products must not be.
-    const float back = largest >= 0x7f800000u ? __uint_as_float(0x7fc00000u) : powerOfTwo(-kept) * scale;
-    const float ofRow = __shfl_sync(0xffffffffu, back, lane / 4 % 4 * 8);
+    const float ofRow = __shfl_sync(0xffffffffu, of.scale * scale, lane / 4 % 4 * 8);
     if (i == lane / 16) rows.scale[0] = ofRow;
     if (i == lane / 16 + 2) rows.scale[1] = ofRow;
   }
