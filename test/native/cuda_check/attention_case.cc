@@ -37,6 +37,13 @@ AttentionCase::AttentionCase(AttentionShape shape, uint64_t seed)
 
   const int heads = shape_.headCount + 2 * shape_.kvHeadCount;
   qkv_ = random.values(static_cast<size_t>(slots) * heads * shape_.headDim, 2.0f);
+  if (shape_.growingKeys) {
+    const int64_t keys = static_cast<int64_t>(shape_.kvHeadCount) * shape_.headDim;
+    for (int i = 0; i < slots; i++) {
+      float* begin = qkv_.data() + i * heads * static_cast<int64_t>(shape_.headDim) + columns();
+      for (int64_t j = 0; j < keys; j++) begin[j] *= 0.25f + static_cast<float>(i) / 32.0f;
+    }
+  }
   for (int i = 0; i < slots * shape_.ropeDim / 2; i++) {
     const double angle = random.unit() * 3.0;
     rotations_.push_back(static_cast<float>(std::cos(angle)));

@@ -21,6 +21,8 @@ struct AttentionShape {
   int ropeAxes = 1;
   bool ropeHalves = false;
   bool headNorms = false;
+  // Keys are the larger the further behind they stand, so that the last ones count most.
+  bool growingKeys = false;
 };
 
 class AttentionCase {
@@ -39,6 +41,9 @@ class AttentionCase {
   std::string name() const;
   std::vector<double> expectedQueries() const;
   std::vector<float> queries() const { return queries_->read(); }
+  void setQueries(const std::vector<float>& queries) {
+    queries_ = std::make_unique<OnDevice<float>>(queries);
+  }
   // With the keys and values as the cache's type rounds them.
   std::vector<double> expected(const std::vector<float>& queries) const;
 
