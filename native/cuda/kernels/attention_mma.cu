@@ -365,10 +365,11 @@ __global__ void __launch_bounds__(T::kThreads, kWarpsPerProcessor / T::kWarps)
     lastSlot = (firstPart + 1) * kPartSlots - 1;
   }
   uint8_t* shared = sharedMemory();
+  TileWalk walk(args.cache, firstPart * kPartSlots / kCacheTile);
   const auto stageOf = [](int slot) { return slot / kSlots % T::kStages * T::kStageBytes; };
   const auto begin = [&](int slot) {
     if constexpr (T::kPath == Path::kAmpere) {
-      if (slot <= lastSlot) copyTile<T>(slots, shared + stageOf(slot), slot);
+      if (slot <= lastSlot) copyTile<T>(slots, walk, shared + stageOf(slot), slot);
       commitCopies();
     }
   };
@@ -378,40 +379,39 @@ __global__ void __launch_bounds__(T::kThreads, kWarpsPerProcessor / T::kWarps)
   LaneRows rows = rowsOfLane(args, task, heads);
   loadQueries<T>(shared + queries, args, task, heads, rows);
 
-  Sums<T> sums;
   Sums<T> whole;
-  sums.clear();
   whole.clear();
-  for (int slot = firstPart * kPartSlots; slot <= lastSlot; slot += kSlots) {
-    if constexpr (T::kPath == Path::kAmpere) {
-      waitCopies<T::kStages - 2>();
-      // Now the tile is there for all, and the one before, which the next copies overwrite, has been read.
-      __syncthreads();
-      begin(slot + (T::kStages - 1) * kSlots);
+  for (int part = firstPart; part * kPartSlots <= lastSlot; part++) {
+    Sums<T> sums;
+    sums.clear();
+    const int end = lastSlot < (part + 1) * kPartSlots ? lastSlot + 1 : (part + 1) * kPartSlots;
+    for (int slot = part * kPartSlots; slot < end; slot += kSlots) {
+      if constexpr (T::kPath == Path::kAmpere) {
+        waitCopies<T::kStages - 2>();
+        // Now the tile is there for all, and the one before, which the next copies overwrite, has been read.
+        __syncthreads();
+        begin(slot + (T::kStages - 1) * kSlots);
+      } else {
+        // All have read the tile before.
+        __syncthreads();
+        loadTile<T>(slots, walk, shared + stageOf(slot), slot);
+        __syncthreads();
+      }
+      // A tile that none of the warp's rows sees would change none of them.
+      if (slot > rows.highestVisible) continue;
+      const int keys = stageOf(slot);
+      float products[4][4];
+      multiplyKeys<T>(products, shared, queries, keys);
+      weigh<T>(products, sums, rows, shared + keys, slot);
+      addValues<T>(sums, products, shared, keys + T::kSideBytes, task.lastVisible - slot + 1);
+    }
+    if (args.partials == nullptr) {
+      mergePart<T>(whole, sums, rows, part);
     } else {
-      // All have read the tile before.
-      __syncthreads();
-      loadTile<T>(slots, shared + stageOf(slot), slot);
-      __syncthreads();
-    }
-    // A tile that none of the warp's rows sees would change none of them.
-    if (slot > rows.highestVisible) continue;
-    const int keys = stageOf(slot);
-    float products[4][4];
-    multiplyKeys<T>(products, shared, queries, keys);
-    weigh<T>(products, sums, rows, shared + keys, slot);
-    addValues<T>(sums, products, shared, keys + T::kSideBytes, task.lastVisible - slot + 1);
-    const bool endsPart = (slot + kSlots) % kPartSlots == 0 || slot + kSlots > rows.highestVisible;
-    if (args.partials == nullptr && endsPart) {
-      mergePart<T>(whole, sums, rows, slot / kPartSlots);
-      sums.clear();
+      storePart<T>(sums, args, rows, part);
     }
   }
-  if (args.partials == nullptr) {
-    storeWhole<T>(whole, args, rows);
-  } else {
-    storePart<T>(sums, args, rows, firstPart);
-  }
+  if (args.partials == nullptr) storeWhole<T>(whole, args, rows);
 }
 
 template <class T>

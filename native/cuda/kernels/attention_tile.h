@@ -59,21 +59,45 @@ struct HeadSlots {
   int lastVisible;
 };
 
-// What one thread brings of the tile that begins at `slot`: pieces of 16 bytes, each given to a function as
+// Tiles of the cache, one after the other.
+class TileWalk {
+ public:
+  __device__ __forceinline__ TileWalk(const CacheView& cache, int tile)
+      : block_(tile / cache.tilesPerBlock), tile_(tile % cache.tilesPerBlock) {}
+  __device__ __forceinline__ int64_t offset(const HeadSlots& slots) const {
+    const CacheView& cache = slots.cache;
+    const int64_t tile = static_cast<int64_t>(slots.table[block_]) * cache.tilesPerBlock + tile_;
+    return (tile * cache.kvHeadCount + slots.kvHead) * cache.tileBytes;
+  }
+  __device__ __forceinline__ void next(const CacheView& cache) {
+    if (++tile_ < cache.tilesPerBlock) return;
+    tile_ = 0;
+    block_++;
+  }
+
+ private:
+  int block_;
+  int tile_;
+};
+
+// What one thread brings of the tile that begins at `slot`, where `walk` is: pieces of 16 bytes, each given to a function as
 // (shared, global, valid).
 template <class T>
 class TilePieces {
  public:
   static constexpr int kDataPieces = T::kDataBytes / 16 / T::kThreads;  // of keys, or of values
 
-  __device__ __forceinline__ TilePieces(const HeadSlots& from, uint8_t* stage, int slot)
-      : cache_(from.cache), stage_(stage), thread_(static_cast<int>(threadIdx.x)) {
-    const CacheLayout layout = layoutOf(cache_);
-    visible_ = from.lastVisible - slot + 1;
-    first_ = layout.tileOffset(from.table, slot / kCacheTile, from.kvHead);
+  // Walks on, to the tile behind it.
+  __device__ __forceinline__ TilePieces(const HeadSlots& from, TileWalk& walk, uint8_t* stage, int slot)
+      : cache_(from.cache),
+        stage_(stage),
+        thread_(static_cast<int>(threadIdx.x)),
+        visible_(from.lastVisible - slot + 1) {
+    first_ = walk.offset(from);
+    walk.next(cache_);
     // Behind the last visible slot the table may name no block.
-    second_ =
-        visible_ > kCacheTile ? layout.tileOffset(from.table, slot / kCacheTile + 1, from.kvHead) : first_;
+    second_ = visible_ > kCacheTile ? walk.offset(from) : first_;
+    walk.next(cache_);
   }
 
   // Keys or values: the pieces [kBegin, kBegin + kCount).
@@ -134,10 +158,10 @@ class TilePieces {
 
 // kAmpere: begins to copy a tile.
 template <class T>
-__device__ __forceinline__ void copyTile(const HeadSlots& from, uint8_t* stage, int slot) {
+__device__ __forceinline__ void copyTile(const HeadSlots& from, TileWalk& walk, uint8_t* stage, int slot) {
   const auto copy = [](void* shared, const void* global, bool valid) { copyAsync16(shared, global, valid); };
   using Pieces = TilePieces<T>;
-  const Pieces pieces(from, stage, slot);
+  const Pieces pieces(from, walk, stage, slot);
   pieces.template data<0, Pieces::kDataPieces>(false, copy);
   pieces.template data<0, Pieces::kDataPieces>(true, copy);
   pieces.scales(copy);
@@ -159,8 +183,8 @@ __device__ __forceinline__ void loadPieces(const TilePieces<T>& pieces, bool val
 }
 
 template <class T>
-__device__ __forceinline__ void loadTile(const HeadSlots& from, uint8_t* stage, int slot) {
-  const TilePieces<T> pieces(from, stage, slot);
+__device__ __forceinline__ void loadTile(const HeadSlots& from, TileWalk& walk, uint8_t* stage, int slot) {
+  const TilePieces<T> pieces(from, walk, stage, slot);
   loadPieces<T>(pieces, false);
   loadPieces<T>(pieces, true);
   pieces.scales([](void* shared, const void* global, bool valid) {
