@@ -95,8 +95,8 @@ StepMemory::Tasks StepMemory::tasksOf(int row, int rows) const {
   const auto before = [](const AttentionTask& task, int at) { return task.row < at; };
   const auto begin = std::lower_bound(tasks_.begin(), tasks_.end(), row, before);
   const auto end = std::lower_bound(begin, tasks_.end(), row + rows, before);
-  Tasks found = {at<AttentionTask>(tasksOffset_) + (begin - tasks_.begin()), static_cast<int>(end - begin),
-                 0, 0};
+  Tasks found = {at<AttentionTask>(tasksOffset_) + (begin - tasks_.begin()), static_cast<int>(end - begin), 0,
+                 0};
   for (auto task = begin; task != end; ++task) {
     found.lastVisible = std::max(found.lastVisible, task->lastVisible);
     if (task->rowCount > taskRows_) found.wide++;

@@ -11,9 +11,9 @@ namespace glm_relay::cuda {
 
 class StepMemory {
  public:
-  // Room for steps of so many rows, which pass a layer `tileRows` at a time and share attention's tasks as far as
-  // wide ones have use for (`wideTasks`). Block tables have no bound that would be a reasonable one, as sequences
-  // may share their blocks: a step whose tables find no room lets it grow.
+  // Room for steps of so many rows, which pass a layer `tileRows` at a time and share attention's tasks as
+  // far as wide ones have use for (`wideTasks`). Block tables have no bound that would be a reasonable one,
+  // as sequences may share their blocks: a step whose tables find no room lets it grow.
   void reserve(const KvPlan& plan, int stepRows, int tileRows, bool wideTasks, cudaStream_t stream);
   // The rows that follow. What was copied for the rows before must have arrived.
   void begin(const StepRows& rows);

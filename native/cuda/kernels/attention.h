@@ -6,8 +6,8 @@
 namespace glm_relay::cuda {
 
 constexpr int kMaxHeadDim = 128;
-// Queries (row and head) of a task that read the same keys: those of one warp, and of a wide task, where warps
-// share the keys. A row's result does not depend on its task.
+// Queries (row and head) of a task that read the same keys: those of one warp, and of a wide task, where
+// warps share the keys. A row's result does not depend on its task.
 constexpr int kTaskQueries = 16;
 constexpr int kWideWarps = 4;
 constexpr int kWideTaskQueries = kWideWarps * kTaskQueries;

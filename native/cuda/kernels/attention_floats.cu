@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) attentionKernel
   const CacheView& cache = args.cache;
   const int headDim = cache.headDim;
   const CacheLayout layout = layoutOf(cache);
-  const AttentionTask task = args.tasks[blockIdx.x];
+  const AttentionTask task = taskOfBlock(args);
   const int firstPart = static_cast<int>(blockIdx.z);
   if (firstPart * kPartSlots > task.lastVisible) return;
 
@@ -199,10 +199,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) attentionKernel
 
 template <KvType Type, int kPerLane>
 void start(cudaStream_t stream, const AttentionArgs& args) {
-  const dim3 grid{static_cast<unsigned int>(args.taskCount),
-                  headBlocks(args.cache),
-                  static_cast<unsigned int>(args.partials ? args.parts : 1)};
-  launch(attentionKernel<Type, kPerLane>, grid, kThreads, sharedBytes(args.cache.headDim), stream, args);
+  launch(attentionKernel<Type, kPerLane>, attentionGrid(args), kThreads, sharedBytes(args.cache.headDim),
+         stream, args);
 }
 
 template <KvType Type>

@@ -1,7 +1,7 @@
 // Queries, keys and values as fragments of matrix instructions.
 //
-// 8-bit keys and values are read as if two of them were one number. So the dimensions of a step of 16 stand in
-// another order in keys, where queries follow it, and in values, where sums do.
+// 8-bit keys and values are read as if two of them were one number. So the dimensions of a step of 16 stand
+// in another order in keys, where queries follow it, and in values, where sums do.
 #pragma once
 
 #include "cuda/kernels/attention_tile.h"
@@ -15,8 +15,8 @@ __device__ __forceinline__ int queryColumn(int d) {
   return d / 16 * 16 + d % 4 / 2 * 8 + d % 16 / 4 * 2;
 }
 
-// Two of a lane's sums that are neighbours, the i-th ones of a row: of dimensions ofLane() + ofPair(i) and the
-// next one. `row` is 0, or 1 for the row 8 further down.
+// Two of a lane's sums that are neighbours, the i-th ones of a row: of dimensions ofLane() + ofPair(i) and
+// the next one. `row` is 0, or 1 for the row 8 further down.
 template <KvType Type>
 struct SumPair {
   static __device__ __forceinline__ int ofLane(int lane) {
@@ -35,15 +35,16 @@ struct SumPair {
   }
 };
 
-// Bytes `first` and first + stride of four, to which 128 was added, as FP16: a byte q + 128 below the high byte of
-// 1024 is 1152 + q.
+// Bytes `first` and first + stride of four, to which 128 was added, as FP16: a byte q + 128 below the high
+// byte of 1024 is 1152 + q.
 __device__ __forceinline__ uint32_t halvesOfBytes(uint32_t biased, int first, int stride) {
-  const uint32_t selector = 0x4040u | static_cast<uint32_t>(first) | static_cast<uint32_t>(first + stride) << 8;
+  const uint32_t selector =
+      0x4040u | static_cast<uint32_t>(first) | static_cast<uint32_t>(first + stride) << 8;
   return subtractHalves(__byte_perm(biased, 0x64646464u, selector), 0x64806480u);
 }
 
-// Where a lane finds what it brings to a matrix of queries, keys or values: a step's vectors, two of a row, lie
-// 32 times the step away, by an exclusive or.
+// Where a lane finds what it brings to a matrix of queries, keys or values: a step's vectors, two of a row,
+// lie 32 times the step away, by an exclusive or.
 template <class T>
 __device__ __forceinline__ int queryPlaceOfLane(int lane) {
   return T::queryPlace(lane % 16, lane / 16);

@@ -61,7 +61,7 @@ template <class T>
 __device__ __forceinline__ void loadQueries(uint8_t* queries, const AttentionArgs& args,
                                             const AttentionTask& task, const BlockHeads& heads,
                                             LaneRows& rows) {
-  constexpr int kGroups = 4;            // of 4 queries: 8 lanes have one
+  constexpr int kGroups = 4;             // of 4 queries: 8 lanes have one
   constexpr int kPieces = T::kDim / 32;  // of 4 dimensions
   const int headDim = args.cache.headDim;
   const int lane = laneOfThread();
@@ -77,8 +77,8 @@ __device__ __forceinline__ void loadQueries(uint8_t* queries, const AttentionArg
 #pragma unroll
     for (int j = 0; j < kPieces; j++) {
       const int d = lane % 8 * 4 + 32 * j;
-      held[i][j] = query < queryCount && d < headDim ? *reinterpret_cast<const uint4*>(from + d)
-                                                     : uint4{0, 0, 0, 0};
+      held[i][j] =
+          query < queryCount && d < headDim ? *reinterpret_cast<const uint4*>(from + d) : uint4{0, 0, 0, 0};
     }
   }
   const float scale = kLog2E / sqrtf(static_cast<float>(headDim));
@@ -133,8 +133,7 @@ __device__ __forceinline__ LaneRows rowsOfLane(const AttentionArgs& args, const 
     const int query = warpOfThread() * kTaskQueries + laneOfThread() / 4 + 8 * i;
     const int row = task.row + query / heads.count;
     rows.lastVisible[i] = query < task.rowCount * heads.count ? args.lastVisibleOfRow[row] : -1;
-    rows.rowHead[i] =
-        (row - args.firstRow) * args.cache.headCount + heads.first + query % heads.count;
+    rows.rowHead[i] = (row - args.firstRow) * args.cache.headCount + heads.first + query % heads.count;
     rows.scale[i] = 0.0f;
   }
   int highest = rows.lastVisible[0] < rows.lastVisible[1] ? rows.lastVisible[1] : rows.lastVisible[0];
@@ -342,8 +341,8 @@ __device__ __forceinline__ void storeWhole(const Sums<T>& whole, const Attention
   for (int row = 0; row < 2; row++) {
     if (rows.lastVisible[row] < 0) continue;
     const float inverse = 1.0f / whole.total[row];
-    storeSums(args.out + static_cast<int64_t>(rows.rowHead[row]) * args.cache.headDim, whole, row, args.cache.headDim,
-              [&](float sum) { return sum * inverse; });
+    storeSums(args.out + static_cast<int64_t>(rows.rowHead[row]) * args.cache.headDim, whole, row,
+              args.cache.headDim, [&](float sum) { return sum * inverse; });
   }
 }
 
@@ -351,15 +350,14 @@ __device__ __forceinline__ void storeWhole(const Sums<T>& whole, const Attention
 template <class T>
 __global__ void __launch_bounds__(T::kThreads, kWarpsPerProcessor / T::kWarps)
     attentionMmaKernel(const AttentionArgs args) {
-  // The longest contexts of a step stand behind the others: they begin first.
-  const AttentionTask task = args.tasks[args.taskCount - 1 - static_cast<int>(blockIdx.x)];
+  const AttentionTask task = taskOfBlock(args);
   const bool isWide = task.rowCount > attentionTaskRows(args.cache.headCount, args.cache.kvHeadCount);
   const int firstPart = static_cast<int>(blockIdx.z);
   if (isWide != (T::kWarps > 1) || firstPart * kPartSlots > task.lastVisible) return;
 
   const BlockHeads heads(args.cache);
-  const HeadSlots slots = {args.cache, args.cache.tables + args.cache.tableBegins[task.sequence], heads.kvHead,
-                           task.lastVisible};
+  const HeadSlots slots = {args.cache, args.cache.tables + args.cache.tableBegins[task.sequence],
+                           heads.kvHead, task.lastVisible};
   int lastSlot = task.lastVisible;
   if (args.partials != nullptr && lastSlot >= (firstPart + 1) * kPartSlots) {
     lastSlot = (firstPart + 1) * kPartSlots - 1;
@@ -416,9 +414,7 @@ __global__ void __launch_bounds__(T::kThreads, kWarpsPerProcessor / T::kWarps)
 
 template <class T>
 void startTile(cudaStream_t stream, const AttentionArgs& args) {
-  const dim3 grid{static_cast<unsigned int>(args.taskCount), headBlocks(args.cache),
-                  static_cast<unsigned int>(args.partials ? args.parts : 1)};
-  launch(attentionMmaKernel<T>, grid, T::kThreads, T::kSharedBytes, stream, args);
+  launch(attentionMmaKernel<T>, attentionGrid(args), T::kThreads, T::kSharedBytes, stream, args);
 }
 
 template <Path kPath, KvType kType, int kDim>

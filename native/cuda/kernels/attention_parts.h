@@ -13,8 +13,10 @@ constexpr float kLog2E = 1.44269504f;
 
 __device__ __forceinline__ float minusInfinity() { return __uint_as_float(0xff800000u); }
 
-// The heads that a block computes for the rows of its task: blockIdx.y counts the KV heads and, where a KV head
-// has more than kTaskQueries heads, chunks of them.
+// Blocks are [heads, task, part]: the tasks behind each other begin in order, whatever the head.
+//
+// The heads that a block computes for the rows of its task: blockIdx.x counts the KV heads and, where a KV
+// head has more than kTaskQueries heads, chunks of them.
 struct BlockHeads {
   int kvHead;
   int first;
@@ -24,15 +26,22 @@ struct BlockHeads {
     const int group = cache.headCount / cache.kvHeadCount;
     const int most = group < kTaskQueries ? group : kTaskQueries;
     const int chunks = (group + most - 1) / most;
-    const int chunk = static_cast<int>(blockIdx.y) % chunks;
-    kvHead = static_cast<int>(blockIdx.y) / chunks;
+    const int chunk = static_cast<int>(blockIdx.x) % chunks;
+    kvHead = static_cast<int>(blockIdx.x) / chunks;
     first = kvHead * group + chunk * most;
     count = group - chunk * most < most ? group - chunk * most : most;
   }
 };
-inline unsigned int headBlocks(const CacheView& cache) {
-  const int group = cache.headCount / cache.kvHeadCount;
-  return static_cast<unsigned int>(cache.kvHeadCount * ((group + kTaskQueries - 1) / kTaskQueries));
+inline dim3 attentionGrid(const AttentionArgs& args) {
+  const int group = args.cache.headCount / args.cache.kvHeadCount;
+  const int chunks = (group + kTaskQueries - 1) / kTaskQueries;
+  return dim3{static_cast<unsigned int>(args.cache.kvHeadCount * chunks),
+              static_cast<unsigned int>(args.taskCount),
+              static_cast<unsigned int>(args.partials ? args.parts : 1)};
+}
+// The longest contexts of a step stand behind the others: they begin first.
+__device__ __forceinline__ AttentionTask taskOfBlock(const AttentionArgs& args) {
+  return args.tasks[args.taskCount - 1 - static_cast<int>(blockIdx.y)];
 }
 
 // Softmax sums over some keys are `total`, of 2^(score - reference), and for every dimension one of these

@@ -1,13 +1,14 @@
-// A tile of keys and values in shared memory: as the cache has them (cache_slot.h), of 32 slots, with zeros for
-// slots that nobody sees and for dimensions that the head does not have. Vectors of 16 bytes change places by
-// their slot's number, so that matrices of 8 slots lie in all banks.
+// A tile of keys and values in shared memory: as the cache has them (cache_slot.h), of 32 slots, with zeros
+// for slots that nobody sees and for dimensions that the head does not have. Vectors of 16 bytes change
+// places by their slot's number, so that matrices of 8 slots lie in all banks.
 #pragma once
 
 #include "cuda/kernels/attention_parts.h"
 
 namespace glm_relay::cuda {
 
-// How a block computes: kWarps times 16 queries, which read the same tiles, of heads of up to kDim dimensions.
+// How a block computes: kWarps times 16 queries, which read the same tiles, of heads of up to kDim
+// dimensions.
 template <Path kPath_, KvType kType_, int kDim_, int kWarps_>
 struct AttentionTile {
   static constexpr Path kPath = kPath_;
@@ -80,8 +81,8 @@ class TileWalk {
   int tile_;
 };
 
-// What one thread brings of the tile that begins at `slot`, where `walk` is: pieces of 16 bytes, each given to a function as
-// (shared, global, valid).
+// What one thread brings of the tile that begins at `slot`, where `walk` is: pieces of 16 bytes, each given
+// to a function as (shared, global, valid).
 template <class T>
 class TilePieces {
  public:
@@ -167,10 +168,11 @@ __device__ __forceinline__ void copyTile(const HeadSlots& from, TileWalk& walk, 
   pieces.scales(copy);
 }
 
-// kTuring: copies pieces by way of registers, kHeld at a time.
+// kTuring: copies pieces by way of registers, kHeld at a time; with more, a warp that is alone spills some.
 template <class T, int kBegin = 0>
 __device__ __forceinline__ void loadPieces(const TilePieces<T>& pieces, bool values) {
-  constexpr int kHeld = TilePieces<T>::kDataPieces < 8 ? TilePieces<T>::kDataPieces : 8;
+  constexpr int kMost = T::kWarps == 1 ? 4 : 8;
+  constexpr int kHeld = TilePieces<T>::kDataPieces < kMost ? TilePieces<T>::kDataPieces : kMost;
   uint4 held[kHeld];
   int i = 0;
   pieces.template data<kBegin, kHeld>(values, [&](void*, const void* global, bool valid) {
