@@ -191,13 +191,13 @@ struct Totals {
 
 // Writes a row's sums to `to`, each as change() makes it.
 template <class T, class Change>
-__device__ __forceinline__ void storeSums(float* to, const Sums<T>& sums, int row, int headDim,
+__device__ __forceinline__ void storeSums(float* to, const Sums<T>& sums, int row, const AttentionArgs& args,
                                           Change change) {
   using Pair = SumPair<T::kType>;
   const int first = Pair::ofLane(laneOfThread());
 #pragma unroll
   for (int i = 0; i < Sums<T>::kTiles; i++) {
-    if (Pair::ofPair(i) >= headDim - first) continue;
+    if (!T::kExact && first + Pair::ofPair(i) >= args.cache.headDim) continue;
     *reinterpret_cast<float2*>(to + first + Pair::ofPair(i)) = {change(Pair::low(sums.out, row, i)),
                                                                 change(Pair::high(sums.out, row, i))};
   }
@@ -213,7 +213,7 @@ __device__ __forceinline__ void storePart(const Sums<T>& sums, const AttentionAr
     if (rows.lastVisible[row] < part * kPartSlots) continue;
     float* to = partialOf(args, rows.rowHead[row], part);
     if (laneOfThread() % 4 == 0) *reinterpret_cast<float2*>(to) = {sums.reference[row], totals.of[row]};
-    storeSums(to + 2, sums, row, args.cache.headDim, unsignedZero);
+    storeSums(to + 2, sums, row, args, unsignedZero);
   }
 }
 
@@ -243,8 +243,8 @@ __device__ __forceinline__ void storeWhole(const Sums<T>& whole, const Attention
   for (int row = 0; row < 2; row++) {
     if (rows.lastVisible[row] < 0) continue;
     const float inverse = 1.0f / whole.total[row];
-    storeSums(args.out + static_cast<int64_t>(rows.rowHead[row]) * args.cache.headDim, whole, row,
-              args.cache.headDim, [&](float sum) { return sum * inverse; });
+    storeSums(args.out + static_cast<int64_t>(rows.rowHead[row]) * T::headDim(args.cache), whole, row, args,
+              [&](float sum) { return sum * inverse; });
   }
 }
 
@@ -319,16 +319,17 @@ void startTile(cudaStream_t stream, const AttentionArgs& args) {
   launch(attentionMmaKernel<T>, attentionGrid(args), T::kThreads, T::kSharedBytes, stream, args);
 }
 
-template <Path kPath, KvType kType, int kDim>
+template <Path kPath, KvType kType, int kDim, bool kExact>
 void startOfDim(cudaStream_t stream, const AttentionArgs& args) {
-  if (args.wideTasks < args.taskCount) startTile<AttentionTile<kPath, kType, kDim, 1>>(stream, args);
-  if (args.wideTasks > 0) startTile<AttentionTile<kPath, kType, kDim, kWideWarps>>(stream, args);
+  if (args.wideTasks < args.taskCount) startTile<AttentionTile<kPath, kType, kDim, kExact, 1>>(stream, args);
+  if (args.wideTasks > 0) startTile<AttentionTile<kPath, kType, kDim, kExact, kWideWarps>>(stream, args);
 }
 
 template <Path kPath, KvType kType>
 void startOfType(cudaStream_t stream, const AttentionArgs& args) {
-  if (args.cache.headDim <= 64) return startOfDim<kPath, kType, 64>(stream, args);
-  startOfDim<kPath, kType, 128>(stream, args);
+  if (args.cache.headDim <= 64) return startOfDim<kPath, kType, 64, false>(stream, args);
+  if (args.cache.headDim < 128) return startOfDim<kPath, kType, 128, false>(stream, args);
+  startOfDim<kPath, kType, 128, true>(stream, args);
 }
 
 template <Path kPath>
@@ -346,10 +347,16 @@ void prepareType() {
     using T = decltype(tile);
     cudaFuncSetAttribute(attentionMmaKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
   };
-  prepare(AttentionTile<kPath, kType, 64, 1>{});
-  prepare(AttentionTile<kPath, kType, 64, kWideWarps>{});
-  prepare(AttentionTile<kPath, kType, 128, 1>{});
-  prepare(AttentionTile<kPath, kType, 128, kWideWarps>{});
+  const auto prepareDim = [&](auto narrow, auto wide) {
+    prepare(narrow);
+    prepare(wide);
+  };
+  prepareDim(AttentionTile<kPath, kType, 64, false, 1>{},
+             AttentionTile<kPath, kType, 64, false, kWideWarps>{});
+  prepareDim(AttentionTile<kPath, kType, 128, false, 1>{},
+             AttentionTile<kPath, kType, 128, false, kWideWarps>{});
+  prepareDim(AttentionTile<kPath, kType, 128, true, 1>{},
+             AttentionTile<kPath, kType, 128, true, kWideWarps>{});
 }
 
 }  // namespace

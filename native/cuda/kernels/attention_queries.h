@@ -21,7 +21,7 @@ __device__ __forceinline__ void loadQueries(uint8_t* queries, const AttentionArg
                                             LaneRows& rows) {
   constexpr int kGroups = 4;             // of 4 queries: 8 lanes have one
   constexpr int kPieces = T::kDim / 32;  // of 4 dimensions
-  const int headDim = args.cache.headDim;
+  const int headDim = T::headDim(args.cache);
   const int lane = laneOfThread();
   const int firstQuery = warpOfThread() * kTaskQueries;
   const int queryCount = task.rowCount * heads.count;

@@ -7,13 +7,14 @@
 
 namespace glm_relay::cuda {
 
-// How a block computes: kWarps times 16 queries, which read the same tiles, of heads of up to kDim
-// dimensions.
-template <Path kPath_, KvType kType_, int kDim_, int kWarps_>
+// How a block computes: kWarps times 16 queries, which read the same tiles, of heads of kDim dimensions, or
+// (not kExact) of up to so many.
+template <Path kPath_, KvType kType_, int kDim_, bool kExact_, int kWarps_>
 struct AttentionTile {
   static constexpr Path kPath = kPath_;
   static constexpr KvType kType = kType_;
   static constexpr int kDim = kDim_;
+  static constexpr bool kExact = kExact_;
   static constexpr int kWarps = kWarps_;
 
   static constexpr int kThreads = kWarps * kWarp;
@@ -38,6 +39,9 @@ struct AttentionTile {
   // So a place in a row is changed by an exclusive or.
   static_assert(kSideBytes % kRowBytes == 0 && kQueriesBegin % kQueryRowBytes == 0, "rows are aligned");
 
+  static __device__ __forceinline__ int headDim(const CacheView& cache) {
+    return kExact ? kDim : cache.headDim;
+  }
   // Where a vector of a slot's row lies, and one of a query's. The vector (v ^ w) lies where v does, ^ 16 w.
   static __device__ __forceinline__ int rowPlace(int slot, int vector) {
     const int swap = kRowVectors >= 8 ? slot & 7 : slot / 2 & 3;
@@ -67,8 +71,8 @@ class TileWalk {
       : block_(tile / cache.tilesPerBlock), tile_(tile % cache.tilesPerBlock) {}
   __device__ __forceinline__ int64_t offset(const HeadSlots& slots) const {
     const CacheView& cache = slots.cache;
-    const int64_t tile = static_cast<int64_t>(slots.table[block_]) * cache.tilesPerBlock + tile_;
-    return (tile * cache.kvHeadCount + slots.kvHead) * cache.tileBytes;
+    const int tile = slots.table[block_] * cache.tilesPerBlock + tile_;
+    return static_cast<int64_t>(tile * cache.kvHeadCount + slots.kvHead) * static_cast<int>(cache.tileBytes);
   }
   __device__ __forceinline__ void next(const CacheView& cache) {
     if (++tile_ < cache.tilesPerBlock) return;
@@ -101,15 +105,18 @@ class TilePieces {
     walk.next(cache_);
   }
 
-  // Keys or values: the pieces [kBegin, kBegin + kCount).
-  template <int kBegin, int kCount, class To>
+  __device__ __forceinline__ bool allVisible() const { return visible_ >= T::kSlots; }
+
+  // Keys or values: the pieces [kBegin, kBegin + kCount). kAll: all slots are visible.
+  template <int kBegin, int kCount, bool kAll, class To>
   __device__ __forceinline__ void data(bool values, To to) const {
     // A thread has the same vector of rows that lie kRows apart.
     constexpr int kRows = T::kThreads / T::kRowVectors;
     const int row = thread_ / T::kRowVectors;
     const int vector = thread_ % T::kRowVectors;
-    const int rowBytes = cache_.headDim * T::kElementBytes;
-    const int visible = vector * 16 < rowBytes ? visible_ - row : 0;
+    const int rowBytes = T::headDim(cache_) * T::kElementBytes;
+    const int slots = kAll ? T::kSlots : visible_ - row;
+    const int visible = T::kExact || vector * 16 < rowBytes ? slots : 0;
     const int place = T::rowPlace(row, vector);
     const uint8_t* global = nullptr;
 #pragma unroll
@@ -130,13 +137,13 @@ class TilePieces {
 
   template <class To>
   __device__ __forceinline__ void scales(To to) const {
-    if (thread_ >= 2 * T::kScaleVectors) return;
-    constexpr int kPerSide = T::kScaleVectors > 0 ? T::kScaleVectors : 1;
+    constexpr int kPerSide = T::kScaleVectors;
+    if (thread_ >= 2 * kPerSide) return;
     const bool values = thread_ >= kPerSide;
     const int at = thread_ % kPerSide;
     const bool isFirst = at < kPerSide / 2;
     const uint8_t* global = side(values) + (isFirst ? first_ : second_) +
-                            kCacheTile * cache_.headDim * T::kElementBytes +
+                            kCacheTile * T::headDim(cache_) * T::kElementBytes +
                             (isFirst ? at : at - kPerSide / 2) * 16;
     to(target(values) + (T::kDataBytes + at * 16), global, isFirst || visible_ > kCacheTile);
   }
@@ -163,9 +170,14 @@ __device__ __forceinline__ void copyTile(const HeadSlots& from, TileWalk& walk, 
   const auto copy = [](void* shared, const void* global, bool valid) { copyAsync16(shared, global, valid); };
   using Pieces = TilePieces<T>;
   const Pieces pieces(from, walk, stage, slot);
-  pieces.template data<0, Pieces::kDataPieces>(false, copy);
-  pieces.template data<0, Pieces::kDataPieces>(true, copy);
-  pieces.scales(copy);
+  if (pieces.allVisible()) {
+    pieces.template data<0, Pieces::kDataPieces, true>(false, copy);
+    pieces.template data<0, Pieces::kDataPieces, true>(true, copy);
+  } else {
+    pieces.template data<0, Pieces::kDataPieces, false>(false, copy);
+    pieces.template data<0, Pieces::kDataPieces, false>(true, copy);
+  }
+  if constexpr (T::kScaleVectors > 0) pieces.scales(copy);
 }
 
 // kTuring: copies pieces by way of registers, kHeld at a time; with more, a warp that is alone spills some.
@@ -175,11 +187,11 @@ __device__ __forceinline__ void loadPieces(const TilePieces<T>& pieces, bool val
   constexpr int kHeld = TilePieces<T>::kDataPieces < kMost ? TilePieces<T>::kDataPieces : kMost;
   uint4 held[kHeld];
   int i = 0;
-  pieces.template data<kBegin, kHeld>(values, [&](void*, const void* global, bool valid) {
+  pieces.template data<kBegin, kHeld, false>(values, [&](void*, const void* global, bool valid) {
     held[i++] = valid ? *static_cast<const uint4*>(global) : uint4{0, 0, 0, 0};
   });
   i = 0;
-  pieces.template data<kBegin, kHeld>(
+  pieces.template data<kBegin, kHeld, false>(
       values, [&](void* shared, const void*, bool) { *static_cast<uint4*>(shared) = held[i++]; });
   if constexpr (kBegin + kHeld < TilePieces<T>::kDataPieces) loadPieces<T, kBegin + kHeld>(pieces, values);
 }
@@ -189,9 +201,11 @@ __device__ __forceinline__ void loadTile(const HeadSlots& from, TileWalk& walk, 
   const TilePieces<T> pieces(from, walk, stage, slot);
   loadPieces<T>(pieces, false);
   loadPieces<T>(pieces, true);
-  pieces.scales([](void* shared, const void* global, bool valid) {
-    *static_cast<uint4*>(shared) = valid ? *static_cast<const uint4*>(global) : uint4{0, 0, 0, 0};
-  });
+  if constexpr (T::kScaleVectors > 0) {
+    pieces.scales([](void* shared, const void* global, bool valid) {
+      *static_cast<uint4*>(shared) = valid ? *static_cast<const uint4*>(global) : uint4{0, 0, 0, 0};
+    });
+  }
 }
 
 }  // namespace glm_relay::cuda
