@@ -78,8 +78,10 @@ struct AttentionArgs {
   float* partials;
   int parts;  // of the longest context
 };
+// Of a part's sums of one row and head: even, as two floats are read at a time.
+constexpr int partialStride(int headDim) { return headDim + 2 + headDim % 2; }
 inline int64_t partialFloats(int rows, int headCount, int headDim, int parts) {
-  return static_cast<int64_t>(rows) * headCount * parts * (headDim + 2);
+  return static_cast<int64_t>(rows) * headCount * parts * partialStride(headDim);
 }
 // Whether matrix instructions compute attention over such a cache; float32 instructions do where not.
 bool usesTensorCores(Path path, KvType type, int headDim);

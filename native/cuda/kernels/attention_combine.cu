@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kWarps = 4;
 // Parts that are on their way from memory together.
-constexpr int kBatch = 8;
+constexpr int kBatch = 16;
 
 // A lane is a dimension of a row's head.
 __global__ void combineKernel(const AttentionArgs args) {
@@ -22,19 +22,19 @@ __global__ void combineKernel(const AttentionArgs args) {
   float total = 0.0f;
   float out = 0.0f;
   for (int first = 0; first < parts; first += kBatch) {
-    float references[kBatch], totals[kBatch], sums[kBatch];
+    float2 heads[kBatch];
+    float sums[kBatch];
 #pragma unroll
     for (int i = 0; i < kBatch; i++) {
       const float* from = partialOf(args, at, first + i < parts ? first + i : parts - 1);
-      references[i] = from[0];
-      totals[i] = from[1];
+      heads[i] = *reinterpret_cast<const float2*>(from);
       sums[i] = from[2 + d];
     }
 #pragma unroll
     for (int i = 0; i < kBatch; i++) {
       if (first + i >= parts) continue;
-      const PartFactors factors(reference, references[i]);
-      total = factors.sum(total, totals[i]);
+      const PartFactors factors(reference, heads[i].x);
+      total = factors.sum(total, heads[i].y);
       out = factors.sum(out, sums[i]);
     }
   }

@@ -64,7 +64,7 @@ struct PartFactors {
 // A part of the keys of one row and head, as it waits to be put together with the others:
 // [reference, total, headDim sums].
 __device__ __forceinline__ float* partialOf(const AttentionArgs& args, int64_t rowHead, int part) {
-  return args.partials + (rowHead * args.parts + part) * (args.cache.headDim + 2);
+  return args.partials + (rowHead * args.parts + part) * partialStride(args.cache.headDim);
 }
 
 // By float32 instructions, for caches of every type and heads of every size.

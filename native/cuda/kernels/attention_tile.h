@@ -27,7 +27,8 @@ struct AttentionTile {
   static constexpr int kScaleVectors = kType == KvType::kInt8 ? kSlots * 2 / 16 : 0;
   static constexpr int kSideBytes = kDataBytes + (kScaleVectors > 0 ? 128 : 0);
   static constexpr int kStageBytes = 2 * kSideBytes;
-  static constexpr int kStages = kPath == Path::kAmpere ? 2 : 1;
+  // A warp that is alone has the more tiles on their way.
+  static constexpr int kStages = kPath == Path::kTuring ? 1 : kWarps == 1 ? 3 : 2;
 
   // A query is one FP16 number per dimension, or the sum of two bfloat16 numbers.
   static constexpr int kQueryParts = kType == KvType::kBfloat16 ? 2 : 1;
