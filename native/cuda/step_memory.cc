@@ -33,12 +33,13 @@ void StepMemory::reserve(const KvPlan& plan, int stepRows, int tileRows, bool wi
 }
 
 // Rows of one sequence, as many as share a task, cut where tiles end.
-void StepMemory::planTasks(const StepRows& rows) {
+void StepMemory::planTasks(const StepRows& rows, const std::vector<int32_t>& tableBegins) {
   tasks_.clear();
   for (int row = 0; row < rows.rowCount;) {
     const int end = std::min({rows.rowCount, row + wideTaskRows_, (row / tileRows_ + 1) * tileRows_});
-    AttentionTask task = {row, 0, rows.sequenceOfRow[row], 0};
-    for (; row < end && rows.sequenceOfRow[row] == task.sequence; row++) {
+    const int32_t sequence = rows.sequenceOfRow[row];
+    AttentionTask task = {row, 0, tableBegins[sequence], 0};
+    for (; row < end && rows.sequenceOfRow[row] == sequence; row++) {
       task.rowCount++;
       task.lastVisible = std::max(task.lastVisible, rows.lastVisibleOfRow[row]);
     }
@@ -47,7 +48,6 @@ void StepMemory::planTasks(const StepRows& rows) {
 }
 
 void StepMemory::begin(const StepRows& rows) {
-  planTasks(rows);
   std::vector<int32_t> tableBegins;
   std::vector<int32_t> tables;
   std::vector<int32_t> beginners;
@@ -58,6 +58,7 @@ void StepMemory::begin(const StepRows& rows) {
     if (sequence.startPosition == 0) beginners.push_back(i);
   }
   beginnerCount_ = static_cast<int>(beginners.size());
+  planTasks(rows, tableBegins);
 
   struct Part {
     uint64_t* offset;

@@ -43,7 +43,7 @@ class StepMemory {
   const Value* at(uint64_t offset) const {
     return reinterpret_cast<const Value*>(device_.as<uint8_t>() + offset);
   }
-  void planTasks(const StepRows& rows);
+  void planTasks(const StepRows& rows, const std::vector<int32_t>& tableBegins);
 
   KvPlan plan_ = {};
   int tileRows_ = 1;

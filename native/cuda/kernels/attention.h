@@ -55,7 +55,7 @@ void storePrefix(cudaStream_t stream, const CacheView& cache, const float* keysV
 struct AttentionTask {
   int32_t row;  // of the step
   int32_t rowCount;
-  int32_t sequence;
+  int32_t table;        // where the sequence's begins in CacheView::tables
   int32_t lastVisible;  // the largest of its rows
 };
 // Rows that a task of so many queries may have. One with more rows than there are for kTaskQueries is wide.

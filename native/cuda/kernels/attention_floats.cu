@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) attentionKernel
 
   const BlockHeads heads(cache);
   const int queryCount = task.rowCount * heads.count;
-  const int32_t* table = cache.tables + cache.tableBegins[task.sequence];
+  const int32_t* table = cache.tables + task.table;
   const float scale = kLog2E / sqrtf(static_cast<float>(headDim));
   const int lane = laneOfThread();
   const int warp = warpOfThread();

@@ -258,8 +258,7 @@ __global__ void __launch_bounds__(T::kThreads, kWarpsPerProcessor / T::kWarps)
   if (isWide != (T::kWarps > 1) || firstPart * kPartSlots > task.lastVisible) return;
 
   const BlockHeads heads(args.cache);
-  const HeadSlots slots = {args.cache, args.cache.tables + args.cache.tableBegins[task.sequence],
-                           heads.kvHead, task.lastVisible};
+  const HeadSlots slots = {args.cache, args.cache.tables + task.table, heads.kvHead, task.lastVisible};
   int lastSlot = task.lastVisible;
   if (args.partials != nullptr && lastSlot >= (firstPart + 1) * kPartSlots) {
     lastSlot = (firstPart + 1) * kPartSlots - 1;

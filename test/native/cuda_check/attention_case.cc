@@ -126,8 +126,9 @@ std::vector<float> AttentionCase::attend(Path path, int first, int count, int ta
   int lastVisible = 0;
   int wide = 0;
   for (int row = first; row < first + count;) {
-    AttentionTask task = {row, 0, sequenceOfRow_[row], 0};
-    for (; row < first + count && task.rowCount < most && sequenceOfRow_[row] == task.sequence; row++) {
+    const int32_t sequence = sequenceOfRow_[row];
+    AttentionTask task = {row, 0, tableBegins_[sequence], 0};
+    for (; row < first + count && task.rowCount < most && sequenceOfRow_[row] == sequence; row++) {
       task.rowCount++;
       task.lastVisible = std::max(task.lastVisible, lastVisibleOfRow_[row]);
     }
