@@ -16,10 +16,11 @@ namespace {
 constexpr int kRowTile = 512;
 // Layers that the GPU may be behind the host.
 constexpr int kMarks = 64;
-// Room for the parts of contexts whose sums are made side by side, in floats.
-constexpr int64_t kPartialFloats = 4 << 20;
-// Blocks of threads that are enough to fill a GPU: with so many, parts are computed one after the other.
-constexpr int kManyBlocks = 512;
+// Room for the parts of contexts whose sums are made side by side, in floats: 64 rows of 8192 slots in a
+// model with 32 heads of 128 dimensions.
+constexpr int64_t kPartialFloats = 9 << 20;
+// Warps that are enough to fill a GPU: with so many, parts are computed one after the other.
+constexpr int kManyWarps = 1024;
 
 int paddedColumnsOf(int columns) { return (columns + kBlockColumns - 1) / kBlockColumns * kBlockColumns; }
 
@@ -77,6 +78,7 @@ CudaBackend::CudaBackend(int device, Path path, std::string name, const KernelTa
       stream_(device),
       marks_(kMarks) {
   prepareProducts(path);
+  prepareAttention(path);
   check(cudaGetLastError(), "being prepared");
   for (Mark& mark : marks_) {
     check(cudaEventCreateWithFlags(&mark.event, cudaEventDisableTiming), "making events");
@@ -125,7 +127,7 @@ void CudaBackend::reserveRows(int rows, int stepRows, int columns) {
   halfScales_.grow(rows * sizeof(float), stream_.get());
   rowBytes_.grow(static_cast<uint64_t>(stepRows) * columns * sizeof(float), stream_.get());
   rowIndices_.grow(stepRows * sizeof(int32_t), stream_.get());
-  step_.reserve(plan_, stepRows, kRowTile, stream_.get());
+  step_.reserve(plan_, stepRows, kRowTile, usesTensorCores(path_, plan_.type, plan_.headDim), stream_.get());
 }
 
 void CudaBackend::allocateKvCache(const KvPlan& plan) {
@@ -136,7 +138,10 @@ void CudaBackend::allocateKvCache(const KvPlan& plan) {
   plan_ = plan;
   keys_.grow(plan.layerBytes() * plan.layerCount, stream_.get());
   values_.grow(plan.layerBytes() * plan.layerCount, stream_.get());
-  partials_.grow(kPartialFloats * sizeof(float), stream_.get());
+  // No context is longer than the cache, and no step has more rows of one than there is use for.
+  const int parts = plan.blockCount * plan.tilesPerBlock * 16 / kPartSlots + 1;
+  const int64_t floats = partialFloats(kRowTile, plan.headCount, plan.headDim, parts);
+  partials_.grow(std::min(floats, kPartialFloats) * sizeof(float), stream_.get());
 }
 
 void CudaBackend::copyBlock(int from, int to) {
@@ -290,13 +295,15 @@ void CudaBackend::attention(DeviceBuffer& out, const DeviceBuffer& queries, int 
   args.tasks = tasks.first;
   args.lastVisibleOfRow = step_.lastVisibleOfRow();
   args.taskCount = tasks.count;
+  args.wideTasks = tasks.wide;
   args.firstRow = row;
   args.rows = rows;
   args.parts = tasks.lastVisible / kPartSlots + 1;
-  const bool fits = partialFloats(rows, plan_.headCount, plan_.headDim, args.parts) <= kPartialFloats;
-  const bool few = tasks.count * plan_.kvHeadCount < kManyBlocks;
-  if (args.parts > 1 && fits && few) args.partials = partials_.as<float>();
-  cuda::attention(stream_.get(), args);
+  const uint64_t floats = partialFloats(rows, plan_.headCount, plan_.headDim, args.parts);
+  const bool fits = floats * sizeof(float) <= partials_.bytes();
+  const int warps = (tasks.count + (kWideWarps - 1) * tasks.wide) * plan_.kvHeadCount;
+  if (args.parts > 1 && fits && warps < kManyWarps) args.partials = partials_.as<float>();
+  cuda::attention(stream_.get(), path_, args);
   setMark();
 }
 

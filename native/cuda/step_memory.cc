@@ -16,9 +16,13 @@ uint64_t aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment 
 
 }  // namespace
 
-void StepMemory::reserve(const KvPlan& plan, int stepRows, int tileRows, cudaStream_t stream) {
+void StepMemory::reserve(const KvPlan& plan, int stepRows, int tileRows, bool wideTasks,
+                         cudaStream_t stream) {
   plan_ = plan;
   tileRows_ = tileRows;
+  taskRows_ = attentionTaskRows(plan.headCount, plan.kvHeadCount);
+  wideTaskRows_ =
+      wideTasks ? attentionTaskRows(plan.headCount, plan.kvHeadCount, kWideTaskQueries) : taskRows_;
   stream_ = stream;
   const uint64_t rowBytes = 5 * sizeof(int32_t) + plan.ropeDim * sizeof(float) + sizeof(AttentionTask);
   const uint64_t bytes =
@@ -29,13 +33,13 @@ void StepMemory::reserve(const KvPlan& plan, int stepRows, int tileRows, cudaStr
 }
 
 // Rows of one sequence, as many as share a task, cut where tiles end.
-void StepMemory::planTasks(const StepRows& rows) {
-  const int most = attentionTaskRows(plan_.headCount, plan_.kvHeadCount);
+void StepMemory::planTasks(const StepRows& rows, const std::vector<int32_t>& tableBegins) {
   tasks_.clear();
   for (int row = 0; row < rows.rowCount;) {
-    const int end = std::min({rows.rowCount, row + most, (row / tileRows_ + 1) * tileRows_});
-    AttentionTask task = {row, 0, rows.sequenceOfRow[row], 0};
-    for (; row < end && rows.sequenceOfRow[row] == task.sequence; row++) {
+    const int end = std::min({rows.rowCount, row + wideTaskRows_, (row / tileRows_ + 1) * tileRows_});
+    const int32_t sequence = rows.sequenceOfRow[row];
+    AttentionTask task = {row, 0, tableBegins[sequence], 0};
+    for (; row < end && rows.sequenceOfRow[row] == sequence; row++) {
       task.rowCount++;
       task.lastVisible = std::max(task.lastVisible, rows.lastVisibleOfRow[row]);
     }
@@ -44,7 +48,6 @@ void StepMemory::planTasks(const StepRows& rows) {
 }
 
 void StepMemory::begin(const StepRows& rows) {
-  planTasks(rows);
   std::vector<int32_t> tableBegins;
   std::vector<int32_t> tables;
   std::vector<int32_t> beginners;
@@ -55,6 +58,7 @@ void StepMemory::begin(const StepRows& rows) {
     if (sequence.startPosition == 0) beginners.push_back(i);
   }
   beginnerCount_ = static_cast<int>(beginners.size());
+  planTasks(rows, tableBegins);
 
   struct Part {
     uint64_t* offset;
@@ -92,10 +96,12 @@ StepMemory::Tasks StepMemory::tasksOf(int row, int rows) const {
   const auto before = [](const AttentionTask& task, int at) { return task.row < at; };
   const auto begin = std::lower_bound(tasks_.begin(), tasks_.end(), row, before);
   const auto end = std::lower_bound(begin, tasks_.end(), row + rows, before);
-  Tasks found = {at<AttentionTask>(tasksOffset_) + (begin - tasks_.begin()), static_cast<int>(end - begin),
+  Tasks found = {at<AttentionTask>(tasksOffset_) + (begin - tasks_.begin()), static_cast<int>(end - begin), 0,
                  0};
-  for (auto task = begin; task != end; ++task)
+  for (auto task = begin; task != end; ++task) {
     found.lastVisible = std::max(found.lastVisible, task->lastVisible);
+    if (task->rowCount > taskRows_) found.wide++;
+  }
   return found;
 }
 

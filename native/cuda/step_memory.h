@@ -11,9 +11,10 @@ namespace glm_relay::cuda {
 
 class StepMemory {
  public:
-  // Room for steps of so many rows. Block tables have no bound that would be a reasonable one, as sequences
-  // may share their blocks: a step whose tables find no room lets it grow.
-  void reserve(const KvPlan& plan, int stepRows, int tileRows, cudaStream_t stream);
+  // Room for steps of so many rows, which pass a layer `tileRows` at a time and share attention's tasks as
+  // far as wide ones have use for (`wideTasks`). Block tables have no bound that would be a reasonable one,
+  // as sequences may share their blocks: a step whose tables find no room lets it grow.
+  void reserve(const KvPlan& plan, int stepRows, int tileRows, bool wideTasks, cudaStream_t stream);
   // The rows that follow. What was copied for the rows before must have arrived.
   void begin(const StepRows& rows);
   uint64_t bytes() const { return device_.bytes() + pinned_.bytes(); }
@@ -32,6 +33,7 @@ class StepMemory {
   struct Tasks {
     const AttentionTask* first;
     int count;
+    int wide;  // of them
     int lastVisible;
   };
   Tasks tasksOf(int row, int rows) const;
@@ -41,10 +43,12 @@ class StepMemory {
   const Value* at(uint64_t offset) const {
     return reinterpret_cast<const Value*>(device_.as<uint8_t>() + offset);
   }
-  void planTasks(const StepRows& rows);
+  void planTasks(const StepRows& rows, const std::vector<int32_t>& tableBegins);
 
   KvPlan plan_ = {};
   int tileRows_ = 1;
+  int taskRows_ = 1;
+  int wideTaskRows_ = 1;
   cudaStream_t stream_ = nullptr;
   PinnedMemory pinned_;
   DeviceMemory device_;

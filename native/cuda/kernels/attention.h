@@ -6,11 +6,14 @@
 namespace glm_relay::cuda {
 
 constexpr int kMaxHeadDim = 128;
-// Queries (row and head) that one block of threads computes together: they read the same keys.
+// Queries (row and head) of a task that read the same keys: those of one warp, and of a wide task, where
+// warps share the keys. A row's result does not depend on its task.
 constexpr int kTaskQueries = 16;
+constexpr int kWideWarps = 4;
+constexpr int kWideTaskQueries = kWideWarps * kTaskQueries;
 // Keys of a context are summed in parts of so many slots, at absolute places, which are put together in
 // order: the same whether blocks of threads share the parts or one computes them all.
-constexpr int kPartSlots = 512;
+constexpr int kPartSlots = 256;
 
 // The cache of one layer, and where sequences lie in it.
 struct CacheView {
@@ -52,13 +55,13 @@ void storePrefix(cudaStream_t stream, const CacheView& cache, const float* keysV
 struct AttentionTask {
   int32_t row;  // of the step
   int32_t rowCount;
-  int32_t sequence;
+  int32_t table;        // where the sequence's begins in CacheView::tables
   int32_t lastVisible;  // the largest of its rows
 };
-// Rows that a task may have.
-constexpr int attentionTaskRows(int headCount, int kvHeadCount) {
-  const int heads = headCount / kvHeadCount;
-  return heads >= kTaskQueries ? 1 : kTaskQueries / heads;
+// Rows that a task of so many queries may have. One with more rows than there are for kTaskQueries is wide.
+constexpr int attentionTaskRows(int headCount, int kvHeadCount, int queries = kTaskQueries) {
+  const int group = headCount / kvHeadCount;
+  return queries / (group < kTaskQueries ? group : kTaskQueries);
 }
 
 struct AttentionArgs {
@@ -68,15 +71,23 @@ struct AttentionArgs {
   const AttentionTask* tasks;
   const int32_t* lastVisibleOfRow;
   int taskCount;
+  int wideTasks;  // of them; none where usesTensorCores() says no
   int firstRow;
   int rows;
   // Room for partialFloats(): parts are computed side by side. Null: one after the other.
   float* partials;
   int parts;  // of the longest context
 };
+// Of a part's sums of one row and head: even, as two floats are read at a time.
+constexpr int partialStride(int headDim) { return headDim + 2 + headDim % 2; }
 inline int64_t partialFloats(int rows, int headCount, int headDim, int parts) {
-  return static_cast<int64_t>(rows) * headCount * parts * (headDim + 2);
+  return static_cast<int64_t>(rows) * headCount * parts * partialStride(headDim);
 }
-void attention(cudaStream_t stream, const AttentionArgs& args);
+// Whether matrix instructions compute attention over such a cache; float32 instructions do where not.
+bool usesTensorCores(Path path, KvType type, int headDim);
+void attention(cudaStream_t stream, Path path, const AttentionArgs& args);
+// Once per device, before the first attention of a path: lets the kernels use as much shared memory as they
+// need.
+void prepareAttention(Path path);
 
 }  // namespace glm_relay::cuda

@@ -3,6 +3,7 @@
 // many bytes as on the CPU (KvPlan), in another order.
 #pragma once
 
+#include "cuda/kernels/attention.h"
 #include "cuda/kernels/device.h"
 #include "kernels/kernels.h"
 
@@ -21,6 +22,10 @@ struct CacheLayout {
     return (tiles * kvHeadCount + head) * tileBytes;
   }
 };
+
+__device__ __forceinline__ CacheLayout layoutOf(const CacheView& cache) {
+  return {cache.tilesPerBlock, cache.kvHeadCount, cache.headDim, cache.tileBytes};
+}
 
 template <KvType Type>
 struct CacheElement;

@@ -36,6 +36,20 @@ __device__ __forceinline__ uint32_t multiplyHalves(uint32_t a, uint32_t b) {
   return result;
 }
 
+// Two numbers as a pair of FP16, the first one low.
+__device__ __forceinline__ uint32_t packHalves(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &pair, sizeof(bits));
+  return bits;
+}
+// 2^x, within two units of the last place; 0 of minus infinity, 1 of 0.
+__device__ __forceinline__ float exp2Fast(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 // a * b + c, rounded once.
 __device__ __forceinline__ uint32_t fusedHalves(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t result;
@@ -119,6 +133,13 @@ __device__ __forceinline__ void loadMatrices(uint32_t (&out)[4], const void* row
                : "r"(at)
                : "memory");
 }
+__device__ __forceinline__ void loadTransposed(uint32_t (&out)[4], const void* row) {
+  const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(at)
+               : "memory");
+}
 __device__ __forceinline__ void multiply16x8x8(float (&c)[4], const uint32_t* a, uint32_t b) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -133,6 +154,20 @@ __device__ __forceinline__ void multiply16x8x16(float (&c)[4], const uint32_t (&
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// The same of bfloat16 numbers.
+__device__ __forceinline__ void multiplyBfloats16x8x16(float (&c)[4], const uint32_t (&a)[4],
+                                                       const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// Two numbers as a pair of bfloat16, the first one low.
+__device__ __forceinline__ uint32_t packBfloats(float low, float high) {
+  uint32_t bits;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
 }
 // 16 bytes, or zeros.
 __device__ __forceinline__ void copyAsync16(void* shared, const void* global, bool valid) {
@@ -151,6 +186,14 @@ __device__ __forceinline__ void waitCopies() {
 #else
 __device__ __forceinline__ void multiply16x8x16(float (&)[4], const uint32_t (&)[4], const uint32_t (&)[2]) {
   __trap();
+}
+__device__ __forceinline__ void multiplyBfloats16x8x16(float (&)[4], const uint32_t (&)[4],
+                                                       const uint32_t (&)[2]) {
+  __trap();
+}
+__device__ __forceinline__ uint32_t packBfloats(float, float) {
+  __trap();
+  return 0;
 }
 __device__ __forceinline__ void copyAsync16(void*, const void*, bool) { __trap(); }
 __device__ __forceinline__ void copyAsync16(SharedPlace, const void*) { __trap(); }

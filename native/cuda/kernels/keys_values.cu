@@ -43,10 +43,6 @@ __device__ __forceinline__ void storeHead(uint8_t* tile, int slot, int headDim, 
   }
 }
 
-__device__ __forceinline__ CacheLayout layoutOf(const CacheView& cache) {
-  return {cache.tilesPerBlock, cache.kvHeadCount, cache.headDim, cache.tileBytes};
-}
-
 template <KvType Type>
 __device__ __forceinline__ void storeSlot(const CacheView& cache, bool isValue, int sequence, int slot,
                                           int head, const float (&x)[kPerLane]) {

@@ -37,6 +37,13 @@ AttentionCase::AttentionCase(AttentionShape shape, uint64_t seed)
 
   const int heads = shape_.headCount + 2 * shape_.kvHeadCount;
   qkv_ = random.values(static_cast<size_t>(slots) * heads * shape_.headDim, 2.0f);
+  if (shape_.growingKeys) {
+    const int64_t keys = static_cast<int64_t>(shape_.kvHeadCount) * shape_.headDim;
+    for (int i = 0; i < slots; i++) {
+      float* begin = qkv_.data() + i * heads * static_cast<int64_t>(shape_.headDim) + columns();
+      for (int64_t j = 0; j < keys; j++) begin[j] *= 0.25f + static_cast<float>(i) / 32.0f;
+    }
+  }
   for (int i = 0; i < slots * shape_.ropeDim / 2; i++) {
     const double angle = random.unit() * 3.0;
     rotations_.push_back(static_cast<float>(std::cos(angle)));
@@ -106,17 +113,27 @@ void AttentionCase::store() {
   }
 }
 
-std::vector<float> AttentionCase::attend(int first, int count, int taskRows, bool sideBySide) const {
-  const int most = taskRows > 0 ? taskRows : attentionTaskRows(shape_.headCount, shape_.kvHeadCount);
+int AttentionCase::mostRows(Path path) const {
+  const bool wide = usesTensorCores(path, shape_.type, shape_.headDim);
+  return attentionTaskRows(shape_.headCount, shape_.kvHeadCount, wide ? kWideTaskQueries : kTaskQueries);
+}
+
+std::vector<float> AttentionCase::attend(Path path, int first, int count, int taskRows,
+                                         bool sideBySide) const {
+  const int narrow = attentionTaskRows(shape_.headCount, shape_.kvHeadCount);
+  const int most = std::min(taskRows, mostRows(path));
   std::vector<AttentionTask> tasks;
   int lastVisible = 0;
+  int wide = 0;
   for (int row = first; row < first + count;) {
-    AttentionTask task = {row, 0, sequenceOfRow_[row], 0};
-    for (; row < first + count && task.rowCount < most && sequenceOfRow_[row] == task.sequence; row++) {
+    const int32_t sequence = sequenceOfRow_[row];
+    AttentionTask task = {row, 0, tableBegins_[sequence], 0};
+    for (; row < first + count && task.rowCount < most && sequenceOfRow_[row] == sequence; row++) {
       task.rowCount++;
       task.lastVisible = std::max(task.lastVisible, lastVisibleOfRow_[row]);
     }
     lastVisible = std::max(lastVisible, task.lastVisible);
+    if (task.rowCount > narrow) wide++;
     tasks.push_back(task);
   }
   const OnDevice<AttentionTask> tasksOnDevice(tasks);
@@ -129,13 +146,14 @@ std::vector<float> AttentionCase::attend(int first, int count, int taskRows, boo
   args.tasks = tasksOnDevice.get();
   args.lastVisibleOfRow = visible.get();
   args.taskCount = static_cast<int>(tasks.size());
+  args.wideTasks = wide;
   args.firstRow = first;
   args.rows = count;
   args.parts = lastVisible / kPartSlots + 1;
   const OnDevice<float> partials(
       static_cast<size_t>(partialFloats(count, shape_.headCount, shape_.headDim, args.parts)));
   if (sideBySide) args.partials = partials.get();
-  attention(stream(), args);
+  attention(stream(), path, args);
   return out.read();
 }
 

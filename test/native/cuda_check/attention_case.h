@@ -21,6 +21,8 @@ struct AttentionShape {
   int ropeAxes = 1;
   bool ropeHalves = false;
   bool headNorms = false;
+  // Keys are the larger the further behind they stand, so that the last ones count most.
+  bool growingKeys = false;
 };
 
 class AttentionCase {
@@ -29,14 +31,19 @@ class AttentionCase {
 
   // Stores the step's rows, and queries and cache as they are then.
   void store();
-  // Attention of rows [first, first + count), in tasks of at most `taskRows` rows (0: as many as can be).
-  std::vector<float> attend(int first, int count, int taskRows, bool sideBySide) const;
+  // Rows that a task may have.
+  int mostRows(Path path) const;
+  // Attention of rows [first, first + count), in tasks of at most `taskRows` rows, and of mostRows().
+  std::vector<float> attend(Path path, int first, int count, int taskRows, bool sideBySide) const;
 
   int rows() const { return static_cast<int>(slotOfRow_.size()); }
   int columns() const { return shape_.headCount * shape_.headDim; }
   std::string name() const;
   std::vector<double> expectedQueries() const;
   std::vector<float> queries() const { return queries_->read(); }
+  void setQueries(const std::vector<float>& queries) {
+    queries_ = std::make_unique<OnDevice<float>>(queries);
+  }
   // With the keys and values as the cache's type rounds them.
   std::vector<double> expected(const std::vector<float>& queries) const;
 

@@ -198,10 +198,18 @@ void checkBarriers(Check& check) {
   checkKernel(check, {"experts of many rows", grouping(40, false)}, 6, false);
   checkKernel(check, {"experts of few rows", grouping(17, true)}, 7, false);
 
-  AttentionCase attention({KvType::kFloat16, 8, 2, 24, {{60, 9}, {0, 3}}, 0}, 4);
-  attention.store();
-  checkKernel(check, {"attention", [&] { return attention.attend(0, attention.rows(), 0, false); }}, 3,
-              false);
+  // Keys in several tiles, read by several warps.
+  for (KvType type : {KvType::kFloat32, KvType::kFloat16, KvType::kInt8}) {
+    AttentionCase attention({type, 8, 2, 64, {{70, 48}, {0, 3}}, 0}, 4);
+    attention.store();
+    const int rows = attention.rows();
+    for (Path path : kPaths) {
+      const bool copies = path == Path::kAmpere && usesTensorCores(path, type, 64);
+      const std::string name = std::string(nameOf(path)) + " attention, " + attention.name();
+      checkKernel(check, {name.c_str(), [&] { return attention.attend(path, 0, rows, rows, false); }},
+                  copies ? 1 : 2, copies);
+    }
+  }
 }
 
 }  // namespace glm_relay::cuda

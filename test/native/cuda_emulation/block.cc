@@ -16,6 +16,9 @@ namespace {
 // What a thread that does not run waits for.
 enum class Wait : uint8_t { kNothing, kBlock, kWarp, kOver };
 
+// How often another thread is drawn in place of one of a warp that falls behind.
+constexpr int kRedraws = 8;
+
 struct Copy {
   void* to;
   const void* from;
@@ -169,8 +172,11 @@ void Scheduler::runBlock() {
     state.fiber.reset(enter, this);
     wake(i);
   }
+  // In every second block one warp falls behind the others, as far as barriers let it.
+  const int lateWarp = static_cast<int>(random() % (2 * atWarp_.size()));
   while (!ready_.empty() && failure_ == nullptr) {
-    const size_t at = random() % ready_.size();
+    size_t at = random() % ready_.size();
+    for (int i = 0; i < kRedraws && ready_[at] / kWarpSize == lateWarp; i++) at = random() % ready_.size();
     currentIndex_ = ready_[at];
     ready_[at] = ready_.back();
     ready_.pop_back();

@@ -37,6 +37,9 @@ struct alignas(8) float2 {
   float x, y;
 };
 
+struct alignas(8) float2 {
+  float x, y;
+};
 struct alignas(16) float4 {
   float x, y, z, w;
 };
@@ -101,6 +104,25 @@ Value __shfl_sync(uint32_t, Value value, int from) {
       },
       &mine);
   return mine.result;
+}
+
+// Every lane gets whether one of them brought a value that is not 0.
+inline int __any_sync(uint32_t, int value) {
+  struct Brought {
+    int value;
+  } mine = {value};
+  glm_relay::emulation::warpOperation(
+      [](void** ofLane) {
+        int any = 0;
+        for (int lane = 0; lane < glm_relay::emulation::kWarpSize; lane++) {
+          if (static_cast<Brought*>(ofLane[lane])->value != 0) any = 1;
+        }
+        for (int lane = 0; lane < glm_relay::emulation::kWarpSize; lane++) {
+          static_cast<Brought*>(ofLane[lane])->value = any;
+        }
+      },
+      &mine);
+  return mine.value;
 }
 
 // The part of CUDA's runtime that the backend uses, with CUDA's names and meaning.

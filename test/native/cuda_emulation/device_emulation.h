@@ -30,6 +30,14 @@ inline uint32_t multiplyHalves(uint32_t a, uint32_t b) {
   return onHalves(a, b, [](float x, float y) { return x * y; });
 }
 
+inline uint32_t packHalves(float low, float high) {
+  return floatToHalf(low) | static_cast<uint32_t>(floatToHalf(high)) << 16;
+}
+inline uint32_t packBfloats(float low, float high) {
+  return floatToBfloat(low) | static_cast<uint32_t>(floatToBfloat(high)) << 16;
+}
+inline float exp2Fast(float x) { return std::exp2(x); }
+
 // The product of two FP16 numbers is exact in float32; the sum is, for all that kernels use it for.
 inline uint32_t fusedHalves(uint32_t a, uint32_t b, uint32_t c) {
   const auto one = [](uint32_t x, uint32_t y, uint32_t z) -> uint32_t {
@@ -84,11 +92,41 @@ inline void loadMatrices(uint32_t (&out)[4], const void* row) {
       &mine);
 }
 
+// The same, but register i of lane l gets the values 2 (l % 4) and the next one of column l / 4.
+inline void loadTransposed(uint32_t (&out)[4], const void* row) {
+  struct Brought {
+    const void* row;
+    uint32_t* out;
+  } mine = {row, out};
+  emulation::warpOperation(
+      [](void** ofLane) {
+        for (int lane = 0; lane < emulation::kWarpSize; lane++) {
+          for (int i = 0; i < 8; i++) {
+            const auto* from = static_cast<const Brought*>(ofLane[i / 2 * 8 + lane % 4 * 2 + i % 2]);
+            auto* to = static_cast<Brought*>(ofLane[lane])->out + i / 2;
+            std::memcpy(reinterpret_cast<uint8_t*>(to) + i % 2 * 2,
+                        static_cast<const uint8_t*>(from->row) + lane / 4 * 2, 2);
+          }
+        }
+      },
+      &mine);
+}
+
 // FP16 to float32, by a table: fragments are widened one by one, millions of them in a check.
 const float* halfTable();
 
+struct HalfPair {
+  const float* table = halfTable();
+  float operator()(uint32_t pair, int second) const { return table[second ? pair >> 16 : pair & 0xffffu]; }
+};
+struct BfloatPair {
+  float operator()(uint32_t pair, int second) const {
+    return bitsFloat(second ? pair & 0xffff0000u : pair << 16);
+  }
+};
+
 // c += a * b over kSteps times 8 values of k.
-template <int kSteps>
+template <int kSteps, class Pair>
 void multiplyFragments(float (&c)[4], const uint32_t* a, const uint32_t* b) {
   struct Brought {
     float* c;
@@ -98,19 +136,16 @@ void multiplyFragments(float (&c)[4], const uint32_t* a, const uint32_t* b) {
   emulation::warpOperation(
       [](void** ofLane) {
         const auto of = [&](int lane) { return static_cast<const Brought*>(ofLane[lane]); };
-        const float* table = halfTable();
-        const auto half = [&](uint32_t pair, int second) {
-          return table[second ? pair >> 16 : pair & 0xffffu];
-        };
+        const Pair value;
         float rows[16][8 * kSteps];
         float columns[8][8 * kSteps];
         for (int lane = 0; lane < emulation::kWarpSize; lane++) {
           for (int step = 0; step < kSteps; step++) {
             for (int second = 0; second < 2; second++) {
               const int k = 8 * step + lane % 4 * 2 + second;
-              rows[lane / 4][k] = half(of(lane)->a[2 * step], second);
-              rows[lane / 4 + 8][k] = half(of(lane)->a[2 * step + 1], second);
-              columns[lane / 4][k] = half(of(lane)->b[step], second);
+              rows[lane / 4][k] = value(of(lane)->a[2 * step], second);
+              rows[lane / 4 + 8][k] = value(of(lane)->a[2 * step + 1], second);
+              columns[lane / 4][k] = value(of(lane)->b[step], second);
             }
           }
         }
@@ -127,9 +162,14 @@ void multiplyFragments(float (&c)[4], const uint32_t* a, const uint32_t* b) {
       &mine);
 }
 inline void multiply16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  multiplyFragments<2>(c, a, b);
+  multiplyFragments<2, HalfPair>(c, a, b);
 }
-inline void multiply16x8x8(float (&c)[4], const uint32_t* a, uint32_t b) { multiplyFragments<1>(c, a, &b); }
+inline void multiplyBfloats16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  multiplyFragments<2, BfloatPair>(c, a, b);
+}
+inline void multiply16x8x8(float (&c)[4], const uint32_t* a, uint32_t b) {
+  multiplyFragments<1, HalfPair>(c, a, &b);
+}
 
 // 16 bytes, or zeros.
 inline void copyAsync16(void* shared, const void* global, bool valid) {
