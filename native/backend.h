@@ -14,12 +14,29 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "kernels/kernels.h"
 #include "model/plan.h"
 
 namespace glm_relay {
+
+// The backend's memory does not hold what was asked for. Says how much is missing; allocating() adds what it was for.
+class DeviceMemoryError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Runs `body`, which allocates memory for `what`. Throws std::runtime_error naming it where there is no room.
+template <class Body>
+auto allocating(const std::string& what, Body body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const DeviceMemoryError& error) {
+    throw std::runtime_error("no room for " + what + ": " + error.what());
+  }
+}
 
 // Memory of a backend. Its size is known, its content only to the backend.
 class DeviceBuffer {
@@ -122,8 +139,10 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual const char* kernels() const = 0;
+  // Its buffers and matrices are in the memory that the process has; otherwise in a device's.
+  virtual bool inHostMemory() const = 0;
 
-  // Zeroed memory; pages that are never touched cost nothing.
+  // Zeroed memory; pages that are never touched cost nothing. Throws DeviceMemoryError, as all that allocate do.
   virtual std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) = 0;
   // Throws WeightError for weights that cannot be used (quant/finite.h).
   virtual std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) = 0;
@@ -142,7 +161,7 @@ class Backend {
   virtual uint64_t kvBytes() const = 0;
   // Block `to` becomes what block `from` is, in every layer.
   virtual void copyBlock(int from, int to) = 0;
-  // Memory of the backend itself beyond buffers, matrices and cache.
+  // Memory of the backend itself beyond buffers, matrices and cache; that of the device, where it has one.
   virtual uint64_t scratchBytes() const = 0;
 
   virtual void copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) = 0;

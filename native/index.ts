@@ -340,6 +340,11 @@ export interface EngineInfo {
   backend: string;
 }
 
+/** A stage that was to be created found no room for something, which the message names. */
+export function isOutOfMemory(error: unknown): error is Error {
+  return error instanceof Error && /^(no room for |not enough memory$)/.test(error.message);
+}
+
 const CANON_VERSION = 1;
 /** The same for what GPUs compute, which is not the CPU's canon (docs/cuda.md). */
 const CUDA_CANON_VERSION = 1;
@@ -373,11 +378,11 @@ export function engineInfo(device: Gpu | null = null): EngineInfo {
  * other in the order they were submitted, away from the event loop.
  */
 export class Stage {
-  /** Weights as held in memory: packed strips, float32 norms, the mapped embedding. */
+  /** Weights as held in memory: packed strips, float32 norms, the mapped embedding. On a GPU: in its memory. */
   readonly weightBytes: number;
   /** Reserved for keys and values; pages that no token has reached take no memory. */
   readonly kvBytes: number;
-  /** Everything else, sized by maxRows and contextRows. */
+  /** Everything else, sized by maxRows and contextRows. On a GPU: in its memory. */
   readonly workspaceBytes: number;
   /** The kernel variant this stage runs. */
   readonly kernels: string;

@@ -39,6 +39,7 @@ class CpuBackend : public Backend {
     return attentionScratchBytes() + activationBytes_ + expertScratchBytes_;
   }
 
+  bool inHostMemory() const override { return true; }
   void copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) override;
   void copyOut(void* to, const DeviceBuffer& from, uint64_t bytes) override;
   void copyRowsIn(DeviceBuffer& to, const void* from, DType dtype, int rows, int columns) override;

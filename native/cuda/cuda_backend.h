@@ -59,6 +59,7 @@ class CudaBackend : public Backend {
   ~CudaBackend() override;
 
   const char* kernels() const override { return name_.c_str(); }
+  bool inHostMemory() const override { return false; }
   int rowTile() const override;
   std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) override;
   std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) override;

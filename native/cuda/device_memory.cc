@@ -6,6 +6,21 @@ namespace {
 
 std::string megabytes(uint64_t bytes) { return std::to_string((bytes + 999999) / 1000000) + " MB"; }
 
+// What is told of a GPU that has no room for so many bytes more: that of the calling thread.
+DeviceMemoryError noRoom(uint64_t bytes) {
+  cudaGetLastError();
+  int device = 0;
+  cudaDeviceProp properties = {};
+  size_t available = 0;
+  size_t total = 0;
+  cudaGetDevice(&device);
+  cudaGetDeviceProperties(&properties, device);
+  cudaMemGetInfo(&available, &total);
+  return DeviceMemoryError("it takes " + megabytes(bytes) + " more, " + megabytes(available) + " of the " +
+                           megabytes(total) + " of GPU " + std::to_string(device) + " (" + properties.name +
+                           ") are free");
+}
+
 }  // namespace
 
 void check(cudaError_t error, const char* doing) {
@@ -34,12 +49,7 @@ void DeviceMemory::grow(uint64_t bytes, cudaStream_t stream) {
   const cudaError_t error = cudaMalloc(&memory_, bytes);
   if (error != cudaSuccess) {
     memory_ = nullptr;
-    size_t available = 0;
-    size_t total = 0;
-    cudaGetLastError();
-    cudaMemGetInfo(&available, &total);
-    throw CudaError("the GPU has no room for " + megabytes(bytes) + " more: " + megabytes(available) +
-                    " of its " + megabytes(total) + " are free");
+    throw noRoom(bytes);
   }
   bytes_ = bytes;
 }

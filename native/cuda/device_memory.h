@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "backend.h"
 #include "cuda/kernels/kernels.h"
 
 namespace glm_relay::cuda {
@@ -21,7 +22,7 @@ void check(cudaError_t error, const char* doing);
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  // Its content is anything. Throws CudaError with the numbers when there is not enough.
+  // Its content is anything. Throws DeviceMemoryError with the numbers when there is not enough.
   DeviceMemory(uint64_t bytes, cudaStream_t stream);
   ~DeviceMemory();
   DeviceMemory(const DeviceMemory&) = delete;

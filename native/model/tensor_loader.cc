@@ -37,11 +37,13 @@ std::unique_ptr<DeviceMatrix> TensorLoader::matrix(const TensorParts& parts, int
                                                    const WeightFormat& format) {
   const TensorSource& first = parts.front();
   const MatrixRecord record = {first.role, rows, columns, first.dtype, format};
-  auto matrix = cached_ == nullptr ? nullptr : cached_->take(record, backend_);
+  std::unique_ptr<DeviceMatrix> matrix;
+  const std::string what = "the weights of " + first.role;
+  if (cached_ != nullptr) matrix = allocating(what, [&] { return cached_->take(record, backend_); });
   if (matrix != nullptr) {
     loaded_(static_cast<uint64_t>(rows) * columns * dtypeBytes(first.dtype));
   } else {
-    matrix = readMatrix(parts, rows, columns, format);
+    matrix = allocating(what, [&] { return readMatrix(parts, rows, columns, format); });
     if (cached_ != nullptr) cached_->add(record, *matrix);
   }
   if (format.type != WeightType::kStored) roundings_.push_back({first.role, matrix->rounding});
@@ -96,7 +98,8 @@ std::unique_ptr<DeviceBuffer> TensorLoader::vector(const TensorParts& parts) {
     out += size;
     loaded_(part.byteLength);
   }
-  auto buffer = backend_.allocate(values.size() * sizeof(float));
+  auto buffer =
+      allocating("the weights of " + parts.front().role, [&] { return backend_.allocate(values.size() * sizeof(float)); });
   backend_.copyIn(*buffer, values.data(), values.size() * sizeof(float));
   bytes_ += buffer->bytes;
   return buffer;
@@ -124,7 +127,7 @@ std::unique_ptr<MappedTable> TensorLoader::table(const TensorParts& parts) {
         loaded_(rows * rowBytes);
       }
     });
-    bytes_ += source.byteLength;
+    if (backend_.inHostMemory()) bytes_ += source.byteLength;
   }
   return std::make_unique<MappedTable>(std::move(tensors));
 }

@@ -110,7 +110,9 @@ StageWeights loadWeights(const StageConfig& config, const KernelTable& kernels, 
     layer++;
   }
   load.useCache(nullptr);
-  if (config.prefix) loadPrefix(config, kernels, backend, load, weights);
+  if (config.prefix) {
+    allocating("the prefix encoder", [&] { loadPrefix(config, kernels, backend, load, weights); });
+  }
   weights.embedding = load.table(config.embedding);
   weights.positionEmbedding = load.table(config.positionEmbedding);
   weights.blockPositionEmbedding = load.table(config.blockPositionEmbedding);

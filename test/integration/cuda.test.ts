@@ -1,8 +1,8 @@
 /** Workers on emulated GPUs in a cluster of real processes: the reference's tokens, and who may work together. */
-import { expect, it, onTestFinished } from "vitest";
+import { expect, it, onTestFinished, vi } from "vitest";
 import { fixtureFolder, readExpected } from "../golden/support.js";
 import { TestCluster, tinyModel } from "../support/cluster.js";
-import { testDevice } from "../support/test-gpu.js";
+import { emulated, testDevice } from "../support/test-gpu.js";
 
 it("two workers with --device draw the reference's tokens, all sequences at once", async () => {
   const expected = readExpected("chatglm-6b-tiny");
@@ -35,6 +35,27 @@ it("two workers with --device draw the reference's tokens, all sequences at once
   expect(answers.map(({ body }) => body.choices[0].token_ids)).toEqual(
     expected.cases.map(({ tokens }) => tokens),
   );
+});
+
+it.runIf(emulated)("a GPU with less memory than was offered is told of with the plan's numbers", async () => {
+  const emulatedBytes = 24 * 2 ** 20;
+  vi.stubEnv("GLM_RELAY_EMULATED_GPU_BYTES", String(emulatedBytes));
+  onTestFinished(() => void vi.unstubAllEnvs());
+  const cluster = await TestCluster.start({ model: tinyModel, stages: 1, gpu: true, workers: false });
+  onTestFinished(async () => void (await cluster.stop()));
+  cluster.startWorker(0);
+  const message = new RegExp(
+    "no room for the (KV cache of \\d+ blocks|workspace of steps of \\d+ rows): " +
+      "it takes \\d+ MB more, \\d+ MB of the 26 MB of GPU 0 \\(emulated\\) are free; " +
+      "the plan counts \\d+ MB for weights, \\d+ MB for \\d+ KV blocks, \\d+ MB of workspace and 2\\d\\d MB of " +
+      "reserve, of 537 MB that this worker offers: give the worker a smaller --memory",
+  );
+  await cluster.workers[0]!.line(message);
+  expect(await cluster.coordinator.line(message)).not.toBeNull();
+  const view = await cluster.until("the worker to have failed", ({ workers }) =>
+    workers.some(({ detail }) => detail !== ""),
+  );
+  expect(view.workers[0]!.detail).toMatch(message);
 });
 
 it("a worker on the CPU is refused by a pipeline on GPUs", async () => {
