@@ -10,7 +10,7 @@ import { checkSlice, type Parked, parkedAfter } from "./check-slice.js";
 import { checkStep } from "./check-step.js";
 import { backendName, type Gpu } from "./device.js";
 
-export { chooseDevice, freeGpuBytes, type Gpu } from "./device.js";
+export { availableGpus, chooseDevice, freeGpuBytes, type Gpu } from "./device.js";
 
 /** Storage type of float tensors, of the residual stream and of the KV cache. */
 export type DType = "float32" | "float16" | "bfloat16";

@@ -1,8 +1,15 @@
 /** Workers on emulated GPUs in a cluster of real processes: the reference's tokens, and who may work together. */
-import { expect, it, onTestFinished, vi } from "vitest";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { packageRoot } from "../../common/package.js";
+import type { ClusterView } from "../../coordinator/inference.js";
 import { fixtureFolder, readExpected } from "../golden/support.js";
-import { TestCluster, tinyModel } from "../support/cluster.js";
-import { emulated, testDevice } from "../support/test-gpu.js";
+import { TestCluster, TestProcess, tinyModel, until } from "../support/cluster.js";
+import { emulated, testDevice, testLibrary } from "../support/test-gpu.js";
+
+const mainScript = join(packageRoot, "dist/cli/main.js");
 
 it("two workers with --device draw the reference's tokens, all sequences at once", async () => {
   const expected = readExpected("chatglm-6b-tiny");
@@ -66,4 +73,67 @@ it("a worker on the CPU is refused by a pipeline on GPUs", async () => {
   const refusal =
     /refused by the coordinator.*computes as cpu\/canon 1, the pipeline as cuda-sm_\d+\/canon 1/;
   await cluster.workers[1]!.line(refusal);
+});
+
+describe("up --device", () => {
+  const environment = { GLM_RELAY_CUDA_LIBRARY: testLibrary, GLM_RELAY_EMULATED_GPUS: "2" };
+  const start = (env: Record<string, string>, flags: string[]) => {
+    const data = mkdtempSync(join(tmpdir(), "glm-relay-up-"));
+    const args = [mainScript, "up", "--model", tinyModel, "--port", "0", "--data", data, ...flags];
+    const up = new TestProcess("up", process.execPath, args, env);
+    onTestFinished(async () => {
+      up.kill("SIGTERM");
+      await up.exited;
+      rmSync(data, { recursive: true, force: true });
+    });
+    return { up, data };
+  };
+
+  it.runIf(emulated)(
+    "cuda: three workers share two GPUs and their memory, and one that is lost comes back",
+    async () => {
+      const { up, data } = start(environment, ["--stages", "3", "--device", "cuda"]);
+      const [, url] = await up.line(/^ready (http:\S+)$/m, 60_000);
+      expect(up.output).toContain("starting 3 workers on cuda:0 (emulated), cuda:1 (emulated)\n");
+      const view = async () => (await (await fetch(`${url}/api/cluster`)).json()) as ClusterView;
+      const { workers, numericsId } = await view();
+      expect(numericsId).toMatch(/^cuda-sm_86\//);
+      const context = 512 * 2 ** 20;
+      const shared = Math.floor((0.9 * (8 * 2 ** 30 - context)) / 2);
+      const offers = workers.map(({ memoryBytes }) => memoryBytes);
+      expect(offers).toEqual([shared, Math.floor(0.9 * 8 * 2 ** 30), shared]);
+      const logOf = (index: number) => readFileSync(join(data, `logs/worker-${index}.log`), "utf8");
+      for (const [index, device] of [0, 1, 0].entries())
+        expect(logOf(index)).toContain(`computes on cuda:${device}`);
+      // The memory that the others have taken meanwhile changes nothing of what it offers.
+      process.kill(workers[2]!.pid, "SIGKILL");
+      const revived = await until("the worker to come back", async () => {
+        const now = await view();
+        return now.state === "ready" && now.workers[2]?.pid !== workers[2]!.pid ? now : null;
+      });
+      expect(revived.workers.map(({ memoryBytes }) => memoryBytes)).toEqual(offers);
+    },
+  );
+
+  it("auto: on the CPU where there is no GPU", async () => {
+    const { up } = start({ GLM_RELAY_CUDA_LIBRARY: "/nonexistent" }, ["--stages", "2", "--device", "auto"]);
+    const [, url] = await up.line(/^ready (http:\S+)$/m, 60_000);
+    const { numericsId } = (await (await fetch(`${url}/api/cluster`)).json()) as ClusterView;
+    expect(numericsId).toMatch(/^cpu\//);
+  });
+
+  it.each([
+    ["cuda", "/nonexistent", /value 'cuda': no CUDA library at \/nonexistent: run "make cuda"/],
+    ["cuda:7", testLibrary, /value 'cuda:7': there are \d+ GPUs here/],
+  ])("%s: tells what is missing before anything starts", async (device, library, message) => {
+    const { up } = start({ ...environment, GLM_RELAY_CUDA_LIBRARY: library }, [
+      "--stages",
+      "2",
+      "--device",
+      device,
+    ]);
+    expect((await up.exited).code).toBe(1);
+    expect(up.output).toMatch(message);
+    expect(up.output).not.toContain("starting");
+  });
 });
