@@ -100,7 +100,14 @@ std::unique_ptr<DeviceMatrix> CudaBackend::mapMatrix(const PackedBytes& matrix) 
 }
 
 void CudaBackend::reserveRows(int rows, int stepRows, int columns) {
-  halves_.grow(static_cast<uint64_t>(rows) * widestColumns_ * sizeof(uint16_t), stream_.get());
+  const auto require = [](const char* what, int size, int most) {
+    if (size <= most) return;
+    throw CudaError(std::string(what) + " " + std::to_string(size) + ": expected at most " +
+                    std::to_string(most) + " on GPUs");
+  };
+  require("hiddenSize", columns, kMaxNormColumns);
+  require("columns of a weight matrix", widestColumns_, kMaxRowColumns);
+  halves_.grow(halvesOf(rows, widestColumns_) * sizeof(uint16_t), stream_.get());
   halfScales_.grow(rows * sizeof(float), stream_.get());
   rowBytes_.grow(static_cast<uint64_t>(stepRows) * columns * sizeof(float), stream_.get());
   rowIndices_.grow(stepRows * sizeof(int32_t), stream_.get());
@@ -136,6 +143,7 @@ uint64_t CudaBackend::scratchBytes() const {
 }
 
 void CudaBackend::copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) {
+  halved_ = {};
   check(cudaMemcpyAsync(floats(to), from, bytes, cudaMemcpyHostToDevice, stream_.get()), "copying in");
 }
 
@@ -144,6 +152,7 @@ void CudaBackend::copyOut(void* to, const DeviceBuffer& from, uint64_t bytes) {
 }
 
 void CudaBackend::copyRowsIn(DeviceBuffer& to, const void* from, DType dtype, int rows, int columns) {
+  halved_ = {};
   const int64_t count = static_cast<int64_t>(rows) * columns;
   const uint64_t bytes = count * dtypeBytes(dtype);
   rowBytes_.grow(bytes, stream_.get());
@@ -162,21 +171,31 @@ void CudaBackend::copyRowsOut(void* to, const DeviceBuffer& from, DType dtype, i
 }
 
 void CudaBackend::beginStep(const StepRows& rows) {
+  halved_ = {};
   // The rows of the step before may still be on their way.
   check(cudaStreamSynchronize(stream_.get()), "ending a step");
   step_.begin(rows);
 }
 
+HalfRows CudaBackend::halved(const float* y, int rows, int columns) {
+  const int padded = (columns + kBlockColumns - 1) / kBlockColumns * kBlockColumns;
+  // Only before reserveRows, for a prefix encoder, is there anything to grow.
+  halves_.grow(halvesOf(rows, padded) * sizeof(uint16_t), stream_.get());
+  halfScales_.grow(rows * sizeof(float), stream_.get());
+  halved_ = {y, rows, columns};
+  return {halves_.as<uint16_t>(), halfScales_.as<float>(), padded};
+}
+
 void CudaBackend::rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows,
                           const DeviceBuffer& weight, int size, float eps) {
-  cuda::rmsNorm(stream_.get(), floats(y), floats(x) + static_cast<int64_t>(xRow) * size, floats(weight), rows,
-                size, eps);
+  rmsNormRows(stream_.get(), halved(floats(y), rows, size), floats(y),
+              floats(x) + static_cast<int64_t>(xRow) * size, floats(weight), rows, size, eps);
 }
 
 void CudaBackend::layerNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows,
                             const DeviceBuffer& weight, const DeviceBuffer& bias, int size, float eps) {
-  cuda::layerNorm(stream_.get(), floats(y), floats(x) + static_cast<int64_t>(xRow) * size, floats(weight),
-                  floats(bias), rows, size, eps);
+  layerNormRows(stream_.get(), halved(floats(y), rows, size), floats(y),
+                floats(x) + static_cast<int64_t>(xRow) * size, floats(weight), floats(bias), rows, size, eps);
 }
 
 void CudaBackend::matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceMatrix& w,
@@ -186,11 +205,11 @@ void CudaBackend::matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int r
 }
 
 void CudaBackend::multiply(float* y, const float* x, int rows, const CudaMatrix& w, const float* bias) {
-  const int paddedK = w.layout.paddedColumns();
-  // Only before reserveRows, for a prefix encoder, is there anything to grow.
-  halves_.grow(static_cast<uint64_t>(rows) * paddedK * sizeof(uint16_t), stream_.get());
-  halfScales_.grow(rows * sizeof(float), stream_.get());
-  toHalves(stream_.get(), halves_.as<uint16_t>(), nullptr, halfScales_.as<float>(), x, rows, w.k, paddedK);
+  if (halved_.from != x || halved_.rows < rows || halved_.columns != w.k) {
+    halveRows(stream_.get(), halved(x, rows, w.k), x, rows, w.k);
+  }
+  // What is written over x is no longer what was halved.
+  if (halved_.from == y) halved_ = {};
   multiplyHalves(y, halves_.as<uint16_t>(), rows, w, bias);
 }
 
@@ -230,6 +249,7 @@ CacheView CudaBackend::cacheView(int layer) const {
 
 void CudaBackend::storeKeysValues(DeviceBuffer& queries, const DeviceBuffer& qkv, int layer, int row,
                                   int rows, const HeadNorms& norms) {
+  halved_ = {};
   StoreArgs args = {};
   args.cache = cacheView(layer);
   args.queries = floats(queries) + static_cast<int64_t>(row) * plan_.headCount * plan_.headDim;
@@ -254,6 +274,7 @@ void CudaBackend::storePrefix(const DeviceBuffer& keysValues, int layer) {
 }
 
 void CudaBackend::attention(DeviceBuffer& out, const DeviceBuffer& queries, int layer, int row, int rows) {
+  halved_ = {};
   const StepMemory::Tasks tasks = step_.tasksOf(row, rows);
   AttentionArgs args = {};
   args.cache = cacheView(layer);
@@ -272,36 +293,45 @@ void CudaBackend::attention(DeviceBuffer& out, const DeviceBuffer& queries, int 
   setMark();
 }
 
+void CudaBackend::activate(DeviceBuffer& y, Activation activation, const DeviceBuffer& x, int rows,
+                           int size) {
+  activateRows(stream_.get(), halved(floats(y), rows, size), floats(y), activation, floats(x), rows, size);
+}
+
 void CudaBackend::gatedSilu(DeviceBuffer& y, const DeviceBuffer& gateUp, int rows, int size) {
-  cuda::gatedSilu(stream_.get(), floats(y), floats(gateUp), rows, size);
+  activate(y, Activation::kGatedSilu, gateUp, rows, size);
 }
 
 void CudaBackend::gelu(DeviceBuffer& y, const DeviceBuffer& x, int rows, int size) {
-  cuda::gelu(stream_.get(), floats(y), floats(x), rows, size);
+  activate(y, Activation::kGelu, x, rows, size);
 }
 
 void CudaBackend::gatedGelu(DeviceBuffer& y, const DeviceBuffer& upGate, int rows, int size) {
-  cuda::gatedGelu(stream_.get(), floats(y), floats(upGate), rows, size);
+  activate(y, Activation::kGatedGelu, upGate, rows, size);
 }
 
 void CudaBackend::scaleAdd(DeviceBuffer& x, int xRow, const DeviceBuffer& base, float scale,
                            const DeviceBuffer& delta, int rows, int size) {
+  halved_ = {};
   cuda::scaleAdd(stream_.get(), floats(x) + static_cast<int64_t>(xRow) * size, floats(base), scale,
                  floats(delta), static_cast<int64_t>(rows) * size);
 }
 
 void CudaBackend::add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size) {
+  halved_ = {};
   cuda::add(stream_.get(), floats(x) + static_cast<int64_t>(xRow) * size, floats(delta),
             static_cast<int64_t>(rows) * size);
 }
 
 void CudaBackend::round(DeviceBuffer& x, int xRow, int rows, int size, DType dtype) {
+  halved_ = {};
   roundTo(stream_.get(), floats(x) + static_cast<int64_t>(xRow) * size, static_cast<int64_t>(rows) * size,
           dtype);
 }
 
 void CudaBackend::gatherRows(DeviceBuffer& y, const DeviceBuffer& x, const int32_t* rows, int count,
                              int size) {
+  halved_ = {};
   check(cudaMemcpyAsync(rowIndices_.as<void>(), rows, count * sizeof(int32_t), cudaMemcpyHostToDevice,
                         stream_.get()),
         "choosing rows");

@@ -14,6 +14,7 @@
 #include "cuda/cuda_experts.h"
 #include "cuda/device_memory.h"
 #include "cuda/kernels/attention.h"
+#include "cuda/kernels/rows.h"
 #include "cuda/pack_matrix.h"
 #include "cuda/step_memory.h"
 #include "model/thread_pool.h"
@@ -104,6 +105,15 @@ class CudaBackend : public Backend {
     cudaEvent_t event = nullptr;
     bool waiting = false;
   };
+  // Which rows halves_ and halfScales_ are.
+  struct Halved {
+    const float* from = nullptr;
+    int rows = 0;
+    int columns = 0;
+  };
+  // Room in halves_ for what an operation gives as FP16 too: y[0, rows), which is all that halved_ is then.
+  HalfRows halved(const float* y, int rows, int columns);
+  void activate(DeviceBuffer& y, Activation activation, const DeviceBuffer& x, int rows, int size);
   // y[0, rows) = x[0, rows) * w^T (+ bias)
   void multiply(float* y, const float* x, int rows, const CudaMatrix& w, const float* bias);
   // The same of rows that are FP16 already, with halfScales_.
@@ -123,6 +133,7 @@ class CudaBackend : public Backend {
   int widestColumns_ = 0;    // of a weight matrix
   DeviceMemory halves_;      // the input of a product
   DeviceMemory halfScales_;  // a float per row
+  Halved halved_;
   DeviceMemory rowBytes_;    // rows that come in or go out, in the residual stream's type
   DeviceMemory rowIndices_;  // of gatherRows
 

@@ -14,7 +14,7 @@ void ExpertMemory::reserve(const ExpertShape& expertShape, int hidden, int rows,
   };
   const int64_t choices = static_cast<int64_t>(rows) * shape.perToken;
   const WeightLayout router(shape.count, hidden, {});
-  lowHalves.grow(static_cast<uint64_t>(rows) * router.paddedColumns() * sizeof(uint16_t), stream);
+  lowHalves.grow(halvesOf(rows, router.paddedColumns()) * sizeof(uint16_t), stream);
   floats(logits, rows, shape.count);
   floats(lowLogits, rows, shape.count);
   floats(rowOfPart, choices, 1);
@@ -47,6 +47,7 @@ void CudaBackend::reserveExperts(const ExpertShape& shape, int hiddenSize, int r
 // logits[rows, experts] with the router's weights as stored and its input in two FP16 numbers, 22 bits: a
 // choice between experts that are nearly as good should be that of float32.
 void CudaBackend::route(const float* x, int rows, const CudaMatrix& router) {
+  halved_ = {};
   float* logits = experts_.logits.as<float>();
   toHalves(stream_.get(), halves_.as<uint16_t>(), experts_.lowHalves.as<uint16_t>(), halfScales_.as<float>(),
            x, rows, router.k, router.layout.paddedColumns());

@@ -42,8 +42,8 @@ class BlockWriter {
   }
 
   void scale(int n, int columnBlock, int group, uint16_t half) {
-    uint8_t* to = block(n, columnBlock) + blockDataBytes(type_) + group * kVectorBytes;
-    std::memcpy(to + n % kBlockRows * 2, &half, 2);
+    uint8_t* to = block(n, columnBlock) + blockDataBytes(type_);
+    std::memcpy(to + (n % kBlockRows * layout_.groupsPerBlock + group) * 2, &half, 2);
   }
 
  private:

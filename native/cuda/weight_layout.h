@@ -12,8 +12,8 @@
 // - 8 bits, q + 128: vector s / 4 of two, byte 4 (s % 4) + v.
 // - FP16: vector s / 2 of four, number 4 (s % 2) + v.
 //
-// Of rounded matrices the FP16 scales follow: for each group of the block (one per 32, 64 or 128 columns)
-// those of the 8 rows.
+// Of rounded matrices the FP16 scales follow: for each of the 8 rows those of its groups (one per 32, 64 or
+// 128 columns), so that a lane gets all scales of its row at once.
 //
 // Numbers of a row are kept in the middle of FP16's range: scales, or FP16 values, are multiplied by a power
 // of two, and rowScale of the matrix takes it back. So dequantized values neither overflow nor lose bits
@@ -62,5 +62,28 @@ struct WeightLayout {
   size_t rowBlockBytes() const { return static_cast<size_t>(columnBlocks) * blockBytes; }
   size_t bytes() const { return rowBlocks * rowBlockBytes(); }
 };
+
+// The input of a product, FP16, lies as the same instructions want it: rows in tiles of 16, and of every tile
+// and step of 16 columns the 16 bytes of each lane one behind the other. Lane l has, with t = l % 4, the
+// columns 2t and 2t + 1 of the rows l / 4 and l / 4 + 8, then the columns 2t + 8 and 2t + 9 of the same.
+constexpr int kTileRows = 16;
+constexpr int64_t halfIndex(int row, int column, int paddedColumns) {
+  const int64_t step =
+      static_cast<int64_t>(row / kTileRows) * (paddedColumns / kStepColumns) + column / kStepColumns;
+  const int lane = row % 8 * 4 + column % 8 / 2;
+  const int pair = column % kStepColumns / 8 * 2 + row % kTileRows / 8;
+  return (step * 32 + lane) * 8 + pair * 2 + column % 2;
+}
+// FP16 numbers to make room for when so many rows come: whole tiles, and 32 columns of one that are read
+// ahead and not used.
+constexpr int64_t halvesOf(int rows, int paddedColumns) {
+  return static_cast<int64_t>((rows + kTileRows - 1) / kTileRows) * kTileRows * paddedColumns +
+         kTileRows * 32;
+}
+
+// Sums along k are made in so many parts, each of the same number of whole blocks but the last ones, and put
+// together in order: few rows of x leave a GPU idle unless several warps share the columns.
+constexpr int kParts = 4;
+constexpr int blocksPerPart(int columnBlocks) { return (columnBlocks + kParts - 1) / kParts; }
 
 }  // namespace glm_relay::cuda

@@ -36,6 +36,53 @@ __device__ __forceinline__ uint32_t multiplyHalves(uint32_t a, uint32_t b) {
   return result;
 }
 
+// a * b + c, rounded once.
+__device__ __forceinline__ uint32_t fusedHalves(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t result;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+  return result;
+}
+// (a & mask) | bits
+template <uint32_t kMask, uint32_t kBits>
+__device__ __forceinline__ uint32_t maskedOr(uint32_t a) {
+  uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(a), "n"(kMask), "n"(kBits));
+  return result;
+}
+
+// Memory that no kernel writes while this one runs. `Once`: nobody on this multiprocessor reads it again.
+__device__ __forceinline__ uint4 load16Once(const void* from) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from));
+  return v;
+}
+__device__ __forceinline__ uint2 load8Once(const void* from) {
+  uint2 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];"
+               : "=r"(v.x), "=r"(v.y)
+               : "l"(from));
+  return v;
+}
+__device__ __forceinline__ uint32_t load4Once(const void* from) {
+  uint32_t v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.u32 %0, [%1];" : "=r"(v) : "l"(from));
+  return v;
+}
+__device__ __forceinline__ uint32_t load2Once(const void* from) {
+  uint16_t v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.u16 %0, [%1];" : "=h"(v) : "l"(from));
+  return v;
+}
+__device__ __forceinline__ uint4 load16(const void* from) {
+  uint4 v;
+  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from));
+  return v;
+}
+
 // Fragments are those of the PTX manual for mma.m16n8k16 and m16n8k8; the emulation draws them.
 __device__ __forceinline__ void loadMatrices(uint32_t (&out)[4], const void* row) {
   const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
@@ -99,6 +146,7 @@ namespace glm_relay::cuda {
 
 constexpr int kWarp = 32;
 
+__device__ __forceinline__ int smaller(int a, int b) { return a < b ? a : b; }
 __device__ __forceinline__ int laneOfThread() { return static_cast<int>(threadIdx.x) % kWarp; }
 __device__ __forceinline__ int warpOfThread() { return static_cast<int>(threadIdx.x) / kWarp; }
 

@@ -1,3 +1,4 @@
+#include "cuda/kernels/activation.h"
 #include "cuda/kernels/device.h"
 #include "cuda/kernels/kernels.h"
 
@@ -14,14 +15,6 @@ dim3 blocksOf(int64_t count) {
 __device__ __forceinline__ int64_t indexOfThread() {
   return static_cast<int64_t>(blockIdx.x) * kThreads + static_cast<int64_t>(threadIdx.x);
 }
-
-// gelu by tanh is x / (1 + exp(-2u)) with u = sqrt(2 / pi) (x + 0.044715 x^3)
-__device__ __forceinline__ float geluTanh(float x) {
-  const float inner = fmaf(x * x, 0.044715f, 1.0f);
-  return x / (1.0f + expf((x * -1.59576912f) * inner));
-}
-__device__ __forceinline__ float geluErf(float x) { return 0.5f * x * (1.0f + erff(x * 0.707106781f)); }
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
 __global__ void gatedSiluKernel(float* y, const float* x, int64_t count, int size) {
   const int64_t i = indexOfThread();

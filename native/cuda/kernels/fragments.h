@@ -1,86 +1,90 @@
-// The weights of one block (weight_layout.h) as a lane's fragments, dequantized on the way.
+// The weights of one block (weight_layout.h) as a lane's fragments, dequantized on the way: a weight is
+// q * scale, where q is exact in FP16 and the product is rounded once.
 #pragma once
 
 #include "cuda/kernels/device.h"
+#include "cuda/kernels/kernels.h"
 #include "cuda/weight_layout.h"
 
 namespace glm_relay::cuda {
 
-// `block` is in shared memory. fragment(step, b) gives the lane's part of columns [16 step, 16 step + 16): a
-// pair is q * scale, where q is exact in FP16 and the product is rounded once.
-template <WeightType Type>
-struct BlockFragments;
+// A quarter of a block: 32 columns, two steps. Quarters share no group's border, as groups have 32 columns or
+// more.
+constexpr int kQuarters = 4;
+constexpr int kQuarterSteps = kBlockSteps / kQuarters;
 
-// The scales of a block: that of the lane's row for the group of a step, twice.
-struct BlockScales {
-  const uint16_t* ofRow;
-  int stepShift;  // steps per group, as a power of two
+constexpr int quartersPerVector(WeightType type) { return kQuarters / vectorsPerLane(type); }
 
-  __device__ __forceinline__ BlockScales(const uint8_t* scales, int lane, int shift)
-      : ofRow(reinterpret_cast<const uint16_t*>(scales) + lane / 4), stepShift(shift) {}
-  __device__ __forceinline__ uint32_t pair(int step) const {
-    const uint32_t scale = ofRow[(step >> stepShift) * kBlockRows];
-    return scale | scale << 16;
-  }
-};
-
-__device__ __forceinline__ const uint4* vectorOfLane(const uint8_t* block, int vector, int lane) {
-  return reinterpret_cast<const uint4*>(block) + vector * kWarp + lane;
-}
 __device__ __forceinline__ uint32_t wordOf(const uint4& vector, int word) {
   return word == 0 ? vector.x : word == 1 ? vector.y : word == 2 ? vector.z : vector.w;
 }
 
-template <>
-struct BlockFragments<WeightType::kInt4> {
-  uint4 values;
-  BlockScales scales;
+// A lane takes the 8 bytes of a block's scales that those of its row are in: at this offset.
+__device__ __forceinline__ int scaleVector(int lane, int groupsPerBlock) {
+  return lane / 4 * 2 * groupsPerBlock & ~7;
+}
 
-  __device__ __forceinline__ BlockFragments(const uint8_t* block, int lane, int stepShift)
-      : values(*vectorOfLane(block, 0, lane)),
-        scales(block + blockDataBytes(WeightType::kInt4), lane, stepShift) {}
+// Which of these bytes belong to a quarter, as selectors that give the scale twice.
+struct ScaleSelectors {
+  uint32_t ofQuarter[kQuarters];
 
-  __device__ __forceinline__ void fragment(int step, uint32_t (&b)[2]) const {
-    const uint32_t word = wordOf(values, step / 2) >> (step % 2 * 8);
-    const uint32_t scale = scales.pair(step);
-    // A nibble n below the bits of 1024 is the FP16 number 1024 + n.
-    for (int half = 0; half < 2; half++) {
-      const uint32_t shifted = ((word >> (4 * half)) & 0x000f000fu) | 0x64006400u;
-      b[half] = multiplyHalves(subtractHalves(shifted, 0x64086408u), scale);
+  __device__ __forceinline__ ScaleSelectors(int lane, int groupsPerBlock) {
+#pragma unroll
+    for (int quarter = 0; quarter < kQuarters; quarter++) {
+      const int group = quarter * groupsPerBlock / kQuarters;
+      const uint32_t byte = static_cast<uint32_t>((lane / 4 * groupsPerBlock + group) * 2 & 7);
+      const uint32_t once = byte | (byte + 1) << 4;
+      ofQuarter[quarter] = once | once << 8;
     }
   }
-};
-
-template <>
-struct BlockFragments<WeightType::kInt8> {
-  uint4 values[2];
-  BlockScales scales;
-
-  __device__ __forceinline__ BlockFragments(const uint8_t* block, int lane, int stepShift)
-      : values{*vectorOfLane(block, 0, lane), *vectorOfLane(block, 1, lane)},
-        scales(block + blockDataBytes(WeightType::kInt8), lane, stepShift) {}
-
-  __device__ __forceinline__ void fragment(int step, uint32_t (&b)[2]) const {
-    const uint32_t word = wordOf(values[step / 4], step % 4);
-    const uint32_t scale = scales.pair(step);
-    // The byte q + 128 below the high byte of 1024 is 1152 + q.
-    b[0] = multiplyHalves(subtractHalves(__byte_perm(word, 0x64646464u, 0x4140u), 0x64806480u), scale);
-    b[1] = multiplyHalves(subtractHalves(__byte_perm(word, 0x64646464u, 0x4342u), 0x64806480u), scale);
+  __device__ __forceinline__ uint32_t pair(const uint2& scales, int quarter) const {
+    return __byte_perm(scales.x, scales.y, ofQuarter[quarter]);
   }
 };
 
-template <>
-struct BlockFragments<WeightType::kStored> {
-  uint4 values[4];
-
-  __device__ __forceinline__ BlockFragments(const uint8_t* block, int lane, int)
-      : values{*vectorOfLane(block, 0, lane), *vectorOfLane(block, 1, lane), *vectorOfLane(block, 2, lane),
-               *vectorOfLane(block, 3, lane)} {}
-
-  __device__ __forceinline__ void fragment(int step, uint32_t (&b)[2]) const {
-    b[0] = wordOf(values[step / 2], step % 2 * 2);
-    b[1] = wordOf(values[step / 2], step % 2 * 2 + 1);
+// b[step] of the quarter from the vector that holds it; `scale` is the quarter's, twice.
+template <WeightType kType>
+__device__ __forceinline__ void dequantize(const uint4& vector, int quarter, uint32_t scale,
+                                           uint32_t (&b)[kQuarterSteps][2]) {
+  if constexpr (kType == WeightType::kInt4) {
+    const uint32_t low = wordOf(vector, quarter);
+    const uint32_t words[kQuarterSteps] = {low, low >> 8};
+#pragma unroll
+    for (int step = 0; step < kQuarterSteps; step++) {
+      // A nibble n below the bits of 1024 is the FP16 number 1024 + n; four bits higher, 1024 + 16 n.
+      const uint32_t first = maskedOr<0x000f000fu, 0x64006400u>(words[step]);
+      const uint32_t second = maskedOr<0x00f000f0u, 0x64006400u>(words[step]);
+      b[step][0] = multiplyHalves(subtractHalves(first, 0x64086408u), scale);             // 1032
+      b[step][1] = multiplyHalves(fusedHalves(second, 0x2c002c00u, 0xd480d480u), scale);  // 1 / 16, -72
+    }
+  } else if constexpr (kType == WeightType::kInt8) {
+#pragma unroll
+    for (int step = 0; step < kQuarterSteps; step++) {
+      // The byte q + 128 below the high byte of 1024 is 1152 + q.
+      const uint32_t word = wordOf(vector, quarter % 2 * kQuarterSteps + step);
+      const uint32_t first = __byte_perm(word, 0x64646464u, 0x4140u);
+      const uint32_t second = __byte_perm(word, 0x64646464u, 0x4342u);
+      b[step][0] = multiplyHalves(subtractHalves(first, 0x64806480u), scale);
+      b[step][1] = multiplyHalves(subtractHalves(second, 0x64806480u), scale);
+    }
+  } else {
+    b[0][0] = vector.x;
+    b[0][1] = vector.y;
+    b[1][0] = vector.z;
+    b[1][1] = vector.w;
   }
-};
+}
+
+// One step's products of a row tile with a block.
+template <Path kPath>
+__device__ __forceinline__ void multiplyStep(float (&sums)[4], const uint4& x, const uint32_t (&b)[2]) {
+  const uint32_t a[4] = {x.x, x.y, x.z, x.w};
+  if constexpr (kPath == Path::kAmpere) {
+    multiply16x8x16(sums, a, b);
+  } else {
+    multiply16x8x8(sums, a, b[0]);
+    multiply16x8x8(sums, a + 2, b[1]);
+  }
+}
 
 }  // namespace glm_relay::cuda

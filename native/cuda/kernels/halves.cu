@@ -1,30 +1,20 @@
 #include "cuda/kernels/device.h"
 #include "cuda/kernels/kernels.h"
+#include "cuda/kernels/scaled_halves.h"
+#include "cuda/weight_layout.h"
 
 namespace glm_relay::cuda {
 
 namespace {
-
-// The largest magnitude of a row becomes a number of [2^14, 2^15): FP16 has room for sixteen thousand times
-// smaller ones without a loss, and for ten bits more before they vanish.
-constexpr int kTopExponent = 14;
-// Beyond it the factor itself would leave float32's normal range; such rows are as good as zero.
-constexpr int kMaxShift = 100;
-
-__device__ __forceinline__ float powerOfTwo(int exponent) {
-  return __uint_as_float(static_cast<uint32_t>(exponent + 127) << 23);
-}
 
 // One block per row.
 __global__ void toHalvesKernel(uint16_t* out, uint16_t* low, float* scales, const float* x, int k,
                                int paddedK) {
   uint32_t* partial = reinterpret_cast<uint32_t*>(sharedMemory());
   const float* row = x + static_cast<int64_t>(blockIdx.x) * k;
-  const int64_t begin = static_cast<int64_t>(blockIdx.x) * paddedK;
-  // As bits, magnitudes are in order, infinity and NaN above all numbers.
   uint32_t largest = 0;
   for (int i = static_cast<int>(threadIdx.x); i < k; i += kRowThreads) {
-    const uint32_t magnitude = __float_as_uint(row[i]) & 0x7fffffffu;
+    const uint32_t magnitude = magnitudeBits(row[i]);
     largest = magnitude > largest ? magnitude : largest;
   }
   largest = warpMax(largest);
@@ -32,18 +22,22 @@ __global__ void toHalvesKernel(uint16_t* out, uint16_t* low, float* scales, cons
   __syncthreads();
   for (int i = 0; i < kRowWarps; i++) largest = partial[i] > largest ? partial[i] : largest;
 
-  const int shift = kTopExponent - (static_cast<int>(largest >> 23) - 127);
-  const int kept = shift > kMaxShift ? kMaxShift : shift;
-  const float factor = powerOfTwo(kept);
-  for (int i = static_cast<int>(threadIdx.x); i < paddedK; i += kRowThreads) {
-    const float value = i < k ? row[i] * factor : 0.0f;
-    out[begin + i] = halfBits(value);
-    if (low != nullptr) low[begin + i] = halfBits(value - halfValue(halfBits(value)));
+  const RowFactor of(largest);
+  const int target = static_cast<int>(blockIdx.x);
+  for (int i = 2 * static_cast<int>(threadIdx.x); i < paddedK; i += 2 * kRowThreads) {
+    uint32_t pair = 0;
+    uint32_t lowPair = 0;
+    for (int j = 0; j < 2; j++) {
+      const float value = i + j < k ? row[i + j] * of.factor : 0.0f;
+      const uint32_t half = halfBits(value);
+      pair |= half << (16 * j);
+      lowPair |= static_cast<uint32_t>(halfBits(value - halfValue(static_cast<uint16_t>(half)))) << (16 * j);
+    }
+    const int64_t at = halfIndex(target, i, paddedK);
+    *reinterpret_cast<uint32_t*>(out + at) = pair;
+    if (low != nullptr) *reinterpret_cast<uint32_t*>(low + at) = lowPair;
   }
-  // The numbers of a row that is not finite would be finite here; its products must not be.
-  if (threadIdx.x == 0) {
-    scales[blockIdx.x] = largest >= 0x7f800000u ? __uint_as_float(0x7fc00000u) : powerOfTwo(-kept);
-  }
+  if (threadIdx.x == 0) scales[blockIdx.x] = of.scale;
 }
 
 }  // namespace

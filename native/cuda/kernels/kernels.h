@@ -19,12 +19,6 @@ namespace glm_relay::cuda {
 // Which instructions the kernels use. kTuring's run on every GPU from sm_75 on, kAmpere's from sm_80 on.
 enum class Path : uint8_t { kTuring, kAmpere };
 
-// y[rows, size] = norm of x
-void rmsNorm(cudaStream_t stream, float* y, const float* x, const float* weight, int rows, int size,
-             float eps);
-void layerNorm(cudaStream_t stream, float* y, const float* x, const float* weight, const float* bias,
-               int rows, int size, float eps);
-
 // y[r, i] = silu(x[r, i]) * x[r, size + i]
 void gatedSilu(cudaStream_t stream, float* y, const float* x, int rows, int size);
 // y[i] = gelu(x[i]), by tanh
@@ -44,8 +38,9 @@ void narrow(cudaStream_t stream, void* out, const float* in, int64_t count, DTyp
 // y[i] = x[rows[i]]
 void gatherRows(cudaStream_t stream, float* y, const float* x, const int32_t* rows, int count, int size);
 
-// out[rows, paddedK] = x[rows, k] as FP16, each row times a power of two that brings its largest magnitude
-// near the top of FP16's range, then zeros; scales[r] takes the power back. NaN for a row that is not finite.
+// out = x[rows, k] as FP16 in the order of halfIndex() (weight_layout.h), each row times a power of two that
+// brings its largest magnitude near the top of FP16's range, then zeros up to paddedK; scales[r] takes the
+// power back. NaN for a row that is not finite.
 // `low` gets what that leaves of each value, as FP16 too; null: nobody wants it.
 void toHalves(cudaStream_t stream, uint16_t* out, uint16_t* low, float* scales, const float* x, int rows,
               int k, int paddedK);

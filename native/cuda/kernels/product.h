@@ -1,10 +1,12 @@
 // y[rows, n] = x[rows, k] * w[n, k]^T (+ bias), on tensor cores: x as FP16 with a power of two per row
 // (toHalves), w as it lies in weight_layout.h, sums in float32.
 //
-// Every output is one sum along k, 16 columns (kTuring: 8) per matrix instruction, ascending, made by one
-// warp: whatever the tile, and so whatever the number of rows. Tiles differ in how many rows and columns a
-// block of threads computes: 4 warps side by side, each with kRowTiles x 16 rows and kColumnTiles x 8
-// columns.
+// An output is the sum of kParts sums along k, in order; each of them is made by one warp, 16 columns
+// (kTuring: 8) per matrix instruction, ascending. So it does not depend on the kernel or the tile, and they
+// may be chosen by the number of rows:
+// - narrow, up to 32 rows: bound by the memory that holds the weights. Every part has its own warp, which
+//   takes weights from memory to registers, some blocks ahead, and waits for nobody until the end.
+// - wide: bound by the tensor cores. A block of threads shares x in shared memory.
 #pragma once
 
 #include "cuda/kernels/kernels.h"
@@ -14,7 +16,7 @@ namespace glm_relay::cuda {
 
 struct ProductArgs {
   float* y;
-  const uint16_t* x;     // [rows, layout.paddedColumns()], FP16
+  const uint16_t* x;     // halvesOf(rows, layout.paddedColumns()) FP16 numbers, as halfIndex() says
   const float* xScales;  // [rows]
   const uint8_t* weights;
   const float* rowScales;  // [n]
@@ -27,11 +29,48 @@ struct ProductArgs {
   int blockBytes;
 };
 
-// Enqueues the product with the best tile for so many rows.
+// Enqueues the product with the best kernel for so many rows.
 void product(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args);
 
-// The same with a tile of `rowTiles` (1, 2 or 4) x 16 rows; for tests.
-void productWithTile(cudaStream_t stream, Path path, WeightType type, int rowTiles, const ProductArgs& args);
+enum class ProductKernel : uint8_t { kNarrow16, kNarrow32, kWide };
+constexpr ProductKernel kProductKernels[] = {ProductKernel::kNarrow16, ProductKernel::kNarrow32,
+                                             ProductKernel::kWide};
+// The same with a kernel by name; for tests.
+void productWith(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
+                 const ProductArgs& args);
+
+// The rows that one block of threads computes together: those of one expert, or no rows.
+struct ExpertTile {
+  int32_t expert;
+  int32_t firstRow;  // a multiple of kTileRows
+  int32_t rows;      // at most as many as the kernel's tile has
+};
+// The weights of an expert, in the layout that ProductArgs gives.
+struct ExpertMatrix {
+  const uint8_t* weights;
+  const float* rowScales;
+};
+struct GroupedRows {
+  const ExpertMatrix* matrices;  // [experts]
+  const ExpertTile* tiles;       // [tileCount]
+  int tileCount;
+};
+constexpr int rowsOf(ProductKernel kernel) {
+  return kernel == ProductKernel::kNarrow16 ? 16 : kernel == ProductKernel::kNarrow32 ? 32 : 64;
+}
+
+// The same for rows of many experts in one grid, bit by bit what `product` gives each of them: row r of y is
+// the product of row r of x and the matrix of the tile that r lies in. So x and y have rows that are nobody's
+// where an expert's rows do not fill their last kTileRows. Of `args`, weights, rowScales and rows are not
+// used.
+void groupedProduct(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
+                    const ProductArgs& args, const GroupedRows& grouped);
+
+// Of rowTiles (1 or 2) x 16 rows per block of threads, and of 64; `grouped`: null or as above.
+void narrowProduct(cudaStream_t stream, Path path, WeightType type, int rowTiles, const ProductArgs& args,
+                   const GroupedRows* grouped);
+void wideProduct(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args,
+                 const GroupedRows* grouped);
 
 // Once per device, before the first product of a path: lets the kernels use as much shared memory as they
 // need.

@@ -4,6 +4,7 @@
 
 #include "attention_case.h"
 #include "block.h"
+#include "cuda/kernels/rows.h"
 #include "product_case.h"
 
 namespace glm_relay::cuda {
@@ -75,21 +76,28 @@ void checkBarriers(Check& check) {
   const OnDevice<float> x(random.values(kRows * kSize)), weight(random.values(kSize)),
       bias(random.values(kSize));
   const OnDevice<float> y(static_cast<size_t>(kRows) * kSize), scales(static_cast<size_t>(kRows));
-  const OnDevice<uint16_t> halves(static_cast<size_t>(kRows) * 384);
+  const OnDevice<uint16_t> halves(static_cast<size_t>(halvesOf(kRows, 384)));
+  const HalfRows to = {halves.get(), scales.get(), 384};
+  const auto withScales = [&] {
+    std::vector<float> values = y.read();
+    const std::vector<float> factors = scales.read();
+    values.insert(values.end(), factors.begin(), factors.end());
+    return values;
+  };
   checkKernel(check,
               {"RMSNorm",
                [&] {
-                 rmsNorm(stream(), y.get(), x.get(), weight.get(), kRows, kSize, 1e-5f);
-                 return y.read();
+                 rmsNormRows(stream(), to, y.get(), x.get(), weight.get(), kRows, kSize, 1e-5f);
+                 return withScales();
                }},
-              1, false);
+              2, false);
   checkKernel(check,
               {"LayerNorm",
                [&] {
-                 layerNorm(stream(), y.get(), x.get(), weight.get(), bias.get(), kRows, kSize, 1e-5f);
-                 return y.read();
+                 layerNormRows(stream(), to, y.get(), x.get(), weight.get(), bias.get(), kRows, kSize, 1e-5f);
+                 return withScales();
                }},
-              1, false);
+              2, false);
   checkKernel(check,
               {"FP16 rows",
                [&] {
@@ -100,10 +108,12 @@ void checkBarriers(Check& check) {
 
   const ProductCase product(20, 40, 1000, {WeightType::kInt4, 32, ScaleChoice::kAbsMax}, DType::kFloat32,
                             false, 2);
-  checkKernel(check, {"ampere product", [&] { return product.run(Path::kAmpere, 1, 0, 20); }}, 2, true);
-  checkKernel(check, {"ampere product of many rows", [&] { return product.run(Path::kAmpere, 4, 0, 20); }}, 2,
-              true);
-  checkKernel(check, {"turing product", [&] { return product.run(Path::kTuring, 2, 0, 20); }}, 3, false);
+  const auto productBy = [&](Path path, ProductKernel kernel) {
+    return [&product, path, kernel] { return product.run(path, kernel, 0, 20); };
+  };
+  checkKernel(check, {"narrow product", productBy(Path::kAmpere, ProductKernel::kNarrow16)}, 2, false);
+  checkKernel(check, {"ampere product", productBy(Path::kAmpere, ProductKernel::kWide)}, 2, true);
+  checkKernel(check, {"turing product", productBy(Path::kTuring, ProductKernel::kWide)}, 3, false);
 
   AttentionCase attention({KvType::kFloat16, 8, 2, 24, {{60, 9}, {0, 3}}, 0}, 4);
   attention.store();

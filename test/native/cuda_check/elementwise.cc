@@ -1,6 +1,8 @@
 #include <cmath>
 
 #include "check.h"
+#include "cuda/kernels/rows.h"
+#include "cuda/weight_layout.h"
 #include "kernels/half.h"
 
 namespace glm_relay::cuda {
@@ -9,9 +11,51 @@ namespace {
 
 constexpr double kFloatBound = 2e-6;
 const int kSizes[] = {1, 31, 64, 257, 1000};
+// Rows of which a thread has several columns.
+const int kWideNorms[] = {5001, 12288};
+const int kWideActivations[] = {5001, 13696, 20000};
 constexpr int kRows = 3;
 
 std::string at(const char* what, int size) { return std::string(what) + " of " + std::to_string(size); }
+
+// Rows that an operation gives as FP16 as well.
+class HalvedRows {
+ public:
+  HalvedRows(int rows, int size)
+      : rows_(rows),
+        size_(size),
+        padded_((size + kBlockColumns - 1) / kBlockColumns * kBlockColumns),
+        halves_(static_cast<size_t>(halvesOf(rows, padded_))),
+        scales_(static_cast<size_t>(rows)) {}
+
+  HalfRows to() const { return {halves_.get(), scales_.get(), padded_}; }
+  // They are what toHalves makes of y.
+  void check(Check& check, const OnDevice<float>& y, const std::string& what) const {
+    const HalvedRows expected(rows_, size_);
+    toHalves(stream(), expected.halves_.get(), nullptr, expected.scales_.get(), y.get(), rows_, size_,
+             padded_);
+    check.equal(scales_.read(), expected.scales_.read(), what + ", factors of FP16 rows");
+    check.equal(values(), expected.values(), what + ", as FP16");
+  }
+
+ private:
+  std::vector<float> values() const {
+    const std::vector<uint16_t> halves = halves_.read();
+    std::vector<float> values;
+    for (int row = 0; row < rows_; row++) {
+      for (int i = 0; i < padded_; i++) {
+        values.push_back(halfToFloat(halves[static_cast<size_t>(halfIndex(row, i, padded_))]));
+      }
+    }
+    return values;
+  }
+
+  const int rows_;
+  const int size_;
+  const int padded_;
+  OnDevice<uint16_t> halves_;
+  OnDevice<float> scales_;
+};
 
 void checkNorms(Check& check, Random& random, int size) {
   const std::vector<float> x = random.values(static_cast<size_t>(kRows) * size, 3.0f);
@@ -37,15 +81,18 @@ void checkNorms(Check& check, Random& random, int size) {
       layer.push_back((from[i] - mean) / std::sqrt(variance / size + eps) * weight[i] + bias[i]);
     }
   }
-  rmsNorm(stream(), y.get(), in.get(), w.get(), kRows, size, 1e-5f);
+  const HalvedRows halved(kRows, size);
+  rmsNormRows(stream(), halved.to(), y.get(), in.get(), w.get(), kRows, size, 1e-5f);
   const std::vector<float> all = y.read();
   check.near(all, rms, kFloatBound, at("RMSNorm", size));
-  rmsNorm(stream(), y.get(), in.get() + size, w.get(), 1, size, 1e-5f);
+  halved.check(check, y, at("RMSNorm", size));
+  rmsNormRows(stream(), halved.to(), y.get(), in.get() + size, w.get(), 1, size, 1e-5f);
   const std::vector<float> alone = y.read();
   check.equal({alone.begin(), alone.begin() + size}, {all.begin() + size, all.begin() + 2 * size},
               at("RMSNorm of one row", size));
-  layerNorm(stream(), y.get(), in.get(), w.get(), b.get(), kRows, size, 1e-5f);
+  layerNormRows(stream(), halved.to(), y.get(), in.get(), w.get(), b.get(), kRows, size, 1e-5f);
   check.near(y.read(), layer, kFloatBound, at("LayerNorm", size));
+  halved.check(check, y, at("LayerNorm", size));
 }
 
 double gelu(double x) {
@@ -67,12 +114,17 @@ void checkActivations(Check& check, Random& random, int size) {
     }
   }
   for (size_t i = 0; i < count; i++) tanh.push_back(gelu(x[i]));
-  gatedSilu(stream(), y.get(), in.get(), kRows, size);
-  check.near(y.read(), silu, kFloatBound, at("gated silu", size));
-  gatedGelu(stream(), y.get(), in.get(), kRows, size);
-  check.near(y.read(), erf, kFloatBound, at("gated gelu", size));
-  cuda::gelu(stream(), y.get(), in.get(), kRows, size);
-  check.near(y.read(), tanh, kFloatBound, at("gelu", size));
+  const HalvedRows halved(kRows, size);
+  const auto checkOne = [&](Activation activation, const std::vector<double>& expected, const char* name) {
+    activateRows(stream(), halved.to(), y.get(), activation, in.get(), kRows, size);
+    check.near(y.read(), expected, kFloatBound, at(name, size));
+    halved.check(check, y, at(name, size));
+  };
+  checkOne(Activation::kGatedSilu, silu, "gated silu");
+  checkOne(Activation::kGatedGelu, erf, "gated gelu");
+  checkOne(Activation::kGelu, tanh, "gelu");
+  halveRows(stream(), halved.to(), in.get(), kRows, size);
+  halved.check(check, in, at("FP16 rows", size));
 }
 
 void checkSums(Check& check, Random& random, int size) {
@@ -127,11 +179,11 @@ void checkMixture(Check& check, Random& random, int size) {
 
 // A row as two FP16 numbers per value has 22 bits.
 void checkHalves(Check& check, Random& random, int size) {
-  const int padded = size + 40;
+  const int padded = (size + 40) / kStepColumns * kStepColumns;
   const std::vector<float> x = random.values(static_cast<size_t>(kRows) * size, 1e-3f);
   const OnDevice<float> in(x), scales(static_cast<size_t>(kRows));
-  const OnDevice<uint16_t> high(static_cast<size_t>(kRows) * padded),
-      low(static_cast<size_t>(kRows) * padded);
+  const OnDevice<uint16_t> high(static_cast<size_t>(halvesOf(kRows, padded))),
+      low(static_cast<size_t>(halvesOf(kRows, padded)));
   toHalves(stream(), high.get(), low.get(), scales.get(), in.get(), kRows, size, padded);
   const std::vector<uint16_t> first = high.read(), second = low.read();
   const std::vector<float> factors = scales.read();
@@ -139,7 +191,7 @@ void checkHalves(Check& check, Random& random, int size) {
   std::vector<double> expected;
   for (int row = 0; row < kRows; row++) {
     for (int i = 0; i < padded; i++) {
-      const size_t place = static_cast<size_t>(row) * padded + i;
+      const size_t place = static_cast<size_t>(halfIndex(row, i, padded));
       const double value = i < size ? x[static_cast<size_t>(row) * size + i] / factors[row] : 0.0;
       one.push_back(halfToFloat(first[place]));
       both.push_back(halfToFloat(first[place]) + halfToFloat(second[place]));
@@ -191,6 +243,8 @@ void checkElementwise(Check& check) {
     checkMixture(check, random, size);
     checkHalves(check, random, size);
   }
+  for (int size : kWideNorms) checkNorms(check, random, size);
+  for (int size : kWideActivations) checkActivations(check, random, size);
   checkConversions(check, DType::kFloat16);
   checkConversions(check, DType::kBfloat16);
 }

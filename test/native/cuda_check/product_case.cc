@@ -94,11 +94,12 @@ ProductCase::ProductCase(int rowCount, int rowsOfWeights, int columns, WeightFor
   biasOnDevice_ = std::make_unique<OnDevice<float>>(bias_);
 }
 
-std::vector<float> ProductCase::run(Path path, int rowTiles, int first, int count) const {
+std::vector<float> ProductCase::run(Path path, std::optional<ProductKernel> kernel, int first,
+                                    int count) const {
   const std::vector<float> part(x.begin() + static_cast<int64_t>(first) * k,
                                 x.begin() + static_cast<int64_t>(first + count) * k);
   const OnDevice<float> in(part), y(static_cast<size_t>(count) * n), scales(static_cast<size_t>(count));
-  const OnDevice<uint16_t> halves(static_cast<size_t>(count) * layout_.paddedColumns());
+  const OnDevice<uint16_t> halves(static_cast<size_t>(halvesOf(count, layout_.paddedColumns())));
   toHalves(stream(), halves.get(), nullptr, scales.get(), in.get(), count, k, layout_.paddedColumns());
   ProductArgs args = {};
   args.y = y.get();
@@ -113,10 +114,10 @@ std::vector<float> ProductCase::run(Path path, int rowTiles, int first, int coun
   args.columnBlocks = layout_.columnBlocks;
   args.groupsPerBlock = layout_.groupsPerBlock;
   args.blockBytes = layout_.blockBytes;
-  if (rowTiles == 0) {
-    product(stream(), path, format.type, args);
+  if (kernel) {
+    productWith(stream(), path, format.type, *kernel, args);
   } else {
-    productWithTile(stream(), path, format.type, rowTiles, args);
+    product(stream(), path, format.type, args);
   }
   return y.read();
 }

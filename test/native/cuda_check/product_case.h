@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "check.h"
 #include "cuda/kernels/product.h"
@@ -13,8 +14,8 @@ struct ProductCase {
   // `hostile`: weights and activations of very different sizes, and rows of zeros.
   ProductCase(int rows, int n, int k, WeightFormat format, DType dtype, bool hostile, uint64_t seed);
 
-  // The output of rows [first, first + count); tile 0: the one that is best for so many.
-  std::vector<float> run(Path path, int rowTiles, int first, int count) const;
+  // The output of rows [first, first + count), by the kernel that is best for so many or by this one.
+  std::vector<float> run(Path path, std::optional<ProductKernel> kernel, int first, int count) const;
   std::string name() const;
 
   const int rows;

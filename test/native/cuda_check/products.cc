@@ -21,8 +21,10 @@ struct Shape {
   int n;
   int k;
 };
-// Around the borders of tiles: 16, 32 and 64 rows, 8 to 128 columns, 128 values of k.
-const Shape kShapes[] = {{1, 8, 16}, {3, 37, 128}, {17, 40, 300}, {35, 132, 97}, {70, 70, 416}};
+// Around the borders of tiles: 16, 32 and 64 rows, 8 to 128 columns, 128 values of k and 1 to 4 parts of
+// them; the last one has parts of several blocks, more than are held at a time.
+const Shape kShapes[] = {{1, 8, 16},    {3, 37, 128},  {17, 40, 300},
+                         {35, 132, 97}, {70, 70, 416}, {2, 12, 2700}};
 
 std::vector<float> rowsOf(const std::vector<float>& y, int n, int first, int count) {
   return {y.begin() + static_cast<int64_t>(first) * n, y.begin() + static_cast<int64_t>(first + count) * n};
@@ -47,22 +49,22 @@ void nearByRow(Check& check, const ProductCase& product, const std::vector<float
 
 void checkShape(Check& check, Path path, const ProductCase& product) {
   const std::string what = std::string(nameOf(path)) + " product, " + product.name();
-  const std::vector<float> got = product.run(path, 0, 0, product.rows);
+  const std::vector<float> got = product.run(path, {}, 0, product.rows);
   nearByRow(check, product, got, what);
-  for (int rowTiles : {1, 2, 4}) {
-    check.equal(product.run(path, rowTiles, 0, product.rows), got, what + ", another tile");
+  for (ProductKernel kernel : kProductKernels) {
+    check.equal(product.run(path, kernel, 0, product.rows), got, what + ", another kernel");
   }
   const int middle = product.rows / 2;
-  check.equal(product.run(path, 0, middle, 1), rowsOf(got, product.n, middle, 1), what + ", one row alone");
+  check.equal(product.run(path, {}, middle, 1), rowsOf(got, product.n, middle, 1), what + ", one row alone");
 }
 
 // A row that is not finite stays so, and its neighbours do not care.
 void checkNotFinite(Check& check, Path path) {
   ProductCase product(3, 16, 64, kFormats[4], DType::kFloat32, false, 5);
-  const std::vector<float> good = product.run(path, 0, 0, 3);
+  const std::vector<float> good = product.run(path, {}, 0, 3);
   for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     product.x[64 + 7] = bad;
-    const std::vector<float> got = product.run(path, 0, 0, 3);
+    const std::vector<float> got = product.run(path, {}, 0, 3);
     for (int i = 0; i < 16; i++) {
       check.that(!std::isfinite(got[16 + i]),
                  [] { return std::string("a row with NaN or infinity gives numbers"); });

@@ -34,6 +34,13 @@ struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
 
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+
 inline uint32_t __float_as_uint(float x) { return glm_relay::floatBits(x); }
 inline float __uint_as_float(uint32_t bits) { return glm_relay::bitsFloat(bits); }
 // Byte i of the result is the byte of b | a that nibble i of the selector names.

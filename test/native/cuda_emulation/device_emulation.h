@@ -30,6 +30,31 @@ inline uint32_t multiplyHalves(uint32_t a, uint32_t b) {
   return onHalves(a, b, [](float x, float y) { return x * y; });
 }
 
+// The product of two FP16 numbers is exact in float32; the sum is, for all that kernels use it for.
+inline uint32_t fusedHalves(uint32_t a, uint32_t b, uint32_t c) {
+  const auto one = [](uint32_t x, uint32_t y, uint32_t z) -> uint32_t {
+    const auto of = [](uint32_t bits) { return halfToFloat(static_cast<uint16_t>(bits & 0xffffu)); };
+    return floatToHalf(of(x) * of(y) + of(z));
+  };
+  return one(a, b, c) | one(a >> 16, b >> 16, c >> 16) << 16;
+}
+template <uint32_t kMask, uint32_t kBits>
+uint32_t maskedOr(uint32_t a) {
+  return (a & kMask) | kBits;
+}
+
+template <class Value>
+Value loadValue(const void* from) {
+  Value value;
+  std::memcpy(&value, from, sizeof(Value));
+  return value;
+}
+inline uint4 load16Once(const void* from) { return loadValue<uint4>(from); }
+inline uint2 load8Once(const void* from) { return loadValue<uint2>(from); }
+inline uint32_t load4Once(const void* from) { return loadValue<uint32_t>(from); }
+inline uint32_t load2Once(const void* from) { return loadValue<uint16_t>(from); }
+inline uint4 load16(const void* from) { return loadValue<uint4>(from); }
+
 // Four 8 x 8 matrices of two-byte values: matrix i has its rows at the addresses of lanes 8i .. 8i + 7, and
 // register i of lane l gets the values 2 (l % 4) and the next one of its row l / 4.
 inline void loadMatrices(uint32_t (&out)[4], const void* row) {

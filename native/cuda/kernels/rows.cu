@@ -1,0 +1,257 @@
+#include <type_traits>
+
+#include "cuda/kernels/activation.h"
+#include "cuda/kernels/device.h"
+#include "cuda/kernels/rows.h"
+#include "cuda/kernels/scaled_halves.h"
+#include "cuda/weight_layout.h"
+
+namespace glm_relay::cuda {
+
+namespace {
+
+constexpr int kThreads = 1024;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kPerVector = 4;
+constexpr int kMaxVectors = kMaxRowColumns / (kThreads * kPerVector);
+constexpr int kMaxNormVectors = kMaxNormColumns / (kThreads * kPerVector);
+static_assert(kWarps == kWarp, "the sums of all warps are those of one warp's lanes");
+
+__device__ __forceinline__ int columnOf(int vector) {
+  return (vector * kThreads + static_cast<int>(threadIdx.x)) * kPerVector;
+}
+
+// Four columns of a row, as one access where the row allows it; zeros behind its end.
+__device__ __forceinline__ void loadColumns(float (&to)[kPerVector], const float* row, int column, int size) {
+  if (size % kPerVector == 0 && column < size) {
+    const float4 all = *reinterpret_cast<const float4*>(row + column);
+    to[0] = all.x;
+    to[1] = all.y;
+    to[2] = all.z;
+    to[3] = all.w;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kPerVector; i++) to[i] = column + i < size ? row[column + i] : 0.0f;
+}
+
+__device__ __forceinline__ void storeColumns(float* row, const float (&from)[kPerVector], int column,
+                                             int size) {
+  if (size % kPerVector == 0) {
+    if (column < size) {
+      *reinterpret_cast<float4*>(row + column) = float4{from[0], from[1], from[2], from[3]};
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kPerVector; i++) {
+    if (column + i < size) row[column + i] = from[i];
+  }
+}
+
+// Over all threads of the block, in all of them. `shared` has kWarps values and is used once.
+__device__ __forceinline__ float sumOfBlock(float value, float* shared) {
+  value = warpSum(value);
+  if (laneOfThread() == 0) shared[warpOfThread()] = value;
+  __syncthreads();
+  return warpSum(shared[laneOfThread()]);
+}
+__device__ __forceinline__ uint32_t maxOfBlock(uint32_t value, uint32_t* shared) {
+  value = warpMax(value);
+  if (laneOfThread() == 0) shared[warpOfThread()] = value;
+  __syncthreads();
+  return warpMax(shared[laneOfThread()]);
+}
+
+// The columns of this block's row that a thread has.
+template <int kVectors>
+struct Columns {
+  float of[kVectors][kPerVector];
+
+  __device__ __forceinline__ void load(const float* row, int size) {
+#pragma unroll
+    for (int v = 0; v < kVectors; v++) loadColumns(of[v], row, columnOf(v), size);
+  }
+  template <class Change>
+  __device__ __forceinline__ void forEach(Change change) {
+#pragma unroll
+    for (int v = 0; v < kVectors; v++) {
+#pragma unroll
+      for (int i = 0; i < kPerVector; i++) change(of[v][i], v, i);
+    }
+  }
+
+  // As float32, unless y is null, and as FP16.
+  __device__ __forceinline__ void store(const HalfRows& to, float* y, int size) {
+    uint32_t* shared = reinterpret_cast<uint32_t*>(sharedMemory()) + 2 * kWarps;
+    uint32_t largest = 0;
+    forEach([&](float& x, int, int) {
+      const uint32_t magnitude = magnitudeBits(x);
+      largest = magnitude > largest ? magnitude : largest;
+    });
+    const RowFactor factor(maxOfBlock(largest, shared));
+    const int row = static_cast<int>(blockIdx.x);
+#pragma unroll
+    for (int v = 0; v < kVectors; v++) {
+      const int column = columnOf(v);
+      if (y != nullptr) storeColumns(y + static_cast<int64_t>(row) * size, of[v], column, size);
+#pragma unroll
+      for (int i = 0; i < kPerVector; i += 2) {
+        if (column + i >= to.paddedColumns) continue;
+        *reinterpret_cast<uint32_t*>(to.halves + halfIndex(row, column + i, to.paddedColumns)) =
+            halfPair(of[v][i] * factor.factor, of[v][i + 1] * factor.factor);
+      }
+    }
+    if (threadIdx.x == 0) to.scales[row] = factor.scale;
+  }
+};
+
+template <int kVectors>
+struct RmsNorm {
+  const float* weight;
+  float eps;
+
+  __device__ __forceinline__ void operator()(Columns<kVectors>& x, const float* row, int size) const {
+    x.load(row, size);
+    float square = 0.0f;
+    x.forEach([&](float& value, int, int) { square = fmaf(value, value, square); });
+    const float sum = sumOfBlock(square, reinterpret_cast<float*>(sharedMemory()));
+    const float r = 1.0f / sqrtf(sum / static_cast<float>(size) + eps);
+    // Vector by vector: a whole row of weights beside it would not find room in the registers.
+#pragma unroll
+    for (int v = 0; v < kVectors; v++) {
+      float w[kPerVector];
+      loadColumns(w, weight, columnOf(v), size);
+#pragma unroll
+      for (int i = 0; i < kPerVector; i++) x.of[v][i] = (x.of[v][i] * r) * w[i];
+    }
+  }
+};
+
+template <int kVectors>
+struct LayerNorm {
+  const float* weight;
+  const float* bias;
+  float eps;
+
+  __device__ __forceinline__ void operator()(Columns<kVectors>& x, const float* row, int size) const {
+    float* shared = reinterpret_cast<float*>(sharedMemory());
+    x.load(row, size);
+    float sum = 0.0f;
+    x.forEach([&](float& value, int, int) { sum += value; });
+    const float mean = sumOfBlock(sum, shared) / static_cast<float>(size);
+    float square = 0.0f;
+    x.forEach([&](float& value, int v, int i) {
+      const float distance = value - mean;
+      if (columnOf(v) + i < size) square = fmaf(distance, distance, square);
+    });
+    const float variance = sumOfBlock(square, shared + kWarps) / static_cast<float>(size);
+    const float r = 1.0f / sqrtf(variance + eps);
+#pragma unroll
+    for (int v = 0; v < kVectors; v++) {
+      float w[kPerVector];
+      float b[kPerVector];
+      loadColumns(w, weight, columnOf(v), size);
+      loadColumns(b, bias, columnOf(v), size);
+#pragma unroll
+      for (int i = 0; i < kPerVector; i++) {
+        x.of[v][i] = columnOf(v) + i < size ? fmaf((x.of[v][i] - mean) * r, w[i], b[i]) : 0.0f;
+      }
+    }
+  }
+};
+
+template <int kVectors, Activation kActivation>
+struct Activate {
+  __device__ __forceinline__ void operator()(Columns<kVectors>& x, const float* row, int size) const {
+#pragma unroll
+    for (int v = 0; v < kVectors; v++) {
+      const int column = columnOf(v);
+      float second[kPerVector] = {};
+      loadColumns(x.of[v], row, column, size);
+      if constexpr (kActivation != Activation::kGelu) loadColumns(second, row + size, column, size);
+#pragma unroll
+      for (int i = 0; i < kPerVector; i++) {
+        const float first = x.of[v][i];
+        x.of[v][i] = kActivation == Activation::kGelu        ? geluTanh(first)
+                     : kActivation == Activation::kGatedSilu ? silu(first) * second[i]
+                                                             : first * geluErf(second[i]);
+      }
+    }
+  }
+};
+
+template <int kVectors>
+struct Take {
+  __device__ __forceinline__ void operator()(Columns<kVectors>& x, const float* row, int size) const {
+    x.load(row, size);
+  }
+};
+
+// A block per row: `inputs` values of x for each of y.
+template <int kVectors, class Operation>
+__global__ void __launch_bounds__(kThreads)
+    rowKernel(const Operation operation, const HalfRows to, float* y, const float* x, int inputs, int size) {
+  Columns<kVectors> columns;
+  operation(columns, x + static_cast<int64_t>(blockIdx.x) * inputs * size, size);
+  columns.store(to, y, size);
+}
+
+template <int kVectors, class Operation>
+void start(cudaStream_t stream, const Operation& operation, const HalfRows& to, float* y, const float* x,
+           int rows, int inputs, int size) {
+  launch(rowKernel<kVectors, Operation>, dim3{static_cast<unsigned int>(rows), 1, 1}, kThreads,
+         3 * kWarps * sizeof(float), stream, operation, to, y, x, inputs, size);
+}
+
+// Calls `with` with the fewest vectors per thread that a row fits in.
+template <int kMost, class With>
+void withVectors(int size, With with) {
+  constexpr int kColumns = kThreads * kPerVector;
+  if (size <= kColumns) return with(std::integral_constant<int, 1>{});
+  if (size <= 2 * kColumns) return with(std::integral_constant<int, 2>{});
+  if (kMost <= 4 || size <= 4 * kColumns) return with(std::integral_constant<int, 4>{});
+  with(std::integral_constant<int, kMost>{});
+}
+
+}  // namespace
+
+void rmsNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const float* weight,
+                 int rows, int size, float eps) {
+  withVectors<kMaxNormVectors>(size, [&](auto vectors) {
+    constexpr int kVectors = decltype(vectors)::value;
+    start<kVectors>(stream, RmsNorm<kVectors>{weight, eps}, to, y, x, rows, 1, size);
+  });
+}
+
+void layerNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const float* weight,
+                   const float* bias, int rows, int size, float eps) {
+  withVectors<kMaxNormVectors>(size, [&](auto vectors) {
+    constexpr int kVectors = decltype(vectors)::value;
+    start<kVectors>(stream, LayerNorm<kVectors>{weight, bias, eps}, to, y, x, rows, 1, size);
+  });
+}
+
+void activateRows(cudaStream_t stream, const HalfRows& to, float* y, Activation activation, const float* x,
+                  int rows, int size) {
+  withVectors<kMaxVectors>(size, [&](auto vectors) {
+    constexpr int kVectors = decltype(vectors)::value;
+    switch (activation) {
+      case Activation::kGatedSilu:
+        return start<kVectors>(stream, Activate<kVectors, Activation::kGatedSilu>{}, to, y, x, rows, 2, size);
+      case Activation::kGelu:
+        return start<kVectors>(stream, Activate<kVectors, Activation::kGelu>{}, to, y, x, rows, 1, size);
+      case Activation::kGatedGelu:
+        return start<kVectors>(stream, Activate<kVectors, Activation::kGatedGelu>{}, to, y, x, rows, 2, size);
+    }
+  });
+}
+
+void halveRows(cudaStream_t stream, const HalfRows& to, const float* x, int rows, int size) {
+  withVectors<kMaxVectors>(size, [&](auto vectors) {
+    constexpr int kVectors = decltype(vectors)::value;
+    start<kVectors>(stream, Take<kVectors>{}, to, static_cast<float*>(nullptr), x, rows, 1, size);
+  });
+}
+
+}  // namespace glm_relay::cuda

@@ -1,0 +1,31 @@
+// Operations whose result is the input of a product: one kernel gives it as float32 and, for the product, as
+// FP16 (toHalves gives the same bits). A block of threads holds a row in registers.
+#pragma once
+
+#include "cuda/kernels/kernels.h"
+
+namespace glm_relay::cuda {
+
+// As many columns as the registers of a block hold.
+constexpr int kMaxRowColumns = 32768;
+constexpr int kMaxNormColumns = 16384;
+
+// Where a product's input goes; see toHalves.
+struct HalfRows {
+  uint16_t* halves;
+  float* scales;
+  int paddedColumns;
+};
+
+enum class Activation : uint8_t { kGatedSilu, kGelu, kGatedGelu };
+
+void rmsNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const float* weight,
+                 int rows, int size, float eps);
+void layerNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const float* weight,
+                   const float* bias, int rows, int size, float eps);
+void activateRows(cudaStream_t stream, const HalfRows& to, float* y, Activation activation, const float* x,
+                  int rows, int size);
+// FP16 alone.
+void halveRows(cudaStream_t stream, const HalfRows& to, const float* x, int rows, int size);
+
+}  // namespace glm_relay::cuda
