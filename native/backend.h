@@ -23,7 +23,8 @@
 
 namespace glm_relay {
 
-// The backend's memory does not hold what was asked for. Says how much is missing; allocating() adds what it was for.
+// The backend's memory does not hold what was asked for. Says how much is missing; allocating() adds what it
+// was for.
 class DeviceMemoryError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -104,6 +105,17 @@ struct HostMatrix {
   const uint8_t* row(int index, uint8_t* scratch) const;
 };
 
+// What is about to be loaded.
+struct WeightSizes {
+  struct Matrix {
+    int n;
+    int k;
+    WeightFormat format;
+  };
+  std::vector<Matrix> matrices;
+  std::vector<uint64_t> buffers;  // bytes of each
+};
+
 // The rows of a step: which sequence each belongs to and where. Valid until the step's whenIdle.
 struct StepRows {
   const SequenceRows* sequences;
@@ -142,8 +154,12 @@ class Backend {
   // Its buffers and matrices are in the memory that the process has; otherwise in a device's.
   virtual bool inHostMemory() const = 0;
 
-  // Zeroed memory; pages that are never touched cost nothing. Throws DeviceMemoryError, as all that allocate do.
+  // Zeroed memory; pages that are never touched cost nothing. Throws DeviceMemoryError, as all that allocate
+  // do.
   virtual std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) = 0;
+  // Makes room for the matrices and buffers that are loaded next, where memory of their own for each would
+  // cost more than they have.
+  virtual void reserveWeights(const WeightSizes& sizes) = 0;
   // Throws WeightError for weights that cannot be used (quant/finite.h).
   virtual std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) = 0;
   // The matrix that loadMatrix made, without a copy where the backend computes in host memory. Null when the

@@ -19,6 +19,8 @@ const vectorBytes = 16;
 const warpVectorBytes = 32 * vectorBytes;
 const vectorsPerLane = { int4: 1, int8: 2 } as const;
 const storedVectors = 4;
+const halfTileRows = 16;
+const columnsAhead = 32;
 /** Sums of parts of contexts that are made side by side. */
 const partialBytes = 16 * 2 ** 20;
 /** Of a step's row beside its rotations: five numbers, and a task of attention of its own. */
@@ -36,6 +38,8 @@ const expertPartBytes = 8;
 /** CUDA gives memory of a GPU in pages; allocations of up to half of one share pages. */
 const pageBytes = 2 * 2 ** 20;
 const smallAlignmentBytes = 512;
+/** Of what lies in one allocation. */
+const arenaAlignmentBytes = 256;
 /** Pages that are shared and not full. */
 const openPages = 2;
 /** Keys and values are an allocation each. */
@@ -56,6 +60,15 @@ class Allocations {
       this.bytes += size;
       this.roundingBytes += takenBytes(size) - size;
     }
+    return this;
+  }
+
+  /** In one, where each begins at a multiple of arenaAlignmentBytes. */
+  addTogether(sizes: readonly number[]): this {
+    const aligned = sizes.map((size) => Math.ceil(size / arenaAlignmentBytes) * arenaAlignmentBytes);
+    const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
+    this.bytes += sum(sizes);
+    this.roundingBytes += takenBytes(sum(aligned)) - sum(sizes);
     return this;
   }
 }
@@ -83,15 +96,11 @@ export interface GpuModel {
 export function gpuBytes(model: GpuModel): StageBytes {
   const { shape, prefix } = model;
   const prefixSize = (prefix?.length ?? 0) * 2 * shape.kvHeadCount * shape.headDim;
+  const prefixRow = prefixSize * float32Bytes;
   const layers = model.layers.map(({ matrices, experts, vectors }) =>
-    new Allocations()
-      .add(...[...matrices, ...experts].flatMap(matrixAllocations))
-      .add(...[...vectors, prefixSize].map((size) => size * float32Bytes)),
+    new Allocations().addTogether(weightSizes([...matrices, ...experts], vectors)).add(prefixRow),
   );
-  const head = new Allocations().add(
-    ...matrixAllocations(model.head),
-    ...model.headVectors.map((size) => size * float32Bytes),
-  );
+  const head = new Allocations().addTogether(weightSizes([model.head], model.headVectors));
   const logitRows = Math.min(model.maxRows, logitTile);
   const last = new Allocations().add(
     logitRows * shape.hiddenSize * float32Bytes,
@@ -120,8 +129,12 @@ export function gpuBytes(model: GpuModel): StageBytes {
   };
 }
 
+function weightSizes(matrices: readonly HeldMatrix[], vectors: readonly number[]): number[] {
+  return [...matrices.flatMap(matrixSizes), ...vectors.map((size) => size * float32Bytes)];
+}
+
 /** Its blocks, and a power of two for every output row. */
-function matrixAllocations({ rows, columns, format }: HeldMatrix): number[] {
+function matrixSizes({ rows, columns, format }: HeldMatrix): number[] {
   const blocks = Math.ceil(rows / blockRows) * Math.ceil(columns / blockColumns);
   const vectors = format === null ? storedVectors : vectorsPerLane[format.type];
   return [blocks * (vectors * warpVectorBytes + groupsPerBlock(format) * vectorBytes), rows * float32Bytes];
@@ -142,8 +155,9 @@ function workspace({ shape, layers, prefix, maxRows, contextRows }: GpuModel): A
   const columns = layers.flatMap(({ matrices, experts }) => [...matrices, ...experts]);
   // A prefix encoder with layers of its own passes through them while the stage is loaded.
   const linears = [prefix?.hidden, prefix?.out].flatMap((linear) => linear?.weight.shape[1] ?? []);
-  const widest = padded(
-    columns.reduce((most, matrix) => Math.max(most, matrix.columns), Math.max(hiddenSize, ...linears)),
+  const widest = columns.reduce(
+    (most, matrix) => Math.max(most, matrix.columns),
+    Math.max(hiddenSize, ...linears),
   );
   const passing = linears.length === 0 ? 0 : prefix!.length;
   const floats = (rows: number, columns: number) => rows * columns * float32Bytes;
@@ -163,7 +177,7 @@ function workspace({ shape, layers, prefix, maxRows, contextRows }: GpuModel): A
     floats(tile, ffnInputs(shape.form) * ffnSize),
     floats(tile, ffnSize),
     // A product's rows as FP16.
-    Math.max(tile * widest, passing * padded(Math.max(0, ...linears))) * halfBytes,
+    Math.max(halvesBytes(tile, widest), passing === 0 ? 0 : halvesBytes(passing, Math.max(...linears))),
     Math.max(tile, passing) * float32Bytes,
     partialBytes,
     ...(experts === null ? [] : expertAllocations(experts, hiddenSize, tile)),
@@ -175,7 +189,7 @@ function expertAllocations(experts: ExpertShape, hiddenSize: number, tile: numbe
   const choices = tile * perToken;
   return [
     tile * hiddenSize * float32Bytes,
-    tile * padded(hiddenSize) * halfBytes,
+    halvesBytes(tile, hiddenSize),
     tile * count * float32Bytes,
     tile * count * float32Bytes,
     choices * float32Bytes,
@@ -187,7 +201,8 @@ function expertAllocations(experts: ExpertShape, hiddenSize: number, tile: numbe
   ];
 }
 
-/** Columns of a row of FP16 numbers, as blocks of weights have them. */
-function padded(columns: number): number {
-  return Math.ceil(columns / blockColumns) * blockColumns;
+/** Rows of FP16 numbers in front of a product: in tiles, with columns that are read ahead of the last one. */
+function halvesBytes(rows: number, columns: number): number {
+  const padded = Math.ceil(columns / blockColumns) * blockColumns;
+  return (Math.ceil(rows / halfTileRows) * halfTileRows * padded + halfTileRows * columnsAhead) * halfBytes;
 }

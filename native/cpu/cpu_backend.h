@@ -29,6 +29,7 @@ class CpuBackend : public Backend {
   std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) override;
   std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) override;
   std::unique_ptr<DeviceMatrix> mapMatrix(const PackedBytes& matrix) override;
+  void reserveWeights(const WeightSizes&) override {}
   int rowTile() const override;
   void reserveRows(int rows, int stepRows, int columns) override;
   void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) override;

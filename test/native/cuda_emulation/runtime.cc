@@ -31,8 +31,8 @@ constexpr int kDeviceCount = 1;
 constexpr int kMostDevices = 16;
 // Kernels may count on this alignment of an allocation.
 constexpr size_t kAlignment = 256;
-// CUDA takes memory of a GPU in pages of this size; allocations of up to half of one share pages, where each begins
-// at a multiple of kSmallAlignment.
+// CUDA takes memory of a GPU in pages of this size; allocations of up to half of one share pages, where each
+// begins at a multiple of kSmallAlignment.
 constexpr size_t kPage = size_t{2} << 20;
 constexpr size_t kSmallAlignment = 512;
 
