@@ -172,7 +172,7 @@ void LayerLoop::placeRows(const SequenceRows* sequences, size_t sequenceCount, i
   rows.slotOfRow = slotOfRow_.data();
   rows.lastVisibleOfRow = lastVisibleOfRow_.data();
   rows.rotations = rotations_.data();
-  backend_.beginStep(rows);
+  allocating("the tables of a step", [&] { backend_.beginStep(rows); });
 }
 
 // The rows of the embedding, with those of learned positions where there are such, rounded to the type of

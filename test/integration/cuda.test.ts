@@ -57,6 +57,9 @@ it.runIf(emulated)("a GPU with less memory than was offered is told of with the 
       "the plan counts \\d+ MB for weights, \\d+ MB for \\d+ KV blocks, \\d+ MB of workspace and 2\\d\\d MB of " +
       "reserve, of 537 MB that this worker offers: give the worker a smaller --memory",
   );
+  await cluster.workers[0]!.line(
+    /"memoryBytes":536870912,"freeBytes":25165824.*offers more memory than is free/,
+  );
   await cluster.workers[0]!.line(message);
   expect(await cluster.coordinator.line(message)).not.toBeNull();
   const view = await cluster.until("the worker to have failed", ({ workers }) =>

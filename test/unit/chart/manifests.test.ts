@@ -298,12 +298,12 @@ test("workers' image, device and runtime are those of the values where they say 
 });
 
 test.each([
-  ["chatglm3-6b-2-gpus", "chatglm3-6b", 8, null],
-  ["glm-130b-4x3090", "glm-130b", 24, 7_000],
-  ["glm-130b-8x2080ti", "glm-130b", 11, 2_800],
+  ["chatglm3-6b-2-gpus", "chatglm3-6b", 8, null, null],
+  ["glm-130b-4x3090", "glm-130b", 24, 7_000, "3090"],
+  ["glm-130b-8x2080ti", "glm-130b", 11, 2_800, "2080-Ti"],
 ] as const)(
   "%s fits its cards by the plan, with room for what its head tells",
-  (name, model, cardGiB, tokens) => {
+  (name, model, cardGiB, tokens, card) => {
     const coordinator = podTemplates(ofRendering(name)).find(({ object }) => object.kind === "Deployment")!;
     const { layers, stages, kv, ...precision } = settingsOf(coordinator.spec.containers[0].args) as any;
     const paper = paperModel(publishedModels[model]);
@@ -312,6 +312,10 @@ test.each([
       { dtype: paper.dtype, kvType: kv, ...quantizationOf(precision) },
       engineRows(paper),
     );
+    // What the figures are for.
+    const { nodeSelector } = workerOf(name).spec;
+    if (card !== null)
+      expect(nodeSelector).toEqual({ "nvidia.com/gpu.product": `NVIDIA-GeForce-RTX-${card}` });
     // CUDA's context is gone before anything is counted.
     const memoryBytes = Math.floor(gpuMemoryShare * (cardGiB * 2 ** 30 - 500e6));
     const workers = Array.from({ length: stages }, (_, i) => ({
