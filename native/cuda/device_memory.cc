@@ -58,10 +58,9 @@ void DeviceMemory::grow(uint64_t bytes, cudaStream_t stream) {
   release();
   stream_ = stream;
   const cudaError_t error = cudaMalloc(&memory_, bytes);
-  if (error != cudaSuccess) {
-    memory_ = nullptr;
-    throw noRoom(bytes);
-  }
+  if (error != cudaSuccess) memory_ = nullptr;
+  if (error == cudaErrorMemoryAllocation) throw noRoom(bytes);
+  check(error, "getting memory");
   bytes_ = bytes;
 }
 
