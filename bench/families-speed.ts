@@ -7,7 +7,7 @@ import { statfsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { cardTensors } from "../checkpoint/card-tensors.js";
 import { denseLayerCount } from "../checkpoint/config.js";
-import { type Model, openModel } from "../checkpoint/index.js";
+import { openModel } from "../checkpoint/index.js";
 import { CommandError } from "../cli/errors.js";
 import { formatBytes } from "../cli/text.js";
 import { type PublishedModel, type PublishedName, published, resized } from "../models/published.js";
@@ -15,7 +15,14 @@ import { bytesProgress, note } from "./progress.js";
 import { checkpointBytes, writeRandomCheckpoint } from "./random-checkpoint.js";
 import { percentile, type Table } from "./report.js";
 import { makeScratch, removeScratch } from "./scratch.js";
-import { clusterEngine, decodeKey, type RoundSpeeds, runTask, type SpeedTask } from "./speed-task.js";
+import {
+  clusterEngine,
+  decodeKey,
+  promptsOf,
+  type RoundSpeeds,
+  runTask,
+  type SpeedTask,
+} from "./speed-task.js";
 import { withCluster } from "./up.js";
 
 const sequenceCounts = [1, 8];
@@ -123,7 +130,9 @@ async function measureRounds(
   directory: string,
   { tokens, rounds, flags }: SpeedOptions,
 ): Promise<RoundSpeeds[]> {
-  const task = taskOf(await openModel(directory), tokens);
+  const contexts = [decodePromptLength];
+  const prompts = promptsOf(await openModel(directory));
+  const task: SpeedTask = { ...prompts, prefillLengths, sequenceCounts, contexts, tokens };
   return withCluster({ model: directory, stages: 1, flags }, async (cluster) => {
     note(`  ready after ${cluster.startSeconds.toFixed(1)} s`);
     const measured: RoundSpeeds[] = [];
@@ -133,16 +142,6 @@ async function measureRounds(
     }
     return measured;
   });
-}
-
-function taskOf({ shape, card, prefixModel }: Model, tokens: number): SpeedTask {
-  const task = { prefillLengths, sequenceCounts, contexts: [decodePromptLength], tokens };
-  const fill = card.tokenizer.fill;
-  if (prefixModel === null || fill === undefined) return { ...task, tokenCount: shape.tokenCount };
-  const { masks, start } = prefixModel.fill;
-  // Ids below all masks are text; the mask for what is at the end and the start token close the context.
-  const mask = masks[fill.masks.indexOf(fill.append)]!;
-  return { ...task, tokenCount: Math.min(...masks, start), promptEnd: [mask, start] };
 }
 
 function freeBytes(): number {

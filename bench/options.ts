@@ -71,7 +71,7 @@ export async function settle(directory: string): Promise<void> {
 }
 
 /** A random model that ends with this process. @returns Its directory. */
-export async function scratchModel(flags: RandomModelFlags): Promise<string> {
+export async function scratchModel(flags: RandomModelFlags<AnyName>): Promise<string> {
   const directory = makeScratch();
   await writeModel(directory, flags);
   return directory;

@@ -6,16 +6,19 @@
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
-import { openModel } from "../checkpoint/index.js";
+import { type Model, openModel } from "../checkpoint/index.js";
 import { CommandError, exitStatus } from "../cli/errors.js";
 import { integer } from "../cli/options.js";
 import { simulationModel } from "../cli/simulate/model.js";
 import { formatBytes } from "../cli/text.js";
+import { type PublishedName, published } from "../models/published.js";
 import { StageWork } from "../simulation/hardware/stage-work.js";
 import { readBandwidth } from "./kernels.js";
 import { parseResident } from "./memory.js";
 import {
+  type AnyName,
   addRandomModelOptions,
+  anyNames,
   listOf,
   printJson,
   quantizationFlags,
@@ -26,16 +29,17 @@ import {
   withoutGuesses,
 } from "./options.js";
 import { findPeer, howToInstallPeer, type PeerFigures, runPeer } from "./peer.js";
+import { fitsPeer, peerDifferences, peerNetwork } from "./peer-network.js";
 import { runRpc, serverCount } from "./peer-rpc.js";
 import { buildRpc, type RpcPrograms } from "./peer-rpc-build.js";
 import { bytesProgress, note } from "./progress.js";
 import { ggufEmbeddingBytes, writeRandomGguf } from "./random-gguf.js";
 import { percentile, printMarkdown, printTable, type Table } from "./report.js";
 import { makeScratch } from "./scratch.js";
-import { clusterEngine, decodeKey, runTask, type SpeedTask } from "./speed-task.js";
+import { clusterEngine, decodeKey, promptsOf, runTask, type SpeedTask } from "./speed-task.js";
 import { type BenchCluster, withCluster } from "./up.js";
 
-interface Flags extends RandomModelFlags {
+interface Flags extends RandomModelFlags<AnyName> {
   model?: string;
   quantization: string;
   threads: number[];
@@ -70,12 +74,17 @@ type Measured = Engine & { run: (round: number) => Promise<PeerFigures> };
 
 const counts = (most: number) => listOf(integer(1, most));
 
+/** Shapes, and the published models that the peer's file can be like. */
+const names = anyNames.filter(
+  (name) => !Object.hasOwn(published, name) || fitsPeer(published[name as PublishedName].card),
+);
+
 export function addPeersCommand(program: Command): void {
   const command = program
     .command("peers")
-    .description("Tokens per second of a 6B-shaped model of a few layers, beside llama.cpp's.")
+    .description("Tokens per second of a model of a few layers and random weights, beside llama.cpp's.")
     .argument("[flags...]", "more flags of `up`, after --");
-  addRandomModelOptions(command, { like: "chatglm2-6b", layers: 8, context: 4_096 })
+  addRandomModelOptions(command, { like: "chatglm2-6b", layers: 8, context: 4_096 }, names)
     .option("--model <dir>", "a model to measure instead")
     .addOption(quantizationOption())
     .option("--threads <list>", "threads in all", counts(256), [2])
@@ -91,11 +100,15 @@ export function addPeersCommand(program: Command): void {
     .action(async (more: string[], flags: Flags) => {
       const peer = await findPeers(flags);
       if (peer === null) note(`llama.cpp is not measured: ${howToInstallPeer}`);
-      const model = flags.model ?? (await scratchModel(flags));
+      const model = await openModel(flags.model ?? (await scratchModel(flags)));
+      if (peer !== null) checkNetwork(model);
       const upFlags = [...quantizationFlags(flags.quantization), ...withoutGuesses, ...more];
+      const differences = peer === null ? null : differencesOf(model);
       const engines = await measure(model, upFlags, flags, peer);
-      if (flags.json === true) printJson({ name: "peers", flags: upFlags, engines });
-      else (flags.markdown === true ? printMarkdown : printTable)(table(engines, upFlags, flags));
+      if (flags.json === true)
+        printJson({ name: "peers", flags: upFlags, peerDifferences: differences, engines });
+      else
+        (flags.markdown === true ? printMarkdown : printTable)(table(engines, upFlags, flags, differences));
     });
 }
 
@@ -119,17 +132,30 @@ async function findPeers({ peer, rpc, threads }: Flags): Promise<Peer | null> {
   return { library, rpc: rpc === true ? await buildRpc(peer) : null };
 }
 
+function differencesOf({ card }: Model): string | null {
+  const all = peerDifferences(card);
+  if (all.length === 0) return null;
+  return `llama.cpp has no ${card.title}: it computes ${peerNetwork} with matrices of the same sizes, so ${all.join(", ")}`;
+}
+
+/** @throws CommandError for a model whose matrices the peer's file cannot hold. */
+function checkNetwork({ card, directory }: Model): void {
+  if (fitsPeer(card)) return;
+  const message = `--model ${directory} is a ${card.title}, expected one with a gated feed-forward part and without experts for --peer`;
+  throw new CommandError(message, null, exitStatus.badUsage);
+}
+
 /** Rounds alternate between all that is compared: a machine that slows down slows down all of it. */
 async function measure(
-  model: string,
+  opened: Model,
   upFlags: readonly string[],
   { threads, sequences, contexts, prefill, tokens, rounds, quantization }: Flags,
   peer: Peer | null,
 ): Promise<Engine[]> {
-  const { shape, contextLength } = await openModel(model);
+  const { directory: model, shape, contextLength } = opened;
   const own = { tokenBytes: await tokenBytesOf(model, quantization) };
   const task: SpeedTask = {
-    tokenCount: shape.tokenCount,
+    ...promptsOf(opened),
     prefillLengths: prefill,
     sequenceCounts: sequences,
     contexts,
@@ -250,6 +276,7 @@ function columnsOf({ sequences, contexts, prefill }: Flags): Column[] {
       ),
     ),
     ...(sequences.includes(1) ? [bandwidthColumn(contexts[0]!)] : []),
+    { head: "per token", of: (_, { tokenBytes }) => tokenBytes, show: formatBytes, isCost: true },
     ...prefill.map((length) => rate(`prefill ${length}`, (figures) => figures.prefill[length]!)),
     { head: "ready", of: (figures) => figures.loadSeconds, show: (s) => `${s.toFixed(1)} s`, isCost: true },
     bytes("anonymous", (figures) => figures.anonymousBytes),
@@ -266,7 +293,12 @@ const bandwidthColumn = (context: number): Column => ({
   isCost: false,
 });
 
-function table(engines: readonly Engine[], upFlags: readonly string[], flags: Flags): Table {
+function table(
+  engines: readonly Engine[],
+  upFlags: readonly string[],
+  flags: Flags,
+  differences: string | null,
+): Table {
   const columns = columnsOf(flags);
   const medianOf = (engine: Engine, { of }: Column) =>
     percentile(
@@ -284,8 +316,9 @@ function table(engines: readonly Engine[], upFlags: readonly string[], flags: Fl
       const ratio = (column: Column) => (medianOf(engine, column) / medianOf(other, column)).toFixed(2);
       return [[`${engine.name}: times ${whose}`, ...columns.map(ratio)]];
     });
+  const title = `Tokens per second, all sequences together (${upFlags.join(" ")}); medians of ${flags.rounds} rounds, and half of what lies between the least and the most`;
   return {
-    title: `Tokens per second, all sequences together (${upFlags.join(" ")}); medians of ${flags.rounds} rounds, and half of what lies between the least and the most`,
+    title: differences === null ? title : `${title}\n${differences}`,
     head: ["", ...columns.map(({ head }) => head)],
     rows: [
       ...rows,

@@ -1,6 +1,6 @@
 /**
- * A GGUF file of architecture `chatglm` with random weights, for the peer in peers.ts: the shape of our
- * random checkpoint in the types that llama.cpp's own `Q4_0` recipe gives it (linears and embedding
+ * A GGUF file of architecture `chatglm` with random weights, for the peer in peers.ts: the sizes of our
+ * random checkpoint's matrices in the types that llama.cpp's own `Q4_0` recipe gives it (linears and embedding
  * Q4_0, head Q6_K, norms and biases F32). Like there, the weights are views of a pool.
  * @see the gguf package's constants for keys and types, ggml-common.h for the blocks.
  */
@@ -40,9 +40,12 @@ interface GgufTensor {
   ones: boolean;
 }
 
+/** A ModelShape has all of it. Rotated is half of every head unless `ropeDim` says otherwise. */
+export type GgufShape = Omit<CheckpointShape, "config"> & { ropeDim?: number };
+
 export async function writeRandomGguf(
   file: string,
-  shape: CheckpointShape,
+  shape: GgufShape,
   progress?: (writtenBytes: number, totalBytes: number) => void,
 ): Promise<void> {
   const tensors = tensorsOf(shape);
@@ -72,11 +75,11 @@ export async function writeRandomGguf(
 }
 
 /** Of a step's weights all but these are read. */
-export function ggufEmbeddingBytes(shape: CheckpointShape): number {
+export function ggufEmbeddingBytes(shape: GgufShape): number {
   return byteLength(tensorsOf(shape).find(({ name }) => name === "token_embd.weight")!);
 }
 
-function tensorsOf(shape: CheckpointShape): GgufTensor[] {
+function tensorsOf(shape: GgufShape): GgufTensor[] {
   const { layerCount, hiddenSize, headCount, kvHeadCount, headDim, ffnSize, vocabSize } = shape;
   const qkv = (headCount + 2 * kvHeadCount) * headDim;
   const matrix = (name: string, out: number, input: number, type: TypeName = "Q4_0"): GgufTensor => ({
@@ -120,7 +123,7 @@ function byteLength({ name, type, sizes }: GgufTensor): number {
 const padded = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
 
 /** Everything in front of the tensors' bytes: counts, metadata, tensor infos, padding. */
-function header(shape: CheckpointShape, tensors: readonly GgufTensor[]): Buffer {
+function header(shape: GgufShape, tensors: readonly GgufTensor[]): Buffer {
   const metadata = metadataOf(shape);
   const parts = [magic, uint32(version), uint64(tensors.length), uint64(metadata.length), ...metadata];
   let offset = 0;
@@ -147,7 +150,7 @@ const controlToken = 3;
 const byteToken = 6;
 
 /** One buffer per key with its value. The tokenizer is the least that is accepted: nobody uses it. */
-function metadataOf(shape: CheckpointShape): Buffer[] {
+function metadataOf(shape: GgufShape): Buffer[] {
   const of = (key: string, type: number, value: Buffer) => Buffer.concat([string(key), uint32(type), value]);
   const number = (key: string, value: number) => of(`chatglm.${key}`, uint32Type, uint32(value));
   const real = (key: string, value: number) => of(`chatglm.${key}`, float32Type, float32(value));
@@ -164,7 +167,7 @@ function metadataOf(shape: CheckpointShape): Buffer[] {
     number("attention.head_count", shape.headCount),
     number("attention.head_count_kv", shape.kvHeadCount),
     real("attention.layer_norm_rms_epsilon", 1e-5),
-    number("rope.dimension_count", shape.headDim / 2),
+    number("rope.dimension_count", shape.ropeDim ?? shape.headDim / 2),
     real("rope.freq_base", 10_000),
     of("tokenizer.ggml.model", stringType, string("llama")),
     list(
@@ -198,10 +201,7 @@ function tokenOf(id: number): { text: string; kind: number } {
 }
 
 /** Scales have either sign, so that the values' mean is zero although 4 and 6 bits reach further down than up. */
-function makePools(
-  shape: CheckpointShape,
-  tensors: readonly GgufTensor[],
-): Record<TypeName | "ones", Uint8Array> {
+function makePools(shape: GgufShape, tensors: readonly GgufTensor[]): Record<TypeName | "ones", Uint8Array> {
   const random = uniform(1);
   const std = gain / Math.sqrt(shape.hiddenSize);
   const negative = () => random() < 0.5;

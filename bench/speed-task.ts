@@ -1,4 +1,5 @@
 /** What peers.ts asks of each engine that it compares, so that all of them do the same work in the same order. */
+import type { Model } from "../checkpoint/index.js";
 import { uniform } from "./random-values.js";
 import { decodeRate } from "./report.js";
 import type { BenchCluster } from "./up.js";
@@ -15,6 +16,20 @@ export interface SpeedTask {
   contexts: readonly number[];
   /** Tokens that each sequence decodes. */
   tokens: number;
+}
+
+/** What prompts of a model are made of. */
+export function promptsOf({
+  shape,
+  card,
+  prefixModel,
+}: Pick<Model, "shape" | "card" | "prefixModel">): Pick<SpeedTask, "tokenCount" | "promptEnd"> {
+  const fill = card.tokenizer.fill;
+  if (prefixModel === null || fill === undefined) return { tokenCount: shape.tokenCount };
+  const { masks, start } = prefixModel.fill;
+  // Ids below all masks are text; the mask for what is at the end and the start token close the context.
+  const mask = masks[fill.masks.indexOf(fill.append)]!;
+  return { tokenCount: Math.min(...masks, start), promptEnd: [mask, start] };
 }
 
 /**

@@ -155,6 +155,7 @@ async function run(flags: Flags): Promise<void> {
   requireProbePort(flags);
   const redis = redisWithPassword(flags.redis, flags.redisPasswordFile);
   await runService(
+    "coordinator",
     async () => {
       const [{ startCoordinator }, { createLogger }, { requireTrustedApi }] = await Promise.all([
         import("../coordinator/coordinator.js"),

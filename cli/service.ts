@@ -1,5 +1,5 @@
 /** The life of a `coordinator` or `worker` process from its start to its exit status. */
-import { CommandError } from "./errors.js";
+import { CommandError, exitStatus, failureLine, statusOfFailure } from "./errors.js";
 import { exitWithParent } from "./parent.js";
 import { listenForStop } from "./signals.js";
 
@@ -16,11 +16,37 @@ interface Service {
 
 /**
  * Runs a service until it closes by itself or a signal asks it to. Never returns. A second signal ends the
- * draining, a third one the process.
+ * draining, a third one the process. A failure is the last line of its log, whatever the level of that is.
+ * @param component Name of the process in that log.
  * @param start Begins the service; a signal during the start ends the process at once.
  * @param drainTimeoutS How long the service may drain.
+ * @throws CommandError (bad usage) of the start: it is told to who wrote the command line.
  */
 export async function runService<S extends Service>(
+  component: string,
+  start: () => Promise<S>,
+  started: (service: S) => void,
+  drainTimeoutS: number,
+): Promise<never> {
+  try {
+    return await live(component, start, started, drainTimeoutS);
+  } catch (error) {
+    const status = statusOfFailure(error);
+    if (status === exitStatus.badUsage) throw error;
+    const { fields, message } = failureLine(error);
+    (await logger(component, "fatal")).fatal(fields, message);
+    // Whatever a failed start has left open must not keep the process alive.
+    process.exit(status);
+  }
+}
+
+async function logger(component: string, level?: string) {
+  const { createLogger } = await import("../common/log.js");
+  return createLogger(component, level);
+}
+
+async function live<S extends Service>(
+  component: string,
   start: () => Promise<S>,
   started: (service: S) => void,
   drainTimeoutS: number,
@@ -46,7 +72,7 @@ export async function runService<S extends Service>(
   }
   limit.set(drainTimeoutS * 1_000 + closeLimitMs);
   const outcome = await Promise.race([service.close(`received ${ended}`), limit.passed]);
-  if (outcome === "late") process.stderr.write(`still busy long after ${ended}: ending anyway\n`);
+  if (outcome === "late") (await logger(component)).warn(`still busy long after ${ended}: ending anyway`);
   process.exit(0);
 }
 

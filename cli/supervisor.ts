@@ -9,7 +9,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, fstatSync, openSync, readSync, writeSync } from "node:fs";
 import { createInterface } from "node:readline";
-import { CommandError, errorPrefix } from "./errors.js";
+import { CommandError, failureIn } from "./errors.js";
 
 export interface Backoff {
   firstMs: number;
@@ -249,8 +249,8 @@ function lastWords(logFile: string, offset: number): { error: string | null; lin
       .split("\n")
       .map((line) => line.trim())
       .filter((line) => line !== "");
-    const error = lines.findLast((line) => line.startsWith(errorPrefix));
-    return { error: error?.slice(errorPrefix.length) ?? null, line: lines.at(-1) ?? null };
+    const error = lines.map(failureIn).findLast((reason) => reason !== null);
+    return { error: error ?? null, line: lines.at(-1) ?? null };
   } finally {
     closeSync(log);
   }

@@ -82,6 +82,7 @@ async function run(flags: Flags): Promise<void> {
   requireProbePort(flags);
   requireCpus(flags);
   await runService(
+    "worker",
     async () => {
       const [{ startWorker }, { createLogger }] = await Promise.all([
         import("../worker/worker.js"),

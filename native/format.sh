@@ -14,7 +14,7 @@ case "$(clang-format --version)" in
     exit 0
     ;;
 esac
-files=$(find native test/native bench/kernels -name '*.cc' -o -name '*.h' -o -name '*.cu')
+files=$(find native test/native bench/kernels bench/cuda -name '*.cc' -o -name '*.h' -o -name '*.cu')
 if [ "${1:-}" = "--check" ]; then
   # One style file serves both folders, so that the checks of test/native look like the engine.
   clang-format --style=file:native/.clang-format --dry-run --Werror $files

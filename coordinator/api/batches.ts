@@ -8,6 +8,7 @@ import { type BatchObject, type BatchService, isFinal } from "../batches/batch.j
 import { readNewBatch } from "./batch-body.js";
 import type { ApiContext, Handler, Route } from "./context.js";
 import { asObject, invalid, show } from "./fields.js";
+import { idempotencyParameter, readCreationName } from "./idempotency.js";
 import { maxBatchBodyBytes, maxIdLength } from "./limits.js";
 import { pageObject, readAfter, readLimit } from "./page.js";
 import { parseJson } from "./read-body.js";
@@ -40,6 +41,7 @@ export function batchRoutes(context: ApiContext): Route[] {
       method: "POST",
       path: "/v1/batches",
       summary: "Begins to work through an uploaded file of requests.",
+      parameters: [idempotencyParameter],
       handler: createHandler(context),
     },
     {
@@ -83,7 +85,7 @@ function createHandler(context: ApiContext): Handler {
     const strict = request.headers["x-glm-strict"] === "1";
     const { batch, unknown } = readNewBatch(body, context.webhookHosts, strict);
     if (unknown.length > 0) context.log.info({ requestId: request.id, fields: unknown }, "unknown fields");
-    return batches.create(batch, tenant);
+    return batches.create(batch, tenant, readCreationName(request.headers["idempotency-key"], batch));
   };
 }
 

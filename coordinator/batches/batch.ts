@@ -105,14 +105,23 @@ export interface NewBatch {
   webhookUrl: string | null;
 }
 
+/** By what a client knows the batch that it asks for, should it have to ask again. */
+export interface CreationName {
+  /** As the client chose it. */
+  key: string;
+  /** Digest of what it asked for. */
+  request: string;
+}
+
 /** Whoever runs batches. A batch is seen by the tenant who made it alone. */
 export interface BatchService {
   /**
    * Writes a batch down; it is checked behind.
+   * @param name The tenant's batch that was made by the same name and request is given again, as it is now.
    * @throws RelayError not_found (the file), invalid_value (its purpose), storage_full, queue_full (too many
-   *   unfinished ones).
+   *   unfinished ones), conflict (the name is that of another request).
    */
-  create(batch: NewBatch, tenant: string): Promise<BatchObject>;
+  create(batch: NewBatch, tenant: string, name: CreationName | null): Promise<BatchObject>;
   /** Null when there is none. */
   get(id: string, tenant: string): BatchObject | null;
   /**

@@ -11,7 +11,7 @@ import { RelayError } from "../../common/errors.js";
 import type { Logger } from "../../common/log.js";
 import { asStorageFull, type DiskGuard } from "../files/disk.js";
 import type { FileStore } from "../files/store.js";
-import type { BatchObject, BatchService, LineRunner, NewBatch } from "./batch.js";
+import type { BatchObject, BatchService, CreationName, LineRunner, NewBatch } from "./batch.js";
 import { BatchStore } from "./batch-store.js";
 import { BatchThread } from "./batch-thread.js";
 import { BatchChanges } from "./changes.js";
@@ -22,6 +22,7 @@ import { Ledgers } from "./ledgers.js";
 import { maxKeptBatches, maxOpenBatches } from "./limits.js";
 import { LiveBatch } from "./live-batch.js";
 import { BatchMetrics } from "./metrics.js";
+import { NamedCreations } from "./named-creations.js";
 import { newRecord } from "./record.js";
 import { Running } from "./running.js";
 import { Validating } from "./validating.js";
@@ -68,6 +69,7 @@ export class BatchEngine implements BatchService {
   readonly #running: Running;
   readonly #draining = new AbortController();
   #sweep: Timer | null = null;
+  readonly #named = new NamedCreations();
   #sweeps = 0;
   #creating = 0;
 
@@ -140,41 +142,12 @@ export class BatchEngine implements BatchService {
     }
   }
 
-  async create(batch: NewBatch, tenant: string): Promise<BatchObject> {
-    const { files, guard, model } = this.#options;
+  async create(batch: NewBatch, tenant: string, name: CreationName | null): Promise<BatchObject> {
     if (this.#draining.signal.aborted) throw new RelayError("draining", "the server is shutting down");
-    const input = files.get(batch.inputFileId, tenant);
-    const path = files.pathOf(batch.inputFileId, tenant);
-    const param = "input_file_id";
-    if (input === null || path === null) {
-      throw new RelayError("not_found", `${param}: there is no file ${batch.inputFileId.slice(0, 100)}`, {
-        param,
-      });
-    }
-    if (input.purpose !== "batch") {
-      const message = `${param}: the file's purpose is "${input.purpose}", expected "batch"`;
-      throw new RelayError("invalid_value", message, { param });
-    }
-    const open = this.#unfinished().length + this.#creating;
-    if (open >= maxOpenBatches) {
-      const message = `${open} batches have not ended, and one more would be above the limit of ${maxOpenBatches}`;
-      throw new RelayError("queue_full", message, { retryAfterS: 60 });
-    }
-    this.#creating++;
-    try {
-      // The prepared input and the answers are about as long as the input each.
-      await guard.requireRoom(2 * input.bytes);
-      const id = `batch_${randomBytes(16).toString("hex")}`;
-      const createdMs = this.#timers.stampMs();
-      const live = new LiveBatch(newRecord(id, batch, { tenant, model, createdMs }), model);
-      await this.#writeNew(live, path);
-      this.#batches.set(id, live);
-      this.#log.info({ batchId: id, input: input.id, bytes: input.bytes }, "batch created");
-      void this.#begin(live);
-      return this.#shown(live);
-    } finally {
-      this.#creating--;
-    }
+    const create = () => this.#create(batch, tenant, name);
+    if (name === null) return create();
+    const show = (kept: LiveBatch) => this.#shown(kept);
+    return this.#named.once(name, tenant, this.#batches.values(), show, create);
   }
 
   get(id: string, tenant: string): BatchObject | null {
@@ -227,6 +200,42 @@ export class BatchEngine implements BatchService {
         }
       },
     };
+  }
+
+  async #create(batch: NewBatch, tenant: string, name: CreationName | null): Promise<BatchObject> {
+    const { files, guard, model } = this.#options;
+    const input = files.get(batch.inputFileId, tenant);
+    const path = files.pathOf(batch.inputFileId, tenant);
+    const param = "input_file_id";
+    if (input === null || path === null) {
+      throw new RelayError("not_found", `${param}: there is no file ${batch.inputFileId.slice(0, 100)}`, {
+        param,
+      });
+    }
+    if (input.purpose !== "batch") {
+      const message = `${param}: the file's purpose is "${input.purpose}", expected "batch"`;
+      throw new RelayError("invalid_value", message, { param });
+    }
+    const open = this.#unfinished().length + this.#creating;
+    if (open >= maxOpenBatches) {
+      const message = `${open} batches have not ended, and one more would be above the limit of ${maxOpenBatches}`;
+      throw new RelayError("queue_full", message, { retryAfterS: 60 });
+    }
+    this.#creating++;
+    try {
+      // The prepared input and the answers are about as long as the input each.
+      await guard.requireRoom(2 * input.bytes);
+      const id = `batch_${randomBytes(16).toString("hex")}`;
+      const createdMs = this.#timers.stampMs();
+      const live = new LiveBatch(newRecord(id, batch, { tenant, name, model, createdMs }), model);
+      await this.#writeNew(live, path);
+      this.#batches.set(id, live);
+      this.#log.info({ batchId: id, input: input.id, bytes: input.bytes }, "batch created");
+      void this.#begin(live);
+      return this.#shown(live);
+    } finally {
+      this.#creating--;
+    }
   }
 
   #find(id: string, tenant: string): LiveBatch | null {

@@ -45,7 +45,8 @@ export async function openBatches(options: BatchesOptions): Promise<Batches> {
   const { data, redis, name, model, term, log, registry } = options;
   const webhookHosts = new WebhookHosts(options.webhookHosts ?? []);
   const { path } = data.directory;
-  const key = await webhookKey(options.webhookSecretFile ?? null, path);
+  // Nothing is signed where nothing may be sent: a data directory then holds no secret.
+  const key = webhookHosts.none ? null : await webhookKey(options.webhookSecretFile ?? null, path);
   const engine = await BatchEngine.open({
     data: path,
     files: data.files,

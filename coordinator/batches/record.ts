@@ -1,5 +1,12 @@
 /** What is written down of a batch: batch.json. */
-import { type BatchObject, type BatchStatus, batchEndpoints, batchStatuses, type NewBatch } from "./batch.js";
+import {
+  type BatchObject,
+  type BatchStatus,
+  batchEndpoints,
+  batchStatuses,
+  type CreationName,
+  type NewBatch,
+} from "./batch.js";
 import type { LineUsage } from "./ledger-record.js";
 import type { JobCut } from "./prepared.js";
 import type { BatchEnd } from "./states.js";
@@ -9,6 +16,8 @@ export interface BatchRecord {
   /** As the API shows it; counts and usage are those of the last time that it was written. */
   object: BatchObject;
   tenant: string;
+  /** Absent: its client gave none. */
+  creation?: CreationName;
   /** Unix time with a fraction: no two of a process are equal. */
   createdMs: number;
   /** Unix time: no line is begun from then on. */
@@ -24,12 +33,14 @@ export interface BatchRecord {
 export function newRecord(
   id: string,
   batch: NewBatch,
-  { tenant, model, createdMs }: { tenant: string; model: string; createdMs: number },
+  made: { tenant: string; name: CreationName | null; model: string; createdMs: number },
 ): BatchRecord {
+  const { tenant, name, model, createdMs } = made;
   const createdS = Math.floor(createdMs / 1_000);
   return {
     version: 1,
     tenant,
+    ...(name === null ? {} : { creation: name }),
     createdMs,
     expiresMs: createdMs + batch.windowS * 1_000,
     outputExpiresAfterS: batch.outputExpiresAfterS,

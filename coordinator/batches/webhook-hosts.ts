@@ -15,9 +15,14 @@ export class WebhookHosts {
     this.#hosts = new Set(hosts.map((host) => host.toLowerCase()));
   }
 
+  /** Webhooks are off. */
+  get none(): boolean {
+    return this.#hosts.size === 0;
+  }
+
   /** Why no webhook may go there, for the client; null when one may. */
   refuse(url: string): string | null {
-    if (this.#hosts.size === 0) {
+    if (this.none) {
       return "webhooks are off here: the coordinator was started without --webhook-hosts";
     }
     if (url.length > webhookUrlLengthMax) {

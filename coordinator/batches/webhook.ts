@@ -112,8 +112,8 @@ export function post(
 
 export interface WebhookOptions {
   hosts: WebhookHosts;
-  /** Of the signatures. */
-  key: Buffer;
+  /** Of the signatures; null: there are no hosts, so nothing is sent. */
+  key: Buffer | null;
   store: DeliveryStore;
   log: Logger;
   /** Default: pausesMs, attemptLimitMs. */
@@ -205,7 +205,8 @@ export class Webhooks {
     const { hosts, key } = this.#options;
     // It was allowed when the batch was made; another start of the coordinator may allow less.
     const refused = hosts.refuse(delivery.url);
-    if (refused !== null) return { delivered: false, again: false, reason: refused };
+    if (refused !== null || key === null)
+      return { delivered: false, again: false, reason: refused ?? "there is no key to sign it with" };
     const event = signedEvent(delivery, key, Math.floor(Date.now() / 1_000));
     return post(delivery.url, event, this.#closing.signal, this.#options.attemptLimitMs);
   }

@@ -10,6 +10,7 @@ import type { TokenIds } from "../inference.js";
 import type { LayerRange } from "../placement/cut.js";
 import { defaultTenant, type RequestClass } from "../request-class.js";
 import { BlockPool } from "./block-pool.js";
+import { Charges } from "./charges.js";
 import { ContextSlices, type ScheduledSlice } from "./context-slices.js";
 import { evenShare } from "./even-share.js";
 import { roomFor } from "./make-room.js";
@@ -71,6 +72,7 @@ export class Scheduler {
   readonly #forecast: ReplyForecast;
   /** Bounded by the queue limit of the coordinator's core. */
   readonly #waiting = new WaitingSet<Submitted>();
+  readonly #charges = new Charges(this.#waiting);
   /** Holding blocks, in the order in which they may next be scheduled. */
   readonly #running = new Map<SequenceId, SequenceState>();
   readonly #sharedPrompts = new SharedPrompts();
@@ -195,16 +197,14 @@ export class Scheduler {
     if (running?.afterStep === "end") return;
     if (running !== undefined) {
       running.tokens.push(token);
-      running.paid = running.tokens.length;
-      this.#waiting.chargeGenerated(running.tab, 1);
+      this.#charges.drawn(running.tab, running);
       this.#settleDraft(running, token);
       return;
     }
     const preempted = this.#waiting.preempted(id);
     if (preempted === undefined) return;
     preempted.what.tokens = [...preempted.what.tokens, token];
-    preempted.what.paid = preempted.what.tokens.length;
-    this.#waiting.chargeGenerated(preempted.tab, 1);
+    this.#charges.drawn(preempted.tab, preempted.what);
   }
 
   /**
@@ -330,7 +330,7 @@ export class Scheduler {
   /** Blocks for a context. @returns false when it has to wait for them. */
   #drawContext(sequence: SequenceState): boolean {
     if (!this.#draw(sequence, this.#blocks.countFor(sequence.whole))) return false;
-    this.#settle(sequence, 0, sequence.whole);
+    this.#charges.computed(sequence, 0, sequence.whole);
     return true;
   }
 
@@ -390,11 +390,9 @@ export class Scheduler {
     return true;
   }
 
-  /** The whole prompt is charged at once, or a tenant could take many places before a row of them is counted. */
   #start(id: SequenceId, submitted: Submitted, reservation: number): void {
     const tab = this.#waiting.remove(id)!;
-    const prepaid = submitted.tokens.length - submitted.paid;
-    this.#waiting.chargePrompt(tab, prepaid);
+    const prepaid = this.#charges.admit(tab, submitted);
     this.#runningOf[submitted.class]++;
     const node = this.#blocks.root(submitted);
     const sequence = begin(id, submitted, { tab, prepaid, node, reservation });
@@ -424,7 +422,7 @@ export class Scheduler {
       sample: sequence.generates && count === left,
       draftRows: 0,
     };
-    this.#settle(sequence, start, start + count);
+    this.#charges.computed(sequence, start, start + count);
     sequence.computed = start + count;
     sequence.sent = sequence.computed;
     sequence.announced = blocks.length;
@@ -527,19 +525,6 @@ export class Scheduler {
     this.#blocks.makeKnown(sequence);
   }
 
-  /**
-   * Its rows [start, end) are computed now. Of what was charged in advance, those that others had computed cost
-   * nothing, and so do rows that are computed again.
-   */
-  #settle(sequence: SequenceState, start: number, end: number): void {
-    const { paid, prepaid, sent } = sequence;
-    const charged = paid + prepaid;
-    const free = Math.max(0, Math.min(start, charged) - Math.max(sent, paid));
-    this.#waiting.chargePrompt(sequence.tab, -free);
-    sequence.paid = Math.max(paid, Math.min(end, charged));
-    sequence.prepaid = charged - sequence.paid;
-  }
-
   /** Marks a sequence as travelling and puts it behind the others, so that none is passed over for ever. */
   #depart(sequence: SequenceState, step: number): void {
     sequence.inStep = step;
@@ -558,7 +543,7 @@ export class Scheduler {
     this.#sharedPrompts.remove(sequence);
     if (sequence.copy !== null) this.#pool.release([sequence.copy.from], 0);
     this.#runningOf[sequence.class]--;
-    this.#waiting.chargePrompt(sequence.tab, -sequence.prepaid);
+    this.#charges.leave(sequence);
     this.#pool.release(sequence.blocks, sequence.reservation);
     this.#ended.push(sequence.id);
   }

@@ -61,11 +61,16 @@ command -v "${CXX:-g++}" >/dev/null 2>&1 || skip "${CXX:-g++} is not installed"
 mkdir -p "$out"
 # What the backend shares with the engine is compiled into the library once more.
 library_sources="$(find native/cuda -name '*.cu' -o -name '*.cc' | sort) $(sed 's/#.*//' native/cuda/shared-sources.txt)"
-# The checks of single kernels, but for those that need the emulation. A packaged source tree may lack them.
+# The scalar kernels quantize what the programs below compute with. A packaged source tree may lack these.
+scalar_sources="$(find native/kernels/scalar -name '*.cc' | sort)"
+# The checks of single kernels, but for those that need the emulation.
 check_sources=
 if [ -d test/native/cuda_check ]; then
-  check_sources="$(find test/native/cuda_check native/kernels/scalar -name '*.cc' ! -name barriers.cc | sort)"
+  check_sources="$(find test/native/cuda_check -name '*.cc' ! -name barriers.cc | sort)"
 fi
+# The benchmarks of single kernels.
+bench_sources=
+if [ -d bench/cuda ]; then bench_sources="$(find bench/cuda -name '*.cc' -o -name '*.cu' | sort)"; fi
 options="-std=c++17 -O3 -fmad=false -DGLM_RELAY_CUDA -Inative --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden
   -Xcompiler -ffp-contract=off,-Wall,-Wextra -Xptxas -v -diag-suppress 20011,20014"
 targets="-gencode arch=compute_75,code=sm_75 -gencode arch=compute_80,code=sm_80
@@ -84,22 +89,18 @@ case "$version" in
 esac
 
 # Every object that is older than a source or a header is made again.
-newest=$(find native test/native/cuda_check -name '*.h' -newer "$library" -print 2>/dev/null | head -1 || true)
+newest=$(find native test/native/cuda_check bench/cuda -name '*.h' -newer "$library" -print 2>/dev/null | head -1 || true)
 [ -e "$library" ] || newest=all
 [ native/cuda/build.sh -nt "$library" ] && newest=all
 object_of() { echo "$out/$(echo "$1" | tr / _).o"; }
+objects_of() {
+  for source in $1; do object_of "$source"; done
+}
 changed=
-library_objects=
-check_objects=
-for source in $library_sources; do
-  library_objects="$library_objects $(object_of "$source")"
-done
-for source in $check_sources; do
-  check_objects="$check_objects $(object_of "$source")"
-done
-for source in $library_sources $check_sources; do
+for source in $library_sources $scalar_sources $check_sources $bench_sources; do
   if [ -n "$newest" ] || [ "$source" -nt "$(object_of "$source")" ]; then changed="$changed $source"; fi
 done
+library_objects=$(objects_of "$library_sources")
 if [ -n "$changed" ] || [ ! -e "$library" ]; then
   echo "compiling the CUDA backend with nvcc $version"
   jobs=${GLM_RELAY_BUILD_JOBS:-$(nproc 2>/dev/null || echo 2)}
@@ -109,10 +110,14 @@ if [ -n "$changed" ] || [ ! -e "$library" ]; then
     case $2 in *.cu) kind="$3";; *) kind="-x c++";; esac
     "$4" $5 $kind -c "$2" -o "$object.part" >"$object.log" 2>&1 && mv "$object.part" "$object" ||
       { cat "$object.log" >&2; exit 1; }' sh "$out" {} "$targets" "$nvcc" "$options"
-  # shellcheck disable=SC2086
-  if [ -n "$check_objects" ]; then
-    "$nvcc" -cudart static $link $library_objects $check_objects -o "$out/cuda_check" -lpthread -ldl -lrt
-  fi
+  # link_program NAME SOURCES
+  link_program() {
+    [ -n "$2" ] || return 0
+    # shellcheck disable=SC2046,SC2086
+    "$nvcc" -cudart static $link $library_objects $(objects_of "$2 $scalar_sources") -o "$out/$1" -lpthread -ldl -lrt
+  }
+  link_program cuda_check "$check_sources"
+  link_program cuda_bench "$bench_sources"
   # shellcheck disable=SC2086
   "$nvcc" -shared -cudart static $link $library_objects -o "$library.part" -Xlinker --no-undefined -lpthread -ldl -lrt \
     -Xlinker --exclude-libs,ALL

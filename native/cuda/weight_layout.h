@@ -63,22 +63,22 @@ struct WeightLayout {
   size_t bytes() const { return rowBlocks * rowBlockBytes(); }
 };
 
-// The input of a product, FP16, lies as the same instructions want it: rows in tiles of 16, and of every tile
-// and step of 16 columns the 16 bytes of each lane one behind the other. Lane l has, with t = l % 4, the
-// columns 2t and 2t + 1 of the rows l / 4 and l / 4 + 8, then the columns 2t + 8 and 2t + 9 of the same.
-constexpr int kTileRows = 16;
+// The input of a product, FP16, lies as the same instructions want it: rows in tiles of 8, and of every tile
+// and 32 columns the 16 bytes of each lane one behind the other. Lane l has row l / 4 and, with t = l % 4, of
+// both steps of 16 columns the columns 2t, 2t + 1, 2t + 8 and 2t + 9.
+constexpr int kTileRows = 8;
+constexpr int kQuarterColumns = 2 * kStepColumns;
 constexpr int64_t halfIndex(int row, int column, int paddedColumns) {
-  const int64_t step =
-      static_cast<int64_t>(row / kTileRows) * (paddedColumns / kStepColumns) + column / kStepColumns;
-  const int lane = row % 8 * 4 + column % 8 / 2;
-  const int pair = column % kStepColumns / 8 * 2 + row % kTileRows / 8;
-  return (step * 32 + lane) * 8 + pair * 2 + column % 2;
+  const int64_t quarter =
+      static_cast<int64_t>(row / kTileRows) * (paddedColumns / kQuarterColumns) + column / kQuarterColumns;
+  const int lane = row % kTileRows * 4 + column % 8 / 2;
+  return (quarter * 32 + lane) * 8 + column % kQuarterColumns / 8 * 2 + column % 2;
 }
 // FP16 numbers to make room for when so many rows come: whole tiles, and 32 columns of one that are read
 // ahead and not used.
 constexpr int64_t halvesOf(int rows, int paddedColumns) {
   return static_cast<int64_t>((rows + kTileRows - 1) / kTileRows) * kTileRows * paddedColumns +
-         kTileRows * 32;
+         kTileRows * kQuarterColumns;
 }
 
 // Sums along k are made in so many parts, each of the same number of whole blocks but the last ones, and put

@@ -85,11 +85,16 @@ export class SimulatedCluster {
     this.workers = simulatedWorkers(hardware, loop);
     this.#connections = this.workers.length;
     this.#drawn = new DrawnTokens(seed, acceptance ?? 0);
-    this.#coordinatorLink = new Link(hardware.hosts.length > 1 ? hardware.betweenHosts : hardware.withinHost);
+    this.#coordinatorLink = new Link(this.#isOneHost ? hardware.withinHost : hardware.betweenHosts);
     this.core = new Core(this.#coreConfig(), this.#ports(), loop);
     for (const worker of this.workers) loop.at(0, () => this.#join(worker));
     loop.every(tickMs, () => this.core.tick());
     loop.every(heartbeatMs, () => this.#heartbeats());
+  }
+
+  /** The coordinator is on the host of every worker. */
+  get #isOneHost(): boolean {
+    return this.#options.hardware.hosts.length === 1;
   }
 
   /** @throws RelayError invalid_configuration when the model does not fit, naming the missing bytes. */
@@ -304,9 +309,8 @@ export class SimulatedCluster {
     const tokens = work.rows + (work.slice?.rows ?? 0);
     const bytes = headerBytes + sequenceBytes * sequences + tokenBytes * tokens;
     const travel: Travel = { run, header, work, rows, stageUs: [], sentMs: this.#loop.nowMs() };
-    const near = this.#options.hardware.hosts.length === 1;
     const { worker } = run.stages[0]!;
-    this.#message(this.#coordinatorLink, bytes, near ? worker : null, (atMs) =>
+    this.#message(this.#coordinatorLink, bytes, this.#isOneHost ? worker : null, (atMs) =>
       this.#compute(travel, 0, atMs),
     );
   }
@@ -331,6 +335,16 @@ export class SimulatedCluster {
     this.#loop.at(link.sentMs(now, bytes), () =>
       this.#takeCore(within, link.latencyMs, () => received(this.#loop.nowMs())),
     );
+  }
+
+  /** @param near Whoever reads it is on the worker's host. */
+  #messageFrom(
+    worker: SimulatedWorker,
+    near: boolean,
+    bytes: number,
+    received: (atMs: number) => void,
+  ): void {
+    this.#message(near ? worker.local : worker.uplink, bytes, near ? worker : null, received);
   }
 
   /** On the host of a worker that shares its cores. */
@@ -369,16 +383,14 @@ export class SimulatedCluster {
     const next = run.stages[stage + 1];
     const fixed = headerBytes + sequenceBytes * work.parts.length;
     if (next === undefined) {
-      const near = this.#options.hardware.hosts.length === 1;
-      this.#message(near ? worker.local : worker.uplink, fixed, near ? worker : null, (atMs) =>
+      this.#messageFrom(worker, this.#isOneHost, fixed, (atMs) =>
         this.#loop.at(atMs, () => this.#answer(travel)),
       );
       return;
     }
     const sliced = work.slice?.layerEnd === layers.layerEnd ? work.slice.rows : 0;
     const bytes = fixed + (work.rows + sliced) * this.#options.model.rowBytes;
-    const near = next.worker.host === worker.host;
-    this.#message(near ? worker.local : worker.uplink, bytes, near ? worker : null, (atMs) =>
+    this.#messageFrom(worker, next.worker.host === worker.host, bytes, (atMs) =>
       this.#compute(travel, stage + 1, atMs),
     );
   }
@@ -401,8 +413,7 @@ export class SimulatedCluster {
         sequences: (header.sequences ?? []).map((rows) => this.#drawn.of(rows)),
       });
       const { worker } = run.stages[0]!;
-      if (this.#options.hardware.hosts.length === 1 && sharesCores(worker))
-        this.#takeCore(worker, answersUs / 1_000, () => undefined);
+      if (this.#isOneHost && sharesCores(worker)) this.#takeCore(worker, answersUs / 1_000, () => undefined);
     });
   }
 }

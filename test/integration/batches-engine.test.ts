@@ -110,6 +110,30 @@ describe("batches on a running cluster", () => {
     }
   });
 
+  it("makes one batch for one key, also after the coordinator was killed", async () => {
+    const file = await upload(cluster.url, input(3));
+    const body = { input_file_id: file.id, endpoint: "/v1/completions", completion_window: "24h" };
+    const make = (more: object = {}) =>
+      cluster.post("/v1/batches", { ...body, ...more }, { "idempotency-key": "run-1" });
+    const made = await Promise.all([make(), make(), make()]);
+    expect(made.map(({ status }) => status)).toEqual([200, 200, 200]);
+    const { id } = made[0]!.body;
+    expect(made.map(({ body }) => body.id)).toEqual([id, id, id]);
+    await restart();
+    const again = await make();
+    expect([again.status, again.body.id]).toEqual([200, id]);
+    const other = await make({ priority: 1 });
+    const { code, param } = other.body.error;
+    expect([other.status, code, param]).toEqual([409, "conflict", "idempotency-key"]);
+    expect(other.headers.get("x-should-retry")).toBe("false");
+    await ended(id);
+  });
+
+  it("makes no secret for webhooks that nobody allowed", () => {
+    expect(readdirSync(data)).toContain("batches");
+    expect(readdirSync(data)).not.toContain("webhook-secret");
+  });
+
   it("draws the same for a line without a seed, whenever it is run again", async () => {
     const sampled = { prompt: [5, 6], max_tokens: 12, ignore_eos: true, temperature: 1.5 };
     const lines = ["a", "b"].map((name) => requestLine(name, sampled, "/v1/completions"));

@@ -283,14 +283,37 @@ describe("up", () => {
 });
 
 describe("the log", () => {
-  it("is lines of JSON also when a start fails, with the reason behind them", async () => {
+  it("is lines of JSON also when a start fails, the last of them the reason", async () => {
     const cluster = await TestCluster.start({ model: tinyModel, stages: 1 });
     const taken = (await cluster.view()).workers[0]!.address;
     const refused = await glmRelay(["worker", "--coordinator", "127.0.0.1:1", "--listen", taken]);
-    const lines = refused.stderr.trimEnd().split("\n");
-    expect(lines.at(-1)).toMatch(/^error: cannot listen on .* \[invalid_configuration\]$/);
-    for (const line of lines.slice(0, -1)) expect(JSON.parse(line)).toMatchObject({ component: "worker" });
+    const lines = refused.stderr
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    for (const line of lines) expect(line).toMatchObject({ component: "worker" });
+    const reason = {
+      level: 60,
+      code: "invalid_configuration",
+      msg: expect.stringMatching(/^cannot listen on /),
+    };
+    expect(lines.at(-1)).toMatchObject(reason);
+
+    // The reason is told whatever the level: an exit status alone helps nobody.
+    const silent = { env: { GLM_RELAY_LOG: "silent" } };
+    const none = ["--model", "/nowhere", "--stages", "1", "--redis", "redis://127.0.0.1:1", "--port", "0"];
+    const coordinator = await glmRelay(["coordinator", ...none], silent);
+    expect(coordinator.status).toBe(1);
+    const [line, ...more] = coordinator.stderr.trimEnd().split("\n");
+    expect(more).toEqual([]);
+    expect(JSON.parse(line!)).toMatchObject({ level: 60, component: "coordinator", code: "invalid_model" });
     await cluster.stop();
+  });
+
+  it("holds no mistake of the command line: that is told in plain words", async () => {
+    const refused = await glmRelay(["worker", "--coordinator", "127.0.0.1:1", "--cpus", "1023"]);
+    expect(refused.status).toBe(2);
+    expect(refused.stderr).toMatch(/^error: option '--cpus <list>'.*\[invalid_configuration\]\n/);
   });
 });
 
@@ -333,7 +356,7 @@ describe("addresses", () => {
     ],
   ])("that cannot be are refused: %j", async (args, expected) => {
     const refused = await glmRelay([...args], { env: { GLM_RELAY_LOG: "fatal" } });
-    expect(refused.stderr).toMatch(expected);
+    expect(JSON.parse(refused.stderr).msg).toMatch(expected);
     expect(refused.status).toBe(1);
   });
 });

@@ -3,6 +3,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { failureIn } from "../../cli/errors.js";
 import { packageRoot } from "../../common/package.js";
 import { freePort, TestCluster, TestProcess, TestRedis, tinyModel } from "../support/cluster.js";
 import { pickle, torchBytes } from "../unit/checkpoint/torch-fixture.js";
@@ -28,7 +29,7 @@ describe("a start that cannot work ends with status 1 and says why", () => {
       ...args,
     ]);
     const { code } = await process.exited;
-    return { code, output: process.output };
+    return { code, output: failureIn(process.output.trimEnd().split("\n").at(-1)!) ?? process.output };
   }
 
   const usual = (overrides: Record<string, string> = {}): string[] =>

@@ -297,10 +297,16 @@ export class TestCluster {
     await this.until("the cluster to be ready", (view) => view.state === "ready", limitMs);
   }
 
-  /** Starts dead workers again and waits until the cluster is ready. */
+  /**
+   * Starts dead workers again and waits until the cluster is ready with them. Before they have joined, "ready" may
+   * still be that of the plan whose worker is dead and not yet missed; joining ends that plan.
+   */
   async revive(): Promise<void> {
     for (const [index, worker] of this.workers.entries()) if (!worker.alive) this.startWorker(index);
-    await this.until("the cluster to be ready", (view) => view.state === "ready");
+    await this.until("the cluster to be ready with its workers", ({ state, workers }) => {
+      const joined = workers.map(({ pid }) => pid);
+      return state === "ready" && this.workers.every(({ pid }) => joined.includes(pid));
+    });
   }
 
   async view(): Promise<ClusterView> {

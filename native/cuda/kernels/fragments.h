@@ -1,5 +1,6 @@
 // The weights of one block (weight_layout.h) as a lane's fragments, dequantized on the way: a weight is
-// q * scale, where q is exact in FP16 and the product is rounded once.
+// q * scale, where q is exact in FP16 and the product is rounded once. Weights are the instruction's first
+// operand, 16 outputs, and x its second, 8 rows: few rows leave less of it unused than the other way round.
 #pragma once
 
 #include "cuda/kernels/device.h"
@@ -75,10 +76,14 @@ __device__ __forceinline__ void dequantize(const uint4& vector, int quarter, uin
   }
 }
 
-// One step's products of a row tile with a block.
+// Adds the products of one step: of two blocks of weights, 16 outputs, with the two vectors of a quarter of x
+// that 8 rows of it are. Value i of `sums` is output lane / 4 (+ 8 for i > 1) of row lane % 4 * 2 (+ 1 for
+// odd i).
 template <Path kPath>
-__device__ __forceinline__ void multiplyStep(float (&sums)[4], const uint4& x, const uint32_t (&b)[2]) {
-  const uint32_t a[4] = {x.x, x.y, x.z, x.w};
+__device__ __forceinline__ void multiplyStep(float (&sums)[4], const uint32_t (&first)[2],
+                                             const uint32_t (&second)[2], const uint4& x, int step) {
+  const uint32_t a[4] = {first[0], second[0], first[1], second[1]};
+  const uint32_t b[2] = {step == 0 ? x.x : x.z, step == 0 ? x.y : x.w};
   if constexpr (kPath == Path::kAmpere) {
     multiply16x8x16(sums, a, b);
   } else {

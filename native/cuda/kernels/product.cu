@@ -8,10 +8,10 @@ namespace {
 void start(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel, const ProductArgs& args,
            const GroupedRows* grouped) {
   switch (kernel) {
+    case ProductKernel::kNarrow8:
     case ProductKernel::kNarrow16:
-      return narrowProduct(stream, path, type, 1, args, grouped);
     case ProductKernel::kNarrow32:
-      return narrowProduct(stream, path, type, 2, args, grouped);
+      return narrowProduct(stream, path, type, rowsOf(kernel) / kTileRows, args, grouped);
     case ProductKernel::kWide:
       return wideProduct(stream, path, type, args, grouped);
   }
@@ -30,11 +30,11 @@ void groupedProduct(cudaStream_t stream, Path path, WeightType type, ProductKern
 }
 
 void product(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args) {
-  productWith(stream, path, type,
-              args.rows <= kTileRows       ? ProductKernel::kNarrow16
-              : args.rows <= 2 * kTileRows ? ProductKernel::kNarrow32
-                                           : ProductKernel::kWide,
-              args);
+  for (ProductKernel kernel : kProductKernels) {
+    if (args.rows <= rowsOf(kernel) || kernel == ProductKernel::kWide) {
+      return productWith(stream, path, type, kernel, args);
+    }
+  }
 }
 
 }  // namespace glm_relay::cuda

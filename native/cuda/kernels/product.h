@@ -32,9 +32,9 @@ struct ProductArgs {
 // Enqueues the product with the best kernel for so many rows.
 void product(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args);
 
-enum class ProductKernel : uint8_t { kNarrow16, kNarrow32, kWide };
-constexpr ProductKernel kProductKernels[] = {ProductKernel::kNarrow16, ProductKernel::kNarrow32,
-                                             ProductKernel::kWide};
+enum class ProductKernel : uint8_t { kNarrow8, kNarrow16, kNarrow32, kWide };
+constexpr ProductKernel kProductKernels[] = {ProductKernel::kNarrow8, ProductKernel::kNarrow16,
+                                             ProductKernel::kNarrow32, ProductKernel::kWide};
 // The same with a kernel by name; for tests.
 void productWith(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
                  const ProductArgs& args);
@@ -56,7 +56,10 @@ struct GroupedRows {
   int tileCount;
 };
 constexpr int rowsOf(ProductKernel kernel) {
-  return kernel == ProductKernel::kNarrow16 ? 16 : kernel == ProductKernel::kNarrow32 ? 32 : 64;
+  return kernel == ProductKernel::kNarrow8    ? 8
+         : kernel == ProductKernel::kNarrow16 ? 16
+         : kernel == ProductKernel::kNarrow32 ? 32
+                                              : 64;
 }
 
 // The same for rows of many experts in one grid, bit by bit what `product` gives each of them: row r of y is
@@ -66,7 +69,7 @@ constexpr int rowsOf(ProductKernel kernel) {
 void groupedProduct(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
                     const ProductArgs& args, const GroupedRows& grouped);
 
-// Of rowTiles (1 or 2) x 16 rows per block of threads, and of 64; `grouped`: null or as above.
+// Of rowTiles (1, 2 or 4) x 8 rows per block of threads, and of 64; `grouped`: null or as above.
 void narrowProduct(cudaStream_t stream, Path path, WeightType type, int rowTiles, const ProductArgs& args,
                    const GroupedRows* grouped);
 void wideProduct(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args,

@@ -9,14 +9,14 @@ namespace {
 constexpr int kThreads = kParts * kWarp;
 
 // How much a warp computes, and how many blocks of each of its rows of blocks it holds or has asked for.
-template <Path kPath_, WeightType kType_, int kRowTiles_, int kColumnTiles_, int kDepth_>
+template <Path kPath_, WeightType kType_, int kRowTiles_, int kPairs_, int kDepth_>
 struct Tile {
   static constexpr Path kPath = kPath_;
   static constexpr WeightType kType = kType_;
   static constexpr int kRowTiles = kRowTiles_;
-  static constexpr int kColumnTiles = kColumnTiles_;
+  static constexpr int kPairs = kPairs_;  // of rows of blocks: 16 outputs each
   static constexpr int kDepth = kDepth_;
-  static constexpr int kSums = kRowTiles * kColumnTiles * 4;  // of a lane
+  static constexpr int kSums = kRowTiles * kPairs * 4;  // of a lane
   static constexpr int kSharedBytes = kParts * kSums * kWarp * sizeof(float);
 };
 
@@ -37,12 +37,6 @@ struct LaneBlock {
   }
 };
 
-// Two steps of x for every row tile.
-template <int kRowTiles>
-struct LaneRows {
-  uint4 of[kRowTiles][kQuarterSteps];
-};
-
 template <class T>
 class Warp {
  public:
@@ -53,59 +47,61 @@ class Warp {
         end_(smaller(args.columnBlocks, (warpOfThread() + 1) * blocksPerPart(args.columnBlocks))) {
     const int begin = smaller(end_, warpOfThread() * blocksPerPart(args.columnBlocks));
 #pragma unroll
-    for (int i = 0; i < T::kColumnTiles; i++) {
+    for (int i = 0; i < 2 * T::kPairs; i++) {
       // Blocks behind the last are computed like it, and not stored.
-      const int rowBlock = smaller(static_cast<int>(blockIdx.x) * T::kColumnTiles + i, args.rowBlocks - 1);
+      const int rowBlock = smaller(static_cast<int>(blockIdx.x) * 2 * T::kPairs + i, args.rowBlocks - 1);
       weights_[i] = share.weights + static_cast<int64_t>(rowBlock) * args.columnBlocks * args.blockBytes;
     }
-    const int steps = args.columnBlocks * kBlockSteps;
 #pragma unroll
     for (int i = 0; i < T::kRowTiles; i++) {
       const int rowTile = smaller(share.firstTile + i, share.endTile() - 1);
       x_[i] = reinterpret_cast<const uint8_t*>(args.x) +
-              (static_cast<int64_t>(rowTile) * steps * kWarp + lane_) * kVectorBytes;
+              (static_cast<int64_t>(rowTile) * args.columnBlocks * kQuarters * kWarp + lane_) * kVectorBytes;
     }
     sum(begin);
   }
 
-  float sums[T::kRowTiles][T::kColumnTiles][4] = {};
+  float sums[T::kRowTiles][T::kPairs][4] = {};
 
  private:
-  __device__ __forceinline__ void load(LaneBlock<T::kType> (&blocks)[T::kColumnTiles], int columnBlock) {
+  using Blocks = LaneBlock<T::kType>[2 * T::kPairs];
+  // A quarter of x for every row tile.
+  using Rows = uint4[T::kRowTiles];
+
+  __device__ __forceinline__ void load(Blocks& blocks, int columnBlock) {
     if (columnBlock >= end_) return;
 #pragma unroll
-    for (int i = 0; i < T::kColumnTiles; i++) {
+    for (int i = 0; i < 2 * T::kPairs; i++) {
       blocks[i].load(weights_[i] + static_cast<int64_t>(columnBlock) * args_.blockBytes, lane_,
                      args_.groupsPerBlock);
     }
   }
 
   // Of the last block's last quarter also the one behind it, which nobody uses.
-  __device__ __forceinline__ void loadRows(LaneRows<T::kRowTiles>& rows, int quarter) {
+  __device__ __forceinline__ void loadRows(Rows& rows, int quarter) {
 #pragma unroll
-    for (int i = 0; i < T::kRowTiles; i++) {
-#pragma unroll
-      for (int step = 0; step < kQuarterSteps; step++) {
-        rows.of[i][step] = load16(x_[i] + (quarter * kQuarterSteps + step) * (kWarp * kVectorBytes));
-      }
-    }
+    for (int i = 0; i < T::kRowTiles; i++) rows[i] = load16(x_[i] + quarter * (kWarp * kVectorBytes));
   }
 
-  __device__ __forceinline__ void multiply(const LaneBlock<T::kType> (&blocks)[T::kColumnTiles],
-                                           LaneRows<T::kRowTiles> (&rows)[2], int columnBlock) {
+  __device__ __forceinline__ void multiply(const Blocks& blocks, Rows (&rows)[2], int columnBlock) {
 #pragma unroll
     for (int quarter = 0; quarter < kQuarters; quarter++) {
       loadRows(rows[(quarter + 1) % 2], columnBlock * kQuarters + quarter + 1);
 #pragma unroll
-      for (int j = 0; j < T::kColumnTiles; j++) {
-        uint32_t b[kQuarterSteps][2];
-        dequantize<T::kType>(blocks[j].vectors[quarter / quartersPerVector(T::kType)], quarter,
-                             selectors_.pair(blocks[j].scales, quarter), b);
+      for (int pair = 0; pair < T::kPairs; pair++) {
+        uint32_t weights[2][kQuarterSteps][2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          const LaneBlock<T::kType>& block = blocks[2 * pair + i];
+          dequantize<T::kType>(block.vectors[quarter / quartersPerVector(T::kType)], quarter,
+                               selectors_.pair(block.scales, quarter), weights[i]);
+        }
 #pragma unroll
         for (int step = 0; step < kQuarterSteps; step++) {
 #pragma unroll
           for (int i = 0; i < T::kRowTiles; i++) {
-            multiplyStep<T::kPath>(sums[i][j], rows[quarter % 2].of[i][step], b[step]);
+            multiplyStep<T::kPath>(sums[i][pair], weights[0][step], weights[1][step], rows[quarter % 2][i],
+                                   step);
           }
         }
       }
@@ -113,8 +109,8 @@ class Warp {
   }
 
   __device__ __forceinline__ void sum(int begin) {
-    LaneBlock<T::kType> ring[T::kDepth][T::kColumnTiles] = {};
-    LaneRows<T::kRowTiles> rows[2] = {};
+    Blocks ring[T::kDepth] = {};
+    Rows rows[2] = {};
 #pragma unroll
     for (int i = 0; i < T::kDepth; i++) load(ring[i], begin + i);
     loadRows(rows[0], begin * kQuarters);
@@ -132,7 +128,7 @@ class Warp {
   const int lane_;
   const ScaleSelectors selectors_;
   const int end_;
-  const uint8_t* weights_[T::kColumnTiles];
+  const uint8_t* weights_[2 * T::kPairs];
   const uint8_t* x_[T::kRowTiles];
 };
 
@@ -145,9 +141,9 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
 #pragma unroll
     for (int i = 0; i < T::kRowTiles; i++) {
 #pragma unroll
-      for (int j = 0; j < T::kColumnTiles; j++) {
+      for (int j = 0; j < T::kPairs; j++) {
 #pragma unroll
-        for (int c = 0; c < 4; c++) mine[((i * T::kColumnTiles + j) * 4 + c) * kWarp] = warp.sums[i][j][c];
+        for (int c = 0; c < 4; c++) mine[((i * T::kPairs + j) * 4 + c) * kWarp] = warp.sums[i][j][c];
       }
     }
   }
@@ -159,8 +155,8 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
     float sum = shared[at * kWarp + lane];
     for (int part = 1; part < parts; part++) sum += shared[(part * T::kSums + at) * kWarp + lane];
     const int tile = at / 4;
-    storeSum(args, share, sum, share.firstTile + tile / T::kColumnTiles,
-             static_cast<int>(blockIdx.x) * T::kColumnTiles + tile % T::kColumnTiles, lane, at % 4);
+    storeSum(args, share, sum, share.firstTile + tile / T::kPairs,
+             static_cast<int>(blockIdx.x) * T::kPairs + tile % T::kPairs, lane, at % 4);
   }
 }
 
@@ -178,18 +174,13 @@ __global__ void __launch_bounds__(kThreads)
 
 template <Path kPath, WeightType kType, int kRowTiles>
 struct TileFor {
-  // As many bytes under way whatever the type.
-  static constexpr int kDepth = kType == WeightType::kInt4 ? 4 : 2;
-  using Type = Tile<kPath, kType, kRowTiles,
-                    kRowTiles == 1               ? 2
-                    : kType == WeightType::kInt4 ? 4
-                                                 : 2,
-                    kRowTiles == 1 ? kDepth : 2>;
+  static constexpr bool kSmall = kType == WeightType::kInt4;
+  using Type = Tile<kPath, kType, kRowTiles, 1, kSmall ? 4 : 2>;
 };
 
 template <class T>
 void start(cudaStream_t stream, const ProductArgs& args, const GroupedRows* grouped) {
-  const dim3 grid{static_cast<unsigned int>((args.rowBlocks + T::kColumnTiles - 1) / T::kColumnTiles),
+  const dim3 grid{static_cast<unsigned int>((args.rowBlocks + 2 * T::kPairs - 1) / (2 * T::kPairs)),
                   rowTilesOfGrid(args, T::kRowTiles, grouped), 1};
   if (grouped == nullptr) return launch(narrowKernel<T>, grid, kThreads, T::kSharedBytes, stream, args);
   launch(groupedNarrowKernel<T>, grid, kThreads, T::kSharedBytes, stream, args, *grouped);
@@ -198,7 +189,8 @@ void start(cudaStream_t stream, const ProductArgs& args, const GroupedRows* grou
 template <Path kPath, WeightType kType>
 void startOfType(cudaStream_t stream, int rowTiles, const ProductArgs& args, const GroupedRows* grouped) {
   if (rowTiles == 1) return start<typename TileFor<kPath, kType, 1>::Type>(stream, args, grouped);
-  start<typename TileFor<kPath, kType, 2>::Type>(stream, args, grouped);
+  if (rowTiles == 2) return start<typename TileFor<kPath, kType, 2>::Type>(stream, args, grouped);
+  start<typename TileFor<kPath, kType, 4>::Type>(stream, args, grouped);
 }
 
 template <Path kPath>

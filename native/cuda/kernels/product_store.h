@@ -27,11 +27,11 @@ __device__ __forceinline__ Share shareOf(const GroupedRows& grouped) {
   return {matrix.weights, matrix.rowScales, tile.firstRow / kTileRows, tile.firstRow + tile.rows};
 }
 
-// Value `i` of a lane's four is row lane / 4 (+ 8) and column lane % 4 * 2 (+ 1) of its tile.
+// Value `i` of a lane's four sums of a row tile and a pair of blocks; see multiplyStep.
 __device__ __forceinline__ void storeSum(const ProductArgs& args, const Share& share, float sum, int rowTile,
-                                         int rowBlock, int lane, int i) {
-  const int row = rowTile * kTileRows + lane / 4 + i / 2 * 8;
-  const int column = rowBlock * kBlockRows + lane % 4 * 2 + i % 2;
+                                         int pair, int lane, int i) {
+  const int row = rowTile * kTileRows + lane % 4 * 2 + i % 2;
+  const int column = pair * 2 * kBlockRows + lane / 4 + i / 2 * kBlockRows;
   if (row >= share.endRow || column >= args.n) return;
   const float scaled = (sum * share.rowScales[column]) * args.xScales[row];
   args.y[static_cast<int64_t>(row) * args.n + column] = args.bias ? scaled + args.bias[column] : scaled;

@@ -9,20 +9,20 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kMaxGroups = 4;  // of a block
-// Of one step of a row tile, and of a block's columns.
-constexpr int kStepVectors = kWarp;
-constexpr int kTileVectors = kBlockSteps * kStepVectors;
+// Of a row tile, in the columns of a block.
+constexpr int kTileVectors = kQuarters * kWarp;
 
 // How much a block of threads computes, and how many stages of copies are under way.
-template <Path kPath_, WeightType kType_, int kRowTiles_, int kColumnTiles_, int kStages_>
+template <Path kPath_, WeightType kType_, int kRowTiles_, int kPairs_, int kStages_>
 struct Tile {
   static constexpr Path kPath = kPath_;
   static constexpr WeightType kType = kType_;
   static constexpr int kRowTiles = kRowTiles_;
-  static constexpr int kColumnTiles = kColumnTiles_;  // of a warp
+  static constexpr int kPairs = kPairs_;  // of rows of blocks, of a warp: 16 outputs each
   static constexpr int kStages = kStages_;
 
-  static constexpr int kRowBlocks = kWarps * kColumnTiles;  // of weights
+  static constexpr int kWarpBlocks = 2 * kPairs;
+  static constexpr int kRowBlocks = kWarps * kWarpBlocks;
   static constexpr int kDataVectors = vectorsPerLane(kType);
   static constexpr int kScaleVectors = kType == WeightType::kStored ? 0 : kMaxGroups;
   static constexpr int kBlockBytes = blockDataBytes(kType) + kScaleVectors * kVectorBytes;
@@ -52,10 +52,10 @@ __device__ __forceinline__ void forEachPiece(const ProductArgs& args, const Shar
   }
   // Each warp brings its own weights.
   const int lane = laneOfThread();
-  const int firstBlock = static_cast<int>(blockIdx.x) * T::kRowBlocks + warpOfThread() * T::kColumnTiles;
-  uint8_t* blocks = stage + T::kXBytes + warpOfThread() * T::kColumnTiles * T::kBlockBytes;
+  const int firstBlock = static_cast<int>(blockIdx.x) * T::kRowBlocks + warpOfThread() * T::kWarpBlocks;
+  uint8_t* blocks = stage + T::kXBytes + warpOfThread() * T::kWarpBlocks * T::kBlockBytes;
 #pragma unroll
-  for (int i = 0; i < T::kColumnTiles; i++) {
+  for (int i = 0; i < T::kWarpBlocks; i++) {
     const bool valid = firstBlock + i < args.rowBlocks;
     const uint8_t* from =
         share.weights + (static_cast<int64_t>(valid ? firstBlock + i : 0) * args.columnBlocks + columnBlock) *
@@ -70,7 +70,7 @@ __device__ __forceinline__ void forEachPiece(const ProductArgs& args, const Shar
     // A vector per lane: that many groups of that many blocks.
     const int block = lane / kMaxGroups;
     const int group = lane % kMaxGroups;
-    if (block < T::kColumnTiles && group < args.groupsPerBlock) {
+    if (block < T::kWarpBlocks && group < args.groupsPerBlock) {
       const bool valid = firstBlock + block < args.rowBlocks;
       const int offset = blockDataBytes(T::kType) + group * kVectorBytes;
       const int64_t index =
@@ -82,7 +82,7 @@ __device__ __forceinline__ void forEachPiece(const ProductArgs& args, const Shar
 
 template <class T>
 struct Sums {
-  float of[T::kRowTiles][T::kColumnTiles][4];
+  float of[T::kRowTiles][T::kPairs][4];
 
   __device__ __forceinline__ void fill(float value) {
     forEach([&](int i, int j, int c) { of[i][j][c] = value; });
@@ -95,7 +95,7 @@ struct Sums {
 #pragma unroll
     for (int i = 0; i < T::kRowTiles; i++) {
 #pragma unroll
-      for (int j = 0; j < T::kColumnTiles; j++) {
+      for (int j = 0; j < T::kPairs; j++) {
 #pragma unroll
         for (int c = 0; c < 4; c++) visit(i, j, c);
       }
@@ -108,15 +108,15 @@ template <class T>
 __device__ __forceinline__ void multiplyStage(Sums<T>& sums, const uint8_t* stage,
                                               const ScaleSelectors& selectors, int groups) {
   const int lane = laneOfThread();
-  const uint8_t* blocks = stage + T::kXBytes + warpOfThread() * T::kColumnTiles * T::kBlockBytes;
+  const uint8_t* blocks = stage + T::kXBytes + warpOfThread() * T::kWarpBlocks * T::kBlockBytes;
   const auto vectorAt = [&](const uint8_t* from, int vector) {
     return reinterpret_cast<const uint4*>(from)[vector * kWarp + lane];
   };
-  uint4 vectors[T::kColumnTiles];
-  uint2 scales[T::kColumnTiles] = {};
+  uint4 vectors[T::kWarpBlocks];
+  uint2 scales[T::kWarpBlocks] = {};
   if constexpr (T::kType != WeightType::kStored) {
 #pragma unroll
-    for (int j = 0; j < T::kColumnTiles; j++) {
+    for (int j = 0; j < T::kWarpBlocks; j++) {
       scales[j] = *reinterpret_cast<const uint2*>(blocks + j * T::kBlockBytes + blockDataBytes(T::kType) +
                                                   scaleVector(lane, groups));
     }
@@ -124,25 +124,26 @@ __device__ __forceinline__ void multiplyStage(Sums<T>& sums, const uint8_t* stag
   constexpr int kPerVector = quartersPerVector(T::kType);
 #pragma unroll
   for (int quarter = 0; quarter < kQuarters; quarter++) {
-    uint4 x[kQuarterSteps][T::kRowTiles];
+    uint4 x[T::kRowTiles];
 #pragma unroll
-    for (int step = 0; step < kQuarterSteps; step++) {
+    for (int i = 0; i < T::kRowTiles; i++) x[i] = vectorAt(stage, i * kQuarters + quarter);
 #pragma unroll
-      for (int i = 0; i < T::kRowTiles; i++) {
-        x[step][i] = vectorAt(stage, i * kBlockSteps + quarter * kQuarterSteps + step);
+    for (int pair = 0; pair < T::kPairs; pair++) {
+      uint32_t weights[2][kQuarterSteps][2];
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const int j = 2 * pair + i;
+        if (quarter % kPerVector == 0) {
+          vectors[j] = vectorAt(blocks + j * T::kBlockBytes, quarter / kPerVector);
+        }
+        dequantize<T::kType>(vectors[j], quarter, selectors.pair(scales[j], quarter), weights[i]);
       }
-    }
-#pragma unroll
-    for (int j = 0; j < T::kColumnTiles; j++) {
-      if (quarter % kPerVector == 0) {
-        vectors[j] = vectorAt(blocks + j * T::kBlockBytes, quarter / kPerVector);
-      }
-      uint32_t b[kQuarterSteps][2];
-      dequantize<T::kType>(vectors[j], quarter, selectors.pair(scales[j], quarter), b);
 #pragma unroll
       for (int step = 0; step < kQuarterSteps; step++) {
 #pragma unroll
-        for (int i = 0; i < T::kRowTiles; i++) multiplyStep<T::kPath>(sums.of[i][j], x[step][i], b[step]);
+        for (int i = 0; i < T::kRowTiles; i++) {
+          multiplyStep<T::kPath>(sums.of[i][pair], weights[0][step], weights[1][step], x[i], step);
+        }
       }
     }
   }
@@ -200,7 +201,7 @@ __device__ __forceinline__ void sumAsync(Summing<T>& sums, const ProductArgs& ar
 template <class T>
 __device__ __forceinline__ void sumThroughRegisters(Summing<T>& sums, const ProductArgs& args,
                                                     const Share& share, uint8_t* shared) {
-  constexpr int kPieces = T::kXVectors + T::kColumnTiles * T::kDataVectors + (T::kScaleVectors > 0 ? 1 : 0);
+  constexpr int kPieces = T::kXVectors + T::kWarpBlocks * T::kDataVectors + (T::kScaleVectors > 0 ? 1 : 0);
   uint4 held[kPieces];
   const auto load = [&](int columnBlock) {
     int piece = 0;
@@ -235,9 +236,9 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
   } else {
     sumThroughRegisters<T>(sums, args, share, shared);
   }
-  const int firstBlock = static_cast<int>(blockIdx.x) * T::kRowBlocks + warpOfThread() * T::kColumnTiles;
+  const int firstPair = (static_cast<int>(blockIdx.x) * kWarps + warpOfThread()) * T::kPairs;
   Sums<T>::forEach([&](int i, int j, int c) {
-    storeSum(args, share, sums.total.of[i][j][c], share.firstTile + i, firstBlock + j, laneOfThread(), c);
+    storeSum(args, share, sums.total.of[i][j][c], share.firstTile + i, firstPair + j, laneOfThread(), c);
   });
 }
 
@@ -259,11 +260,11 @@ struct TileFor;
 template <WeightType kType>
 struct TileFor<Path::kAmpere, kType> {
   using Type =
-      Tile<Path::kAmpere, kType, 4, kType == WeightType::kStored ? 2 : 4, kType == WeightType::kInt4 ? 3 : 2>;
+      Tile<Path::kAmpere, kType, 8, kType == WeightType::kStored ? 1 : 2, kType == WeightType::kInt4 ? 3 : 2>;
 };
 template <WeightType kType>
 struct TileFor<Path::kTuring, kType> {
-  using Type = Tile<Path::kTuring, kType, 4, kType == WeightType::kStored ? 1 : 2, 2>;
+  using Type = Tile<Path::kTuring, kType, 8, 1, 2>;
 };
 
 template <class T>

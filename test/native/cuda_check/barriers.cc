@@ -111,7 +111,7 @@ void checkBarriers(Check& check) {
   const auto productBy = [&](Path path, ProductKernel kernel) {
     return [&product, path, kernel] { return product.run(path, kernel, 0, 20); };
   };
-  checkKernel(check, {"narrow product", productBy(Path::kAmpere, ProductKernel::kNarrow16)}, 2, false);
+  checkKernel(check, {"narrow product", productBy(Path::kAmpere, ProductKernel::kNarrow8)}, 2, false);
   checkKernel(check, {"ampere product", productBy(Path::kAmpere, ProductKernel::kWide)}, 2, true);
   checkKernel(check, {"turing product", productBy(Path::kTuring, ProductKernel::kWide)}, 3, false);
 

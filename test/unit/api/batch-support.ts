@@ -8,6 +8,7 @@ import { type Api, createApi } from "../../../coordinator/api/server.js";
 import {
   type BatchObject,
   type BatchService,
+  type CreationName,
   isFinal,
   type NewBatch,
 } from "../../../coordinator/batches/batch.js";
@@ -53,15 +54,15 @@ export function batchObject(id: string, rest: Partial<BatchObject> = {}): BatchO
 
 /** Batches in memory, the newest first; their states change when the test says so. */
 export class ScriptedBatches implements BatchService {
-  readonly created: { batch: NewBatch; tenant: string }[] = [];
+  readonly created: { batch: NewBatch; tenant: string; name: CreationName | null }[] = [];
   readonly batches: { object: BatchObject; tenant: string }[] = [];
   /** What create rejects with. */
   refusal: RelayError | null = null;
   readonly #watchers = new Map<string, Set<() => void>>();
 
-  async create(batch: NewBatch, tenant: string): Promise<BatchObject> {
+  async create(batch: NewBatch, tenant: string, name: CreationName | null): Promise<BatchObject> {
     if (this.refusal !== null) throw this.refusal;
-    this.created.push({ batch, tenant });
+    this.created.push({ batch, tenant, name });
     return this.add(`batch_${this.batches.length}`, tenant, { metadata: batch.metadata });
   }
 

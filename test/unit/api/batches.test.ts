@@ -37,6 +37,7 @@ describe("making a batch", () => {
     expect(batches.created).toEqual([
       {
         tenant: "default",
+        name: null,
         batch: {
           inputFileId: "file-0",
           endpoint: "/v1/chat/completions",
@@ -51,6 +52,7 @@ describe("making a batch", () => {
       },
       {
         tenant: "team-a",
+        name: null,
         batch: {
           inputFileId: "file-0",
           endpoint: "/v1/completions",
@@ -64,6 +66,25 @@ describe("making a batch", () => {
         },
       },
     ]);
+  });
+
+  it("hands on the key by which a client may ask again, and what it asked for whatever the order", async () => {
+    const { api, batches } = await startBatchApi();
+    const make = (body: object, key: string) => post(api, "/v1/batches", body, { "idempotency-key": key });
+    const metadata = { a: "1", b: "2", "3": "c" };
+    await make({ ...wanted, metadata }, "run-1");
+    await make({ metadata: { "3": "c", b: "2", a: "1" }, ...wanted }, "run-1");
+    await make({ ...wanted, metadata: { ...metadata, b: "3" } }, "run-1");
+    await make({ ...wanted, metadata: { ...metadata, fields: "x" } }, "run-1");
+    const [first, same, ...others] = batches.created.map(({ name }) => name!);
+    expect(first).toEqual({ key: "run-1", request: expect.stringMatching(/^[0-9a-f]{64}$/) });
+    expect(same).toEqual(first);
+    expect(new Set([first, ...others].map((name) => name?.request)).size).toBe(3);
+    for (const key of ["", " ", "a b", "\u00e4", "x".repeat(256)]) {
+      const refused = await make(wanted, key);
+      expect([refused.status, refused.body.error.param]).toEqual([400, "idempotency-key"]);
+    }
+    expect((await make(wanted, "x".repeat(255))).status).toBe(200);
   });
 
   const long = "x".repeat(513);

@@ -4,6 +4,9 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { shapes } from "../../../bench/random-checkpoint.js";
 import { writeRandomGguf } from "../../../bench/random-gguf.js";
+import { cardTensors } from "../../../checkpoint/card-tensors.js";
+import { shapeFrom } from "../../../checkpoint/config.js";
+import { published, resized } from "../../../models/published.js";
 import { temporaryDirectory } from "../checkpoint/model-fixture.js";
 
 const directory = temporaryDirectory();
@@ -72,6 +75,30 @@ describe("a GGUF file of random weights", () => {
       end = Math.ceil((offset + size) / 32) * 32;
     }
     expect(dataBegin + end).toBe(bytes.length);
+  });
+
+  it("has a published model's matrices, as many values as its layers and its head have", async () => {
+    const { card, config } = resized(published["glm-130b"], { layers: 2, context: 64 });
+    const small = {
+      ...config,
+      hidden_size: 256,
+      num_attention_heads: 8,
+      inner_hidden_size: 512,
+      vocab_size: 512,
+    };
+    const file = join(directory, "glm-130b.gguf");
+    const written = { ...shapeFrom(small, card, null, ""), contextLength: 64 };
+    await writeRandomGguf(file, written);
+    const { metadata, tensors } = new GgufReader(readFileSync(file)).read();
+    expect(metadata.get("chatglm.attention.head_count_kv")).toBe(8);
+    expect(metadata.get("chatglm.rope.dimension_count")).toBe(32);
+    const matrices = tensors.filter(({ sizes }) => sizes.length === 2);
+    const own = cardTensors(card, small).filter(({ sizes }) => sizes.length === 2);
+    const shapesOf = (all: readonly (readonly number[])[]) => all.map((sizes) => sizes.join(" x ")).sort();
+    // The head is the embedding here, and a tensor of its own there.
+    expect(shapesOf(matrices.map(({ sizes }) => sizes.toReversed()))).toEqual(
+      shapesOf([...own.map(({ sizes }) => sizes), [512, 256]]),
+    );
   });
 
   it("is not written for rows that are no whole blocks", async () => {

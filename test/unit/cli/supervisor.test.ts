@@ -79,6 +79,14 @@ describe("the supervisor", () => {
     await supervisor.stop(1_000);
   });
 
+  it("repeats what a child says that was called wrongly", async () => {
+    const { supervisor, log } = supervise("misuse");
+    supervisor.start();
+    await expect(supervisor.firstReady).rejects.toThrow(
+      `child: there is no option --no-model [invalid_configuration] (log: ${log})`,
+    );
+  });
+
   it("gives a child that is killed before it was ready five lives", async () => {
     const { supervisor, losses, starts } = supervise("die");
     supervisor.start();

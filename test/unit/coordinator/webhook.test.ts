@@ -73,7 +73,7 @@ class Store {
 function webhooks(
   store: Store,
   hosts: string[],
-  rest: { pausesMs?: number[]; attemptLimitMs?: number } = {},
+  rest: { key?: null; pausesMs?: number[]; attemptLimitMs?: number } = {},
 ) {
   const log = pino({ level: "silent" });
   const made = new Webhooks({ hosts: new WebhookHosts(hosts), key, store, log, ...rest });
@@ -199,6 +199,10 @@ describe("a webhook", () => {
     webhooks(store, ["elsewhere"], quick).start();
     await eventually(() => store.saved.length === 1);
     expect(store.saved[0]).toMatchObject({ status: "failed", attempts: 1 });
+    const off = new Store([delivery(url)]);
+    webhooks(off, [], { ...quick, key: null }).start();
+    await eventually(() => off.saved.length === 1);
+    expect(off.saved[0]).toMatchObject({ status: "failed", attempts: 1 });
     expect(seen).toEqual([]);
   });
 

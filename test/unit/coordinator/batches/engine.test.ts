@@ -73,7 +73,8 @@ describe("a batch", () => {
 
   it("is refused without a file of its tenant for batches, or when too many have not ended", async () => {
     const world = await start();
-    const create = (fields: Partial<NewBatch>) => world.engine.create({ ...newBatch, ...fields }, tenant);
+    const create = (fields: Partial<NewBatch>) =>
+      world.engine.create({ ...newBatch, ...fields }, tenant, null);
     await expect(create({ inputFileId: "file-x" })).rejects.toMatchObject({
       code: "not_found",
       param: "input_file_id",
@@ -202,6 +203,60 @@ describe("a batch", () => {
     });
   });
 
+  describe("that its client has named", () => {
+    const asked = (key: string, request = "a") => ({ key, request });
+    const inputOf = async (world: World) => (await world.create(["x"])).input_file_id;
+    const conflict = { code: "conflict", param: "idempotency-key", httpStatus: 409 };
+
+    it("is made once, also when it is asked for many times at once, and shown as it is now", async () => {
+      const world = await start();
+      const batch = { ...newBatch, inputFileId: await inputOf(world) };
+      const create = (name: ReturnType<typeof asked>, owner = tenant) =>
+        world.engine.create(batch, owner, name);
+      const made = await Promise.all(Array.from({ length: 20 }, () => create(asked("k"))));
+      expect(new Set(made.map(({ id }) => id)).size).toBe(1);
+      const { id } = made[0]!;
+      await world.ended(id);
+      expect(await create(asked("k"))).toEqual(world.get(id));
+      expect((await create(asked("other"))).id).not.toBe(id);
+      await expect(create(asked("k", "b"))).rejects.toMatchObject(conflict);
+      // Names are a tenant's own: for another one there is no file, and no batch either.
+      await expect(create(asked("k"), "other")).rejects.toMatchObject({ code: "not_found" });
+    });
+
+    it("is another one for another request that comes while it is being made", async () => {
+      const world = await start();
+      const batch = { ...newBatch, inputFileId: await inputOf(world) };
+      const made = world.engine.create(batch, tenant, asked("k"));
+      await expect(world.engine.create(batch, tenant, asked("k", "b"))).rejects.toMatchObject(conflict);
+      expect((await made).status).toBe("validating");
+    });
+
+    it("has a free name again when it was refused", async () => {
+      const world = await start();
+      const missing = { ...newBatch, inputFileId: "file-x" };
+      const twice = [1, 2].map(() => world.engine.create(missing, tenant, asked("k")));
+      for (const refused of await Promise.allSettled(twice))
+        expect(refused).toMatchObject({ status: "rejected", reason: { code: "not_found" } });
+      const batch = { ...newBatch, inputFileId: await inputOf(world) };
+      expect((await world.engine.create(batch, tenant, asked("k", "b"))).status).toBe("validating");
+    });
+
+    it("is the same in the next process, also when its input is gone and as many are open as may be", async () => {
+      const first = await start();
+      const batch = { ...newBatch, inputFileId: await inputOf(first) };
+      const { id } = await first.engine.create(batch, tenant, asked("k"));
+      await first.ended(id);
+      await first.engine.close();
+      const next = await start({ term: 2 });
+      await next.files.remove(batch.inputFileId, tenant);
+      next.runner.act = () => new Promise(() => undefined);
+      for (let i = 0; i < maxOpenBatches; i++) await next.create(["a"]);
+      expect((await next.engine.create(batch, tenant, asked("k"))).id).toBe(id);
+      await expect(next.engine.create(batch, tenant, asked("k", "b"))).rejects.toMatchObject(conflict);
+    });
+  });
+
   it("expires, and is forgotten long after its end unless its webhook is still to be told", async () => {
     let sweep: () => void = () => undefined;
     let nowMs = Date.now();
@@ -218,6 +273,9 @@ describe("a batch", () => {
     world.runner.act = (_, signal) =>
       new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
     const plain = await world.create(ids(3), { windowS: 60 });
+    const name = { key: "k", request: "a" };
+    const named = { ...newBatch, inputFileId: plain.input_file_id, windowS: 60 };
+    const before = await world.engine.create(named, tenant, name);
     const told = await world.create(ids(3), { windowS: 60, webhookUrl: "http://hook/" });
     for (const { id } of [plain, told]) await world.until(id, inProgress);
     nowMs += 59_000;
@@ -230,7 +288,7 @@ describe("a batch", () => {
     expect(world.lines(ended.error_file_id).map(({ error }) => error.code)).toEqual(
       Array(3).fill("batch_expired"),
     );
-    await world.ended(told.id);
+    for (const { id } of [told, before]) await world.ended(id);
     nowMs += 2_000_000;
     for (let i = 0; i < 60; i++) sweep();
     expect(world.engine.get(plain.id, tenant)).toBeNull();
@@ -245,6 +303,8 @@ describe("a batch", () => {
     expect(world.engine.get(told.id, tenant)).toBeNull();
     await sleep(100);
     expect(readdirSync(join(folder(), "batches"))).toEqual([]);
+    // Its name is free again.
+    expect((await world.engine.create(named, tenant, name)).id).not.toBe(before.id);
   });
 
   it("that was made when the process died, or is of no use, is swept", async () => {

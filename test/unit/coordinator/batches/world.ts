@@ -131,7 +131,7 @@ export class World {
     };
     const about = { filename: "in.jsonl", purpose: "batch", tenant, expiresAfterS: null } as const;
     const file = await this.files.create(content(), about);
-    return this.engine.create({ ...newBatch, inputFileId: file.id, ...fields }, tenant);
+    return this.engine.create({ ...newBatch, inputFileId: file.id, ...fields }, tenant, null);
   }
 
   get(id: string): BatchObject {
