@@ -1,7 +1,8 @@
 /**
  * What a stage holds in a GPU's memory. It repeats what native/cuda allocates, and the float32 rows of
- * native/model/layer_loop.cc; a test holds every figure of this file against the backend's own, by emulation. The
- * embedding, Node and what the host computes are in the host's memory, which nothing is counted of here.
+ * native/model/layer_loop.cc; a test holds the weights to the byte, and that the rest is enough and little more, against
+ * the backend's own figures and what it takes of an emulated GPU. The embedding, Node and what the host computes are in
+ * the host's memory, of which nothing is counted here.
  */
 import type { PrefixTensors } from "../../checkpoint/index.js";
 import type { WeightFormat } from "../../models/quantization.js";
@@ -19,10 +20,11 @@ const vectorBytes = 16;
 const warpVectorBytes = 32 * vectorBytes;
 const vectorsPerLane = { int4: 1, int8: 2 } as const;
 const storedVectors = 4;
+/** The FP16 input of a product lies in tiles of rows, or of half as many; and columns of one are read ahead. */
 const halfTileRows = 16;
 const columnsAhead = 32;
-/** Sums of parts of contexts that are made side by side. */
-const partialBytes = 16 * 2 ** 20;
+/** Most sums of parts of contexts that are made side by side; fewer are enough for a cache of few tokens. */
+const mostPartialBytes = 36 * 2 ** 20;
 /** Of a step's row beside its rotations: five numbers, and a task of attention of its own. */
 const stepRowBytes = 5 * 4 + 16;
 /** The step's tables are put at multiples of it. */
@@ -32,8 +34,11 @@ const stepParts = 8;
 const tableBytesPerBlock = 2 * 4;
 const float32Bytes = 4;
 const halfBytes = 2;
-/** The part of a row's sum that a chosen expert makes: where, and its weight. */
+/** An expert that a row has chosen, or the part of its sum that one makes, with its weight. */
 const expertPartBytes = 8;
+const expertTileBytes = 12;
+/** Where an expert's matrix lies. */
+const expertMatrixBytes = 16;
 
 /** CUDA gives memory of a GPU in pages; allocations of up to half of one share pages. */
 const pageBytes = 2 * 2 ** 20;
@@ -60,6 +65,12 @@ class Allocations {
       this.bytes += size;
       this.roundingBytes += takenBytes(size) - size;
     }
+    return this;
+  }
+
+  /** One that is counted with what the others are rounded up by. */
+  addBeside(size: number): this {
+    this.roundingBytes += takenBytes(size);
     return this;
   }
 
@@ -98,7 +109,10 @@ export function gpuBytes(model: GpuModel): StageBytes {
   const prefixSize = (prefix?.length ?? 0) * 2 * shape.kvHeadCount * shape.headDim;
   const prefixRow = prefixSize * float32Bytes;
   const layers = model.layers.map(({ matrices, experts, vectors }) =>
-    new Allocations().addTogether(weightSizes([...matrices, ...experts], vectors)).add(prefixRow),
+    new Allocations()
+      .addTogether(weightSizes([...matrices, ...experts], vectors))
+      .addBeside(experts.length * expertMatrixBytes)
+      .add(prefixRow),
   );
   const head = new Allocations().addTogether(weightSizes([model.head], model.headVectors));
   const logitRows = Math.min(model.maxRows, logitTile);
@@ -179,25 +193,35 @@ function workspace({ shape, layers, prefix, maxRows, contextRows }: GpuModel): A
     // A product's rows as FP16.
     Math.max(halvesBytes(tile, widest), passing === 0 ? 0 : halvesBytes(passing, Math.max(...linears))),
     Math.max(tile, passing) * float32Bytes,
-    partialBytes,
+    mostPartialBytes,
     ...(experts === null ? [] : expertAllocations(experts, hiddenSize, tile)),
   );
 }
 
-function expertAllocations(experts: ExpertShape, hiddenSize: number, tile: number): number[] {
-  const { count, perToken, ffnSize } = experts;
+/** Of a tile whose rows are brought together by expert: each of its choices has a slot, in tiles of one expert each. */
+function expertAllocations(
+  { count, perToken, ffnSize }: ExpertShape,
+  hiddenSize: number,
+  tile: number,
+): number[] {
   const choices = tile * perToken;
+  const chosen = Math.min(count, choices);
+  // No expert has more rows than there are, and each leaves at most one tile that is not full.
+  const tiles =
+    tile <= halfTileRows ? chosen : Math.floor((choices + chosen * (halfTileRows - 1)) / halfTileRows);
+  const slots = tiles * halfTileRows;
   return [
+    // What they give together.
     tile * hiddenSize * float32Bytes,
-    halvesBytes(tile, hiddenSize),
     tile * count * float32Bytes,
-    tile * count * float32Bytes,
-    choices * float32Bytes,
     choices * expertPartBytes,
-    choices * hiddenSize * float32Bytes,
-    tile * 2 * ffnSize * float32Bytes,
-    tile * ffnSize * float32Bytes,
-    choices * hiddenSize * float32Bytes,
+    choices * expertPartBytes,
+    slots * float32Bytes,
+    tiles * expertTileBytes,
+    halvesBytes(slots, Math.max(hiddenSize, ffnSize)),
+    slots * float32Bytes,
+    2 * slots * ffnSize * float32Bytes,
+    slots * hiddenSize * float32Bytes,
   ];
 }
 

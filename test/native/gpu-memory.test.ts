@@ -15,6 +15,8 @@ import { rows, temporaryFolder, tokenStep } from "./support.js";
 
 const gpu = testGpu();
 const engine = nativeEngine(null, null, gpu);
+/** Of workspaceBytes, what attention may leave. */
+const unusedBytes = 36 * 2 ** 20;
 /** Of processBytes, what CUDA itself takes: nothing in the emulation. */
 const cudaBytes = 256 * 2 ** 20;
 
@@ -52,15 +54,14 @@ for (const [directory, prefixEncoder] of cases) {
         const taken = freeBefore - freeGpuBytes(gpu);
         const built = { weightBytes: stage.weightBytes, kvBytes: stage.kvBytes };
         expect(built, `stage ${plan.stage} of ${stageCount}`).toEqual({ weightBytes, kvBytes });
-        // Stages with layers of one kind alone may have narrower matrices than the widest of the model.
-        if (stageCount === 1) expect(stage.workspaceBytes).toBe(workspaceBytes);
-        else expect(stage.workspaceBytes).toBeLessThanOrEqual(workspaceBytes);
-        expect(stage.workspaceBytes).toBeGreaterThan(0.8 * workspaceBytes);
+        expect(stage.workspaceBytes).toBeLessThanOrEqual(workspaceBytes);
+        // Less where the cache holds few tokens, and where all layers of a stage are narrower than others.
+        expect(stage.workspaceBytes + unusedBytes).toBeGreaterThan(0.85 * workspaceBytes);
         const counted = weightBytes + kvBytes + workspaceBytes + processBytes;
         if (emulated) {
           expect(taken).toBeLessThanOrEqual(counted - cudaBytes);
           // Pages that are not full, and rounding.
-          expect(taken).toBeGreaterThan(0.6 * (counted - cudaBytes));
+          expect(taken + unusedBytes).toBeGreaterThan(0.6 * (counted - cudaBytes));
         } else {
           // With a step, for which CUDA loads kernels.
           if (stageCount === 1) await stage.step(tokenStep([rows(0, 3, [0])], [3, 1, 4]));

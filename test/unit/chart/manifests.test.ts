@@ -300,7 +300,7 @@ test("workers' image, device and runtime are those of the values where they say 
 test.each([
   ["chatglm3-6b-2-gpus", "chatglm3-6b", 8, null, null],
   ["glm-130b-4x3090", "glm-130b", 24, 7_000, "3090"],
-  ["glm-130b-8x2080ti", "glm-130b", 11, 2_800, "2080-Ti"],
+  ["glm-130b-8x2080ti", "glm-130b", 11, 2_500, "2080-Ti"],
 ] as const)(
   "%s fits its cards by the plan, with room for what its head tells",
   (name, model, cardGiB, tokens, card) => {
