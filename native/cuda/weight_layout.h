@@ -41,6 +41,10 @@ constexpr int vectorsPerLane(WeightType type) {
   return type == WeightType::kInt4 ? 1 : type == WeightType::kInt8 ? 2 : 4;
 }
 constexpr int blockDataBytes(WeightType type) { return vectorsPerLane(type) * 32 * kVectorBytes; }
+constexpr int kMaxGroupsPerBlock = 4;
+constexpr int maxBlockBytes(WeightType type) {
+  return blockDataBytes(type) + (type == WeightType::kStored ? 0 : kMaxGroupsPerBlock * kVectorBytes);
+}
 
 // The arithmetic of the layout for one matrix [n, k].
 struct WeightLayout {
@@ -74,11 +78,11 @@ constexpr int64_t halfIndex(int row, int column, int paddedColumns) {
   const int lane = row % kTileRows * 4 + column % 8 / 2;
   return (quarter * 32 + lane) * 8 + column % kQuarterColumns / 8 * 2 + column % 2;
 }
-// FP16 numbers to make room for when so many rows come: whole tiles, and 32 columns of one that are read
-// ahead and not used.
+// FP16 numbers to make room for when so many rows come: whole tiles, and the columns of one block that are
+// read ahead and not used.
 constexpr int64_t halvesOf(int rows, int paddedColumns) {
   return static_cast<int64_t>((rows + kTileRows - 1) / kTileRows) * kTileRows * paddedColumns +
-         kTileRows * kQuarterColumns;
+         kTileRows * kBlockColumns;
 }
 
 // Sums along k are made in so many parts, each of the same number of whole blocks but the last ones, and put

@@ -83,6 +83,34 @@ __device__ __forceinline__ uint4 load16(const void* from) {
   return v;
 }
 
+// A place in shared memory, as the instructions take it: made once, not at every access.
+struct SharedPlace {
+  uint32_t at;
+  __device__ __forceinline__ SharedPlace operator+(int bytes) const {
+    return {at + static_cast<uint32_t>(bytes)};
+  }
+};
+__device__ __forceinline__ SharedPlace sharedPlace(const void* shared) {
+  return {static_cast<uint32_t>(__cvta_generic_to_shared(shared))};
+}
+__device__ __forceinline__ uint4 load16(SharedPlace from) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(from.at)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ uint2 load8(SharedPlace from) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(from.at) : "memory");
+  return v;
+}
+__device__ __forceinline__ void store16(SharedPlace to, const uint4& v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to.at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
+
 // Fragments are those of the PTX manual for mma.m16n8k16 and m16n8k8; the emulation draws them.
 __device__ __forceinline__ void loadMatrices(uint32_t (&out)[4], const void* row) {
   const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
@@ -112,6 +140,9 @@ __device__ __forceinline__ void copyAsync16(void* shared, const void* global, bo
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(global), "r"(bytes) : "memory");
 }
+__device__ __forceinline__ void copyAsync16(SharedPlace shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared.at), "l"(global) : "memory");
+}
 __device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
 __device__ __forceinline__ void waitCopies() {
@@ -122,6 +153,7 @@ __device__ __forceinline__ void multiply16x8x16(float (&)[4], const uint32_t (&)
   __trap();
 }
 __device__ __forceinline__ void copyAsync16(void*, const void*, bool) { __trap(); }
+__device__ __forceinline__ void copyAsync16(SharedPlace, const void*) { __trap(); }
 __device__ __forceinline__ void commitCopies() { __trap(); }
 template <int kPending>
 __device__ __forceinline__ void waitCopies() {

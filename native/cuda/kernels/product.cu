@@ -29,6 +29,11 @@ void groupedProduct(cudaStream_t stream, Path path, WeightType type, ProductKern
   start(stream, path, type, kernel, args, &grouped);
 }
 
+void prepareProducts(Path path) {
+  prepareNarrowProducts(path);
+  prepareWideProducts(path);
+}
+
 void product(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args) {
   for (ProductKernel kernel : kProductKernels) {
     if (args.rows <= rowsOf(kernel) || kernel == ProductKernel::kWide) {

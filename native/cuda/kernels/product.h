@@ -74,6 +74,8 @@ void narrowProduct(cudaStream_t stream, Path path, WeightType type, int rowTiles
                    const GroupedRows* grouped);
 void wideProduct(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args,
                  const GroupedRows* grouped);
+void prepareNarrowProducts(Path path);
+void prepareWideProducts(Path path);
 
 // Once per device, before the first product of a path: lets the kernels use as much shared memory as they
 // need.

@@ -8,7 +8,6 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kMaxGroups = 4;  // of a block
 // Of a row tile, in the columns of a block.
 constexpr int kTileVectors = kQuarters * kWarp;
 
@@ -24,8 +23,8 @@ struct Tile {
   static constexpr int kWarpBlocks = 2 * kPairs;
   static constexpr int kRowBlocks = kWarps * kWarpBlocks;
   static constexpr int kDataVectors = vectorsPerLane(kType);
-  static constexpr int kScaleVectors = kType == WeightType::kStored ? 0 : kMaxGroups;
-  static constexpr int kBlockBytes = blockDataBytes(kType) + kScaleVectors * kVectorBytes;
+  static constexpr bool kHasScales = kType != WeightType::kStored;
+  static constexpr int kBlockBytes = maxBlockBytes(kType);
   static constexpr int kXBytes = kRowTiles * kTileVectors * kVectorBytes;
   static constexpr int kStageBytes = kXBytes + kRowBlocks * kBlockBytes;
   static constexpr int kSharedBytes = kStages * kStageBytes;
@@ -66,10 +65,10 @@ __device__ __forceinline__ void forEachPiece(const ProductArgs& args, const Shar
       to(blocks + i * T::kBlockBytes + offset, from + offset, valid);
     }
   }
-  if constexpr (T::kScaleVectors > 0) {
+  if constexpr (T::kHasScales) {
     // A vector per lane: that many groups of that many blocks.
-    const int block = lane / kMaxGroups;
-    const int group = lane % kMaxGroups;
+    const int block = lane / kMaxGroupsPerBlock;
+    const int group = lane % kMaxGroupsPerBlock;
     if (block < T::kWarpBlocks && group < args.groupsPerBlock) {
       const bool valid = firstBlock + block < args.rowBlocks;
       const int offset = blockDataBytes(T::kType) + group * kVectorBytes;
@@ -201,7 +200,7 @@ __device__ __forceinline__ void sumAsync(Summing<T>& sums, const ProductArgs& ar
 template <class T>
 __device__ __forceinline__ void sumThroughRegisters(Summing<T>& sums, const ProductArgs& args,
                                                     const Share& share, uint8_t* shared) {
-  constexpr int kPieces = T::kXVectors + T::kWarpBlocks * T::kDataVectors + (T::kScaleVectors > 0 ? 1 : 0);
+  constexpr int kPieces = T::kXVectors + T::kWarpBlocks * T::kDataVectors + (T::kHasScales ? 1 : 0);
   uint4 held[kPieces];
   const auto load = [&](int columnBlock) {
     int piece = 0;
@@ -303,7 +302,7 @@ void preparePath() {
 
 }  // namespace
 
-void prepareProducts(Path path) {
+void prepareWideProducts(Path path) {
   if (path == Path::kAmpere) preparePath<Path::kAmpere>();
   preparePath<Path::kTuring>();
 }

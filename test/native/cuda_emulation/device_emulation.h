@@ -55,6 +55,15 @@ inline uint32_t load4Once(const void* from) { return loadValue<uint32_t>(from); 
 inline uint32_t load2Once(const void* from) { return loadValue<uint16_t>(from); }
 inline uint4 load16(const void* from) { return loadValue<uint4>(from); }
 
+struct SharedPlace {
+  uint8_t* at;
+  SharedPlace operator+(int bytes) const { return {at + bytes}; }
+};
+inline SharedPlace sharedPlace(void* shared) { return {static_cast<uint8_t*>(shared)}; }
+inline uint4 load16(SharedPlace from) { return loadValue<uint4>(from.at); }
+inline uint2 load8(SharedPlace from) { return loadValue<uint2>(from.at); }
+inline void store16(SharedPlace to, const uint4& value) { std::memcpy(to.at, &value, sizeof(value)); }
+
 // Four 8 x 8 matrices of two-byte values: matrix i has its rows at the addresses of lanes 8i .. 8i + 7, and
 // register i of lane l gets the values 2 (l % 4) and the next one of its row l / 4.
 inline void loadMatrices(uint32_t (&out)[4], const void* row) {
@@ -127,6 +136,7 @@ inline void copyAsync16(void* shared, const void* global, bool valid) {
   static const uint4 zeros = {};
   emulation::copyLater(shared, valid ? global : &zeros, 16);
 }
+inline void copyAsync16(SharedPlace shared, const void* global) { copyAsync16(shared.at, global, true); }
 inline void commitCopies() { emulation::commitCopies(); }
 template <int kPending>
 void waitCopies() {
