@@ -39,6 +39,12 @@ auto allocating(const std::string& what, Body body) -> decltype(body()) {
   }
 }
 
+// The hardware is gone for this process: whatever a backend is asked for from now on fails like what has
+// thrown this, and only another process can use the device again.
+class DeviceLost : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 // Memory of a backend. Its size is known, its content only to the backend.
 class DeviceBuffer {
  public:
@@ -145,6 +151,7 @@ struct ExpertLayer {
   std::unique_ptr<DeviceMatrix> router;  // [experts, hidden]
   std::unique_ptr<DeviceBuffer> bias;    // of the choice alone
   std::vector<ExpertWeights> experts;
+  std::unique_ptr<DeviceBuffer> prepared;  // what the backend has made of them, if anything
 };
 
 class Backend {
@@ -170,6 +177,8 @@ class Backend {
   // Once, after the matrices and the cache and before any step: no operation within a layer has more than
   // `rows` rows, at most rowTile(), and no step more than `stepRows`, of `columns` columns.
   virtual void reserveRows(int rows, int stepRows, int columns) = 0;
+  // Once for each layer with experts, when its weights are there.
+  virtual void prepareExperts(ExpertLayer& layer) = 0;
   // Once, before any step, for a model with experts: what routing `rows` rows needs.
   virtual void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) = 0;
   // The paged cache of all layers of the stage, plus what attention needs; once, before any step.

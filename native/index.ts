@@ -329,6 +329,11 @@ export interface WeightCacheReport {
   warnings: string[];
 }
 
+/** The device does not answer this process any more, whatever stage it builds: only another process can use it. */
+export function isDeviceLost(error: unknown): boolean {
+  return error instanceof Error && "code" in error && error.code === "DEVICE_LOST";
+}
+
 export interface EngineInfo {
   /** The variant in use, for example "avx2" (docs/kernels.md) or "cuda-sm_86" (docs/cuda.md). */
   kernels: string;
@@ -439,7 +444,8 @@ export class Stage {
 
   /**
    * Computes one step. The input's arrays are copied before this returns.
-   * @throws Error (as a rejection) for input that does not fit; the stage stays usable.
+   * @throws Error (as a rejection) for input that does not fit; the stage stays usable. For one of isDeviceLost no
+   *   stage of this process is usable any more.
    */
   async step(input: StepInput): Promise<StepOutput> {
     if (this.#closed !== null) throw new Error("the stage is closed");

@@ -32,6 +32,7 @@ class CpuBackend : public Backend {
   void reserveWeights(const WeightSizes&) override {}
   int rowTile() const override;
   void reserveRows(int rows, int stepRows, int columns) override;
+  void prepareExperts(ExpertLayer&) override {}
   void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) override;
   void allocateKvCache(const KvPlan& plan) override;
   uint64_t kvBytes() const override { return 2 * plan_.layerBytes() * plan_.layerCount; }

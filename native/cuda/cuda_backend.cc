@@ -21,6 +21,8 @@ constexpr int64_t kPartialFloats = 4 << 20;
 // Blocks of threads that are enough to fill a GPU: with so many, parts are computed one after the other.
 constexpr int kManyBlocks = 512;
 
+int paddedColumnsOf(int columns) { return (columns + kBlockColumns - 1) / kBlockColumns * kBlockColumns; }
+
 float* floats(const DeviceBuffer& buffer) { return static_cast<const CudaBuffer&>(buffer).floats(); }
 const float* floatsOrNull(const DeviceBuffer* buffer) {
   return buffer == nullptr ? nullptr : floats(*buffer);
@@ -44,6 +46,18 @@ CudaMatrix::CudaMatrix(const PackedWeights& weights, int rows, int columns, cons
   };
   upload(blocks, weights.blocks.data());
   upload(rowScales, weights.rowScales.data());
+}
+
+ProductArgs CudaMatrix::args() const {
+  ProductArgs args = {};
+  args.weights = blocks.as<uint8_t>();
+  args.rowScales = rowScales.as<float>();
+  args.n = n;
+  args.rowBlocks = layout.rowBlocks;
+  args.columnBlocks = layout.columnBlocks;
+  args.groupsPerBlock = layout.groupsPerBlock;
+  args.blockBytes = layout.blockBytes;
+  return args;
 }
 
 Stream::Stream(int device) {
@@ -190,12 +204,19 @@ void CudaBackend::beginStep(const StepRows& rows) {
 }
 
 HalfRows CudaBackend::halved(const float* y, int rows, int columns) {
-  const int padded = (columns + kBlockColumns - 1) / kBlockColumns * kBlockColumns;
+  const int padded = paddedColumnsOf(columns);
   // Only before reserveRows, for a prefix encoder, is there anything to grow.
   halves_.grow(halvesOf(rows, padded) * sizeof(uint16_t), stream_.get());
   halfScales_.grow(rows * sizeof(float), stream_.get());
   halved_ = {y, rows, columns};
   return {halves_.as<uint16_t>(), halfScales_.as<float>(), padded};
+}
+
+HalfRows CudaBackend::halvesFor(const float* x, int rows, int columns) {
+  if (halved_.from != x || halved_.rows < rows || halved_.columns != columns) {
+    halveRows(stream_.get(), halved(x, rows, columns), x, rows, columns);
+  }
+  return {halves_.as<uint16_t>(), halfScales_.as<float>(), paddedColumnsOf(columns)};
 }
 
 void CudaBackend::rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows,
@@ -217,29 +238,15 @@ void CudaBackend::matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int r
 }
 
 void CudaBackend::multiply(float* y, const float* x, int rows, const CudaMatrix& w, const float* bias) {
-  if (halved_.from != x || halved_.rows < rows || halved_.columns != w.k) {
-    halveRows(stream_.get(), halved(x, rows, w.k), x, rows, w.k);
-  }
+  const HalfRows from = halvesFor(x, rows, w.k);
   // What is written over x is no longer what was halved.
   if (halved_.from == y) halved_ = {};
-  multiplyHalves(y, halves_.as<uint16_t>(), rows, w, bias);
-}
-
-void CudaBackend::multiplyHalves(float* y, const uint16_t* x, int rows, const CudaMatrix& w,
-                                 const float* bias) {
-  ProductArgs args = {};
+  ProductArgs args = w.args();
   args.y = y;
-  args.x = x;
-  args.xScales = halfScales_.as<float>();
-  args.weights = w.blocks.as<uint8_t>();
-  args.rowScales = w.rowScales.as<float>();
+  args.x = from.halves;
+  args.xScales = from.scales;
   args.bias = bias;
   args.rows = rows;
-  args.n = w.n;
-  args.rowBlocks = w.layout.rowBlocks;
-  args.columnBlocks = w.layout.columnBlocks;
-  args.groupsPerBlock = w.layout.groupsPerBlock;
-  args.blockBytes = w.layout.blockBytes;
   product(stream_.get(), path_, w.type, args);
 }
 

@@ -1,5 +1,7 @@
 #include "cuda/device_memory.h"
 
+#include "backend.h"
+
 namespace glm_relay::cuda {
 
 namespace {
@@ -25,8 +27,13 @@ DeviceMemoryError noRoom(uint64_t bytes) {
 
 void check(cudaError_t error, const char* doing) {
   if (error == cudaSuccess) return;
+  const std::string what = std::string("the GPU failed while ") + doing + ": " + cudaGetErrorString(error);
+  // An error that ends a process's use of the GPU stays; every other one is over when it has been looked at.
   cudaGetLastError();
-  throw CudaError(std::string("the GPU failed while ") + doing + ": " + cudaGetErrorString(error));
+  size_t available = 0;
+  size_t total = 0;
+  if (cudaMemGetInfo(&available, &total) != cudaSuccess) throw DeviceLost(what);
+  throw CudaError(what);
 }
 
 DeviceMemory::DeviceMemory(uint64_t bytes, cudaStream_t stream, DeviceArena* arena) {

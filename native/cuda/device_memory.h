@@ -17,7 +17,7 @@ class CudaError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Throws CudaError saying what was being done.
+// Throws CudaError saying what was being done; DeviceLost when the GPU does not answer any more.
 void check(cudaError_t error, const char* doing);
 
 class DeviceArena;

@@ -231,6 +231,8 @@ void LayerLoop::runLayer(DeviceBuffer& hidden, int layer, int rowCount) {
 // delta_ = feed-forward part of normed_, experts included
 void LayerLoop::runFfn(const LayerWeights& weights, int rows) {
   const int ffnSize = weights.ffnDown->k;
+  // First, for a backend that has brought normed_ into the form that products want.
+  if (weights.experts) backend_.mixExperts(*mixed_, *normed_, rows, *weights.experts);
   backend_.matmul(*ffnInner_, *normed_, 0, rows, *weights.ffnUp, weights.ffnUpBias.get());
   switch (config_.shape.form.ffn) {
     case FfnKind::kGatedSilu:
@@ -244,9 +246,7 @@ void LayerLoop::runFfn(const LayerWeights& weights, int rows) {
       break;
   }
   backend_.matmul(*delta_, *activated_, 0, rows, *weights.ffnDown, weights.ffnDownBias.get());
-  if (weights.experts == nullptr) return;
-  backend_.mixExperts(*mixed_, *normed_, rows, *weights.experts);
-  backend_.add(*delta_, 0, *mixed_, rows, config_.shape.hiddenSize);
+  if (weights.experts) backend_.add(*delta_, 0, *mixed_, rows, config_.shape.hiddenSize);
 }
 
 void LayerLoop::norm(DeviceBuffer& y, const DeviceBuffer& x, int row, int rows, const NormWeights& weights) {

@@ -98,6 +98,12 @@ HeadWeights loadHead(const StageConfig& config, Load& load) {
   return head;
 }
 
+void prepareExperts(LayerWeights& weights, int layer, Backend& backend) {
+  if (weights.experts == nullptr) return;
+  allocating("the experts of layer " + std::to_string(layer),
+             [&] { backend.prepareExperts(*weights.experts); });
+}
+
 // Memory for all that `loading` asks for.
 template <class Loading>
 void reserve(Backend& backend, const std::string& what, Loading loading) {
@@ -131,6 +137,7 @@ StageWeights loadWeights(const StageConfig& config, const KernelTable& kernels, 
     reserve(backend, "layer " + std::to_string(layer),
             [&](TensorSizes& sizes) { loadLayer(tensors, config, sizes); });
     weights.layers.push_back(loadLayer(tensors, config, load));
+    prepareExperts(weights.layers.back(), layer, backend);
     if (cache != nullptr) cache->keep(std::move(part));
     layer++;
   }

@@ -7,7 +7,7 @@ import { packageRoot } from "../../common/package.js";
 import type { ClusterView } from "../../coordinator/inference.js";
 import { fixtureFolder, readExpected } from "../golden/support.js";
 import { TestCluster, TestProcess, tinyModel, until } from "../support/cluster.js";
-import { emulated, testDevice, testLibrary } from "../support/test-gpu.js";
+import { emulated, emulatedLibrary, testDevice, testLibrary } from "../support/test-gpu.js";
 
 const mainScript = join(packageRoot, "dist/cli/main.js");
 
@@ -77,6 +77,42 @@ it("a worker on the CPU is refused by a pipeline on GPUs", async () => {
     /refused by the coordinator.*computes as cpu\/canon 1, the pipeline as cuda-sm_\d+\/canon 1/;
   await cluster.workers[1]!.line(refusal);
 });
+
+/** Only an emulated GPU fails when it is told to. */
+it.skipIf(testLibrary !== emulatedLibrary)(
+  "a GPU that fails in the middle of an answer ends its worker, and the next one of that name goes on",
+  async () => {
+    const request = { prompt: [11, 12, 13], max_tokens: 40, ignore_eos: true, temperature: 0 };
+    let failing = false;
+    const cluster = await TestCluster.start({
+      model: tinyModel,
+      stages: 2,
+      gpu: true,
+      workerEnvironment: (index): Record<string, string> =>
+        failing && index === 1 ? { GLM_RELAY_EMULATED_GPU_FAILS_AT: "600" } : {},
+    });
+    onTestFinished(async () => void (await cluster.stop()));
+    const expected = await cluster.post("/v1/completions", request);
+    expect(expected.status).toBe(200);
+
+    // The second worker comes back with a GPU that computes some steps more.
+    failing = true;
+    cluster.workers[1]!.kill("SIGKILL");
+    await cluster.workers[1]!.exited;
+    await cluster.revive();
+    failing = false;
+    const worker = cluster.workers[1]!;
+    const running = cluster.post("/v1/completions", request);
+    expect(await worker.exited).toEqual({ code: 1, signal: null });
+    expect(worker.output).toMatch(
+      /the device is lost to this process: the GPU failed while .*: unspecified launch failure/,
+    );
+    await cluster.revive();
+    const answer = await running;
+    expect(answer.status).toBe(200);
+    expect(answer.body.choices).toEqual(expected.body.choices);
+  },
+);
 
 describe("up --device", () => {
   const environment = { GLM_RELAY_CUDA_LIBRARY: testLibrary, GLM_RELAY_EMULATED_GPUS: "2" };

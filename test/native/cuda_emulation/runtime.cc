@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -89,6 +90,10 @@ int deviceCount() {
   return std::min(static_cast<int>(fromEnvironment("GLM_RELAY_EMULATED_GPUS", kDeviceCount)), kMostDevices);
 }
 
+// Kernels started so far, in all streams.
+std::atomic<int64_t> launches{0};
+// A kernel has failed as on a GPU that is gone: everything fails from then on, in every thread.
+std::atomic<bool> lost{false};
 // Of the calling thread, as CUDA's; kept until cudaGetLastError.
 thread_local std::string failure;
 thread_local cudaError_t lastError = cudaSuccess;
@@ -105,6 +110,17 @@ void giveBack(const Mapping& mapping) {
   if (mapping.smallBytes == 0) return;
   SharedPage& page = pages.shared[mapping.sharedPage];
   if (--page.allocations == 0) page.used = 0;
+}
+
+cudaError_t gone() { return failed(cudaErrorLaunchFailure, "unspecified launch failure"); }
+
+// The kernel, counted from 1, with which the GPU is lost; 0: none.
+int64_t fatalLaunch() {
+  static const int64_t number = [] {
+    const char* value = std::getenv("GLM_RELAY_EMULATED_GPU_FAILS_AT");
+    return value == nullptr ? int64_t{0} : static_cast<int64_t>(std::atoll(value));
+  }();
+  return number;
 }
 
 bool isPinned(const void* memory) {
@@ -144,6 +160,7 @@ cudaError_t cudaGetDevice(int* device) {
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  if (lost) return gone();
   std::snprintf(properties->name, sizeof(properties->name), "emulated");
   properties->totalGlobalMem = deviceBytes();
   properties->major = 8;
@@ -153,6 +170,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
+  if (lost) return gone();
   const std::lock_guard<std::mutex> lock(mutex);
   *total = deviceBytes();
   *available = *total - std::min(*total, pagesOf[currentDevice].used());
@@ -160,6 +178,7 @@ cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
 }
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  if (lost) return gone();
   const std::lock_guard<std::mutex> lock(mutex);
   DevicePages& pages = pagesOf[currentDevice];
   Mapping mapping = {nullptr, 0, currentDevice, 0, 0, 0};
@@ -221,6 +240,7 @@ cudaError_t cudaFreeHost(void* memory) {
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int) {
+  if (lost) return gone();
   *stream = new EmulatedStream();
   return cudaSuccess;
 }
@@ -231,6 +251,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (lost) return gone();
   try {
     while (!stream->work.empty()) {
       const std::function<void()> next = std::move(stream->work.front());
@@ -246,6 +267,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
+  if (lost) return gone();
   if (kind == cudaMemcpyHostToDevice && !isPinned(from)) {
     const auto* read = static_cast<const uint8_t*>(from);
     std::vector<uint8_t> staged(read, read + bytes);
@@ -258,6 +280,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
+  if (lost) return gone();
   stream->work.push_back([=] { std::memset(memory, value, bytes); });
   return cudaSuccess;
 }
@@ -273,6 +296,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (lost) return gone();
   event->stream = stream;
   return cudaSuccess;
 }
@@ -286,6 +310,13 @@ namespace glm_relay::emulation {
 void enqueueGrid(cudaStream_t stream, Index grid, Index block, size_t sharedBytes,
                  std::function<void()> kernel) {
   checkSharedLimit(sharedBytes);
+  if (++launches == fatalLaunch()) {
+    stream->work.push_back([] {
+      lost = true;
+      throw KernelError("unspecified launch failure");
+    });
+    return;
+  }
   stream->work.push_back([=, kernel = std::move(kernel)] { runGrid(grid, block, sharedBytes, kernel); });
 }
 

@@ -19,7 +19,7 @@ export class FakeEngine implements Engine {
   closed = 0;
   readonly inputs: StepInput[] = [];
   #gate: Promise<void> = Promise.resolve();
-  #failure: string | null = null;
+  #failure: Error | null = null;
   #buildFailure: string | null = null;
   #spoiled = false;
 
@@ -37,7 +37,12 @@ export class FakeEngine implements Engine {
   }
 
   failNextStep(message: string): void {
-    this.#failure = message;
+    this.#failure = new Error(message);
+  }
+
+  /** The next step finds its device gone, as the native engine says it. */
+  loseDevice(message: string): void {
+    this.#failure = Object.assign(new Error(message), { code: "DEVICE_LOST" });
   }
 
   /** The next step's results are not finite. */
@@ -74,9 +79,9 @@ export class FakeEngine implements Engine {
         this.inputs.push(input);
         await this.#gate;
         if (this.#failure !== null) {
-          const message = this.#failure;
+          const failure = this.#failure;
           this.#failure = null;
-          throw new Error(message);
+          throw failure;
         }
         progress += 10n;
         const output = compute(plan, input);
