@@ -15,12 +15,29 @@
 #include <functional>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "kernels/kernels.h"
 #include "model/plan.h"
 
 namespace glm_relay {
+
+// The backend's memory does not hold what was asked for. Says how much is missing; allocating() adds what it
+// was for.
+class DeviceMemoryError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Runs `body`, which allocates memory for `what`. Throws std::runtime_error naming it where there is no room.
+template <class Body>
+auto allocating(const std::string& what, Body body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const DeviceMemoryError& error) {
+    throw std::runtime_error("no room for " + what + ": " + error.what());
+  }
+}
 
 // The hardware is gone for this process: whatever a backend is asked for from now on fails like what has
 // thrown this, and only another process can use the device again.
@@ -94,6 +111,17 @@ struct HostMatrix {
   const uint8_t* row(int index, uint8_t* scratch) const;
 };
 
+// What is about to be loaded.
+struct WeightSizes {
+  struct Matrix {
+    int n;
+    int k;
+    WeightFormat format;
+  };
+  std::vector<Matrix> matrices;
+  std::vector<uint64_t> buffers;  // bytes of each
+};
+
 // The rows of a step: which sequence each belongs to and where. Valid until the step's whenIdle.
 struct StepRows {
   const SequenceRows* sequences;
@@ -130,9 +158,15 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual const char* kernels() const = 0;
+  // Its buffers and matrices are in the memory that the process has; otherwise in a device's.
+  virtual bool inHostMemory() const = 0;
 
-  // Zeroed memory; pages that are never touched cost nothing.
+  // Zeroed memory; pages that are never touched cost nothing. Throws DeviceMemoryError, as all that allocate
+  // do.
   virtual std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) = 0;
+  // Makes room for the matrices and buffers that are loaded next, where memory of their own for each would
+  // cost more than they have.
+  virtual void reserveWeights(const WeightSizes& sizes) = 0;
   // Throws WeightError for weights that cannot be used (quant/finite.h).
   virtual std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) = 0;
   // The matrix that loadMatrix made, without a copy where the backend computes in host memory. Null when the
@@ -152,7 +186,7 @@ class Backend {
   virtual uint64_t kvBytes() const = 0;
   // Block `to` becomes what block `from` is, in every layer.
   virtual void copyBlock(int from, int to) = 0;
-  // Memory of the backend itself beyond buffers, matrices and cache.
+  // Memory of the backend itself beyond buffers, matrices and cache; that of the device, where it has one.
   virtual uint64_t scratchBytes() const = 0;
 
   virtual void copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) = 0;

@@ -10,7 +10,7 @@ import { checkSlice, type Parked, parkedAfter } from "./check-slice.js";
 import { checkStep } from "./check-step.js";
 import { backendName, type Gpu } from "./device.js";
 
-export { chooseDevice, freeGpuBytes, type Gpu } from "./device.js";
+export { availableGpus, chooseDevice, freeGpuBytes, type Gpu } from "./device.js";
 
 /** Storage type of float tensors, of the residual stream and of the KV cache. */
 export type DType = "float32" | "float16" | "bfloat16";
@@ -345,6 +345,11 @@ export interface EngineInfo {
   backend: string;
 }
 
+/** A stage that was to be created found no room for something, which the message names. */
+export function isOutOfMemory(error: unknown): error is Error {
+  return error instanceof Error && /^(no room for |not enough memory$)/.test(error.message);
+}
+
 const CANON_VERSION = 1;
 /** The same for what GPUs compute, which is not the CPU's canon (docs/cuda.md). */
 const CUDA_CANON_VERSION = 1;
@@ -378,11 +383,11 @@ export function engineInfo(device: Gpu | null = null): EngineInfo {
  * other in the order they were submitted, away from the event loop.
  */
 export class Stage {
-  /** Weights as held in memory: packed strips, float32 norms, the mapped embedding. */
+  /** Weights as held in memory: packed strips, float32 norms, the mapped embedding. On a GPU: in its memory. */
   readonly weightBytes: number;
   /** Reserved for keys and values; pages that no token has reached take no memory. */
   readonly kvBytes: number;
-  /** Everything else, sized by maxRows and contextRows. */
+  /** Everything else, sized by maxRows and contextRows. On a GPU: in its memory. */
   readonly workspaceBytes: number;
   /** The kernel variant this stage runs. */
   readonly kernels: string;

@@ -101,11 +101,15 @@ function onDevice(options: WorkerOptions): Worker {
   const gpu = deviceOf(device);
   const engine = nativeEngine(weightCache, cpus, gpu);
   if (gpu === null) return new Worker(options, engine);
-  const offered = gpuMemoryBytes?.(freeGpuBytes(gpu)) ?? memoryBytes;
+  const freeBytes = freeGpuBytes(gpu);
+  const offered = gpuMemoryBytes?.(freeBytes) ?? memoryBytes;
   log.info(
     { gpu: gpu.name, computeCapability: gpu.computeCapability, memoryBytes: offered },
     `computes on cuda:${gpu.index}`,
   );
+  if (offered > freeBytes) {
+    log.warn({ memoryBytes: offered, freeBytes }, "offers more memory than is free on the GPU");
+  }
   return new Worker({ ...options, memoryBytes: offered }, engine);
 }
 

@@ -32,11 +32,11 @@ const float* floatsOrNull(const DeviceBuffer* buffer) {
 }  // namespace
 
 CudaMatrix::CudaMatrix(const PackedWeights& weights, int rows, int columns, const WeightFormat& format,
-                       cudaStream_t stream)
+                       cudaStream_t stream, DeviceArena* arena)
     : layout(rows, columns, format),
       type(format.type),
-      blocks(weights.blocks.size(), stream),
-      rowScales(weights.rowScales.size() * sizeof(float), stream) {
+      blocks(weights.blocks.size(), stream, arena),
+      rowScales(weights.rowScales.size() * sizeof(float), stream, arena) {
   n = rows;
   k = columns;
   bytes = blocks.bytes() + rowScales.bytes();
@@ -92,14 +92,25 @@ CudaBackend::~CudaBackend() {
 int CudaBackend::rowTile() const { return kRowTile; }
 
 std::unique_ptr<DeviceBuffer> CudaBackend::allocate(uint64_t bytes) {
-  auto buffer = std::make_unique<CudaBuffer>(bytes, stream_.get());
+  auto buffer = std::make_unique<CudaBuffer>(bytes, stream_.get(), &arena_);
   check(cudaMemsetAsync(buffer->memory.as<void>(), 0, bytes, stream_.get()), "clearing memory");
   return buffer;
 }
 
+void CudaBackend::reserveWeights(const WeightSizes& sizes) {
+  uint64_t bytes = 0;
+  for (const WeightSizes::Matrix& matrix : sizes.matrices) {
+    bytes += DeviceArena::taken(WeightLayout(matrix.n, matrix.k, matrix.format).bytes()) +
+             DeviceArena::taken(matrix.n * sizeof(float));
+  }
+  for (const uint64_t buffer : sizes.buffers) bytes += DeviceArena::taken(buffer);
+  arena_.reserve(bytes, stream_.get());
+}
+
 std::unique_ptr<DeviceMatrix> CudaBackend::loadMatrix(const HostMatrix& matrix) {
   const PackedWeights weights = packMatrix(matrix, hostKernels_, pool_);
-  auto loaded = std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream_.get());
+  auto loaded =
+      std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream_.get(), &arena_);
   widestColumns_ = std::max(widestColumns_, loaded->layout.paddedColumns());
   return loaded;
 }
@@ -110,7 +121,8 @@ std::unique_ptr<DeviceMatrix> CudaBackend::mapMatrix(const PackedBytes& matrix) 
                                 : QuantLayout(matrix.n, matrix.k, matrix.format).bytes();
   if (matrix.bytes != expected) return nullptr;
   const PackedWeights weights = packStrips(matrix, hostKernels_, pool_);
-  auto loaded = std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream_.get());
+  auto loaded =
+      std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream_.get(), &arena_);
   widestColumns_ = std::max(widestColumns_, loaded->layout.paddedColumns());
   return loaded;
 }

@@ -24,7 +24,9 @@ namespace glm_relay::cuda {
 
 class CudaBuffer : public DeviceBuffer {
  public:
-  CudaBuffer(uint64_t size, cudaStream_t stream) : memory(size, stream) { bytes = size; }
+  CudaBuffer(uint64_t size, cudaStream_t stream, DeviceArena* arena = nullptr) : memory(size, stream, arena) {
+    bytes = size;
+  }
   float* floats() const { return memory.as<float>(); }
   DeviceMemory memory;
 };
@@ -32,7 +34,7 @@ class CudaBuffer : public DeviceBuffer {
 class CudaMatrix : public DeviceMatrix {
  public:
   CudaMatrix(const PackedWeights& weights, int rows, int columns, const WeightFormat& format,
-             cudaStream_t stream);
+             cudaStream_t stream, DeviceArena* arena);
   // A product with it: all but y, x and bias.
   ProductArgs args() const;
 
@@ -64,8 +66,10 @@ class CudaBackend : public Backend {
   ~CudaBackend() override;
 
   const char* kernels() const override { return name_.c_str(); }
+  bool inHostMemory() const override { return false; }
   int rowTile() const override;
   std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) override;
+  void reserveWeights(const WeightSizes& sizes) override;
   std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) override;
   std::unique_ptr<DeviceMatrix> mapMatrix(const PackedBytes& matrix) override;
   void reserveRows(int rows, int stepRows, int columns) override;
@@ -136,6 +140,7 @@ class CudaBackend : public Backend {
   const std::string name_;
   const Stream stream_;
 
+  DeviceArena arena_;        // of weights
   int widestColumns_ = 0;    // of a weight matrix
   DeviceMemory halves_;      // the input of a product
   DeviceMemory halfScales_;  // a float per row

@@ -1,8 +1,15 @@
 /** Workers on emulated GPUs in a cluster of real processes: the reference's tokens, and who may work together. */
-import { expect, it, onTestFinished } from "vitest";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { packageRoot } from "../../common/package.js";
+import type { ClusterView } from "../../coordinator/inference.js";
 import { fixtureFolder, readExpected } from "../golden/support.js";
-import { TestCluster, tinyModel } from "../support/cluster.js";
-import { emulatedLibrary, testDevice, testLibrary } from "../support/test-gpu.js";
+import { TestCluster, TestProcess, tinyModel, until } from "../support/cluster.js";
+import { emulated, emulatedLibrary, testDevice, testLibrary } from "../support/test-gpu.js";
+
+const mainScript = join(packageRoot, "dist/cli/main.js");
 
 it("two workers with --device draw the reference's tokens, all sequences at once", async () => {
   const expected = readExpected("chatglm-6b-tiny");
@@ -35,6 +42,30 @@ it("two workers with --device draw the reference's tokens, all sequences at once
   expect(answers.map(({ body }) => body.choices[0].token_ids)).toEqual(
     expected.cases.map(({ tokens }) => tokens),
   );
+});
+
+it.runIf(emulated)("a GPU with less memory than was offered is told of with the plan's numbers", async () => {
+  const emulatedBytes = 24 * 2 ** 20;
+  vi.stubEnv("GLM_RELAY_EMULATED_GPU_BYTES", String(emulatedBytes));
+  onTestFinished(() => void vi.unstubAllEnvs());
+  const cluster = await TestCluster.start({ model: tinyModel, stages: 1, gpu: true, workers: false });
+  onTestFinished(async () => void (await cluster.stop()));
+  cluster.startWorker(0);
+  const message = new RegExp(
+    "no room for the (KV cache of \\d+ blocks|workspace of steps of \\d+ rows): " +
+      "it takes \\d+ MB more, \\d+ MB of the 26 MB of GPU 0 \\(emulated\\) are free; " +
+      "the plan counts \\d+ MB for weights, \\d+ MB for \\d+ KV blocks, \\d+ MB of workspace and 2\\d\\d MB of " +
+      "reserve, of 537 MB that this worker offers: give the worker a smaller --memory",
+  );
+  await cluster.workers[0]!.line(
+    /"memoryBytes":536870912,"freeBytes":25165824.*offers more memory than is free/,
+  );
+  await cluster.workers[0]!.line(message);
+  expect(await cluster.coordinator.line(message)).not.toBeNull();
+  const view = await cluster.until("the worker to have failed", ({ workers }) =>
+    workers.some(({ detail }) => detail !== ""),
+  );
+  expect(view.workers[0]!.detail).toMatch(message);
 });
 
 it("a worker on the CPU is refused by a pipeline on GPUs", async () => {
@@ -82,3 +113,66 @@ it.skipIf(testLibrary !== emulatedLibrary)(
     expect(answer.body.choices).toEqual(expected.body.choices);
   },
 );
+
+describe("up --device", () => {
+  const environment = { GLM_RELAY_CUDA_LIBRARY: testLibrary, GLM_RELAY_EMULATED_GPUS: "2" };
+  const start = (env: Record<string, string>, flags: string[]) => {
+    const data = mkdtempSync(join(tmpdir(), "glm-relay-up-"));
+    const args = [mainScript, "up", "--model", tinyModel, "--port", "0", "--data", data, ...flags];
+    const up = new TestProcess("up", process.execPath, args, env);
+    onTestFinished(async () => {
+      up.kill("SIGTERM");
+      await up.exited;
+      rmSync(data, { recursive: true, force: true });
+    });
+    return { up, data };
+  };
+
+  it.runIf(emulated)(
+    "cuda: three workers share two GPUs and their memory, and one that is lost comes back",
+    async () => {
+      const { up, data } = start(environment, ["--stages", "3", "--device", "cuda"]);
+      const [, url] = await up.line(/^ready (http:\S+)$/m, 60_000);
+      expect(up.output).toContain("starting 3 workers on cuda:0 (emulated), cuda:1 (emulated)\n");
+      const view = async () => (await (await fetch(`${url}/api/cluster`)).json()) as ClusterView;
+      const { workers, numericsId } = await view();
+      expect(numericsId).toMatch(/^cuda-sm_86\//);
+      const context = 512 * 2 ** 20;
+      const shared = Math.floor((0.9 * (8 * 2 ** 30 - context)) / 2);
+      const offers = workers.map(({ memoryBytes }) => memoryBytes);
+      expect(offers).toEqual([shared, Math.floor(0.9 * 8 * 2 ** 30), shared]);
+      const logOf = (index: number) => readFileSync(join(data, `logs/worker-${index}.log`), "utf8");
+      for (const [index, device] of [0, 1, 0].entries())
+        expect(logOf(index)).toContain(`computes on cuda:${device}`);
+      // The memory that the others have taken meanwhile changes nothing of what it offers.
+      process.kill(workers[2]!.pid, "SIGKILL");
+      const revived = await until("the worker to come back", async () => {
+        const now = await view();
+        return now.state === "ready" && now.workers[2]?.pid !== workers[2]!.pid ? now : null;
+      });
+      expect(revived.workers.map(({ memoryBytes }) => memoryBytes)).toEqual(offers);
+    },
+  );
+
+  it("auto: on the CPU where there is no GPU", async () => {
+    const { up } = start({ GLM_RELAY_CUDA_LIBRARY: "/nonexistent" }, ["--stages", "2", "--device", "auto"]);
+    const [, url] = await up.line(/^ready (http:\S+)$/m, 60_000);
+    const { numericsId } = (await (await fetch(`${url}/api/cluster`)).json()) as ClusterView;
+    expect(numericsId).toMatch(/^cpu\//);
+  });
+
+  it.each([
+    ["cuda", "/nonexistent", /value 'cuda': no CUDA library at \/nonexistent: run "make cuda"/],
+    ["cuda:7", testLibrary, /value 'cuda:7': there are \d+ GPUs here/],
+  ])("%s: tells what is missing before anything starts", async (device, library, message) => {
+    const { up } = start({ ...environment, GLM_RELAY_CUDA_LIBRARY: library }, [
+      "--stages",
+      "2",
+      "--device",
+      device,
+    ]);
+    expect((await up.exited).code).toBe(1);
+    expect(up.output).toMatch(message);
+    expect(up.output).not.toContain("starting");
+  });
+});

@@ -4,7 +4,13 @@
  * layers starts without loading.
  */
 import { RelayError } from "../../common/errors.js";
-import { isDeviceLost, type LoadProgress, type StepInput, type StepOutput } from "../../native/index.js";
+import {
+  isDeviceLost,
+  isOutOfMemory,
+  type LoadProgress,
+  type StepInput,
+  type StepOutput,
+} from "../../native/index.js";
 import type { StepFormat } from "../codec.js";
 import type { SliceFormat } from "../slices.js";
 import type { Engine, EngineModel, EngineStage } from "./engine.js";
@@ -91,7 +97,7 @@ export class StageHost {
           this.#loading = progress;
         })
         .catch((error: unknown) => {
-          throw this.#failure(error);
+          throw this.#failure(withPlannedBytes(error, plan));
         })
         .finally(() => {
           this.#loading = null;
@@ -150,6 +156,20 @@ export class StageHost {
     this.#tail = run.catch(() => undefined);
     return run;
   }
+}
+
+/** Where the memory is not enough: what the plan had counted, and what can be done. */
+function withPlannedBytes(error: unknown, { planned = null, blockCount }: StagePlan): unknown {
+  if (planned === null || !isOutOfMemory(error)) return error;
+  const { weightBytes, kvBytes, workspaceBytes, processBytes, memoryBytes } = planned;
+  const MB = (bytes: number) => `${Math.ceil(bytes / 1e6)} MB`;
+  return new Error(
+    `${error.message}; the plan counts ${MB(weightBytes)} for weights, ${MB(kvBytes)} for ${blockCount} KV blocks, ` +
+      `${MB(workspaceBytes)} of workspace and ${MB(processBytes)} of reserve, of ${MB(memoryBytes)} that this ` +
+      "worker offers: give the worker a smaller --memory, which leaves fewer KV blocks, use more stages, or end " +
+      "what else takes this memory",
+    { cause: error },
+  );
 }
 
 function checkModel(model: EngineModel, plan: StagePlan): void {

@@ -20,6 +20,7 @@ export class FakeEngine implements Engine {
   readonly inputs: StepInput[] = [];
   #gate: Promise<void> = Promise.resolve();
   #failure: Error | null = null;
+  #buildFailure: string | null = null;
   #spoiled = false;
 
   /** Holds loads and steps until the returned function is called. */
@@ -29,6 +30,10 @@ export class FakeEngine implements Engine {
       release = resolve;
     });
     return release;
+  }
+
+  failNextBuild(message: string): void {
+    this.#buildFailure = message;
   }
 
   failNextStep(message: string): void {
@@ -59,6 +64,9 @@ export class FakeEngine implements Engine {
 
   async #build(plan: StagePlan): Promise<EngineStage> {
     await this.#gate;
+    const message = this.#buildFailure;
+    this.#buildFailure = null;
+    if (message !== null) throw new Error(message);
     this.built += 1;
     let progress = 0n;
     return {
