@@ -196,6 +196,10 @@ class Backend {
   virtual void copyRowsOut(void* to, const DeviceBuffer& from, DType dtype, int rows, int columns) = 0;
 
   virtual void beginStep(const StepRows& rows) = 0;
+  // Around the operations of all layers of a stage, which a step of as many rows has always the same: false
+  // says that the backend runs those that it has kept of an earlier step, and the caller enqueues none.
+  virtual bool beginLayers() = 0;
+  virtual void endLayers() = 0;
   // y[0, rows) = norm of x[xRow, xRow + rows)
   virtual void rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceBuffer& weight,
                        int size, float eps) = 0;

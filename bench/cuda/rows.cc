@@ -41,8 +41,9 @@ void benchRows(const Limits& limits) {
     line(("sum of " + std::to_string(size)).c_str(), size * 12.0,
          [&](int rows) { add(stream(), y.as<float>(), from, static_cast<int64_t>(rows) * size); });
   }
+  const ZeroMemory maxima(1ull * kMaxRows * kRowShares * sizeof(uint32_t));
   for (int size : {13696, 32768}) {
-    const HalfRows to = {halves.as<uint16_t>(), scales.as<float>(), size};
+    const HalfRows to = {halves.as<uint16_t>(), scales.as<float>(), size, nullptr, maxima.as<uint32_t>()};
     line(("gated silu of " + std::to_string(size)).c_str(), size * 14.0, [&](int rows) {
       activateRows(stream(), to, y.as<float>(), Activation::kGatedSilu, from, rows, size);
     });

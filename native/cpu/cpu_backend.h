@@ -48,6 +48,8 @@ class CpuBackend : public Backend {
   void copyRowsOut(void* to, const DeviceBuffer& from, DType dtype, int rows, int columns) override;
 
   void beginStep(const StepRows& rows) override { step_ = rows; }
+  bool beginLayers() override { return true; }
+  void endLayers() override {}
   void rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceBuffer& weight,
                int size, float eps) override;
   void layerNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceBuffer& weight,

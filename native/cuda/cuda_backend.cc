@@ -24,6 +24,17 @@ constexpr int kManyWarps = 1024;
 
 int paddedColumnsOf(int columns) { return (columns + kBlockColumns - 1) / kBlockColumns * kBlockColumns; }
 
+// Page-locked memory for the rows and logits of a step, each way: logits of 16 rows of the largest
+// vocabulary, or rows of GLM-130B for a tile.
+constexpr uint64_t kTransferBytes = 16 << 20;
+
+// Parts of a context, up to a power of two: steps of a growing context are alike for as long as they can be.
+int partsOf(int lastVisible) {
+  int parts = 1;
+  while (parts * kPartSlots <= lastVisible) parts *= 2;
+  return parts;
+}
+
 float* floats(const DeviceBuffer& buffer) { return static_cast<const CudaBuffer&>(buffer).floats(); }
 const float* floatsOrNull(const DeviceBuffer* buffer) {
   return buffer == nullptr ? nullptr : floats(*buffer);
@@ -139,6 +150,8 @@ void CudaBackend::reserveRows(int rows, int stepRows, int columns) {
   halfScales_.grow(rows * sizeof(float), stream_.get());
   rowBytes_.grow(static_cast<uint64_t>(stepRows) * columns * sizeof(float), stream_.get());
   rowIndices_.grow(stepRows * sizeof(int32_t), stream_.get());
+  maxima_.grow(static_cast<uint64_t>(rows) * kRowShares * sizeof(uint32_t), stream_.get());
+  transfers_.reserve(kTransferBytes);
   step_.reserve(plan_, stepRows, kRowTile, usesTensorCores(path_, plan_.type, plan_.headDim), stream_.get());
 }
 
@@ -151,7 +164,7 @@ void CudaBackend::allocateKvCache(const KvPlan& plan) {
   keys_.grow(plan.layerBytes() * plan.layerCount, stream_.get());
   values_.grow(plan.layerBytes() * plan.layerCount, stream_.get());
   // No context is longer than the cache, and no step has more rows of one than there is use for.
-  const int parts = plan.blockCount * plan.tilesPerBlock * 16 / kPartSlots + 1;
+  const int parts = partsOf(plan.blockCount * plan.tilesPerBlock * kKeyTile - 1);
   const int64_t floats = partialFloats(kRowTile, plan.headCount, plan.headDim, parts);
   partials_.grow(std::min(floats, kPartialFloats) * sizeof(float), stream_.get());
 }
@@ -169,17 +182,17 @@ void CudaBackend::copyBlock(int from, int to) {
 }
 
 uint64_t CudaBackend::scratchBytes() const {
-  return halves_.bytes() + halfScales_.bytes() + rowBytes_.bytes() + rowIndices_.bytes() + partials_.bytes() +
-         experts_.bytes() + step_.bytes();
+  return halves_.bytes() + halfScales_.bytes() + rowBytes_.bytes() + rowIndices_.bytes() + maxima_.bytes() +
+         partials_.bytes() + experts_.bytes() + step_.bytes();
 }
 
 void CudaBackend::copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) {
   halved_ = {};
-  check(cudaMemcpyAsync(floats(to), from, bytes, cudaMemcpyHostToDevice, stream_.get()), "copying in");
+  transfers_.in(floats(to), from, bytes, stream_.get());
 }
 
 void CudaBackend::copyOut(void* to, const DeviceBuffer& from, uint64_t bytes) {
-  check(cudaMemcpyAsync(to, floats(from), bytes, cudaMemcpyDeviceToHost, stream_.get()), "copying out");
+  transfers_.out(to, floats(from), bytes, stream_.get());
 }
 
 void CudaBackend::copyRowsIn(DeviceBuffer& to, const void* from, DType dtype, int rows, int columns) {
@@ -187,8 +200,7 @@ void CudaBackend::copyRowsIn(DeviceBuffer& to, const void* from, DType dtype, in
   const int64_t count = static_cast<int64_t>(rows) * columns;
   const uint64_t bytes = count * dtypeBytes(dtype);
   rowBytes_.grow(bytes, stream_.get());
-  check(cudaMemcpyAsync(rowBytes_.as<void>(), from, bytes, cudaMemcpyHostToDevice, stream_.get()),
-        "copying in");
+  transfers_.in(rowBytes_.as<void>(), from, bytes, stream_.get());
   widen(stream_.get(), floats(to), rowBytes_.as<void>(), count, dtype);
 }
 
@@ -197,12 +209,12 @@ void CudaBackend::copyRowsOut(void* to, const DeviceBuffer& from, DType dtype, i
   const uint64_t bytes = count * dtypeBytes(dtype);
   rowBytes_.grow(bytes, stream_.get());
   narrow(stream_.get(), rowBytes_.as<void>(), floats(from), count, dtype);
-  check(cudaMemcpyAsync(to, rowBytes_.as<void>(), bytes, cudaMemcpyDeviceToHost, stream_.get()),
-        "copying out");
+  transfers_.out(to, rowBytes_.as<void>(), bytes, stream_.get());
 }
 
 void CudaBackend::beginStep(const StepRows& rows) {
   halved_ = {};
+  graphs_.abandon(stream_.get());
   // The rows of the step before may still be on their way.
   check(cudaStreamSynchronize(stream_.get()), "ending a step");
   step_.begin(rows);
@@ -222,6 +234,20 @@ HalfRows CudaBackend::halvesFor(const float* x, int rows, int columns) {
     halveRows(stream_.get(), halved(x, rows, columns), x, rows, columns);
   }
   return {halves_.as<uint16_t>(), halfScales_.as<float>(), paddedColumnsOf(columns)};
+}
+
+bool CudaBackend::beginLayers() {
+  halved_ = {};
+  const bool few = step_.rowCount() > 0 && step_.rowCount() <= kFewRows;
+  if (!few || (plan_.prefixLength > 0 && step_.beginnerCount() > 0)) return true;
+  const StepMemory::Tasks tasks = step_.tasksOf(0, step_.rowCount());
+  return graphs_.begin({step_.rowCount(), tasks.count, tasks.wide, partsOf(tasks.lastVisible), step_.place()},
+                       stream_.get());
+}
+
+void CudaBackend::endLayers() {
+  graphs_.end(stream_.get());
+  halved_ = {};
 }
 
 void CudaBackend::rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows,
@@ -310,18 +336,20 @@ void CudaBackend::attention(DeviceBuffer& out, const DeviceBuffer& queries, int 
   args.wideTasks = tasks.wide;
   args.firstRow = row;
   args.rows = rows;
-  args.parts = tasks.lastVisible / kPartSlots + 1;
+  args.parts = partsOf(tasks.lastVisible);
   const uint64_t floats = partialFloats(rows, plan_.headCount, plan_.headDim, args.parts);
   const bool fits = floats * sizeof(float) <= partials_.bytes();
   const int warps = (tasks.count + (kWideWarps - 1) * tasks.wide) * plan_.kvHeadCount;
   if (args.parts > 1 && fits && warps < kManyWarps) args.partials = partials_.as<float>();
   cuda::attention(stream_.get(), path_, args);
-  setMark();
+  if (!graphs_.isKeeping()) setMark();
 }
 
 void CudaBackend::activate(DeviceBuffer& y, Activation activation, const DeviceBuffer& x, int rows,
                            int size) {
-  activateRows(stream_.get(), halved(floats(y), rows, size), floats(y), activation, floats(x), rows, size);
+  HalfRows to = halved(floats(y), rows, size);
+  to.maxima = maxima_.as<uint32_t>();
+  activateRows(stream_.get(), to, floats(y), activation, floats(x), rows, size);
 }
 
 void CudaBackend::gatedSilu(DeviceBuffer& y, const DeviceBuffer& gateUp, int rows, int size) {
@@ -384,6 +412,7 @@ void CudaBackend::whenIdle(std::function<void()> done) {
   for (size_t i = 0; i < marks_.size(); i++) wait(marks_[(nextMark_ + i) % marks_.size()]);
   check(cudaStreamSynchronize(stream_.get()), "computing a step");
   check(cudaGetLastError(), "starting a kernel");
+  transfers_.finish();
   progress_.fetch_add(1, std::memory_order_relaxed);
   done();
 }

@@ -13,9 +13,11 @@
 #include "backend.h"
 #include "cuda/cuda_experts.h"
 #include "cuda/device_memory.h"
+#include "cuda/host_transfers.h"
 #include "cuda/kernels/attention.h"
 #include "cuda/kernels/product.h"
 #include "cuda/kernels/rows.h"
+#include "cuda/layer_graphs.h"
 #include "cuda/pack_matrix.h"
 #include "cuda/step_memory.h"
 #include "model/thread_pool.h"
@@ -86,6 +88,8 @@ class CudaBackend : public Backend {
   void copyRowsOut(void* to, const DeviceBuffer& from, DType dtype, int rows, int columns) override;
 
   void beginStep(const StepRows& rows) override;
+  bool beginLayers() override;
+  void endLayers() override;
   void rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceBuffer& weight,
                int size, float eps) override;
   void layerNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceBuffer& weight,
@@ -146,6 +150,7 @@ class CudaBackend : public Backend {
   DeviceMemory halfScales_;  // a float per row
   Halved halved_;
   DeviceMemory rowBytes_;    // rows that come in or go out, in the residual stream's type
+  DeviceMemory maxima_;      // of rows that several blocks of threads share
   DeviceMemory rowIndices_;  // of gatherRows
 
   KvPlan plan_ = {};
@@ -153,6 +158,8 @@ class CudaBackend : public Backend {
   DeviceMemory values_;
   DeviceMemory partials_;
   StepMemory step_;
+  HostTransfers transfers_;
+  LayerGraphs graphs_;
   ExpertMemory experts_;
 
   // Attention calls of the step, oldest at nextMark_ when all are waiting.

@@ -25,8 +25,8 @@ void StepMemory::reserve(const KvPlan& plan, int stepRows, int tileRows, bool wi
       wideTasks ? attentionTaskRows(plan.headCount, plan.kvHeadCount, kWideTaskQueries) : taskRows_;
   stream_ = stream;
   const uint64_t rowBytes = 5 * sizeof(int32_t) + plan.ropeDim * sizeof(float) + sizeof(AttentionTask);
-  const uint64_t bytes =
-      stepRows * rowBytes + kTablesOfCache * plan.blockCount * sizeof(int32_t) + 8 * kAlignment;
+  const uint64_t bytes = std::max(stepRows, kFewRows) * rowBytes +
+                         kTablesOfCache * plan.blockCount * sizeof(int32_t) + 8 * kAlignment;
   pinned_.grow(bytes);
   device_.grow(bytes, stream);
   tasks_.reserve(stepRows);
@@ -60,33 +60,36 @@ void StepMemory::begin(const StepRows& rows) {
   beginnerCount_ = static_cast<int>(beginners.size());
   planTasks(rows, tableBegins);
 
+  rowCount_ = rows.rowCount;
   struct Part {
     uint64_t* offset;
     const void* data;
-    uint64_t bytes;
+    uint64_t count;
+    uint64_t size;  // of one
   };
-  const uint64_t rowInts = rows.rowCount * sizeof(int32_t);
+  const uint64_t rowCount = rows.rowCount;
+  // Block tables last: they alone have any length where there are few rows.
   const Part parts[] = {
-      {&sequenceOfRow_, rows.sequenceOfRow, rowInts},
-      {&slotOfRow_, rows.slotOfRow, rowInts},
-      {&lastVisibleOfRow_, rows.lastVisibleOfRow, rowInts},
-      {&rotations_, rows.rotations, static_cast<uint64_t>(rows.rowCount) * plan_.ropeDim * sizeof(float)},
-      {&tableBegins_, tableBegins.data(), tableBegins.size() * sizeof(int32_t)},
-      {&tables_, tables.data(), tables.size() * sizeof(int32_t)},
-      {&beginners_, beginners.data(), beginners.size() * sizeof(int32_t)},
-      {&tasksOffset_, tasks_.data(), tasks_.size() * sizeof(AttentionTask)},
+      {&sequenceOfRow_, rows.sequenceOfRow, rowCount, sizeof(int32_t)},
+      {&slotOfRow_, rows.slotOfRow, rowCount, sizeof(int32_t)},
+      {&lastVisibleOfRow_, rows.lastVisibleOfRow, rowCount, sizeof(int32_t)},
+      {&rotations_, rows.rotations, rowCount, plan_.ropeDim * sizeof(float)},
+      {&tasksOffset_, tasks_.data(), tasks_.size(), sizeof(AttentionTask)},
+      {&tableBegins_, tableBegins.data(), tableBegins.size(), sizeof(int32_t)},
+      {&beginners_, beginners.data(), beginners.size(), sizeof(int32_t)},
+      {&tables_, tables.data(), tables.size(), sizeof(int32_t)},
   };
   uint64_t bytes = 0;
   for (const Part& part : parts) {
     *part.offset = bytes;
-    bytes += aligned(part.bytes);
+    bytes += aligned(std::max(part.count, uint64_t{kFewRows}) * part.size);
   }
   if (bytes > pinned_.bytes()) {
     pinned_.grow(2 * bytes);
     device_.grow(2 * bytes, stream_);
   }
   for (const Part& part : parts) {
-    if (part.bytes > 0) std::memcpy(pinned_.data() + *part.offset, part.data, part.bytes);
+    if (part.count > 0) std::memcpy(pinned_.data() + *part.offset, part.data, part.count * part.size);
   }
   check(cudaMemcpyAsync(device_.as<void>(), pinned_.data(), bytes, cudaMemcpyHostToDevice, stream_),
         "taking the rows of a step");

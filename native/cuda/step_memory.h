@@ -9,6 +9,9 @@
 
 namespace glm_relay::cuda {
 
+// Of a step whose layers may be kept (layer_graphs.h).
+constexpr int kFewRows = 64;
+
 class StepMemory {
  public:
   // Room for steps of so many rows, which pass a layer `tileRows` at a time and share attention's tasks as
@@ -19,6 +22,9 @@ class StepMemory {
   void begin(const StepRows& rows);
   // On the device.
   uint64_t bytes() const { return device_.bytes(); }
+  // Steps of up to kFewRows rows have everything at the same places, as long as this stays what it is.
+  const void* place() const { return device_.as<void>(); }
+  int rowCount() const { return rowCount_; }
 
   const int32_t* sequenceOfRow() const { return at<int32_t>(sequenceOfRow_); }
   const int32_t* slotOfRow() const { return at<int32_t>(slotOfRow_); }
@@ -63,6 +69,7 @@ class StepMemory {
   uint64_t beginners_ = 0;
   uint64_t tasksOffset_ = 0;
   int beginnerCount_ = 0;
+  int rowCount_ = 0;
 };
 
 }  // namespace glm_relay::cuda

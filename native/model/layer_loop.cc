@@ -125,8 +125,11 @@ void LayerLoop::runRows(const StepInput& input, StepOutput& output) {
     backend_.copyRowsIn(*hidden_, input.activations.data(), config_.dtype, input.rowCount,
                         config_.shape.hiddenSize);
   }
-  for (int layer = 0; layer < static_cast<int>(weights_.layers.size()); layer++)
-    runLayer(*hidden_, layer, input.rowCount);
+  if (backend_.beginLayers()) {
+    for (int layer = 0; layer < static_cast<int>(weights_.layers.size()); layer++)
+      runLayer(*hidden_, layer, input.rowCount);
+  }
+  backend_.endLayers();
   if (weights_.head) {
     runHead(input, output);
   } else {

@@ -49,6 +49,16 @@ __device__ __forceinline__ void storeColumns(float* row, const float (&from)[kPe
   }
 }
 
+__device__ __forceinline__ void storeHalves(const HalfRows& to, const float (&from)[kPerVector], int row,
+                                            int column, const RowFactor& factor) {
+#pragma unroll
+  for (int i = 0; i < kPerVector; i += 2) {
+    if (column + i >= to.paddedColumns) continue;
+    *reinterpret_cast<uint32_t*>(to.halves + halfIndex(row, column + i, to.paddedColumns)) =
+        halfPair(from[i] * factor.factor, from[i + 1] * factor.factor);
+  }
+}
+
 // Over all threads of the block, in all of them. `shared` has kWarps values and is used once.
 __device__ __forceinline__ float sumOfBlock(float value, float* shared) {
   value = warpSum(value);
@@ -95,12 +105,7 @@ struct Columns {
     for (int v = 0; v < kVectors; v++) {
       const int column = columnOf(v);
       if (y != nullptr) storeColumns(y + static_cast<int64_t>(row) * size, of[v], column, size);
-#pragma unroll
-      for (int i = 0; i < kPerVector; i += 2) {
-        if (column + i >= to.paddedColumns) continue;
-        *reinterpret_cast<uint32_t*>(to.halves + halfIndex(row, column + i, to.paddedColumns)) =
-            halfPair(of[v][i] * factor.factor, of[v][i + 1] * factor.factor);
-      }
+      storeHalves(to, of[v], row, column, factor);
     }
     if (threadIdx.x == 0) to.scales[row] = factor.scale;
   }
@@ -142,8 +147,8 @@ struct LayerNorm {
     const float mean = sumOfBlock(sum, shared) / static_cast<float>(size);
     float square = 0.0f;
     x.forEach([&](float& value, int v, int i) {
-      const float distance = value - mean;
-      if (columnOf(v) + i < size) square = fmaf(distance, distance, square);
+      value = columnOf(v) + i < size ? value - mean : 0.0f;
+      square = fmaf(value, value, square);
     });
     const float variance = sumOfBlock(square, shared + kWarps) / static_cast<float>(size);
     const float r = 1.0f / sqrtf(variance + eps);
@@ -154,32 +159,90 @@ struct LayerNorm {
       loadColumns(w, weight, columnOf(v), size);
       loadColumns(b, bias, columnOf(v), size);
 #pragma unroll
-      for (int i = 0; i < kPerVector; i++) {
-        x.of[v][i] = columnOf(v) + i < size ? fmaf((x.of[v][i] - mean) * r, w[i], b[i]) : 0.0f;
-      }
+      for (int i = 0; i < kPerVector; i++) x.of[v][i] = fmaf(x.of[v][i] * r, w[i], b[i]);
     }
   }
 };
+
+template <Activation kActivation>
+__device__ __forceinline__ void activateColumns(float (&to)[kPerVector], const float* row, int column,
+                                                int size) {
+  float second[kPerVector] = {};
+  loadColumns(to, row, column, size);
+  if constexpr (kActivation != Activation::kGelu) loadColumns(second, row + size, column, size);
+#pragma unroll
+  for (int i = 0; i < kPerVector; i++) {
+    const float first = to[i];
+    to[i] = kActivation == Activation::kGelu        ? geluTanh(first)
+            : kActivation == Activation::kGatedSilu ? silu(first) * second[i]
+                                                    : first * geluErf(second[i]);
+  }
+}
 
 template <int kVectors, Activation kActivation>
 struct Activate {
   __device__ __forceinline__ void operator()(Columns<kVectors>& x, const float* row, int size) const {
 #pragma unroll
-    for (int v = 0; v < kVectors; v++) {
-      const int column = columnOf(v);
-      float second[kPerVector] = {};
-      loadColumns(x.of[v], row, column, size);
-      if constexpr (kActivation != Activation::kGelu) loadColumns(second, row + size, column, size);
-#pragma unroll
-      for (int i = 0; i < kPerVector; i++) {
-        const float first = x.of[v][i];
-        x.of[v][i] = kActivation == Activation::kGelu        ? geluTanh(first)
-                     : kActivation == Activation::kGatedSilu ? silu(first) * second[i]
-                                                             : first * geluErf(second[i]);
-      }
-    }
+    for (int v = 0; v < kVectors; v++) activateColumns<kActivation>(x.of[v], row, columnOf(v), size);
   }
 };
+
+// The same by several blocks of threads for a row, in two kernels: one block would be busy for longer with a
+// row than the rest of the GPU with the product before it.
+constexpr int kShareThreads = 256;
+constexpr int kShareColumns = kShareThreads * kPerVector;
+static_assert(kMaxRowColumns == kRowShares * kShareColumns, "a row has at most kRowShares shares");
+// Shorter rows have one block.
+constexpr int kSharedColumns = 4096;
+
+__device__ __forceinline__ int shareColumn() {
+  return static_cast<int>(blockIdx.x) * kShareColumns + static_cast<int>(threadIdx.x) * kPerVector;
+}
+
+template <Activation kActivation>
+__global__ void __launch_bounds__(kShareThreads)
+    activateShareKernel(uint32_t* maxima, float* y, const float* x, int inputs, int size) {
+  uint32_t* shared = reinterpret_cast<uint32_t*>(sharedMemory());
+  const int64_t row = blockIdx.y;
+  const int column = shareColumn();
+  float values[kPerVector];
+  activateColumns<kActivation>(values, x + row * inputs * size, column, size);
+  storeColumns(y + row * size, values, column, size);
+  uint32_t largest = 0;
+#pragma unroll
+  for (int i = 0; i < kPerVector; i++) {
+    const uint32_t magnitude = magnitudeBits(values[i]);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  largest = warpMax(largest);
+  if (laneOfThread() == 0) shared[warpOfThread()] = largest;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int i = 1; i < kShareThreads / kWarp; i++) largest = shared[i] > largest ? shared[i] : largest;
+  maxima[row * kRowShares + blockIdx.x] = largest;
+}
+
+__global__ void __launch_bounds__(kShareThreads)
+    halveShareKernel(const HalfRows to, const float* y, int shares, int size) {
+  const int row = static_cast<int>(blockIdx.y);
+  const int lane = laneOfThread();
+  const RowFactor factor(warpMax(lane < shares ? to.maxima[row * kRowShares + lane] : 0u));
+  const int column = shareColumn();
+  float values[kPerVector];
+  loadColumns(values, y + static_cast<int64_t>(row) * size, column, size);
+  storeHalves(to, values, row, column, factor);
+  if (blockIdx.x == 0 && threadIdx.x == 0) to.scales[row] = factor.scale;
+}
+
+template <Activation kActivation>
+void activateShared(cudaStream_t stream, const HalfRows& to, float* y, const float* x, int rows, int inputs,
+                    int size) {
+  const int shares = (size + kShareColumns - 1) / kShareColumns;
+  const dim3 grid{static_cast<unsigned int>(shares), static_cast<unsigned int>(rows), 1};
+  launch(activateShareKernel<kActivation>, grid, kShareThreads, kShareThreads / kWarp * sizeof(uint32_t),
+         stream, to.maxima, y, x, inputs, size);
+  launch(halveShareKernel, grid, kShareThreads, 0, stream, to, static_cast<const float*>(y), shares, size);
+}
 
 template <int kVectors>
 struct Take {
@@ -199,8 +262,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <int kVectors, class Operation>
-void start(cudaStream_t stream, const Operation& operation, const HalfRows& to, float* y, const float* x,
-           int rows, int inputs, int size) {
+void startRows(cudaStream_t stream, const Operation& operation, const HalfRows& to, float* y, const float* x,
+               int rows, int inputs, int size) {
   launch(rowKernel<kVectors, Operation>, dim3{static_cast<unsigned int>(rows), 1, 1}, kThreads,
          3 * kWarps * sizeof(float), stream, operation, to, y, x, inputs, size);
 }
@@ -221,7 +284,7 @@ void rmsNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float*
                  int rows, int size, float eps) {
   withVectors<kMaxNormVectors>(size, [&](auto vectors) {
     constexpr int kVectors = decltype(vectors)::value;
-    start<kVectors>(stream, RmsNorm<kVectors>{weight, eps}, to, y, x, rows, 1, size);
+    startRows<kVectors>(stream, RmsNorm<kVectors>{weight, eps}, to, y, x, rows, 1, size);
   });
 }
 
@@ -229,29 +292,36 @@ void layerNormRows(cudaStream_t stream, const HalfRows& to, float* y, const floa
                    const float* bias, int rows, int size, float eps) {
   withVectors<kMaxNormVectors>(size, [&](auto vectors) {
     constexpr int kVectors = decltype(vectors)::value;
-    start<kVectors>(stream, LayerNorm<kVectors>{weight, bias, eps}, to, y, x, rows, 1, size);
+    startRows<kVectors>(stream, LayerNorm<kVectors>{weight, bias, eps}, to, y, x, rows, 1, size);
   });
 }
 
 void activateRows(cudaStream_t stream, const HalfRows& to, float* y, Activation activation, const float* x,
                   int rows, int size) {
-  withVectors<kMaxVectors>(size, [&](auto vectors) {
-    constexpr int kVectors = decltype(vectors)::value;
-    switch (activation) {
-      case Activation::kGatedSilu:
-        return start<kVectors>(stream, Activate<kVectors, Activation::kGatedSilu>{}, to, y, x, rows, 2, size);
-      case Activation::kGelu:
-        return start<kVectors>(stream, Activate<kVectors, Activation::kGelu>{}, to, y, x, rows, 1, size);
-      case Activation::kGatedGelu:
-        return start<kVectors>(stream, Activate<kVectors, Activation::kGatedGelu>{}, to, y, x, rows, 2, size);
+  const auto start = [&](auto ofActivation, int inputs) {
+    constexpr Activation kActivation = decltype(ofActivation)::value;
+    if (to.maxima != nullptr && size > kSharedColumns) {
+      return activateShared<kActivation>(stream, to, y, x, rows, inputs, size);
     }
-  });
+    withVectors<kMaxVectors>(size, [&](auto vectors) {
+      constexpr int kVectors = decltype(vectors)::value;
+      startRows<kVectors>(stream, Activate<kVectors, kActivation>{}, to, y, x, rows, inputs, size);
+    });
+  };
+  switch (activation) {
+    case Activation::kGatedSilu:
+      return start(std::integral_constant<Activation, Activation::kGatedSilu>{}, 2);
+    case Activation::kGelu:
+      return start(std::integral_constant<Activation, Activation::kGelu>{}, 1);
+    case Activation::kGatedGelu:
+      return start(std::integral_constant<Activation, Activation::kGatedGelu>{}, 2);
+  }
 }
 
 void halveRows(cudaStream_t stream, const HalfRows& to, const float* x, int rows, int size) {
   withVectors<kMaxVectors>(size, [&](auto vectors) {
     constexpr int kVectors = decltype(vectors)::value;
-    start<kVectors>(stream, Take<kVectors>{}, to, static_cast<float*>(nullptr), x, rows, 1, size);
+    startRows<kVectors>(stream, Take<kVectors>{}, to, static_cast<float*>(nullptr), x, rows, 1, size);
   });
 }
 

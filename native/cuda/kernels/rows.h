@@ -9,6 +9,8 @@ namespace glm_relay::cuda {
 // As many columns as the registers of a block hold.
 constexpr int kMaxRowColumns = 32768;
 constexpr int kMaxNormColumns = 16384;
+// Blocks of threads that share a row of an activation, at most.
+constexpr int kRowShares = 32;
 
 // Where a product's input goes: FP16 in the order of halfIndex() (weight_layout.h), each row times a power of
 // two that brings its largest magnitude near the top of FP16's range, then zeros. scales[r] takes the power
@@ -19,6 +21,9 @@ struct HalfRows {
   int paddedColumns;
   // Rows that are nobody's, with a negative number here, are left as they are; null: there are none.
   const int32_t* owners = nullptr;
+  // [rows, kRowShares]: room for activateRows to share wide rows among several blocks of threads; null: each
+  // row has one.
+  uint32_t* maxima = nullptr;
 };
 
 enum class Activation : uint8_t { kGatedSilu, kGelu, kGatedGelu };

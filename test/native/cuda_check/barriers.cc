@@ -112,6 +112,19 @@ void checkBarriers(Check& check) {
                  return withScales();
                }},
               2, false);
+  constexpr int kWide = 5001;
+  const int widePadded = 5120;
+  const OnDevice<float> wideX(random.values(kWide)), wideY(size_t{kWide}), wideScale(size_t{1});
+  const OnDevice<uint16_t> wideHalves(static_cast<size_t>(halvesOf(1, widePadded)));
+  const OnDevice<uint32_t> maxima(size_t{kRowShares});
+  const HalfRows wideTo = {wideHalves.get(), wideScale.get(), widePadded, nullptr, maxima.get()};
+  checkKernel(check,
+              {"shared activation",
+               [&] {
+                 activateRows(stream(), wideTo, wideY.get(), Activation::kGelu, wideX.get(), 1, kWide);
+                 return wideScale.read();
+               }},
+              1, false);
   checkKernel(check,
               {"FP16 rows",
                [&] {

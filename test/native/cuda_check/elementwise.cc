@@ -135,6 +135,15 @@ void checkActivations(Check& check, Random& random, int size) {
     const HalvedRows alone(kRows, size);
     activateRows(stream(), alone.to(), nullptr, activation, in.get(), kRows, size);
     alone.check(check, y, at(name, size) + " as FP16 alone");
+    // By several blocks for a row.
+    const HalvedRows shared(kRows, size);
+    const OnDevice<uint32_t> maxima(size_t{kRows} * kRowShares);
+    const OnDevice<float> same(count);
+    HalfRows to = shared.to();
+    to.maxima = maxima.get();
+    activateRows(stream(), to, same.get(), activation, in.get(), kRows, size);
+    check.equal(same.read(), y.read(), at(name, size) + ", shared");
+    shared.check(check, y, at(name, size) + ", shared");
   };
   checkOne(Activation::kGatedSilu, silu, "gated silu");
   checkOne(Activation::kGatedGelu, erf, "gated gelu");

@@ -13,8 +13,21 @@
 
 #include "device_emulation.h"
 
+struct EmulatedGraph {
+  std::vector<std::function<void()>> work;
+};
+
 struct EmulatedStream {
   std::deque<std::function<void()>> work;
+  EmulatedGraph* captured = nullptr;
+
+  void add(std::function<void()> item) {
+    if (captured != nullptr) {
+      captured->work.push_back(std::move(item));
+    } else {
+      work.push_back(std::move(item));
+    }
+  }
 };
 
 struct EmulatedEvent {
@@ -252,6 +265,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (lost) return gone();
+  if (stream->captured != nullptr) {
+    return failed(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing");
+  }
   try {
     while (!stream->work.empty()) {
       const std::function<void()> next = std::move(stream->work.front());
@@ -271,17 +287,16 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (kind == cudaMemcpyHostToDevice && !isPinned(from)) {
     const auto* read = static_cast<const uint8_t*>(from);
     std::vector<uint8_t> staged(read, read + bytes);
-    stream->work.push_back(
-        [to, staged = std::move(staged)] { std::memcpy(to, staged.data(), staged.size()); });
+    stream->add([to, staged = std::move(staged)] { std::memcpy(to, staged.data(), staged.size()); });
     return cudaSuccess;
   }
-  stream->work.push_back([=] { std::memmove(to, from, bytes); });
+  stream->add([=] { std::memmove(to, from, bytes); });
   return kind == cudaMemcpyDeviceToHost && !isPinned(to) ? cudaStreamSynchronize(stream) : cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
   if (lost) return gone();
-  stream->work.push_back([=] { std::memset(memory, value, bytes); });
+  stream->add([=] { std::memset(memory, value, bytes); });
   return cudaSuccess;
 }
 
@@ -305,19 +320,52 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return event->stream == nullptr ? cudaSuccess : cudaStreamSynchronize(event->stream);
 }
 
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (lost) return gone();
+  stream->captured = new EmulatedGraph();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = stream->captured;
+  stream->captured = nullptr;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long) {
+  *made = new EmulatedGraph(*graph);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+  if (lost) return gone();
+  for (const auto& item : graph->work) stream->add(item);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+
 namespace glm_relay::emulation {
 
 void enqueueGrid(cudaStream_t stream, Index grid, Index block, size_t sharedBytes,
                  std::function<void()> kernel) {
   checkSharedLimit(sharedBytes);
   if (++launches == fatalLaunch()) {
-    stream->work.push_back([] {
+    stream->add([] {
       lost = true;
       throw KernelError("unspecified launch failure");
     });
     return;
   }
-  stream->work.push_back([=, kernel = std::move(kernel)] { runGrid(grid, block, sharedBytes, kernel); });
+  stream->add([=, kernel = std::move(kernel)] { runGrid(grid, block, sharedBytes, kernel); });
 }
 
 void checkSharedLimit(size_t bytes) {
