@@ -1,7 +1,7 @@
 /**
  * What a stage holds in a GPU's memory. It repeats what native/cuda allocates, and the float32 rows of
- * native/model/layer_loop.cc; a test holds the weights to the byte, and that the rest is enough and little more, against
- * the backend's own figures and what it takes of an emulated GPU. The embedding, Node and what the host computes are in
+ * native/model/layer_loop.cc; a test holds every figure of this file against the
+ * backend's own and what it takes of an emulated GPU. The embedding, Node and what the host computes are in
  * the host's memory, of which nothing is counted here.
  */
 import type { PrefixTensors } from "../../checkpoint/index.js";
@@ -20,11 +20,11 @@ const vectorBytes = 16;
 const warpVectorBytes = 32 * vectorBytes;
 const vectorsPerLane = { int4: 1, int8: 2 } as const;
 const storedVectors = 4;
-/** The FP16 input of a product lies in tiles of rows, or of half as many; and columns of one are read ahead. */
-const halfTileRows = 16;
-const columnsAhead = 32;
+/** The FP16 input of a product lies in tiles of rows, and columns of one are read ahead. */
+const halfTileRows = 8;
+const columnsAhead = 128;
 /** Most sums of parts of contexts that are made side by side; fewer are enough for a cache of few tokens. */
-const mostPartialBytes = 36 * 2 ** 20;
+export const mostPartialBytes = 36 * 2 ** 20;
 /** Of a step's row beside its rotations: five numbers, and a task of attention of its own. */
 const stepRowBytes = 5 * 4 + 16;
 /** The step's tables are put at multiples of it. */

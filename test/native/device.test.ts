@@ -63,17 +63,20 @@ test("a stage that its GPU cannot hold says what was missing for what, and leave
 });
 
 test.each([
-  // A GPU of 0 to 3 pages of 2 MiB; the partial sums of attention, 16 MiB, come with the KV cache.
-  [0, /^no room for the weights of layer 0: it takes \d MB more, 0 MB of the 0 MB/],
-  [1, /^no room for the KV cache of 8 blocks: it takes 17 MB more, 0 MB of the 3 MB/],
-  [9, /^no room for the workspace of steps of 4096 rows: it takes \d MB more, \d MB of the 19 MB/],
-])("on a GPU of %i pages the error names what did not fit", async (pages, message) => {
-  const tensors = writeTensors(join(folder.path, "odd.bin"), randomModel(ODD, "float32", 5));
-  const config = stageConfig(tensors, ODD, 0, ODD.layerCount, { blockCount: 8, maxRows: 4_096 });
-  const gpu = testGpu();
-  vi.stubEnv("GLM_RELAY_EMULATED_GPU_BYTES", String(pages * 2 ** 21));
-  await expect(Stage.create(config, undefined, null, gpu)).rejects.toThrow(message);
-});
+  // Pages have 2 MiB.
+  [0, 8, /^no room for the weights of layer 0: it takes 1 MB more, 0 MB of the 0 MB/],
+  [1, 4_000, /^no room for the KV cache of 4000 blocks: it takes \d+ MB more, [01] MB of the 3 MB/],
+  [2, 8, /^no room for the workspace of steps of 4096 rows: it takes \d MB more, \d MB of the 5 MB/],
+])(
+  "on a GPU of %i pages a stage with %i blocks tells what did not fit",
+  async (pages, blockCount, message) => {
+    const tensors = writeTensors(join(folder.path, "odd.bin"), randomModel(ODD, "float32", 5));
+    const config = stageConfig(tensors, ODD, 0, ODD.layerCount, { blockCount, maxRows: 4_096 });
+    const gpu = testGpu();
+    vi.stubEnv("GLM_RELAY_EMULATED_GPU_BYTES", String(pages * 2 ** 21));
+    await expect(Stage.create(config, undefined, null, gpu)).rejects.toThrow(message);
+  },
+);
 
 test("matrices that a CPU has packed into a cache are used by a GPU, to the same bits", async () => {
   const tensors = writeTensors(join(folder.path, "cached.bin"), randomModel(ODD, "float16", 6));
