@@ -27,6 +27,10 @@ const columnsAhead = 128;
 export const mostPartialBytes = 36 * 2 ** 20;
 /** Of a step's row beside its rotations: five numbers, and a task of attention of its own. */
 const stepRowBytes = 5 * 4 + 16;
+/** Tables have room for so many rows, also where steps have fewer. */
+const leastStepRows = 64;
+/** Blocks of threads that share a row, each with a number of its own. */
+const rowShares = 32;
 /** The step's tables are put at multiples of it. */
 const stepAlignmentBytes = 256;
 const stepParts = 8;
@@ -182,7 +186,7 @@ function workspace({ shape, layers, prefix, maxRows, contextRows }: GpuModel): A
     floats(maxRows, queryColumns),
     floats(maxRows, hiddenSize),
     floats(maxRows, 1),
-    maxRows * (stepRowBytes + ropeDim * float32Bytes) + stepParts * stepAlignmentBytes,
+    Math.max(maxRows, leastStepRows) * (stepRowBytes + ropeDim * float32Bytes) + stepParts * stepAlignmentBytes,
     // Of a tile within a layer.
     floats(tile, hiddenSize),
     floats(tile, hiddenSize),
@@ -193,6 +197,7 @@ function workspace({ shape, layers, prefix, maxRows, contextRows }: GpuModel): A
     // A product's rows as FP16.
     Math.max(halvesBytes(tile, widest), passing === 0 ? 0 : halvesBytes(passing, Math.max(...linears))),
     Math.max(tile, passing) * float32Bytes,
+    floats(tile, rowShares),
     mostPartialBytes,
     ...(experts === null ? [] : expertAllocations(experts, hiddenSize, tile)),
   );

@@ -32,7 +32,8 @@ beforeAll(async () => {
 
 /** Of attention over a cache of so many tokens: sums of parts of 256, for 512 rows. */
 function partialBytes({ headCount, headDim }: ModelShape, tokens: number): number {
-  const parts = Math.floor(tokens / 256) + 1;
+  // Parts of 256 tokens, up to a power of two.
+  const parts = 2 ** Math.ceil(Math.log2(Math.ceil(tokens / 256)));
   return Math.min(mostPartialBytes, 512 * headCount * (headDim + 2) * parts * 4);
 }
 
