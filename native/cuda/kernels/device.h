@@ -127,6 +127,11 @@ __device__ __forceinline__ uint2 load8(SharedPlace from) {
   asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(from.at) : "memory");
   return v;
 }
+__device__ __forceinline__ uint32_t load2(SharedPlace from) {
+  uint16_t v;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(from.at) : "memory");
+  return v;
+}
 __device__ __forceinline__ void store16(SharedPlace to, const uint4& v) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to.at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                : "memory");

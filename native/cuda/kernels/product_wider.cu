@@ -23,7 +23,8 @@ struct Tile {
   static constexpr int kRowWarps = kRowWarps_;
   static constexpr int kBlocksPerProcessor = kBlocksPerProcessor_;
 
-  static constexpr int kThreads = kOutputWarps * kRowWarps * kWarp;
+  static constexpr int kWarps = kOutputWarps * kRowWarps;
+  static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kWarpBlocks = 2 * kPairs;
   static constexpr int kRowBlocks = kOutputWarps * kWarpBlocks;
   static constexpr int kBlockTiles = kRowWarps * kRowTiles;
@@ -47,153 +48,168 @@ struct Tile {
   static constexpr int kGroups = kRowTiles / kGroupTiles;  // of a quarter
 };
 
-// The copies of a thread, piece by piece: the same for every stage. What is behind the last row or output is
-// computed like the last tile and row of blocks, and not stored.
+// The copies of a warp, vectors of all lanes at a time: the same for every stage. What is behind the last row
+// or output is computed like the last tile and row of blocks, and not stored.
 template <class T>
 class Copies {
  public:
-  static constexpr int kXPieces = T::kXStageBytes / (T::kThreads * kVectorBytes);
-  static constexpr int kWeightPieces = T::kRowBlocks * T::kDataBytes / (T::kThreads * kVectorBytes);
+  // Row tiles and rows of blocks that a warp copies.
+  static constexpr int kTiles = T::kBlockTiles / T::kWarps;
+  static constexpr int kBlocks = T::kRowBlocks / T::kWarps;
+  static constexpr int kXPieces = kTiles * T::kStageQuarters;
+  static constexpr int kWeightPieces = kBlocks * T::kStageVectors;
   static constexpr int kPieces = kXPieces + kWeightPieces + (T::kHasScales ? 1 : 0);
 
   __device__ __forceinline__ Copies(const ProductArgs& args, const Share& share, SharedPlace shared)
-      : lastTile_(share.endTile() - 1 - share.firstTile),
+      : shared_(shared),
+        thread_(static_cast<int>(threadIdx.x)),
+        lastTile_(share.endTile() - 1 - share.firstTile),
         lastBlock_(args.rowBlocks - 1 - static_cast<int>(blockIdx.x) * T::kRowBlocks),
         tileBytes_(args.columnBlocks * kQuarters * kQuarterBytes),
         rowBlockBytes_(args.columnBlocks * args.blockBytes),
-        bringsScales_(thread() < T::kRowBlocks * kMaxGroupsPerBlock &&
-                      thread() % kMaxGroupsPerBlock < args.groupsPerBlock),
+        groups_(args.groupsPerBlock),
         x_(reinterpret_cast<const uint8_t*>(args.x) + static_cast<int64_t>(share.firstTile) * tileBytes_ +
-           thread() % kTileVectors * kVectorBytes),
-        weights_(share.weights + static_cast<int64_t>(blockIdx.x) * T::kRowBlocks * rowBlockBytes_ +
-                 thread() % kBlockVectors * kVectorBytes),
-        scales_(share.weights + static_cast<int64_t>(blockIdx.x) * T::kRowBlocks * rowBlockBytes_ +
-                static_cast<int64_t>(smaller(thread() / kMaxGroupsPerBlock, lastBlock_)) * rowBlockBytes_ +
-                blockDataBytes(T::kType) + thread() % kMaxGroupsPerBlock * kVectorBytes),
-        xTo_(shared + thread() * kVectorBytes),
-        weightsTo_(shared + (T::kXBytes + thread() / kBlockVectors * T::kBlockBytes +
-                             thread() % kBlockVectors * kVectorBytes)),
-        scalesTo_(shared + (T::kXBytes + thread() / kMaxGroupsPerBlock * T::kBlockBytes + T::kDataBytes +
-                            thread() % kMaxGroupsPerBlock * kVectorBytes)) {}
+           laneOfThread() * kVectorBytes),
+        weights_(share.weights + static_cast<int64_t>(blockIdx.x) * T::kRowBlocks * rowBlockBytes_) {}
 
-  // The next stage of x, the next block of weights. Addresses of pieces follow from there anew.
-  __device__ __forceinline__ void advanceX() {
-    x_ += T::kStageQuarters * kQuarterBytes;
-    lastTile_ = recomputed(lastTile_);
-  }
-  __device__ __forceinline__ void advanceWeights(int blockBytes) {
-    weights_ += blockBytes;
-    scales_ += blockBytes;
-    lastBlock_ = recomputed(lastBlock_);
-  }
+  // The next stage of x, the next block of weights.
+  __device__ __forceinline__ void advanceX() { x_ += T::kStageQuarters * kQuarterBytes; }
+  __device__ __forceinline__ void advanceWeights(int blockBytes) { weights_ += blockBytes; }
+  // To be called for every stage: registers keep a few numbers, and not all that follows from them.
+  __device__ __forceinline__ void recompute() { thread_ = recomputed(thread_); }
 
   __device__ __forceinline__ void copyX(int piece, int stage) const {
-    const int tile = piece * (T::kThreads / kTileVectors) + thread() / kTileVectors;
-    copyAsync16(xTo_ + (stage + piece * T::kThreads * kVectorBytes),
-                x_ + static_cast<int64_t>(smaller(tile, lastTile_)) * tileBytes_);
+    const int tile = thread_ / kWarp * kTiles + piece / T::kStageQuarters;
+    const int offset = piece % T::kStageQuarters * kQuarterBytes;
+    copyAsync16(shared_ + (thread_ / kWarp * (kTiles * kTileBytes) + thread_ % kWarp * kVectorBytes + stage +
+                           (piece / T::kStageQuarters * kTileBytes + offset)),
+                x_ + static_cast<int64_t>(smaller(tile, lastTile_)) * tileBytes_ + offset);
   }
   // `part`: which stage of a block.
   __device__ __forceinline__ void copyWeights(int piece, int stage, int part) const {
-    constexpr int kPieceBlocks = T::kThreads / kBlockVectors;
-    const int block = piece * kPieceBlocks + thread() / kBlockVectors;
-    copyAsync16(
-        weightsTo_ + (stage + piece * kPieceBlocks * T::kBlockBytes),
-        weights_ + static_cast<int64_t>(smaller(block, lastBlock_)) * rowBlockBytes_ + part * T::kDataBytes);
+    const int block = thread_ / kWarp * kBlocks + piece / T::kStageVectors;
+    const int offset = piece % T::kStageVectors * kQuarterBytes;
+    const int lane = thread_ % kWarp * kVectorBytes;
+    copyAsync16(shared_ + (thread_ / kWarp * (kBlocks * T::kBlockBytes) + lane + stage +
+                           (T::kXBytes + piece / T::kStageVectors * T::kBlockBytes + offset)),
+                weights_ + static_cast<int64_t>(smaller(block, lastBlock_)) * rowBlockBytes_ + lane +
+                    (part * T::kDataBytes + offset));
   }
   __device__ __forceinline__ void copyScales(int stage) const {
-    if (bringsScales_) copyAsync16(scalesTo_ + stage, scales_);
+    const int block = thread_ / kMaxGroupsPerBlock;
+    const int group = thread_ % kMaxGroupsPerBlock;
+    if (block < T::kRowBlocks && group < groups_) {
+      copyAsync16(
+          shared_ + (block * T::kBlockBytes + group * kVectorBytes + stage + (T::kXBytes + T::kDataBytes)),
+          weights_ + static_cast<int64_t>(smaller(block, lastBlock_)) * rowBlockBytes_ +
+              group * kVectorBytes + blockDataBytes(T::kType));
+    }
   }
 
  private:
-  static constexpr int kTileVectors = T::kStageQuarters * kWarp;
-  static constexpr int kBlockVectors = T::kStageVectors * kWarp;
-  static_assert(T::kThreads % kTileVectors == 0 && T::kThreads % kBlockVectors == 0, "pieces are whole");
+  static constexpr int kTileBytes = T::kStageQuarters * kQuarterBytes;
+  static_assert(T::kBlockTiles % T::kWarps == 0 && T::kRowBlocks % T::kWarps == 0, "shares are equal");
   static_assert(T::kThreads >= T::kRowBlocks * kMaxGroupsPerBlock, "a vector of scales per thread");
 
-  static __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
-
-  int lastTile_;
-  int lastBlock_;
+  const SharedPlace shared_;
+  int thread_;
+  const int lastTile_;
+  const int lastBlock_;
   const int tileBytes_;
   const int rowBlockBytes_;
-  const bool bringsScales_;
+  const int groups_;
   const uint8_t* x_;
   const uint8_t* weights_;
-  const uint8_t* scales_;
-  const SharedPlace xTo_;
-  const SharedPlace weightsTo_;
-  const SharedPlace scalesTo_;
 };
 
 // The sums of one part. Those of the parts before wait in y: registers for both there are not.
 template <class T>
 struct Sums {
   float of[T::kRowTiles][T::kPairs][4] = {};
-
-  template <class Visit>
-  static __device__ __forceinline__ void forEach(Visit visit) {
-#pragma unroll
-    for (int i = 0; i < T::kRowTiles; i++) {
-#pragma unroll
-      for (int j = 0; j < T::kPairs; j++) {
-#pragma unroll
-        for (int c = 0; c < 4; c++) visit(i, j, c);
-      }
-    }
-  }
 };
 
-// Where the sums of a warp wait.
+// The outputs of a warp in y.
 template <class T>
-class Waiting {
+class Outputs {
  public:
-  __device__ __forceinline__ Waiting(const ProductArgs& args, const Share& share, int firstTile, int firstPair)
-      : lane_(recomputed(laneOfThread())),
-        n_(args.n),
-        rowsLeft_(share.endRow - firstTile * kTileRows),
-        columnsLeft_(args.n - firstPair * kPairRows),
-        y_(args.y + static_cast<int64_t>(firstTile) * kTileRows * args.n + firstPair * kPairRows),
-        hasVectors_(rowsLeft_ >= T::kRowTiles * kTileRows && columnsLeft_ >= T::kPairs * kPairRows &&
-                    args.n % 4 == 0 && reinterpret_cast<uintptr_t>(args.y) % sizeof(float4) == 0) {}
+  __device__ __forceinline__ Outputs(const ProductArgs& args, const Share& share)
+      : args_(args),
+        share_(share),
+        thread_(recomputed(static_cast<int>(threadIdx.x))),
+        lane_(thread_ % kWarp),
+        n_(recomputed(args.n)),
+        firstRow_((share.firstTile + thread_ / kWarp / T::kOutputWarps * T::kRowTiles) * kTileRows),
+        firstColumn_((static_cast<int>(blockIdx.x) * T::kOutputWarps + thread_ / kWarp % T::kOutputWarps) *
+                     T::kPairs * kPairRows),
+        hasVectors_(firstRow_ + T::kRowTiles * kTileRows <= share.endRow &&
+                    firstColumn_ + T::kPairs * kPairRows <= args.n && args.n % 4 == 0 &&
+                    reinterpret_cast<uintptr_t>(args.y) % sizeof(float4) == 0) {}
 
-  // Adds the sums before to these.
+  // Adds the sums that wait to these.
   __device__ __forceinline__ void add(Sums<T>& sums) const {
     if (!hasVectors_) {
-      return forEachNumber(sums, [](float& sum, float* place) { sum = *place + sum; });
+      return forEachOutput(
+          [&](int i, int r, int j, int h, float* place) { sums.of[i][j][2 * h + r] += *place; });
     }
+    const float* place = firstVector();
 #pragma unroll
     for (int begin = 0; begin < T::kRowTiles; begin += kBatch) {
       float4 before[kBatch][T::kPairs];
 #pragma unroll
       for (int i = 0; i < kBatch; i++) {
 #pragma unroll
-        for (int j = 0; j < T::kPairs; j++) before[i][j] = *vectorAt(begin + i, j);
+        for (int j = 0; j < T::kPairs; j++) {
+          before[i][j] = *reinterpret_cast<const float4*>(place + j * kPairRows);
+        }
+        place += kTileRows * n_;
       }
 #pragma unroll
       for (int i = 0; i < kBatch; i++) {
 #pragma unroll
         for (int j = 0; j < T::kPairs; j++) {
           float(&of)[4] = sums.of[begin + i][j];
-          of[0] = before[i][j].x + of[0];
-          of[1] = before[i][j].y + of[1];
-          of[2] = before[i][j].z + of[2];
-          of[3] = before[i][j].w + of[3];
+          of[0] += before[i][j].x;
+          of[1] += before[i][j].y;
+          of[2] += before[i][j].z;
+          of[3] += before[i][j].w;
         }
       }
     }
   }
-  __device__ __forceinline__ void keep(Sums<T>& sums) const {
+  // Makes them wait.
+  __device__ __forceinline__ void keep(const Sums<T>& sums) const {
     if (!hasVectors_) {
-      return forEachNumber(sums, [](float& sum, float* place) { *place = sum; });
+      return forEachOutput(
+          [&](int i, int r, int j, int h, float* place) { *place = sums.of[i][j][2 * h + r]; });
     }
+    float* place = firstVector();
 #pragma unroll
     for (int i = 0; i < T::kRowTiles; i++) {
 #pragma unroll
       for (int j = 0; j < T::kPairs; j++) {
         const float(&of)[4] = sums.of[i][j];
-        *vectorAt(i, j) = {of[0], of[1], of[2], of[3]};
+        *reinterpret_cast<float4*>(place + j * kPairRows) = {of[0], of[1], of[2], of[3]};
+      }
+      place += kTileRows * n_;
+    }
+  }
+  // The sums are complete.
+  __device__ __forceinline__ void store(const Sums<T>& sums) const {
+    float scales[T::kPairs][2];
+    float bias[T::kPairs][2];
+#pragma unroll
+    for (int j = 0; j < T::kPairs; j++) {
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const int column = smaller(columnOf(j, h), args_.n - 1);
+        scales[j][h] = share_.rowScales[column];
+        bias[j][h] = args_.bias ? args_.bias[column] : -0.0f;  // adding it changes no bit
       }
     }
+    const float* xScales = args_.xScales + rowOf(0, 0);
+    forEachOutput([&](int i, int r, int j, int h, float* place) {
+      *place = (sums.of[i][j][2 * h + r] * scales[j][h]) * xScales[i * kTileRows + r] + bias[j][h];
+    });
   }
 
  private:
@@ -203,28 +219,49 @@ class Waiting {
   static constexpr int kBatch = 4;
 
   // A lane has its four sums of a row tile and a pair side by side, somewhere among the 8 x 16 outputs that
-  // all lanes have of them: whole vectors go to memory and come back.
-  __device__ __forceinline__ float4* vectorAt(int i, int j) const {
-    return reinterpret_cast<float4*>(y_ + static_cast<int64_t>(i * kTileRows + lane_ / 4) * n_ +
-                                     (j * kPairRows + lane_ % 4 * 4));
-  }
-  // At the borders: every sum in the place of its output, if there is one.
-  template <class Visit>
-  __device__ __forceinline__ void forEachNumber(Sums<T>& sums, Visit visit) const {
-    Sums<T>::forEach([&](int i, int j, int c) {
-      const int row = i * kTileRows + lane_ % 4 * 2 + c % 2;
-      const int column = j * kPairRows + lane_ / 4 + c / 2 * kBlockRows;
-      if (row < rowsLeft_ && column < columnsLeft_) {
-        visit(sums.of[i][j][c], y_ + static_cast<int64_t>(row) * n_ + column);
-      }
-    });
+  // all lanes have of them: whole vectors go to memory and come back. At the borders there is no room for
+  // them, and every sum waits where its output will be.
+  __device__ __forceinline__ float* firstVector() const {
+    return args_.y + (firstRow_ + lane_ / 4) * n_ + (firstColumn_ + lane_ % 4 * 4);
   }
 
+  // See multiplyStep: sum 2 h + r of a lane.
+  __device__ __forceinline__ int rowOf(int i, int r) const {
+    return firstRow_ + i * kTileRows + lane_ % 4 * 2 + r;
+  }
+  __device__ __forceinline__ int columnOf(int j, int h) const {
+    return firstColumn_ + j * kPairRows + lane_ / 4 + h * kBlockRows;
+  }
+  // visit(i, r, j, h, place)
+  template <class Visit>
+  __device__ __forceinline__ void forEachOutput(Visit visit) const {
+    float* place = args_.y + rowOf(0, 0) * n_ + columnOf(0, 0);
+#pragma unroll
+    for (int i = 0; i < T::kRowTiles; i++) {
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        const bool isRow = rowOf(i, r) < share_.endRow;
+#pragma unroll
+        for (int j = 0; j < T::kPairs; j++) {
+#pragma unroll
+          for (int h = 0; h < 2; h++) {
+            if (isRow && columnOf(j, h) < args_.n) {
+              visit(i, r, j, h, place + r * n_ + (j * kPairRows + h * kBlockRows));
+            }
+          }
+        }
+      }
+      place += kTileRows * n_;
+    }
+  }
+
+  const ProductArgs& args_;
+  const Share& share_;
+  const int thread_;
   const int lane_;
-  const int n_;
-  const int rowsLeft_;
-  const int columnsLeft_;
-  float* const y_;
+  const int64_t n_;
+  const int firstRow_;
+  const int firstColumn_;
   const bool hasVectors_;
 };
 
@@ -239,34 +276,38 @@ template <class T>
 class Dequantizing {
  public:
   __device__ __forceinline__ Dequantizing(const ProductArgs& args, SharedPlace blocks)
-      : selectors_(laneOfThread(), args.groupsPerBlock),
+      : groups_(args.groupsPerBlock),
         values_(blocks + laneOfThread() * kVectorBytes),
-        scales_(blocks + (T::kDataBytes + scaleVector(laneOfThread(), args.groupsPerBlock))) {}
+        scales_(blocks + (T::kDataBytes + laneOfThread() / 4 * groups_ * kScaleBytes)) {}
 
-  // Reads what a quarter of a block needs and the one before it has not read.
-  __device__ __forceinline__ void load(int stage, int quarter) {
+  // Reads what a quarter of a stage needs and the one before it has not read; `part`: which stage of a block.
+  __device__ __forceinline__ void load(int stage, int part, int quarter) {
     constexpr int kPerVector = quartersPerVector(T::kType);
 #pragma unroll
     for (int i = 0; i < T::kWarpBlocks; i++) {
       const int block = stage + i * T::kBlockBytes;
-      if (T::kHasScales && quarter % T::kStageQuarters == 0) scalesOf_[i] = load8(scales_ + block);
       if (quarter % kPerVector == 0) {
-        const int vector = quarter % T::kStageQuarters / kPerVector;
-        vectors_[i] = load16(values_ + (block + vector * kQuarterBytes));
+        vectors_[i] = load16(values_ + (block + quarter / kPerVector * kQuarterBytes));
+      }
+      if (T::kHasScales) {
+        const int group = (part * T::kStageQuarters + quarter) * groups_ / kQuarters;
+        scaleOf_[i] = load2(scales_ + (group * kScaleBytes + block));
       }
     }
   }
   __device__ __forceinline__ void dequantizeBlock(Fragments<T>& to, int i, int quarter) const {
-    const uint32_t scale = T::kHasScales ? selectors_.pair(scalesOf_[i], quarter) : 0;
-    dequantize<T::kType>(vectors_[i], quarter, scale, to.of[i]);
+    const uint32_t twice = __byte_perm(scaleOf_[i], 0, 0x1010u);
+    dequantize<T::kType>(vectors_[i], quarter, twice, to.of[i]);
   }
 
  private:
-  const ScaleSelectors selectors_;
+  static constexpr int kScaleBytes = 2;
+
+  const int groups_;
   const SharedPlace values_;
   const SharedPlace scales_;
   uint4 vectors_[T::kWarpBlocks];
-  uint2 scalesOf_[T::kWarpBlocks] = {};
+  uint32_t scaleOf_[T::kWarpBlocks] = {};
 };
 
 template <class T>
@@ -284,14 +325,9 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
   int here = 0;
   int next = T::kWeightStageBytes;
   int free = 2 * T::kWeightStageBytes;
-  int xLeft = args.columnBlocks * T::kStagesPerBlock - 1;  // behind the stage whose copies begin
-  int weightsLeft = args.columnBlocks - 1;
-  // Behind the last stage it comes again, and nobody uses it.
-  const auto advanceX = [&] {
-    if (xLeft-- > 0) copies.advanceX();
-  };
-  const auto advanceWeights = [&] {
-    if (weightsLeft-- > 0) copies.advanceWeights(args.blockBytes);
+  // Behind the last columns they come again, and nobody uses them.
+  const auto advanceWeights = [&](int block) {
+    if (block < args.columnBlocks) copies.advanceWeights(args.blockBytes);
   };
 #pragma unroll
   for (int i = 0; i < Copies<T>::kXPieces; i++) copies.copyX(i, 0);
@@ -303,7 +339,7 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
       copies.copyWeights(i, at, stage % T::kStagesPerBlock);
     }
     if (T::kHasScales) copies.copyScales(at);
-    if (stage % T::kStagesPerBlock + 1 == T::kStagesPerBlock) advanceWeights();
+    if (stage % T::kStagesPerBlock + 1 == T::kStagesPerBlock) advanceWeights(stage / T::kStagesPerBlock + 1);
   }
   commitCopies();
   waitCopies<0>();
@@ -311,101 +347,100 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
 
   // A quarter's fragments are made while those of the one before it are multiplied.
   Fragments<T> fragments[2];
-  weights.load(0, 0);
+  weights.load(0, 0, 0);
 #pragma unroll
   for (int i = 0; i < T::kWarpBlocks; i++) weights.dequantizeBlock(fragments[0], i, 0);
 
-  const auto addBlock = [&](Sums<T>& sums) {
+  constexpr int kStages = T::kStagesPerBlock;
+  const int stages = args.columnBlocks * kStages;
+  const auto addStage = [&](Sums<T>& sums, int stage) {
+    const int part = stage % kStages;
+    if (stage + 1 < stages) copies.advanceX();
+    copies.recompute();
+    const auto copyPiece = [&](int piece) {
+      if (piece < Copies<T>::kXPieces) {
+        copies.copyX(piece, T::kXStageBytes - x);
+      } else if (piece < Copies<T>::kXPieces + Copies<T>::kWeightPieces) {
+        copies.copyWeights(piece - Copies<T>::kXPieces, free, part);
+      } else if (piece < Copies<T>::kPieces) {
+        copies.copyScales(free);
+      }
+    };
+    constexpr int kGroups = T::kStageQuarters * T::kGroups;
+    // Copies begin early in a stage, but not all at once.
+    constexpr int kPiecesPerGroup = 4;
+    static_assert(kPiecesPerGroup * kGroups >= Copies<T>::kPieces, "all pieces are copied");
+    uint4 rows[2][kGroupTiles];
+    const auto loadRows = [&](int group) {
 #pragma unroll
-    for (int part = 0; part < T::kStagesPerBlock; part++) {
-      advanceX();
-      const auto copyPiece = [&](int piece) {
-        if (piece < Copies<T>::kXPieces) {
-          copies.copyX(piece, T::kXStageBytes - x);
-        } else if (piece < Copies<T>::kXPieces + Copies<T>::kWeightPieces) {
-          copies.copyWeights(piece - Copies<T>::kXPieces, free, part);
-        } else if (piece < Copies<T>::kPieces) {
-          copies.copyScales(free);
-        }
-      };
-      constexpr int kGroups = T::kStageQuarters * T::kGroups;
-      // Copies begin in the first half of a stage, not all at once.
-      constexpr int kPiecesPerGroup = (Copies<T>::kPieces + kGroups / 2 - 1) / (kGroups / 2);
-      uint4 rows[2][kGroupTiles];
-      const auto loadRows = [&](int group) {
+      for (int i = 0; i < kGroupTiles; i++) {
+        const int tile = group % T::kGroups * kGroupTiles + i;
+        const int vector = tile * T::kStageQuarters + group / T::kGroups;
+        rows[group % 2][i] = load16(xPlace + (x + vector * kQuarterBytes));
+      }
+    };
+    loadRows(0);
+#pragma unroll
+    for (int group = 0; group < kGroups; group++) {
+      if (group + 1 < kGroups) loadRows(group + 1);
+      const int quarter = group / T::kGroups;
+      const int inQuarter = group % T::kGroups;
+      // The last quarter of a stage makes ready the first one of the next.
+      const bool crosses = quarter + 1 == T::kStageQuarters;
+      const int nextQuarter = crosses ? 0 : quarter + 1;
+      if (inQuarter == 0) {
+        weights.load(crosses ? next : here, crosses ? (part + 1) % kStages : part, nextQuarter);
+      }
+#pragma unroll
+      for (int i = 0; i < kPiecesPerGroup; i++) copyPiece(group * kPiecesPerGroup + i);
+#pragma unroll
+      for (int step = 0; step < kQuarterSteps; step++) {
 #pragma unroll
         for (int i = 0; i < kGroupTiles; i++) {
-          const int tile = group % T::kGroups * kGroupTiles + i;
-          const int vector = tile * T::kStageQuarters + group / T::kGroups;
-          rows[group % 2][i] = load16(xPlace + (x + vector * kQuarterBytes));
-        }
-      };
-      loadRows(0);
 #pragma unroll
-      for (int group = 0; group < kGroups; group++) {
-        if (group + 1 < kGroups) loadRows(group + 1);
-        const int quarter = group / T::kGroups;
-        const int inQuarter = group % T::kGroups;
-        const int nextQuarter = (part * T::kStageQuarters + quarter + 1) % kQuarters;
-        if (inQuarter == 0) {
-          // The last quarter of a stage makes ready the first one of the next.
-          weights.load(quarter + 1 == T::kStageQuarters ? next : here, nextQuarter);
-        }
-#pragma unroll
-        for (int i = 0; i < kPiecesPerGroup; i++) copyPiece(group * kPiecesPerGroup + i);
-#pragma unroll
-        for (int step = 0; step < kQuarterSteps; step++) {
-#pragma unroll
-          for (int i = 0; i < kGroupTiles; i++) {
-#pragma unroll
-            for (int pair = 0; pair < T::kPairs; pair++) {
-              const Fragments<T>& ready = fragments[quarter % 2];
-              multiplyStep<Path::kAmpere>(sums.of[inQuarter * kGroupTiles + i][pair], ready.of[2 * pair][step],
-                                          ready.of[2 * pair + 1][step], rows[group % 2][i], step);
-            }
-          }
-        }
-#pragma unroll
-        for (int i = 0; i < T::kWarpBlocks; i++) {
-          // Spread over the groups behind the first one, which the vectors come in.
-          if (1 + i * (T::kGroups - 1) / T::kWarpBlocks == inQuarter) {
-            weights.dequantizeBlock(fragments[(quarter + 1) % 2], i, nextQuarter);
+          for (int pair = 0; pair < T::kPairs; pair++) {
+            const Fragments<T>& ready = fragments[quarter % 2];
+            multiplyStep<Path::kAmpere>(sums.of[inQuarter * kGroupTiles + i][pair], ready.of[2 * pair][step],
+                                        ready.of[2 * pair + 1][step], rows[group % 2][i], step);
           }
         }
       }
-      commitCopies();
-      waitCopies<0>();
-      // Now the next stage is there for all, and all have read this one, whose place the next copies take.
-      __syncthreads();
-      x = T::kXStageBytes - x;
-      const int read = here;
-      here = next;
-      next = free;
-      free = read;
+#pragma unroll
+      for (int i = 0; i < T::kWarpBlocks; i++) {
+        // Spread over the groups behind the first one, which the vectors come in.
+        if (1 + i * (T::kGroups - 1) / T::kWarpBlocks == inQuarter) {
+          weights.dequantizeBlock(fragments[(quarter + 1) % 2], i, nextQuarter);
+        }
+      }
     }
-    advanceWeights();
+    commitCopies();
+    waitCopies<0>();
+    // Now the next stage is there for all, and all have read this one, whose place the next copies take.
+    __syncthreads();
+    x = T::kXStageBytes - x;
+    const int read = here;
+    here = next;
+    next = free;
+    free = read;
+    // What the next stage copies begins a block.
+    if (part + 1 == kStages) advanceWeights(stage / kStages + 1 + 2 / kStages);
   };
 
-  const int firstTile = share.firstTile + rowWarp * T::kRowTiles;
-  const int firstPair = (static_cast<int>(blockIdx.x) * T::kOutputWarps + outputWarp) * T::kPairs;
   const int perPart = blocksPerPart(args.columnBlocks);
   for (int begin = 0; begin < args.columnBlocks; begin += perPart) {
     Sums<T> sums;
     const int end = smaller(begin + perPart, args.columnBlocks);
 #pragma unroll 1
-    for (int block = begin; block < end; block++) addBlock(sums);
-    const Waiting<T> waiting(args, share, firstTile, firstPair);
-    if (begin > 0) waiting.add(sums);
+    for (int stage = begin * kStages; stage < end * kStages; stage++) addStage(sums, stage);
+    const Outputs<T> outputs(args, share);
+    if (begin > 0) outputs.add(sums);
     if (end < args.columnBlocks) {
-      waiting.keep(sums);
+      outputs.keep(sums);
       continue;
     }
     // Sums of other lanes may wait in the place of this one's outputs.
     __syncwarp();
-    const int lane = recomputed(laneOfThread());
-    Sums<T>::forEach([&](int i, int j, int c) {
-      storeSum(args, share, sums.of[i][j][c], firstTile + i, firstPair + j, lane, c);
-    });
+    outputs.store(sums);
   }
 }
 

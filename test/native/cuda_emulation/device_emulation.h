@@ -71,6 +71,7 @@ struct SharedPlace {
 inline SharedPlace sharedPlace(void* shared) { return {static_cast<uint8_t*>(shared)}; }
 inline uint4 load16(SharedPlace from) { return loadValue<uint4>(from.at); }
 inline uint2 load8(SharedPlace from) { return loadValue<uint2>(from.at); }
+inline uint32_t load2(SharedPlace from) { return loadValue<uint16_t>(from.at); }
 inline void store16(SharedPlace to, const uint4& value) { std::memcpy(to.at, &value, sizeof(value)); }
 
 // Four 8 x 8 matrices of two-byte values: matrix i has its rows at the addresses of lanes 8i .. 8i + 7, and
