@@ -118,7 +118,7 @@ void benchModel(const Limits& limits, Path path, const Model& model) {
   std::printf("\n%s, int4/128: us; share of the copy bandwidth by the weights of the experts chosen\n",
               model.name);
   std::printf("%5s %7s %7s %7s %7s %7s", "rows", "router", "choice", "gather", "silu", "mix");
-  for (ProductKernel kernel : kProductKernels) std::printf("  up, down by tiles of %-2d   ", rowsOf(kernel));
+  for (ProductKernel kernel : kGroupedKernels) std::printf("  up, down by tiles of %-2d   ", rowsOf(kernel));
   std::printf("\n");
   for (int rows : {1, 2, 4, 8, 16, 32, 64, 128, 256, kMaxRows}) {
     const HalfRows from = {reinterpret_cast<uint16_t*>(rowHalves.get()), scales.as<float>(), padded};
@@ -141,7 +141,7 @@ void benchModel(const Limits& limits, Path path, const Model& model) {
     };
     std::mt19937 random(static_cast<unsigned int>(rows));
     bool first = true;
-    for (ProductKernel kernel : kProductKernels) {
+    for (ProductKernel kernel : kGroupedKernels) {
       std::vector<std::unique_ptr<Choice>> sets;
       double experts = 0.0;
       for (int i = 0; i < kSets; i++) {

@@ -1,6 +1,7 @@
 // Products of the weight matrices of whole models: few rows as a share of the copy bandwidth, many as a share
 // of the matrix instructions' peak.
 #include <cstdio>
+#include <optional>
 
 #include "cuda/kernels/product.h"
 #include "measure.h"
@@ -34,6 +35,8 @@ const Format kFormats[] = {
 };
 const int kFewRows[] = {1, 2, 4, 8, 16, 32, 64};
 const int kManyRows[] = {128, 512};
+// Those of many rows, each by itself.
+const ProductKernel kWideKernels[] = {ProductKernel::kWide, ProductKernel::kWiderFew, ProductKernel::kWider};
 
 }  // namespace
 
@@ -47,14 +50,14 @@ void benchProducts(const Limits& limits, Path path, bool quick) {
   std::printf("%-26s %-9s", "matrix", "weights");
   for (int rows : kFewRows) std::printf(" %6d", rows);
   for (int rows : kManyRows) std::printf(" %6d", rows);
-  std::printf("   us at 1 and 512 rows\n");
+  std::printf("   us at 1 and 512 rows; many by kernel: wide, wider of few blocks, wider\n");
   for (const Matrix& matrix : kMatrices) {
     for (const Format& format : kFormats) {
       if (quick && &format != kFormats) continue;
       const WeightLayout layout(matrix.n, matrix.k, format.format);
       const uint64_t bytes = (layout.bytes() + 255) / 256 * 256;
       const int copies = static_cast<int>(kArenaBytes / bytes);
-      const auto time = [&](int rows) {
+      const auto time = [&](int rows, std::optional<ProductKernel> kernel = {}) {
         return microseconds([&](int call) {
           ProductArgs args = {};
           args.y = y.as<float>();
@@ -68,7 +71,11 @@ void benchProducts(const Limits& limits, Path path, bool quick) {
           args.columnBlocks = layout.columnBlocks;
           args.groupsPerBlock = layout.groupsPerBlock;
           args.blockBytes = layout.blockBytes;
-          product(stream(), path, format.format.type, args);
+          if (kernel) {
+            productWith(stream(), path, format.format.type, *kernel, args);
+          } else {
+            product(stream(), path, format.format.type, args);
+          }
         });
       };
       std::printf("%-26s %-9s", matrix.name, format.name);
@@ -79,13 +86,21 @@ void benchProducts(const Limits& limits, Path path, bool quick) {
         if (rows == 1) one = us;
         std::printf(" %5.1f%%", 100.0 * layout.bytes() / (us * 1e-6) / limits.copyBytes);
       }
-      for (int rows : kManyRows) {
-        most = time(rows);
+      const auto printMany = [&](int rows, double us) {
         const double operations = 2.0 * rows * matrix.n * matrix.k;
         std::printf(" %5.1f%%",
-                    100.0 * operations / (most * 1e-6) / limits.matrixOperations[static_cast<int>(path)]);
+                    100.0 * operations / (us * 1e-6) / limits.matrixOperations[static_cast<int>(path)]);
+      };
+      for (int rows : kManyRows) {
+        most = time(rows);
+        printMany(rows, most);
       }
-      std::printf("   %.1f %.1f\n", one, most);
+      std::printf("   %.1f %.1f", one, most);
+      for (int rows : kManyRows) {
+        std::printf("  ");
+        for (ProductKernel kernel : kWideKernels) printMany(rows, time(rows, kernel));
+      }
+      std::printf("\n");
       std::fflush(stdout);
     }
   }

@@ -12,12 +12,33 @@ void start(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel
     case ProductKernel::kNarrow16:
     case ProductKernel::kNarrow32:
       return narrowProduct(stream, path, type, rowsOf(kernel) / kTileRows, args, grouped);
+    case ProductKernel::kWiderFew:
     case ProductKernel::kWider:
-      if (path == Path::kAmpere) return widerProduct(stream, type, args);
+      if (path == Path::kAmpere) {
+        return widerProduct(stream, type, kernel == ProductKernel::kWiderFew, args);
+      }
       [[fallthrough]];
     case ProductKernel::kWide:
       return wideProduct(stream, path, type, args, grouped);
   }
+}
+
+// Of threads, each with 128 outputs and 128 rows: fewer leave multiprocessors of a large GPU idle, that
+// blocks of 64 rows would keep busy; so many give most of them two at a time.
+constexpr int kBusyBlocks = 120;
+constexpr int kManyBlocks = 200;
+
+ProductKernel kernelFor(Path path, const ProductArgs& args) {
+  for (ProductKernel kernel : {ProductKernel::kNarrow8, ProductKernel::kNarrow16, ProductKernel::kNarrow32}) {
+    if (args.rows <= rowsOf(kernel)) return kernel;
+  }
+  if (path == Path::kTuring || args.rows <= rowsOf(ProductKernel::kWide)) return ProductKernel::kWide;
+  constexpr int kRows = rowsOf(ProductKernel::kWider);
+  constexpr int kRowBlocks = 128 / kBlockRows;
+  const int64_t blocks = static_cast<int64_t>((args.rows + kRows - 1) / kRows) *
+                         ((args.rowBlocks + kRowBlocks - 1) / kRowBlocks);
+  if (blocks < kBusyBlocks) return ProductKernel::kWide;
+  return blocks < kManyBlocks ? ProductKernel::kWiderFew : ProductKernel::kWider;
 }
 
 }  // namespace
@@ -39,11 +60,7 @@ void prepareProducts(Path path) {
 }
 
 void product(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args) {
-  for (ProductKernel kernel : kProductKernels) {
-    if (args.rows <= rowsOf(kernel) || kernel == ProductKernel::kWider) {
-      return productWith(stream, path, type, kernel, args);
-    }
-  }
+  productWith(stream, path, type, kernelFor(path, args), args);
 }
 
 }  // namespace glm_relay::cuda

@@ -7,7 +7,8 @@
 // - narrow, up to 32 rows: bound by the memory that holds the weights. Every part has its own warp, which
 //   takes weights from memory to registers, some blocks ahead, and waits for nobody until the end.
 // - wide, up to 64 rows: bound by the tensor cores. A block of threads shares x in shared memory.
-// - wider (kAmpere): the same for 128 rows per block of threads. Sums of parts meet in y.
+// - wider (kAmpere): the same for 128 rows per block of threads, by four or, where blocks are few, by eight
+//   warps. Sums of parts meet in y.
 #pragma once
 
 #include "cuda/kernels/kernels.h"
@@ -33,14 +34,14 @@ struct ProductArgs {
 // Enqueues the product with the best kernel for so many rows.
 void product(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args);
 
-enum class ProductKernel : uint8_t { kNarrow8, kNarrow16, kNarrow32, kWide, kWider };
-constexpr ProductKernel kProductKernels[] = {ProductKernel::kNarrow8, ProductKernel::kNarrow16,
+enum class ProductKernel : uint8_t { kNarrow8, kNarrow16, kNarrow32, kWide, kWiderFew, kWider };
+constexpr ProductKernel kProductKernels[] = {ProductKernel::kNarrow8,  ProductKernel::kNarrow16,
                                              ProductKernel::kNarrow32, ProductKernel::kWide,
-                                             ProductKernel::kWider};
+                                             ProductKernel::kWiderFew, ProductKernel::kWider};
 // Those that groupedProduct takes.
 constexpr ProductKernel kGroupedKernels[] = {ProductKernel::kNarrow8, ProductKernel::kNarrow16,
                                              ProductKernel::kNarrow32, ProductKernel::kWide};
-// The same with a kernel by name; for tests. kTuring has no kWider: kWide takes its place.
+// The same with a kernel by name; for tests. On kTuring kWide takes the place of wider ones.
 void productWith(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
                  const ProductArgs& args);
 
@@ -81,7 +82,7 @@ void narrowProduct(cudaStream_t stream, Path path, WeightType type, int rowTiles
                    const GroupedRows* grouped);
 void wideProduct(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args,
                  const GroupedRows* grouped);
-void widerProduct(cudaStream_t stream, WeightType type, const ProductArgs& args);
+void widerProduct(cudaStream_t stream, WeightType type, bool fewBlocks, const ProductArgs& args);
 void prepareNarrowProducts(Path path);
 void prepareWideProducts(Path path);
 void prepareWiderProducts();

@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "cuda/kernels/fragments.h"
 #include "cuda/kernels/product.h"
 #include "cuda/kernels/product_store.h"
@@ -449,23 +451,39 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocksPerProcessor) widerKern
   multiply<T>(args, shareOf(args, T::kBlockTiles));
 }
 
-// A warp of 32 outputs and 128 rows, two blocks of threads per multiprocessor where their shared memory has
-// room.
-template <WeightType kType>
-using TileFor = Tile<kType, 2, 16, 4, 1, 2>;
+// Warps of 128 rows and two blocks of threads per multiprocessor, where their shared memory has room. With
+// few blocks, one per multiprocessor, there are eight warps of 64 rows.
+template <WeightType kType, bool kFewBlocks>
+using TileFor = std::conditional_t<kFewBlocks, Tile<kType, 2, 8, 4, 2, 1>, Tile<kType, 2, 16, 4, 1, 2>>;
 
-template <WeightType kType>
+template <class T>
 void start(cudaStream_t stream, const ProductArgs& args) {
-  using T = TileFor<kType>;
   const dim3 grid{static_cast<unsigned int>((args.rowBlocks + T::kRowBlocks - 1) / T::kRowBlocks),
                   rowTilesOfGrid(args, T::kBlockTiles, nullptr), 1};
   launch(widerKernel<T>, grid, T::kThreads, T::kSharedBytes, stream, args);
 }
 
+template <class T>
+void prepareTile() {
+  cudaFuncSetAttribute(widerKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
+}
+
 template <WeightType kType>
 void prepare() {
-  using T = TileFor<kType>;
-  cudaFuncSetAttribute(widerKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
+  prepareTile<TileFor<kType, false>>();
+  prepareTile<TileFor<kType, true>>();
+}
+
+template <bool kFewBlocks>
+void startType(cudaStream_t stream, WeightType type, const ProductArgs& args) {
+  switch (type) {
+    case WeightType::kInt4:
+      return start<TileFor<WeightType::kInt4, kFewBlocks>>(stream, args);
+    case WeightType::kInt8:
+      return start<TileFor<WeightType::kInt8, kFewBlocks>>(stream, args);
+    case WeightType::kStored:
+      return start<TileFor<WeightType::kStored, kFewBlocks>>(stream, args);
+  }
 }
 
 }  // namespace
@@ -476,15 +494,9 @@ void prepareWiderProducts() {
   prepare<WeightType::kInt4>();
 }
 
-void widerProduct(cudaStream_t stream, WeightType type, const ProductArgs& args) {
-  switch (type) {
-    case WeightType::kInt4:
-      return start<WeightType::kInt4>(stream, args);
-    case WeightType::kInt8:
-      return start<WeightType::kInt8>(stream, args);
-    case WeightType::kStored:
-      return start<WeightType::kStored>(stream, args);
-  }
+void widerProduct(cudaStream_t stream, WeightType type, bool fewBlocks, const ProductArgs& args) {
+  if (fewBlocks) return startType<true>(stream, type, args);
+  startType<false>(stream, type, args);
 }
 
 }  // namespace glm_relay::cuda
