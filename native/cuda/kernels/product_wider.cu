@@ -50,6 +50,13 @@ struct Tile {
   static constexpr int kGroups = kRowTiles / kGroupTiles;  // of a quarter
 };
 
+// Blocks of threads that follow each other have the same weights, so that these come from memory once.
+__device__ __forceinline__ int outputTile() { return static_cast<int>(blockIdx.y); }
+template <class T>
+__device__ __forceinline__ Share shareOf(const ProductArgs& args) {
+  return {args.weights, args.rowScales, static_cast<int>(blockIdx.x) * T::kBlockTiles, args.rows};
+}
+
 // The copies of a warp, vectors of all lanes at a time: the same for every stage. What is behind the last row
 // or output is computed like the last tile and row of blocks, and not stored.
 template <class T>
@@ -66,13 +73,13 @@ class Copies {
       : shared_(shared),
         thread_(static_cast<int>(threadIdx.x)),
         lastTile_(share.endTile() - 1 - share.firstTile),
-        lastBlock_(args.rowBlocks - 1 - static_cast<int>(blockIdx.x) * T::kRowBlocks),
+        lastBlock_(args.rowBlocks - 1 - outputTile() * T::kRowBlocks),
         tileBytes_(args.columnBlocks * kQuarters * kQuarterBytes),
         rowBlockBytes_(args.columnBlocks * args.blockBytes),
         groups_(args.groupsPerBlock),
         x_(reinterpret_cast<const uint8_t*>(args.x) + static_cast<int64_t>(share.firstTile) * tileBytes_ +
            laneOfThread() * kVectorBytes),
-        weights_(share.weights + static_cast<int64_t>(blockIdx.x) * T::kRowBlocks * rowBlockBytes_) {}
+        weights_(share.weights + static_cast<int64_t>(outputTile()) * T::kRowBlocks * rowBlockBytes_) {}
 
   // The next stage of x, the next block of weights.
   __device__ __forceinline__ void advanceX() { x_ += T::kStageQuarters * kQuarterBytes; }
@@ -141,8 +148,8 @@ class Outputs {
         lane_(thread_ % kWarp),
         n_(recomputed(args.n)),
         firstRow_((share.firstTile + thread_ / kWarp / T::kOutputWarps * T::kRowTiles) * kTileRows),
-        firstColumn_((static_cast<int>(blockIdx.x) * T::kOutputWarps + thread_ / kWarp % T::kOutputWarps) *
-                     T::kPairs * kPairRows),
+        firstColumn_((outputTile() * T::kOutputWarps + thread_ / kWarp % T::kOutputWarps) * T::kPairs *
+                     kPairRows),
         hasVectors_(firstRow_ + T::kRowTiles * kTileRows <= share.endRow &&
                     firstColumn_ + T::kPairs * kPairRows <= args.n && args.n % 4 == 0 &&
                     reinterpret_cast<uintptr_t>(args.y) % sizeof(float4) == 0) {}
@@ -448,7 +455,7 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
 
 template <class T>
 __global__ void __launch_bounds__(T::kThreads, T::kBlocksPerProcessor) widerKernel(const ProductArgs args) {
-  multiply<T>(args, shareOf(args, T::kBlockTiles));
+  multiply<T>(args, shareOf<T>(args));
 }
 
 // Warps of 128 rows and two blocks of threads per multiprocessor, where their shared memory has room. With
@@ -458,8 +465,8 @@ using TileFor = std::conditional_t<kFewBlocks, Tile<kType, 2, 8, 4, 2, 1>, Tile<
 
 template <class T>
 void start(cudaStream_t stream, const ProductArgs& args) {
-  const dim3 grid{static_cast<unsigned int>((args.rowBlocks + T::kRowBlocks - 1) / T::kRowBlocks),
-                  rowTilesOfGrid(args, T::kBlockTiles, nullptr), 1};
+  const dim3 grid{rowTilesOfGrid(args, T::kBlockTiles, nullptr),
+                  static_cast<unsigned int>((args.rowBlocks + T::kRowBlocks - 1) / T::kRowBlocks), 1};
   launch(widerKernel<T>, grid, T::kThreads, T::kSharedBytes, stream, args);
 }
 
