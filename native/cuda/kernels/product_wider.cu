@@ -9,8 +9,6 @@ namespace glm_relay::cuda {
 namespace {
 
 constexpr int kQuarterBytes = kWarp * kVectorBytes;
-// Row tiles of x that are multiplied in turn, so that no matrix instruction waits for the one before it.
-constexpr int kGroupTiles = 2;
 
 // What a block of threads computes: kOutputWarps x kRowWarps warps, each of them kPairs pairs of rows of
 // blocks (16 outputs each) by kRowTiles tiles of x. A warp dequantizes for itself: the more rows it has, the
@@ -47,6 +45,9 @@ struct Tile {
   static constexpr int kSharedBytes = kXBytes + kWeightBytes;
   static_assert(kSharedBytes <= 99 * 1024, "sm_86 and sm_89 have no more");
 
+  // Row tiles of x that are multiplied in turn, so that no matrix instruction waits for the one before it: as
+  // many as do without spills.
+  static constexpr int kGroupTiles = kType == WeightType::kInt4 ? 2 : 4;
   static constexpr int kGroups = kRowTiles / kGroupTiles;  // of a quarter
 };
 
@@ -377,13 +378,13 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
     };
     constexpr int kGroups = T::kStageQuarters * T::kGroups;
     // Copies begin early in a stage, but not all at once.
-    constexpr int kPiecesPerGroup = 4;
+    constexpr int kPiecesPerGroup = 2 * T::kGroupTiles;
     static_assert(kPiecesPerGroup * kGroups >= Copies<T>::kPieces, "all pieces are copied");
-    uint4 rows[2][kGroupTiles];
+    uint4 rows[2][T::kGroupTiles];
     const auto loadRows = [&](int group) {
 #pragma unroll
-      for (int i = 0; i < kGroupTiles; i++) {
-        const int tile = group % T::kGroups * kGroupTiles + i;
+      for (int i = 0; i < T::kGroupTiles; i++) {
+        const int tile = group % T::kGroups * T::kGroupTiles + i;
         const int vector = tile * T::kStageQuarters + group / T::kGroups;
         rows[group % 2][i] = load16(xPlace + (x + vector * kQuarterBytes));
       }
@@ -405,12 +406,13 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
 #pragma unroll
       for (int step = 0; step < kQuarterSteps; step++) {
 #pragma unroll
-        for (int i = 0; i < kGroupTiles; i++) {
+        for (int i = 0; i < T::kGroupTiles; i++) {
 #pragma unroll
           for (int pair = 0; pair < T::kPairs; pair++) {
             const Fragments<T>& ready = fragments[quarter % 2];
-            multiplyStep<Path::kAmpere>(sums.of[inQuarter * kGroupTiles + i][pair], ready.of[2 * pair][step],
-                                        ready.of[2 * pair + 1][step], rows[group % 2][i], step);
+            multiplyStep<Path::kAmpere>(sums.of[inQuarter * T::kGroupTiles + i][pair],
+                                        ready.of[2 * pair][step], ready.of[2 * pair + 1][step],
+                                        rows[group % 2][i], step);
           }
         }
       }
