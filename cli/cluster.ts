@@ -5,9 +5,11 @@
 import { createHash } from "node:crypto";
 import { join, resolve } from "node:path";
 import { packageRoot } from "../common/package.js";
+import type { ListedGpu } from "../worker/list-gpus.js";
 import { supervisedVariable } from "./configuration/command.js";
 import { DataDir } from "./data-dir.js";
 import { CommandError, exitStatus } from "./errors.js";
+import { assignGpus, localGpus, type WorkerDevice } from "./gpus.js";
 import { type LayerFlags, layersArguments } from "./layers.js";
 import { watchLoading } from "./loading.js";
 import { type ModelFlags, modelArguments } from "./model-options.js";
@@ -50,6 +52,8 @@ export interface LocalClusterOptions extends PrecisionFlags, ModelFlags, LayerFl
   /** Each on a processor of its own. */
   pinThreads?: boolean;
   memoryPerWorker?: number;
+  /** As gpus.ts reads it; default cpu. */
+  device?: string;
   redis?: string;
   /** Of the password of `redis`. */
   redisPasswordFile?: string;
@@ -87,6 +91,18 @@ export function requireProcessors(options: LocalClusterOptions): void {
   );
 }
 
+/** Of workers that share the host's memory. */
+function devicesOnHost({ memoryPerWorker }: LocalClusterOptions, count: number): WorkerDevice[] {
+  const memoryBytes = memoryPerWorker ?? Math.floor((freeMemoryBytes() * memoryShare) / count);
+  return Array.from({ length: count }, () => ({ device: "cpu", memoryBytes }));
+}
+
+/** "cuda:0 (NVIDIA H100), cuda:1 (NVIDIA H100)" */
+function deviceNames(devices: readonly WorkerDevice[], gpus: readonly ListedGpu[]): string {
+  const used = gpus.filter(({ index }) => devices.some(({ device }) => device === `cuda:${index}`));
+  return used.map(({ index, name }) => `cuda:${index} (${name})`).join(", ");
+}
+
 export class LocalCluster {
   private data: DataDir | null = null;
   private watchdog: Watchdog | null = null;
@@ -113,6 +129,9 @@ export class LocalCluster {
     for (const port of [options.port, options.grpcPort ?? 0]) if (port !== 0) await requireFreePort(port);
     const external = externalRedis(options.redis);
     requireExternal(external, options.redisPasswordFile);
+    const { device = "cpu", memoryPerWorker } = options;
+    const gpus = await localGpus(device);
+    const onGpus = gpus.length === 0 ? null : assignGpus(device, gpus, workerCount(options), memoryPerWorker);
     const data = new DataDir(options.data);
     this.data = data;
     this.watchdog = await Watchdog.start(data.path, () =>
@@ -126,7 +145,7 @@ export class LocalCluster {
     const hash = createHash("sha256").update(data.path).digest("hex").slice(0, 12);
     const name = external === null ? "glm-relay" : `glm-relay-${hash}`;
     const address = await this.startCoordinator(data, redis, name);
-    this.startWorkers(data, address);
+    this.startWorkers(data, address, gpus, onGpus);
     this.teller.print("loading the model");
     const stopWatching = watchLoading(this.apiUrl!, this.teller);
     const line = await this.firstReadiness().finally(stopWatching);
@@ -239,22 +258,30 @@ export class LocalCluster {
     return Promise.race([address, this.coordinator!.firstReady]);
   }
 
-  private startWorkers(data: DataDir, address: string): void {
+  /** @param onGpus Of every worker; null: all are on the CPU. */
+  private startWorkers(
+    data: DataDir,
+    address: string,
+    gpus: readonly ListedGpu[],
+    onGpus: readonly WorkerDevice[] | null,
+  ): void {
     const { options } = this;
     const count = workerCount(options);
-    const memory = options.memoryPerWorker ?? Math.floor((freeMemoryBytes() * memoryShare) / count);
+    const devices = onGpus ?? devicesOnHost(options, count);
     const threads = threadsPerWorker(options);
     const cpus = options.pinThreads ? allowedCpus() : null;
     const pinned = (index: number) =>
       cpus === null ? [] : ["--cpus", cpus.slice(index * threads, (index + 1) * threads).join(",")];
-    this.teller.print(`starting ${count} ${count === 1 ? "worker" : "workers"}`);
+    const where = onGpus === null ? "" : ` on ${deviceNames(onGpus, gpus)}`;
+    this.teller.print(`starting ${count} ${count === 1 ? "worker" : "workers"}${where}`);
     this.workers = Array.from({ length: count }, (_, index) =>
       this.supervise({
         name: `worker-${index}`,
         command: process.execPath,
         args: () => [
           ...[mainScript, "worker", "--coordinator", address, "--id", `worker-${index}`],
-          ...["--memory", String(memory), "--threads", String(threads)],
+          ...["--device", devices[index]!.device, "--memory", String(devices[index]!.memoryBytes)],
+          ...["--threads", String(threads)],
           ...pinned(index),
           ...weightCacheArguments(data, options),
           ...(options.verbose ? ["--verbose"] : []),

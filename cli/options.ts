@@ -7,6 +7,8 @@ import { InvalidArgumentError } from "commander";
 
 /** A worker takes this share of the memory that is free; the rest is for caches and neighbours. */
 export const memoryShare = 0.8;
+/** The same of a GPU, which has neither: what CUDA takes and rounds up is planned for (docs/cuda.md). */
+export const gpuMemoryShare = 0.9;
 
 const sizeUnits: Record<string, number> = {
   "": 1,

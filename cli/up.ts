@@ -11,6 +11,7 @@ import {
   stages,
 } from "./coordinator.js";
 import { addFilesOptions } from "./files-options.js";
+import { devices } from "./gpus.js";
 import { addLayersOption, requireRangePerStage } from "./layers.js";
 import { addModelOptions } from "./model-options.js";
 import { port, redisUrl, size, sizeOrNone } from "./options.js";
@@ -19,6 +20,9 @@ import { listenForStop } from "./signals.js";
 import { StatusLine } from "./status-line.js";
 import { addWebhookOptions, requireUse } from "./webhooks.js";
 import { cacheBytesHelp, threads, verboseHelp } from "./worker.js";
+
+const devicesHelp =
+  "cpu; cuda: worker i on GPU i modulo their number; cuda:N: all on that one; auto: cuda where there is a GPU, else cpu";
 
 /** In a log, how far the loading is stands once in so long. */
 export const statusLogMs = 5_000;
@@ -40,9 +44,10 @@ export function addUpCommand(program: Command): void {
     .option("--pin-threads", "each compute thread stays on a processor of its own")
     .option(
       "--memory-per-worker <size>",
-      "memory of each worker, like 4GiB (default: 80 % of what is free / workers)",
+      "memory of each worker, like 4GiB (default: 80 % of what is free, of a GPU 90 % / workers on it)",
       size,
     )
+    .option("--device <device>", devicesHelp, devices, "cpu")
     .option("--port <port>", "port of the HTTP API on loopback, 0 picks a free one", port, 8000)
     .option("--grpc-port <port>", grpcPortHelp, port)
     .option("--redis <url>", "Redis to use (default: REDIS_URL, else one of its own)", redisUrl)

@@ -11,6 +11,7 @@ import {
   cpuList,
   device,
   freeMemoryBytes,
+  gpuMemoryShare,
   integer,
   memoryShare,
   name,
@@ -61,7 +62,7 @@ export function addWorkerCommand(program: Command): void {
     )
     .option(
       "--memory <size>",
-      "memory for weights and KV cache, like 4GiB (default: 80 % of what is free)",
+      "memory for weights and KV cache, like 4GiB (default: 80 % of what is free, of a GPU 90 %)",
       size,
     )
     .option("--device <device>", deviceHelp, device, "cpu")
@@ -99,7 +100,7 @@ async function run(flags: Flags): Promise<void> {
         memoryBytes: flags.memory ?? Math.floor(freeMemoryBytes() * memoryShare),
         device: flags.device,
         gpuMemoryBytes:
-          flags.memory === undefined ? (freeBytes) => Math.floor(freeBytes * memoryShare) : undefined,
+          flags.memory === undefined ? (freeBytes) => Math.floor(freeBytes * gpuMemoryShare) : undefined,
         threads: flags.threads ?? flags.cpus?.length ?? coreCount(),
         cpus: flags.cpus ?? null,
         probePort: flags.probePort,

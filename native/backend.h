@@ -14,12 +14,36 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "kernels/kernels.h"
 #include "model/plan.h"
 
 namespace glm_relay {
+
+// The backend's memory does not hold what was asked for. Says how much is missing; allocating() adds what it
+// was for.
+class DeviceMemoryError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Runs `body`, which allocates memory for `what`. Throws std::runtime_error naming it where there is no room.
+template <class Body>
+auto allocating(const std::string& what, Body body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const DeviceMemoryError& error) {
+    throw std::runtime_error("no room for " + what + ": " + error.what());
+  }
+}
+
+// The hardware is gone for this process: whatever a backend is asked for from now on fails like what has
+// thrown this, and only another process can use the device again.
+class DeviceLost : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 // Memory of a backend. Its size is known, its content only to the backend.
 class DeviceBuffer {
@@ -87,6 +111,17 @@ struct HostMatrix {
   const uint8_t* row(int index, uint8_t* scratch) const;
 };
 
+// What is about to be loaded.
+struct WeightSizes {
+  struct Matrix {
+    int n;
+    int k;
+    WeightFormat format;
+  };
+  std::vector<Matrix> matrices;
+  std::vector<uint64_t> buffers;  // bytes of each
+};
+
 // The rows of a step: which sequence each belongs to and where. Valid until the step's whenIdle.
 struct StepRows {
   const SequenceRows* sequences;
@@ -116,15 +151,22 @@ struct ExpertLayer {
   std::unique_ptr<DeviceMatrix> router;  // [experts, hidden]
   std::unique_ptr<DeviceBuffer> bias;    // of the choice alone
   std::vector<ExpertWeights> experts;
+  std::unique_ptr<DeviceBuffer> prepared;  // what the backend has made of them, if anything
 };
 
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual const char* kernels() const = 0;
+  // Its buffers and matrices are in the memory that the process has; otherwise in a device's.
+  virtual bool inHostMemory() const = 0;
 
-  // Zeroed memory; pages that are never touched cost nothing.
+  // Zeroed memory; pages that are never touched cost nothing. Throws DeviceMemoryError, as all that allocate
+  // do.
   virtual std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) = 0;
+  // Makes room for the matrices and buffers that are loaded next, where memory of their own for each would
+  // cost more than they have.
+  virtual void reserveWeights(const WeightSizes& sizes) = 0;
   // Throws WeightError for weights that cannot be used (quant/finite.h).
   virtual std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) = 0;
   // The matrix that loadMatrix made, without a copy where the backend computes in host memory. Null when the
@@ -135,6 +177,8 @@ class Backend {
   // Once, after the matrices and the cache and before any step: no operation within a layer has more than
   // `rows` rows, at most rowTile(), and no step more than `stepRows`, of `columns` columns.
   virtual void reserveRows(int rows, int stepRows, int columns) = 0;
+  // Once for each layer with experts, when its weights are there.
+  virtual void prepareExperts(ExpertLayer& layer) = 0;
   // Once, before any step, for a model with experts: what routing `rows` rows needs.
   virtual void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) = 0;
   // The paged cache of all layers of the stage, plus what attention needs; once, before any step.
@@ -142,7 +186,7 @@ class Backend {
   virtual uint64_t kvBytes() const = 0;
   // Block `to` becomes what block `from` is, in every layer.
   virtual void copyBlock(int from, int to) = 0;
-  // Memory of the backend itself beyond buffers, matrices and cache.
+  // Memory of the backend itself beyond buffers, matrices and cache; that of the device, where it has one.
   virtual uint64_t scratchBytes() const = 0;
 
   virtual void copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) = 0;

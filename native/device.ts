@@ -27,15 +27,24 @@ export function chooseDevice(wanted: string): Gpu | null {
   if (found === null && wanted !== "auto") {
     throw new Error(`device ${wanted}: expected auto, cpu or cuda:N`);
   }
+  if (found === null) return firstGpu();
   const library = cudaLibraryFile();
-  if (found === null) return existsSync(library) ? firstGpu(library) : null;
-  if (!existsSync(library))
-    throw new Error(`device ${wanted}: no CUDA library at ${library}: run "make cuda"`);
+  if (!existsSync(library)) throw new Error(`device ${wanted}: ${noLibrary(library)}`);
   const index = Number(found[1]);
   const gpus = gpusOf(library);
   const gpu = gpus[index];
   if (gpu === undefined) throw new Error(`device ${wanted}: there are ${gpus.length} GPUs here`);
   return gpu;
+}
+
+/**
+ * All GPUs that are here, in CUDA's order.
+ * @throws Error where there is no CUDA library or no driver.
+ */
+export function availableGpus(): Gpu[] {
+  const library = cudaLibraryFile();
+  if (!existsSync(library)) throw new Error(noLibrary(library));
+  return gpusOf(library);
 }
 
 /**
@@ -51,9 +60,13 @@ export function backendName(gpu: Gpu): string {
   return `cuda-sm_${gpu.computeCapability.replace(".", "")}${gpu.turing ? "-turing" : ""}`;
 }
 
-function firstGpu(library: string): Gpu | null {
+function noLibrary(library: string): string {
+  return `no CUDA library at ${library}: run "make cuda"`;
+}
+
+function firstGpu(): Gpu | null {
   try {
-    return gpusOf(library)[0] ?? null;
+    return availableGpus()[0] ?? null;
   } catch {
     return null;
   }

@@ -10,7 +10,7 @@ import { checkSlice, type Parked, parkedAfter } from "./check-slice.js";
 import { checkStep } from "./check-step.js";
 import { backendName, type Gpu } from "./device.js";
 
-export { chooseDevice, freeGpuBytes, type Gpu } from "./device.js";
+export { availableGpus, chooseDevice, freeGpuBytes, type Gpu } from "./device.js";
 
 /** Storage type of float tensors, of the residual stream and of the KV cache. */
 export type DType = "float32" | "float16" | "bfloat16";
@@ -329,6 +329,11 @@ export interface WeightCacheReport {
   warnings: string[];
 }
 
+/** The device does not answer this process any more, whatever stage it builds: only another process can use it. */
+export function isDeviceLost(error: unknown): boolean {
+  return error instanceof Error && "code" in error && error.code === "DEVICE_LOST";
+}
+
 export interface EngineInfo {
   /** The variant in use, for example "avx2" (docs/kernels.md) or "cuda-sm_86" (docs/cuda.md). */
   kernels: string;
@@ -338,6 +343,11 @@ export interface EngineInfo {
   canonVersion: number;
   /** "cpu", or the GPU's family: results of two of them may differ. */
   backend: string;
+}
+
+/** A stage that was to be created found no room for something, which the message names. */
+export function isOutOfMemory(error: unknown): error is Error {
+  return error instanceof Error && /^(no room for |not enough memory$)/.test(error.message);
 }
 
 const CANON_VERSION = 1;
@@ -373,11 +383,11 @@ export function engineInfo(device: Gpu | null = null): EngineInfo {
  * other in the order they were submitted, away from the event loop.
  */
 export class Stage {
-  /** Weights as held in memory: packed strips, float32 norms, the mapped embedding. */
+  /** Weights as held in memory: packed strips, float32 norms, the mapped embedding. On a GPU: in its memory. */
   readonly weightBytes: number;
   /** Reserved for keys and values; pages that no token has reached take no memory. */
   readonly kvBytes: number;
-  /** Everything else, sized by maxRows and contextRows. */
+  /** Everything else, sized by maxRows and contextRows. On a GPU: in its memory. */
   readonly workspaceBytes: number;
   /** The kernel variant this stage runs. */
   readonly kernels: string;
@@ -434,7 +444,8 @@ export class Stage {
 
   /**
    * Computes one step. The input's arrays are copied before this returns.
-   * @throws Error (as a rejection) for input that does not fit; the stage stays usable.
+   * @throws Error (as a rejection) for input that does not fit; the stage stays usable. For one of isDeviceLost no
+   *   stage of this process is usable any more.
    */
   async step(input: StepInput): Promise<StepOutput> {
     if (this.#closed !== null) throw new Error("the stage is closed");

@@ -1,7 +1,7 @@
 /**
  * The worker process as a library: joins a coordinator, holds one stage of the model and passes steps
  * on. It keeps living through anything that the coordinator can mend: a failed stage, a lost neighbour,
- * a coordinator that is away.
+ * a coordinator that is away. It ends when its GPU fails for good.
  */
 import { randomUUID } from "node:crypto";
 import { advertisedAddress, requireAdvertisable } from "../common/address.js";
@@ -16,6 +16,7 @@ import { chooseDevice, freeGpuBytes, type Gpu, type TensorRounding } from "../na
 import type { Assign__Output } from "../proto/generated/glm/relay/internal/v1/Assign.js";
 import type { Heartbeat } from "../proto/generated/glm/relay/internal/v1/Heartbeat.js";
 import type { Register } from "../proto/generated/glm/relay/internal/v1/Register.js";
+import type { StageState } from "../proto/generated/glm/relay/internal/v1/StageState.js";
 import { acceptLink } from "../proto/link/hello.js";
 import { Control } from "./control/control.js";
 import { EpochGate } from "./control/epoch-gate.js";
@@ -100,11 +101,15 @@ function onDevice(options: WorkerOptions): Worker {
   const gpu = deviceOf(device);
   const engine = nativeEngine(weightCache, cpus, gpu);
   if (gpu === null) return new Worker(options, engine);
-  const offered = gpuMemoryBytes?.(freeGpuBytes(gpu)) ?? memoryBytes;
+  const freeBytes = freeGpuBytes(gpu);
+  const offered = gpuMemoryBytes?.(freeBytes) ?? memoryBytes;
   log.info(
     { gpu: gpu.name, computeCapability: gpu.computeCapability, memoryBytes: offered },
     `computes on cuda:${gpu.index}`,
   );
+  if (offered > freeBytes) {
+    log.warn({ memoryBytes: offered, freeBytes }, "offers more memory than is free on the GPU");
+  }
   return new Worker({ ...options, memoryBytes: offered }, engine);
 }
 
@@ -279,7 +284,7 @@ class Worker implements RunningWorker {
       metrics: this.#metrics,
       trust: { insecureWorkers: this.#options.insecureWorkers },
       log: this.#options.log,
-      report: (state) => this.#control.report(state),
+      report: (state) => this.#report(state),
       rounded: (roundings) => this.#options.onRounded?.(roundings),
       linkedChanged: (linked) => this.#setLinked(linked),
     });
@@ -300,6 +305,15 @@ class Worker implements RunningWorker {
   #dropStale(message: StaleMessage, what: string): void {
     this.#metrics.stale(message);
     this.#options.log.warn({ message, what, highestTerm: this.#gate.highestTerm }, "stale message dropped");
+  }
+
+  /** Once the device is lost, another process may be able to use it: whoever supervises this one starts it. */
+  #report(state: StageState): void {
+    this.#control.report(state);
+    const { deviceLost } = this.#host;
+    if (deviceLost === null) return;
+    this.hurry();
+    void this.#end(1, `the device is lost to this process: ${deviceLost.message}`);
   }
 
   /** While this plan of ours has work, and the coordinator has not ended it. */

@@ -1,5 +1,5 @@
-// cuda_bench [products|quick-products|attention|rows|all] [turing]: the CUDA kernels on the first GPU that
-// CUDA sees, beside what that GPU reaches in the same run.
+// cuda_bench [products|quick-products|attention|rows|experts|all] [turing]: the CUDA kernels on the first GPU
+// that CUDA sees, beside what that GPU reaches in the same run.
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -28,6 +28,7 @@ int run(const char* group, bool turing) {
   if (std::strcmp(group, "quick-products") == 0) benchProducts(limits, path, true);
   if (wanted("attention")) benchAttention(limits, path);
   if (wanted("rows")) benchRows(limits);
+  if (wanted("experts")) benchExperts(limits, path);
   return 0;
 }
 

@@ -56,5 +56,6 @@ double startMatrixLoop(Path path);
 void benchProducts(const Limits& limits, Path path, bool quick);
 void benchAttention(const Limits& limits, Path path);
 void benchRows(const Limits& limits);
+void benchExperts(const Limits& limits, Path path);
 
 }  // namespace glm_relay::cuda

@@ -160,7 +160,10 @@ export class PipelinePlan {
     try {
       placement = place(
         this.#config.placementModel,
-        chosen.map(({ register: { worker: id, memoryBytes, threads } }) => ({ id, memoryBytes, threads })),
+        chosen.map(({ register: { worker: id, memoryBytes, threads, backend } }) => ({
+          ...{ id, memoryBytes, threads },
+          gpu: isGpu(backend),
+        })),
         { blockSize: kvBlockSize, minBlocks: this.#config.minBlocks, maxBlocks: this.#config.maxBlocks },
         this.#config.cut,
       );
@@ -276,7 +279,9 @@ export class PipelinePlan {
     const member = chosen[stage]!;
     member.state = "loading";
     member.stageState = null;
-    const { layerBegin, layerEnd } = placement.stages[stage]!;
+    const { layerBegin, layerEnd, ...planned } = placement.stages[stage]!;
+    const { weightBytes, kvBytes, workspaceBytes, processBytes } = planned;
+    const { memoryBytes } = member.register;
     const { precision } = this.#config;
     this.#ports.send(member.connection, {
       assign: {
@@ -299,6 +304,7 @@ export class PipelinePlan {
         maxRows: this.#config.maxRows,
         predecessor: stage === 0 ? this.#config.clusterAddress() : chosen[stage - 1]!.register.dataAddress,
         credits: linkCredits,
+        planned: { weightBytes, kvBytes, workspaceBytes, processBytes, memoryBytes },
       },
     });
   }
@@ -364,6 +370,11 @@ export class PipelinePlan {
     this.#failuresInARow = Math.min(this.#failuresInARow + 1, 16);
     this.#state = { kind: "waiting", reason, notBeforeMs: this.#clock.nowMs() + pauseMs };
   }
+}
+
+/** As the engine names what it computes on (docs/cuda.md). */
+function isGpu(backend: string): boolean {
+  return backend.startsWith("cuda-");
 }
 
 function describe(placement: Placement): string {

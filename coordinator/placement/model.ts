@@ -1,23 +1,14 @@
 /**
  * What placement needs to know of a model: the bytes that the engine will hold, from the checkpoint's
- * tensors and the precision. The workspace repeats what native/model/layer_loop.cc allocates; a test
- * holds every figure of this file against the engine's own.
+ * tensors and the precision. The workspace repeats what native/model/layer_loop.cc allocates on a CPU (gpu.ts: on a
+ * GPU); a test holds every figure of this file against the engine's own.
  */
-import {
-  contextRowsOf,
-  type LayerTensors,
-  type Model,
-  stageTensors,
-  type TensorSource,
-} from "../../checkpoint/index.js";
+import { contextRowsOf, type Model, stageTensors } from "../../checkpoint/index.js";
 import { maxStepRows } from "../../common/limits.js";
-import {
-  layerKvBytesPerToken,
-  matrixBytes,
-  type Precision,
-  type WeightFormat,
-} from "../../models/quantization.js";
+import { layerKvBytesPerToken, matrixBytes, type Precision } from "../../models/quantization.js";
 import { dtypeBytes, ffnInputs, type ModelShape, qkvRows } from "../../models/shape.js";
+import { gpuBytes } from "./gpu.js";
+import { type HeldLayer, type HeldMatrix, heldLayer, vectorSize } from "./layer-tensors.js";
 import type { PlacementModel, WorkspaceBytes } from "./placement.js";
 
 /** Rows that pass through a layer together, and rows whose logits exist at the same time. */
@@ -51,60 +42,46 @@ export function placementModel(model: Model, precision: Precision, maxRows: numb
   const { embedding, positionEmbedding, blockPositionEmbedding, finalNorm, finalNormBias } = ends;
   const tables = [embedding, positionEmbedding, blockPositionEmbedding].flat();
   const prefixBytes = (prefix?.length ?? 0) * 2 * shape.kvHeadCount * shape.headDim * float32Bytes;
-  const headRows = shape.tokenCount;
-  const sizes = layers.map((layer) => layerBytes(layer, shape, precision.weights));
+  const headMatrix: HeldMatrix = {
+    rows: shape.tokenCount,
+    columns: shape.hiddenSize,
+    dtype: head![0]!.dtype,
+    format: precision.head,
+  };
+  const headVectors = [finalNorm, finalNormBias].flatMap((norm) =>
+    norm === null ? [] : [vectorSize([norm])],
+  );
+  const held = layers.map((layer) => heldLayer(layer, shape, precision.weights));
+  const sizes = held.map((layer) => layerBytes(layer, shape));
+  const contextRows = Math.min(contextRowsOf(model), maxRows);
   return {
     layerBytes: sizes.map(({ all }) => all + prefixBytes),
     layerReadBytes: sizes.map(({ read }) => read + prefixBytes),
     embeddingBytes: tables.reduce((sum, table) => sum + (table?.byteLength ?? 0), 0),
-    headBytes:
-      partBytes([finalNorm, finalNormBias].flatMap((norm) => norm ?? [])) +
-      matrixBytes(headRows, shape.hiddenSize, head![0]!.dtype, precision.head),
+    headBytes: vectorBytes(headVectors) + bytesOf(headMatrix),
     layerKvBytesPerToken: layerKvBytesPerToken(shape, precision.kvType),
-    workspace: workspaceBytes(shape, precision, maxRows, Math.min(contextRowsOf(model), maxRows)),
+    workspace: workspaceBytes(shape, precision, maxRows, contextRows),
     processBytes,
+    gpu: gpuBytes({ shape, layers: held, head: headMatrix, headVectors, prefix, maxRows, contextRows }),
   };
 }
 
 /** All of a layer, and what one token reads of it: of the experts only those that it is sent to. */
-function layerBytes(
-  layer: LayerTensors,
-  shape: ModelShape,
-  format: WeightFormat | null,
-): { all: number; read: number } {
-  const { router, experts, qkvWeight, attentionOut, ffnUp, ffnDown, ...vectors } = layer;
-  const { hiddenSize, headCount, headDim } = shape;
-  const down = (parts: TensorSource[]) =>
-    matrixOf(parts, parts.length === 1 ? parts[0]!.shape[1]! : null, format);
-  const matrices =
-    matrixOf(qkvWeight, hiddenSize, format) +
-    matrixOf(attentionOut, headCount * headDim, format) +
-    matrixOf(ffnUp, hiddenSize, format) +
-    down(ffnDown);
-  const routed = experts.reduce(
-    (sum, expert) => sum + matrixOf(expert.up, hiddenSize, format) + down(expert.down),
-    0,
-  );
-  const routing =
-    router === null ? 0 : matrixOf([router.weight], hiddenSize, null) + partBytes([router.bias]);
-  const shared = matrices + routing + partBytes(Object.values(vectors).flatMap((vector) => vector ?? []));
-  // Experts are of one size.
-  const chosen = experts.length === 0 ? 0 : (routed * shape.experts!.perToken) / experts.length;
+function layerBytes(layer: HeldLayer, { experts }: ModelShape): { all: number; read: number } {
+  const sum = (matrices: readonly HeldMatrix[]) => matrices.reduce((bytes, one) => bytes + bytesOf(one), 0);
+  const shared = sum(layer.matrices) + vectorBytes(layer.vectors);
+  const routed = sum(layer.experts);
+  const chosen = routed === 0 ? 0 : (routed * experts!.perToken) / experts!.count;
   return { all: shared + routed, read: shared + chosen };
 }
 
-/** A matrix of tensors that lie one below the other, or, where they have fewer columns, side by side. */
-function matrixOf(parts: TensorSource[], columns: number | null, format: WeightFormat | null): number {
-  const [first] = parts as [TensorSource, ...TensorSource[]];
-  const sideBySide = first.shape[1] !== columns;
-  const total = (axis: 0 | 1) => parts.reduce((sum, { shape }) => sum + shape[axis]!, 0);
-  const rows = sideBySide ? first.shape[0]! : total(0);
-  return matrixBytes(rows, sideBySide ? total(1) : columns!, first.dtype, format);
+function bytesOf({ rows, columns, dtype, format }: HeldMatrix): number {
+  return matrixBytes(rows, columns, dtype, format);
 }
 
 /** Norms and biases are kept as float32. */
-function partBytes(vectors: TensorSource[]): number {
-  return vectors.reduce((sum, { shape }) => sum + shape[0]! * float32Bytes, 0);
+function vectorBytes(sizes: readonly number[]): number {
+  return sizes.reduce((sum, size) => sum + size * float32Bytes, 0);
 }
 
 function workspaceBytes(
@@ -134,6 +111,7 @@ function workspaceBytes(
     first: maxRows * hiddenSize * dtypeBytes(precision.dtype),
     last: logitRows * (hiddenSize + 2 * tokenCount) * float32Bytes + Math.max(0, lastRounded - layerRounded),
     lastPerThread: 2 * tokenCount * float32Bytes,
+    perBlock: 0,
   };
 }
 

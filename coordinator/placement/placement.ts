@@ -16,27 +16,38 @@ export interface WorkspaceBytes {
   /** More on the last stage: its logits and sampling. */
   last: number;
   lastPerThread: number;
+  /** For each KV block; absent: nothing. */
+  perBlock?: number;
 }
 
-export interface PlacementModel {
+/** What a stage takes of the memory that its worker offers. */
+export interface StageBytes {
   /** Bytes of each layer in the engine's memory. */
   layerBytes: readonly number[];
-  /** Of these, what a decode step of one sequence reads: not every expert. Absent: all. */
-  layerReadBytes?: readonly number[];
+  /** What the allocations of each layer take beyond them; absent: nothing. */
+  layerRoundingBytes?: readonly number[];
   embeddingBytes: number;
   /** Final norm and head. */
   headBytes: number;
+  workspace: WorkspaceBytes;
+  /** The worker's process itself; on a GPU what CUDA takes. */
+  processBytes: number;
+}
+
+export interface PlacementModel extends StageBytes {
+  /** Of each layer's bytes, what a decode step of one sequence reads: not every expert. Absent: all. */
+  layerReadBytes?: readonly number[];
   /** KV bytes of one token in one layer. */
   layerKvBytesPerToken: number;
-  workspace: WorkspaceBytes;
-  /** The worker's process itself. */
-  processBytes: number;
+  /** On workers that compute on a GPU; absent: the same there. */
+  gpu?: StageBytes;
 }
 
 export interface PlacementWorker {
   id: string;
-  /** For everything: weights, KV cache, workspace and the process. */
+  /** For everything: weights, KV cache, workspace and the process. Of a worker on a GPU the GPU's. */
   memoryBytes: number;
+  gpu?: boolean;
   /** Compute threads, 1 or more. */
   threads: number;
 }
@@ -46,6 +57,7 @@ export interface StagePlacement extends LayerRange {
   weightBytes: number;
   workspaceBytes: number;
   kvBytes: number;
+  /** Of the process, or of CUDA, and what allocations are rounded up by. */
   processBytes: number;
 }
 
@@ -96,16 +108,18 @@ export function place(
   const blockBytes = ranges.map(
     ({ layerBegin, layerEnd }) => limits.blockSize * (layerEnd - layerBegin) * model.layerKvBytesPerToken,
   );
-  const blocks = ranges.map((layers, stage) => Math.floor(costs.kvRoom(stage, layers) / blockBytes[stage]!));
+  const blocks = ranges.map((layers, stage) =>
+    Math.floor(costs.kvRoom(stage, layers) / (blockBytes[stage]! + costs.blockTableBytes(stage))),
+  );
   const blockCount = Math.min(limits.maxBlocks, ...blocks);
   const stages = ranges.map(({ layerBegin, layerEnd }, stage) => ({
     worker: workers[stage]!.id,
     layerBegin,
     layerEnd,
     weightBytes: costs.weightBytes(stage, { layerBegin, layerEnd }),
-    workspaceBytes: costs.workspaceBytes(stage),
+    workspaceBytes: costs.workspaceBytes(stage) + blockCount * costs.blockTableBytes(stage),
     kvBytes: blockCount * blockBytes[stage]!,
-    processBytes: model.processBytes,
+    processBytes: costs.processBytes(stage, { layerBegin, layerEnd }),
   }));
   return { stages, blockCount };
 }

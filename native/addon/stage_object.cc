@@ -53,7 +53,7 @@ Napi::Value StageObject::load(const Napi::CallbackInfo& info) {
     return env.Undefined();
   });
   const Napi::Promise promise = pending->deferred.Promise();
-  stage_->load([this, pending](const std::string& error) {
+  stage_->load([this, pending](const Stage::Error& error) {
     pending->error = error;
     settleLater(pending);
   });
@@ -66,7 +66,7 @@ Napi::Value StageObject::step(const Napi::CallbackInfo& info) {
     return fromStepOutput(env, std::move(self.output));
   });
   const Napi::Promise promise = pending->deferred.Promise();
-  stage_->submit(std::move(input), [this, pending](const std::string& error, StepOutput output) {
+  stage_->submit(std::move(input), [this, pending](const Stage::Error& error, StepOutput output) {
     pending->error = error;
     pending->output = std::move(output);
     settleLater(pending);
@@ -80,7 +80,7 @@ Napi::Value StageObject::close(const Napi::CallbackInfo& info) {
     return env.Undefined();
   });
   const Napi::Promise promise = pending->deferred.Promise();
-  stage_->unload([this, pending](const std::string& error) {
+  stage_->unload([this, pending](const Stage::Error& error) {
     pending->error = error;
     settleLater(pending);
   });
@@ -136,7 +136,7 @@ Napi::Value StageObject::cacheReport(const Napi::CallbackInfo& info) {
 Napi::Value StageObject::cacheWritten(const Napi::CallbackInfo& info) {
   Pending* pending = begin(info.Env(), [](Napi::Env env, Pending&) { return env.Undefined(); });
   const Napi::Promise promise = pending->deferred.Promise();
-  stage_->whenCacheWritten([this, pending](const std::string& error) {
+  stage_->whenCacheWritten([this, pending](const Stage::Error& error) {
     pending->error = error;
     settleLater(pending);
   });
@@ -152,7 +152,7 @@ StageObject::Pending* StageObject::begin(Napi::Env env,
   // Until the promise is settled, neither this object nor the process may go.
   Ref();
   if (pendingCount_++ == 0) results_.Ref(env);
-  return new Pending{this, Napi::Promise::Deferred::New(env), "", {}, std::move(value)};
+  return new Pending{this, Napi::Promise::Deferred::New(env), {}, {}, std::move(value)};
 }
 
 // On the driver thread.
@@ -167,10 +167,12 @@ void StageObject::settle(Napi::Env env, Napi::Function, Pending* pending) {
   const std::unique_ptr<Pending> owned(pending);
   StageObject& object = *pending->object;
   const Napi::HandleScope scope(env);
-  if (pending->error.empty()) {
+  if (pending->error.message.empty()) {
     pending->deferred.Resolve(pending->value(env, *pending));
   } else {
-    pending->deferred.Reject(Napi::Error::New(env, pending->error).Value());
+    const Napi::Error error = Napi::Error::New(env, pending->error.message);
+    if (pending->error.deviceLost) error.Set("code", Napi::String::New(env, "DEVICE_LOST"));
+    pending->deferred.Reject(error.Value());
   }
   if (--object.pendingCount_ == 0) object.results_.Unref(env);
   object.Unref();

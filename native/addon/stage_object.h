@@ -24,7 +24,7 @@ class StageObject : public Napi::ObjectWrap<StageObject> {
   struct Pending {
     StageObject* object;
     Napi::Promise::Deferred deferred;
-    std::string error;
+    Stage::Error error;
     StepOutput output;
     std::function<Napi::Value(Napi::Env, Pending&)> value;
   };

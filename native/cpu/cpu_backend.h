@@ -29,8 +29,10 @@ class CpuBackend : public Backend {
   std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) override;
   std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) override;
   std::unique_ptr<DeviceMatrix> mapMatrix(const PackedBytes& matrix) override;
+  void reserveWeights(const WeightSizes&) override {}
   int rowTile() const override;
   void reserveRows(int rows, int stepRows, int columns) override;
+  void prepareExperts(ExpertLayer&) override {}
   void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) override;
   void allocateKvCache(const KvPlan& plan) override;
   uint64_t kvBytes() const override { return 2 * plan_.layerBytes() * plan_.layerCount; }
@@ -39,6 +41,7 @@ class CpuBackend : public Backend {
     return attentionScratchBytes() + activationBytes_ + expertScratchBytes_;
   }
 
+  bool inHostMemory() const override { return true; }
   void copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) override;
   void copyOut(void* to, const DeviceBuffer& from, uint64_t bytes) override;
   void copyRowsIn(DeviceBuffer& to, const void* from, DType dtype, int rows, int columns) override;

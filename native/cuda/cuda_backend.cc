@@ -22,6 +22,8 @@ constexpr int64_t kPartialFloats = 9 << 20;
 // Warps that are enough to fill a GPU: with so many, parts are computed one after the other.
 constexpr int kManyWarps = 1024;
 
+int paddedColumnsOf(int columns) { return (columns + kBlockColumns - 1) / kBlockColumns * kBlockColumns; }
+
 float* floats(const DeviceBuffer& buffer) { return static_cast<const CudaBuffer&>(buffer).floats(); }
 const float* floatsOrNull(const DeviceBuffer* buffer) {
   return buffer == nullptr ? nullptr : floats(*buffer);
@@ -30,11 +32,11 @@ const float* floatsOrNull(const DeviceBuffer* buffer) {
 }  // namespace
 
 CudaMatrix::CudaMatrix(const PackedWeights& weights, int rows, int columns, const WeightFormat& format,
-                       cudaStream_t stream)
+                       cudaStream_t stream, DeviceArena* arena)
     : layout(rows, columns, format),
       type(format.type),
-      blocks(weights.blocks.size(), stream),
-      rowScales(weights.rowScales.size() * sizeof(float), stream) {
+      blocks(weights.blocks.size(), stream, arena),
+      rowScales(weights.rowScales.size() * sizeof(float), stream, arena) {
   n = rows;
   k = columns;
   bytes = blocks.bytes() + rowScales.bytes();
@@ -45,6 +47,18 @@ CudaMatrix::CudaMatrix(const PackedWeights& weights, int rows, int columns, cons
   };
   upload(blocks, weights.blocks.data());
   upload(rowScales, weights.rowScales.data());
+}
+
+ProductArgs CudaMatrix::args() const {
+  ProductArgs args = {};
+  args.weights = blocks.as<uint8_t>();
+  args.rowScales = rowScales.as<float>();
+  args.n = n;
+  args.rowBlocks = layout.rowBlocks;
+  args.columnBlocks = layout.columnBlocks;
+  args.groupsPerBlock = layout.groupsPerBlock;
+  args.blockBytes = layout.blockBytes;
+  return args;
 }
 
 Stream::Stream(int device) {
@@ -78,14 +92,25 @@ CudaBackend::~CudaBackend() {
 int CudaBackend::rowTile() const { return kRowTile; }
 
 std::unique_ptr<DeviceBuffer> CudaBackend::allocate(uint64_t bytes) {
-  auto buffer = std::make_unique<CudaBuffer>(bytes, stream_.get());
+  auto buffer = std::make_unique<CudaBuffer>(bytes, stream_.get(), &arena_);
   check(cudaMemsetAsync(buffer->memory.as<void>(), 0, bytes, stream_.get()), "clearing memory");
   return buffer;
 }
 
+void CudaBackend::reserveWeights(const WeightSizes& sizes) {
+  uint64_t bytes = 0;
+  for (const WeightSizes::Matrix& matrix : sizes.matrices) {
+    bytes += DeviceArena::taken(WeightLayout(matrix.n, matrix.k, matrix.format).bytes()) +
+             DeviceArena::taken(matrix.n * sizeof(float));
+  }
+  for (const uint64_t buffer : sizes.buffers) bytes += DeviceArena::taken(buffer);
+  arena_.reserve(bytes, stream_.get());
+}
+
 std::unique_ptr<DeviceMatrix> CudaBackend::loadMatrix(const HostMatrix& matrix) {
   const PackedWeights weights = packMatrix(matrix, hostKernels_, pool_);
-  auto loaded = std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream_.get());
+  auto loaded =
+      std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream_.get(), &arena_);
   widestColumns_ = std::max(widestColumns_, loaded->layout.paddedColumns());
   return loaded;
 }
@@ -96,7 +121,8 @@ std::unique_ptr<DeviceMatrix> CudaBackend::mapMatrix(const PackedBytes& matrix) 
                                 : QuantLayout(matrix.n, matrix.k, matrix.format).bytes();
   if (matrix.bytes != expected) return nullptr;
   const PackedWeights weights = packStrips(matrix, hostKernels_, pool_);
-  auto loaded = std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream_.get());
+  auto loaded =
+      std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream_.get(), &arena_);
   widestColumns_ = std::max(widestColumns_, loaded->layout.paddedColumns());
   return loaded;
 }
@@ -183,12 +209,19 @@ void CudaBackend::beginStep(const StepRows& rows) {
 }
 
 HalfRows CudaBackend::halved(const float* y, int rows, int columns) {
-  const int padded = (columns + kBlockColumns - 1) / kBlockColumns * kBlockColumns;
+  const int padded = paddedColumnsOf(columns);
   // Only before reserveRows, for a prefix encoder, is there anything to grow.
   halves_.grow(halvesOf(rows, padded) * sizeof(uint16_t), stream_.get());
   halfScales_.grow(rows * sizeof(float), stream_.get());
   halved_ = {y, rows, columns};
   return {halves_.as<uint16_t>(), halfScales_.as<float>(), padded};
+}
+
+HalfRows CudaBackend::halvesFor(const float* x, int rows, int columns) {
+  if (halved_.from != x || halved_.rows < rows || halved_.columns != columns) {
+    halveRows(stream_.get(), halved(x, rows, columns), x, rows, columns);
+  }
+  return {halves_.as<uint16_t>(), halfScales_.as<float>(), paddedColumnsOf(columns)};
 }
 
 void CudaBackend::rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows,
@@ -210,29 +243,15 @@ void CudaBackend::matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int r
 }
 
 void CudaBackend::multiply(float* y, const float* x, int rows, const CudaMatrix& w, const float* bias) {
-  if (halved_.from != x || halved_.rows < rows || halved_.columns != w.k) {
-    halveRows(stream_.get(), halved(x, rows, w.k), x, rows, w.k);
-  }
+  const HalfRows from = halvesFor(x, rows, w.k);
   // What is written over x is no longer what was halved.
   if (halved_.from == y) halved_ = {};
-  multiplyHalves(y, halves_.as<uint16_t>(), rows, w, bias);
-}
-
-void CudaBackend::multiplyHalves(float* y, const uint16_t* x, int rows, const CudaMatrix& w,
-                                 const float* bias) {
-  ProductArgs args = {};
+  ProductArgs args = w.args();
   args.y = y;
-  args.x = x;
-  args.xScales = halfScales_.as<float>();
-  args.weights = w.blocks.as<uint8_t>();
-  args.rowScales = w.rowScales.as<float>();
+  args.x = from.halves;
+  args.xScales = from.scales;
   args.bias = bias;
   args.rows = rows;
-  args.n = w.n;
-  args.rowBlocks = w.layout.rowBlocks;
-  args.columnBlocks = w.layout.columnBlocks;
-  args.groupsPerBlock = w.layout.groupsPerBlock;
-  args.blockBytes = w.layout.blockBytes;
   product(stream_.get(), path_, w.type, args);
 }
 

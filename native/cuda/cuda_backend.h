@@ -14,6 +14,7 @@
 #include "cuda/cuda_experts.h"
 #include "cuda/device_memory.h"
 #include "cuda/kernels/attention.h"
+#include "cuda/kernels/product.h"
 #include "cuda/kernels/rows.h"
 #include "cuda/pack_matrix.h"
 #include "cuda/step_memory.h"
@@ -23,7 +24,9 @@ namespace glm_relay::cuda {
 
 class CudaBuffer : public DeviceBuffer {
  public:
-  CudaBuffer(uint64_t size, cudaStream_t stream) : memory(size, stream) { bytes = size; }
+  CudaBuffer(uint64_t size, cudaStream_t stream, DeviceArena* arena = nullptr) : memory(size, stream, arena) {
+    bytes = size;
+  }
   float* floats() const { return memory.as<float>(); }
   DeviceMemory memory;
 };
@@ -31,7 +34,10 @@ class CudaBuffer : public DeviceBuffer {
 class CudaMatrix : public DeviceMatrix {
  public:
   CudaMatrix(const PackedWeights& weights, int rows, int columns, const WeightFormat& format,
-             cudaStream_t stream);
+             cudaStream_t stream, DeviceArena* arena);
+  // A product with it: all but y, x and bias.
+  ProductArgs args() const;
+
   const WeightLayout layout;
   const WeightType type;
   DeviceMemory blocks;
@@ -60,11 +66,14 @@ class CudaBackend : public Backend {
   ~CudaBackend() override;
 
   const char* kernels() const override { return name_.c_str(); }
+  bool inHostMemory() const override { return false; }
   int rowTile() const override;
   std::unique_ptr<DeviceBuffer> allocate(uint64_t bytes) override;
+  void reserveWeights(const WeightSizes& sizes) override;
   std::unique_ptr<DeviceMatrix> loadMatrix(const HostMatrix& matrix) override;
   std::unique_ptr<DeviceMatrix> mapMatrix(const PackedBytes& matrix) override;
   void reserveRows(int rows, int stepRows, int columns) override;
+  void prepareExperts(ExpertLayer& layer) override;
   void reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) override;
   void allocateKvCache(const KvPlan& plan) override;
   uint64_t kvBytes() const override { return 2 * plan_.layerBytes() * plan_.layerCount; }
@@ -112,12 +121,14 @@ class CudaBackend : public Backend {
   };
   // Room in halves_ for what an operation gives as FP16 too: y[0, rows), which is all that halved_ is then.
   HalfRows halved(const float* y, int rows, int columns);
+  // x[0, rows) as FP16, which may be there already.
+  HalfRows halvesFor(const float* x, int rows, int columns);
   void activate(DeviceBuffer& y, Activation activation, const DeviceBuffer& x, int rows, int size);
   // y[0, rows) = x[0, rows) * w^T (+ bias)
   void multiply(float* y, const float* x, int rows, const CudaMatrix& w, const float* bias);
-  // The same of rows that are FP16 already, with halfScales_.
-  void multiplyHalves(float* y, const uint16_t* x, int rows, const CudaMatrix& w, const float* bias);
-  void route(const float* x, int rows, const CudaMatrix& router);
+  // y of the rows of all experts by their up (0) or down (1) matrices.
+  void multiplyExperts(float* y, const HalfRows& x, const ExpertLayer& layer, int which, ProductKernel kernel,
+                       int tileCount);
   CacheView cacheView(int layer) const;
   void setMark();
   void wait(Mark& mark);
@@ -129,6 +140,7 @@ class CudaBackend : public Backend {
   const std::string name_;
   const Stream stream_;
 
+  DeviceArena arena_;        // of weights
   int widestColumns_ = 0;    // of a weight matrix
   DeviceMemory halves_;      // the input of a product
   DeviceMemory halfScales_;  // a float per row

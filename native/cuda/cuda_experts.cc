@@ -1,112 +1,142 @@
 #include "cuda/cuda_experts.h"
 
+#include <algorithm>
+#include <string>
+#include <vector>
+
 #include "cuda/cuda_backend.h"
 #include "cuda/weight_layout.h"
 
 namespace glm_relay::cuda {
 
-void ExpertMemory::reserve(const ExpertShape& expertShape, int hidden, int rows, int threads,
-                           cudaStream_t stream) {
+namespace {
+
+// Which of an expert's matrices.
+constexpr int kUp = 0;
+constexpr int kDown = 1;
+
+// By how many rows an expert has on average: a tile that is too small reads weights more than once, one that
+// is too large computes rows that are not there.
+ProductKernel kernelFor(int rows, const ExpertShape& shape) {
+  const int average = rows * shape.perToken / shape.count;
+  if (rows <= rowsOf(ProductKernel::kNarrow8) || average <= 4) return ProductKernel::kNarrow8;
+  if (average <= 12) return ProductKernel::kNarrow16;
+  return average <= 24 ? ProductKernel::kNarrow32 : ProductKernel::kWide;
+}
+
+int paddedColumnsOf(int columns) { return WeightLayout(1, columns, {}).paddedColumns(); }
+
+}  // namespace
+
+void ExpertMemory::reserve(const ExpertShape& expertShape, int hidden, int rows, cudaStream_t stream) {
   shape = expertShape;
   hiddenSize = hidden;
-  const auto floats = [&](DeviceMemory& memory, int64_t count, int64_t columns) {
-    memory.grow(static_cast<uint64_t>(count) * columns * sizeof(float), stream);
+  if (groupSharedBytes(rows, shape) > kGroupSharedLimit) {
+    throw CudaError(std::to_string(shape.count) + " experts: grouping " + std::to_string(rows) +
+                    " rows by so many takes " + std::to_string(groupSharedBytes(rows, shape)) +
+                    " bytes of shared memory; expected at most " + std::to_string(kGroupSharedLimit));
+  }
+  const uint64_t choices = static_cast<uint64_t>(rows) * shape.perToken;
+  const int slots = expertSlots(rows, shape);
+  const int widest = paddedColumnsOf(std::max(hidden, shape.ffnSize));
+  const auto reserve = [&](DeviceMemory& memory, uint64_t count, uint64_t bytes) {
+    memory.grow(count * bytes, stream);
   };
-  const int64_t choices = static_cast<int64_t>(rows) * shape.perToken;
-  const WeightLayout router(shape.count, hidden, {});
-  lowHalves.grow(halvesOf(rows, router.paddedColumns()) * sizeof(uint16_t), stream);
-  floats(logits, rows, shape.count);
-  floats(lowLogits, rows, shape.count);
-  floats(rowOfPart, choices, 1);
-  partOfRow.grow(choices * sizeof(ExpertPart), stream);
-  floats(gathered, choices, hidden);
-  floats(up, rows, 2 * static_cast<int64_t>(shape.ffnSize));
-  floats(gated, rows, shape.ffnSize);
-  floats(parts, choices, hidden);
-  hostLogits.resize(static_cast<size_t>(rows) * shape.count);
-  hostBias.resize(shape.count);
-  scores.resize(static_cast<size_t>(threads) * 2 * shape.count);
-  chosen.resize(choices);
-  hostRows.resize(choices);
-  hostParts.resize(choices);
+  reserve(logits, static_cast<uint64_t>(rows) * shape.count, sizeof(float));
+  reserve(chosen, choices, sizeof(ChosenExpert));
+  reserve(partOfRow, choices, sizeof(ExpertPart));
+  reserve(rowOfSlot, slots, sizeof(int32_t));
+  reserve(tiles, expertTiles(rows, shape, kTileRows), sizeof(ExpertTile));
+  reserve(halves, halvesOf(slots, widest), sizeof(uint16_t));
+  reserve(halfScales, slots, sizeof(float));
+  reserve(up, 2 * static_cast<uint64_t>(slots) * shape.ffnSize, sizeof(float));
+  reserve(parts, static_cast<uint64_t>(slots) * hidden, sizeof(float));
 }
 
 uint64_t ExpertMemory::bytes() const {
   uint64_t sum = 0;
   for (const DeviceMemory* memory :
-       {&lowHalves, &logits, &lowLogits, &rowOfPart, &partOfRow, &gathered, &up, &gated, &parts}) {
+       {&logits, &chosen, &partOfRow, &rowOfSlot, &tiles, &halves, &halfScales, &up, &parts}) {
     sum += memory->bytes();
   }
   return sum;
 }
 
-void CudaBackend::reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) {
-  experts_.reserve(shape, hiddenSize, rows, pool_.threads(), stream_.get());
+// Where the matrices of the experts lie: those of up, then those of down.
+void CudaBackend::prepareExperts(ExpertLayer& layer) {
+  std::vector<ExpertMatrix> matrices;
+  for (int which : {kUp, kDown}) {
+    for (const ExpertWeights& expert : layer.experts) {
+      const ProductArgs args =
+          static_cast<const CudaMatrix&>(which == kUp ? *expert.up : *expert.down).args();
+      matrices.push_back({args.weights, args.rowScales});
+    }
+  }
+  const uint64_t bytes = matrices.size() * sizeof(ExpertMatrix);
+  auto prepared = std::make_unique<CudaBuffer>(bytes, stream_.get());
+  copyIn(*prepared, matrices.data(), bytes);
+  layer.prepared = std::move(prepared);
 }
 
-// logits[rows, experts] with the router's weights as stored and its input in two FP16 numbers, 22 bits: a
-// choice between experts that are nearly as good should be that of float32.
-void CudaBackend::route(const float* x, int rows, const CudaMatrix& router) {
-  halved_ = {};
-  float* logits = experts_.logits.as<float>();
-  toHalves(stream_.get(), halves_.as<uint16_t>(), experts_.lowHalves.as<uint16_t>(), halfScales_.as<float>(),
-           x, rows, router.k, router.layout.paddedColumns());
-  multiplyHalves(logits, halves_.as<uint16_t>(), rows, router, nullptr);
-  multiplyHalves(experts_.lowLogits.as<float>(), experts_.lowHalves.as<uint16_t>(), rows, router, nullptr);
-  cuda::add(stream_.get(), logits, experts_.lowLogits.as<float>(), static_cast<int64_t>(rows) * router.n);
+void CudaBackend::reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) {
+  experts_.reserve(shape, hiddenSize, rows, stream_.get());
+}
+
+void CudaBackend::multiplyExperts(float* y, const HalfRows& x, const ExpertLayer& layer, int which,
+                                  ProductKernel kernel, int tileCount) {
+  const ExpertWeights& first = layer.experts.front();
+  const CudaMatrix& matrix = static_cast<const CudaMatrix&>(which == kUp ? *first.up : *first.down);
+  ProductArgs args = matrix.args();
+  args.y = y;
+  args.x = x.halves;
+  args.xScales = x.scales;
+  GroupedRows grouped = {};
+  grouped.matrices = static_cast<const CudaBuffer&>(*layer.prepared).memory.as<ExpertMatrix>() +
+                     which * layer.experts.size();
+  grouped.tiles = experts_.tiles.as<ExpertTile>();
+  grouped.tileCount = tileCount;
+  groupedProduct(stream_.get(), path_, matrix.type, kernel, args, grouped);
 }
 
 void CudaBackend::mixExperts(DeviceBuffer& y, const DeviceBuffer& x, int rows, const ExpertLayer& layer) {
   ExpertMemory& e = experts_;
   const float* in = static_cast<const CudaBuffer&>(x).floats();
-  const int count = e.shape.count;
-  const int perToken = e.shape.perToken;
-  const int64_t size = e.hiddenSize;
-  route(in, rows, static_cast<const CudaMatrix&>(*layer.router));
-  copyOut(e.hostBias.data(), *layer.bias, count * sizeof(float));
-  check(cudaMemcpyAsync(e.hostLogits.data(), e.logits.as<void>(),
-                        static_cast<uint64_t>(rows) * count * sizeof(float), cudaMemcpyDeviceToHost,
-                        stream_.get()),
-        "choosing experts");
-  check(cudaStreamSynchronize(stream_.get()), "choosing experts");
-  pool_.forEach(rows, [&](int64_t row, int thread) {
-    chooseExperts(e.chosen.data() + row * perToken, e.hostLogits.data() + row * count, e.hostBias.data(),
-                  e.shape, e.scores.data() + static_cast<int64_t>(thread) * 2 * count);
-  });
+  const CudaMatrix& router = static_cast<const CudaMatrix&>(*layer.router);
+  const ProductKernel kernel = kernelFor(rows, e.shape);
 
-  // Rows of one expert lie side by side, in ascending order.
-  std::vector<int> begins(count + 1, 0);
-  const int choices = rows * perToken;
-  for (int i = 0; i < choices; i++) begins[e.chosen[i].expert + 1]++;
-  for (int expert = 0; expert < count; expert++) begins[expert + 1] += begins[expert];
-  std::vector<int> next(begins.begin(), begins.end() - 1);
-  for (int i = 0; i < choices; i++) {
-    const int slot = next[e.chosen[i].expert]++;
-    e.hostRows[slot] = i / perToken;
-    e.hostParts[i] = {slot, e.chosen[i].weight};
-  }
-  const auto upload = [&](const DeviceMemory& to, const void* from, uint64_t bytes) {
-    check(cudaMemcpyAsync(to.as<void>(), from, bytes, cudaMemcpyHostToDevice, stream_.get()),
-          "choosing experts");
-  };
-  upload(e.rowOfPart, e.hostRows.data(), choices * sizeof(int32_t));
-  upload(e.partOfRow, e.hostParts.data(), choices * sizeof(ExpertPart));
+  RouterArgs choice = {};
+  choice.logits = e.logits.as<float>();
+  choice.chosen = e.chosen.as<ChosenExpert>();
+  choice.x = in;
+  choice.weights = router.blocks.as<uint8_t>();
+  choice.rowScales = router.rowScales.as<float>();
+  choice.bias = static_cast<const CudaBuffer&>(*layer.bias).floats();
+  choice.shape = e.shape;
+  choice.rows = rows;
+  choice.k = e.hiddenSize;
+  choice.columnBlocks = router.layout.columnBlocks;
+  GroupArgs group = {};
+  group.parts = e.partOfRow.as<ExpertPart>();
+  group.rowOfSlot = e.rowOfSlot.as<int32_t>();
+  group.tiles = e.tiles.as<ExpertTile>();
+  group.slots = expertSlots(rows, e.shape);
+  group.tileRows = rowsOf(kernel);
+  group.tileCount = expertTiles(rows, e.shape, group.tileRows);
+  routerLogits(stream_.get(), choice);
+  chooseAndGroup(stream_.get(), choice, group);
 
-  cuda::gatherRows(stream_.get(), e.gathered.as<float>(), in, e.rowOfPart.as<int32_t>(), choices,
-                   static_cast<int>(size));
-  for (int expert = 0; expert < count; expert++) {
-    const int begin = begins[expert];
-    const int rowsOfExpert = begins[expert + 1] - begin;
-    if (rowsOfExpert == 0) continue;
-    const ExpertWeights& weights = layer.experts[expert];
-    multiply(e.up.as<float>(), e.gathered.as<float>() + begin * size, rowsOfExpert,
-             static_cast<const CudaMatrix&>(*weights.up), nullptr);
-    cuda::gatedSilu(stream_.get(), e.gated.as<float>(), e.up.as<float>(), rowsOfExpert, e.shape.ffnSize);
-    multiply(e.parts.as<float>() + begin * size, e.gated.as<float>(), rowsOfExpert,
-             static_cast<const CudaMatrix&>(*weights.down), nullptr);
-  }
-  mixParts(stream_.get(), static_cast<CudaBuffer&>(y).floats(), e.parts.as<float>(),
-           e.partOfRow.as<ExpertPart>(), rows, perToken, static_cast<int>(size));
+  // A row becomes FP16 once, for all of its experts; the places of what they make of it are the same.
+  HalfRows halves = {e.halves.as<uint16_t>(), e.halfScales.as<float>(), paddedColumnsOf(e.hiddenSize),
+                     group.rowOfSlot};
+  gatherHalves(stream_.get(), halves, halvesFor(in, rows, e.hiddenSize), group.slots);
+  multiplyExperts(e.up.as<float>(), halves, layer, kUp, kernel, group.tileCount);
+  halves.paddedColumns = paddedColumnsOf(e.shape.ffnSize);
+  activateRows(stream_.get(), halves, nullptr, Activation::kGatedSilu, e.up.as<float>(), group.slots,
+               e.shape.ffnSize);
+  multiplyExperts(e.parts.as<float>(), halves, layer, kDown, kernel, group.tileCount);
+  float* out = static_cast<CudaBuffer&>(y).floats();
+  if (halved_.from == out) halved_ = {};
+  mixParts(stream_.get(), out, e.parts.as<float>(), group.parts, rows, e.shape.perToken, e.hiddenSize);
 }
 
 }  // namespace glm_relay::cuda

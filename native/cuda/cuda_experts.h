@@ -1,11 +1,8 @@
-// Memory for mixtures of experts: rows are grouped by expert on the host, which chooses by the router's
-// logits.
+// Memory for mixtures of experts (kernels/experts.h, which says what a slot is).
 #pragma once
 
-#include <vector>
-
 #include "cuda/device_memory.h"
-#include "cuda/kernels/kernels.h"
+#include "cuda/kernels/experts.h"
 #include "model/router.h"
 
 namespace glm_relay::cuda {
@@ -14,24 +11,17 @@ struct ExpertMemory {
   ExpertShape shape = {};
   int hiddenSize = 0;
 
-  DeviceMemory lowHalves;  // what FP16 leaves of the router's input, as FP16
-  DeviceMemory logits;     // [rows, experts]
-  DeviceMemory lowLogits;  // of lowHalves
-  DeviceMemory rowOfPart;  // [rows * perToken]
-  DeviceMemory partOfRow;  // [rows, perToken]: ExpertPart
-  DeviceMemory gathered;   // [rows * perToken, hidden], grouped by expert
-  DeviceMemory up;         // [rows, 2 * ffn]
-  DeviceMemory gated;      // [rows, ffn]
-  DeviceMemory parts;      // [rows * perToken, hidden], grouped by expert
+  DeviceMemory logits;      // [rows, experts]
+  DeviceMemory chosen;      // [rows, perToken]: ChosenExpert
+  DeviceMemory partOfRow;   // [rows, perToken]: ExpertPart
+  DeviceMemory rowOfSlot;   // [slots]
+  DeviceMemory tiles;       // ExpertTile
+  DeviceMemory halves;      // [slots, hidden], then [slots, ffn]: HalfRows
+  DeviceMemory halfScales;  // [slots]
+  DeviceMemory up;          // [slots, 2 * ffn]
+  DeviceMemory parts;       // [slots, hidden]
 
-  std::vector<float> hostLogits;
-  std::vector<float> hostBias;
-  std::vector<float> scores;         // [threads, 2 * experts]
-  std::vector<ChosenExpert> chosen;  // [rows, perToken]
-  std::vector<int32_t> hostRows;
-  std::vector<ExpertPart> hostParts;
-
-  void reserve(const ExpertShape& expertShape, int hidden, int rows, int threads, cudaStream_t stream);
+  void reserve(const ExpertShape& expertShape, int hidden, int rows, cudaStream_t stream);
   uint64_t bytes() const;
 };
 

@@ -3,9 +3,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
+#include "backend.h"
 #include "cuda/kernels/kernels.h"
 
 namespace glm_relay::cuda {
@@ -14,15 +17,18 @@ class CudaError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Throws CudaError saying what was being done.
+// Throws CudaError saying what was being done; DeviceLost when the GPU does not answer any more.
 void check(cudaError_t error, const char* doing);
+
+class DeviceArena;
 
 // Freed when the stream has run everything that it was given before.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  // Its content is anything. Throws CudaError with the numbers when there is not enough.
-  DeviceMemory(uint64_t bytes, cudaStream_t stream);
+  // Its content is anything. Throws DeviceMemoryError with the numbers when there is not enough.
+  // It is the arena's where that has room, and its own where there is no arena or no room in it.
+  DeviceMemory(uint64_t bytes, cudaStream_t stream, DeviceArena* arena = nullptr);
   ~DeviceMemory();
   DeviceMemory(const DeviceMemory&) = delete;
   DeviceMemory& operator=(const DeviceMemory&) = delete;
@@ -42,6 +48,24 @@ class DeviceMemory {
   void* memory_ = nullptr;
   uint64_t bytes_ = 0;
   cudaStream_t stream_ = nullptr;
+  bool owned_ = true;
+};
+
+// One allocation for many things that stay for as long as it does: CUDA gives out pages of 2 MiB, of which
+// every allocation of more than half of one would leave the rest unused.
+class DeviceArena {
+ public:
+  // What something of so many bytes takes of it.
+  static uint64_t taken(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+  // From now on it has so many bytes; what is left of those before is not given out any more.
+  void reserve(uint64_t bytes, cudaStream_t stream);
+  // Null where it has not so many bytes left.
+  void* take(uint64_t bytes);
+
+ private:
+  static constexpr uint64_t kAlignment = 256;
+  std::vector<std::unique_ptr<DeviceMemory>> blocks_;
+  uint64_t used_ = 0;  // of the last block
 };
 
 // Page-locked memory of the host.

@@ -14,7 +14,7 @@
 namespace glm_relay {
 
 // Goes up with every change of backend.h, of this file, or of what their types consist of.
-constexpr uint32_t kCudaInterface = 1;
+constexpr uint32_t kCudaInterface = 2;
 
 struct CudaDevice {
   std::string name;

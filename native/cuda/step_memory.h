@@ -17,7 +17,8 @@ class StepMemory {
   void reserve(const KvPlan& plan, int stepRows, int tileRows, bool wideTasks, cudaStream_t stream);
   // The rows that follow. What was copied for the rows before must have arrived.
   void begin(const StepRows& rows);
-  uint64_t bytes() const { return device_.bytes() + pinned_.bytes(); }
+  // On the device.
+  uint64_t bytes() const { return device_.bytes(); }
 
   const int32_t* sequenceOfRow() const { return at<int32_t>(sequenceOfRow_); }
   const int32_t* slotOfRow() const { return at<int32_t>(slotOfRow_); }

@@ -42,11 +42,14 @@ LayerLoop::LayerLoop(const StageConfig& config, const KernelTable& kernels, Back
   kv.ropeHalves = config.shape.form.ropeHalves;
   kv.ropeAxes = config.shape.form.ropeAxes;
   kv.prefixLength = config.prefix ? config.prefix->length : 0;
-  backend_.allocateKvCache(kv);
+  allocating("the KV cache of " + std::to_string(kv.blockCount) + " blocks",
+             [&] { backend_.allocateKvCache(kv); });
   const int tile = std::min(config.maxRows, rowTile_);
-  backend_.reserveRows(tile, config.maxRows, config.shape.hiddenSize);
-  if (hasExperts()) backend_.reserveExperts(config.shape.experts, config.shape.hiddenSize, tile);
-  allocateWorkspace();
+  allocating("the workspace of steps of " + std::to_string(config.maxRows) + " rows", [&] {
+    backend_.reserveRows(tile, config.maxRows, config.shape.hiddenSize);
+    if (hasExperts()) backend_.reserveExperts(config.shape.experts, config.shape.hiddenSize, tile);
+    allocateWorkspace();
+  });
 }
 
 std::unique_ptr<DeviceBuffer> LayerLoop::workspace(int64_t rows, int64_t columns) {
@@ -82,10 +85,12 @@ void LayerLoop::allocateWorkspace() {
     logits_ = workspace(logitRows, shape.tokenCount);
     hostLogits_.resize(logitRows * shape.tokenCount);
     sampler_ = std::make_unique<Sampler>(kernels_, shape.tokenCount, pool_.threads());
-    workspaceBytes_ += sampler_->scratchBytes() + hostLogits_.size() * sizeof(float);
   }
-  workspaceBytes_ += backend_.scratchBytes() + embedded_.size() + rotations_.size() * sizeof(float) +
+  workspaceBytes_ += backend_.scratchBytes();
+  if (!backend_.inHostMemory()) return;
+  workspaceBytes_ += embedded_.size() + rotations_.size() * sizeof(float) +
                      rows * (3 * sizeof(int32_t) + sizeof(RowPosition));
+  if (sampler_) workspaceBytes_ += sampler_->scratchBytes() + hostLogits_.size() * sizeof(float);
 }
 
 void LayerLoop::run(const StepInput& input, StepOutput& output) {
@@ -167,7 +172,7 @@ void LayerLoop::placeRows(const SequenceRows* sequences, size_t sequenceCount, i
   rows.slotOfRow = slotOfRow_.data();
   rows.lastVisibleOfRow = lastVisibleOfRow_.data();
   rows.rotations = rotations_.data();
-  backend_.beginStep(rows);
+  allocating("the tables of a step", [&] { backend_.beginStep(rows); });
 }
 
 // The rows of the embedding, with those of learned positions where there are such, rounded to the type of
@@ -226,6 +231,8 @@ void LayerLoop::runLayer(DeviceBuffer& hidden, int layer, int rowCount) {
 // delta_ = feed-forward part of normed_, experts included
 void LayerLoop::runFfn(const LayerWeights& weights, int rows) {
   const int ffnSize = weights.ffnDown->k;
+  // First, for a backend that has brought normed_ into the form that products want.
+  if (weights.experts) backend_.mixExperts(*mixed_, *normed_, rows, *weights.experts);
   backend_.matmul(*ffnInner_, *normed_, 0, rows, *weights.ffnUp, weights.ffnUpBias.get());
   switch (config_.shape.form.ffn) {
     case FfnKind::kGatedSilu:
@@ -239,9 +246,7 @@ void LayerLoop::runFfn(const LayerWeights& weights, int rows) {
       break;
   }
   backend_.matmul(*delta_, *activated_, 0, rows, *weights.ffnDown, weights.ffnDownBias.get());
-  if (weights.experts == nullptr) return;
-  backend_.mixExperts(*mixed_, *normed_, rows, *weights.experts);
-  backend_.add(*delta_, 0, *mixed_, rows, config_.shape.hiddenSize);
+  if (weights.experts) backend_.add(*delta_, 0, *mixed_, rows, config_.shape.hiddenSize);
 }
 
 void LayerLoop::norm(DeviceBuffer& y, const DeviceBuffer& x, int row, int rows, const NormWeights& weights) {

@@ -8,16 +8,18 @@ namespace glm_relay {
 
 namespace {
 
-// Runs `body`; returns what went wrong, or an empty string.
+// Runs `body`; returns what went wrong.
 template <class Body>
-std::string errorOf(Body body) {
+Stage::Error errorOf(Body body) {
   try {
     body();
-    return "";
+    return {};
+  } catch (const DeviceLost& error) {
+    return {error.what(), true};
   } catch (const std::bad_alloc&) {
-    return "not enough memory";
+    return {"not enough memory"};
   } catch (const std::exception& error) {
-    return error.what();
+    return {error.what()};
   }
 }
 
@@ -32,12 +34,12 @@ Stage::Stage(StageConfig config, DeviceChoice device, const KernelTable& kernels
       storedBytes_(glm_relay::storedBytes(config_)) {}
 
 Stage::~Stage() {
-  unload([](const std::string&) {});
+  unload([](const Error&) {});
 }
 
 void Stage::load(Done done) {
   driver_.post([this, done] {
-    const std::string error = errorOf([this] {
+    const Error error = errorOf([this] {
       pool_ = std::make_unique<ThreadPool>(config_.threads, progress_, config_.cpus);
       backend_ = createBackend(device_, kernels_, *pool_, progress_);
       kernelName_ = backend_->kernels();
@@ -63,7 +65,7 @@ void Stage::submit(std::shared_ptr<const StepInput> input, StepDone done) {
 
 void Stage::runStep(const StepInput& input, const StepDone& done) {
   StepOutput output;
-  const std::string error = errorOf([&] {
+  const Error error = errorOf([&] {
     const auto begin = std::chrono::steady_clock::now();
     layers_->run(input, output);
     const std::chrono::duration<double, std::micro> elapsed = std::chrono::steady_clock::now() - begin;
@@ -74,9 +76,9 @@ void Stage::runStep(const StepInput& input, const StepDone& done) {
 
 void Stage::whenCacheWritten(Done done) {
   driver_.post([this, done] {
-    if (cache_ == nullptr) return done("");
+    if (cache_ == nullptr) return done({});
     // The callback belongs to our driver's thread, like every other.
-    cache_->whenWritten([this, done] { driver_.post([done] { done(""); }); });
+    cache_->whenWritten([this, done] { driver_.post([done] { done({}); }); });
   });
 }
 
@@ -99,7 +101,7 @@ void Stage::unload(Done done) {
     layers_.reset();
     backend_.reset();
     pool_.reset();
-    done("");
+    done({});
   });
 }
 

@@ -16,9 +16,13 @@ namespace glm_relay {
 
 class Stage {
  public:
-  // An empty error means success.
-  using Done = std::function<void(const std::string& error)>;
-  using StepDone = std::function<void(const std::string& error, StepOutput output)>;
+  // What went wrong; an empty message: nothing.
+  struct Error {
+    std::string message;
+    bool deviceLost = false;  // DeviceLost
+  };
+  using Done = std::function<void(const Error& error)>;
+  using StepDone = std::function<void(const Error& error, StepOutput output)>;
 
   // No cache: every matrix is made from the checkpoint. `kernels` compute on the CPU, whatever the device is:
   // they round weights and draw tokens.

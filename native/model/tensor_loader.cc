@@ -31,17 +31,23 @@ int rowsOf(const TensorParts& parts) {
 // Parts of all columns lie one below the other.
 bool liesSideBySide(const TensorParts& parts, int columns) { return parts.front().shape[1] != columns; }
 
+int matrixRows(const TensorParts& parts, int columns) {
+  return liesSideBySide(parts, columns) ? parts.front().shape[0] : rowsOf(parts);
+}
+
 }  // namespace
 
 std::unique_ptr<DeviceMatrix> TensorLoader::matrix(const TensorParts& parts, int rows, int columns,
                                                    const WeightFormat& format) {
   const TensorSource& first = parts.front();
   const MatrixRecord record = {first.role, rows, columns, first.dtype, format};
-  auto matrix = cached_ == nullptr ? nullptr : cached_->take(record, backend_);
+  std::unique_ptr<DeviceMatrix> matrix;
+  const std::string what = "the weights of " + first.role;
+  if (cached_ != nullptr) matrix = allocating(what, [&] { return cached_->take(record, backend_); });
   if (matrix != nullptr) {
     loaded_(static_cast<uint64_t>(rows) * columns * dtypeBytes(first.dtype));
   } else {
-    matrix = readMatrix(parts, rows, columns, format);
+    matrix = allocating(what, [&] { return readMatrix(parts, rows, columns, format); });
     if (cached_ != nullptr) cached_->add(record, *matrix);
   }
   if (format.type != WeightType::kStored) roundings_.push_back({first.role, matrix->rounding});
@@ -80,8 +86,7 @@ std::unique_ptr<DeviceMatrix> TensorLoader::readMatrix(const TensorParts& parts,
 
 std::unique_ptr<DeviceMatrix> TensorLoader::matrix(const TensorParts& parts, int columns,
                                                    const WeightFormat& format) {
-  const int rows = liesSideBySide(parts, columns) ? parts.front().shape[0] : rowsOf(parts);
-  return matrix(parts, rows, columns, format);
+  return matrix(parts, matrixRows(parts, columns), columns, format);
 }
 
 std::unique_ptr<DeviceBuffer> TensorLoader::vector(const TensorParts& parts) {
@@ -96,10 +101,27 @@ std::unique_ptr<DeviceBuffer> TensorLoader::vector(const TensorParts& parts) {
     out += size;
     loaded_(part.byteLength);
   }
-  auto buffer = backend_.allocate(values.size() * sizeof(float));
+  auto buffer = allocating("the weights of " + parts.front().role,
+                           [&] { return backend_.allocate(values.size() * sizeof(float)); });
   backend_.copyIn(*buffer, values.data(), values.size() * sizeof(float));
   bytes_ += buffer->bytes;
   return buffer;
+}
+
+std::unique_ptr<DeviceMatrix> TensorSizes::matrix(const TensorParts&, int rows, int columns,
+                                                  const WeightFormat& format) {
+  sizes_.matrices.push_back({rows, columns, format});
+  return nullptr;
+}
+
+std::unique_ptr<DeviceMatrix> TensorSizes::matrix(const TensorParts& parts, int columns,
+                                                  const WeightFormat& format) {
+  return matrix(parts, matrixRows(parts, columns), columns, format);
+}
+
+std::unique_ptr<DeviceBuffer> TensorSizes::vector(const TensorParts& parts) {
+  if (!parts.empty()) sizes_.buffers.push_back(rowsOf(parts) * sizeof(float));
+  return nullptr;
 }
 
 const uint8_t* MappedTable::row(int index) const {
@@ -124,7 +146,7 @@ std::unique_ptr<MappedTable> TensorLoader::table(const TensorParts& parts) {
         loaded_(rows * rowBytes);
       }
     });
-    bytes_ += source.byteLength;
+    if (backend_.inHostMemory()) bytes_ += source.byteLength;
   }
   return std::make_unique<MappedTable>(std::move(tensors));
 }

@@ -29,6 +29,23 @@ class MappedTable {
   std::vector<MappedTensor> parts_;
 };
 
+// Takes what a TensorLoader is asked for, notes how large it is, and loads nothing.
+class TensorSizes {
+ public:
+  std::unique_ptr<DeviceMatrix> matrix(const TensorParts& parts, int rows, int columns,
+                                       const WeightFormat& format);
+  std::unique_ptr<DeviceMatrix> matrix(const TensorParts& parts, int columns, const WeightFormat& format);
+  std::unique_ptr<DeviceBuffer> vector(const TensorParts& parts);
+  std::unique_ptr<DeviceBuffer> vector(const TensorSource& source) { return vector(TensorParts{source}); }
+  std::unique_ptr<DeviceBuffer> vector(const std::optional<TensorSource>& source) {
+    return source ? vector(*source) : nullptr;
+  }
+  const WeightSizes& sizes() const { return sizes_; }
+
+ private:
+  WeightSizes sizes_;
+};
+
 // Every function throws std::runtime_error naming the tensor and its file.
 class TensorLoader {
  public:

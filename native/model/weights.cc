@@ -47,8 +47,8 @@ class ByteSum {
   }
 };
 
-std::unique_ptr<ExpertLayer> loadExperts(const LayerTensors& tensors, const StageConfig& config,
-                                         TensorLoader& load) {
+template <class Load>
+std::unique_ptr<ExpertLayer> loadExperts(const LayerTensors& tensors, const StageConfig& config, Load& load) {
   const int hiddenSize = config.shape.hiddenSize;
   auto layer = std::make_unique<ExpertLayer>();
   // The choice of experts is not rounded: a row that goes to another expert is another row.
@@ -61,7 +61,8 @@ std::unique_ptr<ExpertLayer> loadExperts(const LayerTensors& tensors, const Stag
   return layer;
 }
 
-LayerWeights loadLayer(const LayerTensors& tensors, const StageConfig& config, TensorLoader& load) {
+template <class Load>
+LayerWeights loadLayer(const LayerTensors& tensors, const StageConfig& config, Load& load) {
   const ModelShape& shape = config.shape;
   const int ffnSize = tensors.router ? shape.experts.sharedFfnSize : shape.ffnSize;
   LayerWeights layer;
@@ -81,6 +82,34 @@ LayerWeights loadLayer(const LayerTensors& tensors, const StageConfig& config, T
   layer.ffnOutNorm = load.vector(tensors.ffnOutNorm);
   if (tensors.router) layer.experts = loadExperts(tensors, config, load);
   return layer;
+}
+
+struct HeadWeights {
+  NormWeights norm;
+  std::unique_ptr<DeviceMatrix> matrix;
+};
+
+template <class Load>
+HeadWeights loadHead(const StageConfig& config, Load& load) {
+  const ModelShape& shape = config.shape;
+  HeadWeights head;
+  head.norm = {load.vector(config.finalNorm), load.vector(config.finalNormBias)};
+  head.matrix = load.matrix(config.head, shape.tokenCount, shape.hiddenSize, config.headWeights);
+  return head;
+}
+
+void prepareExperts(LayerWeights& weights, int layer, Backend& backend) {
+  if (weights.experts == nullptr) return;
+  allocating("the experts of layer " + std::to_string(layer),
+             [&] { backend.prepareExperts(*weights.experts); });
+}
+
+// Memory for all that `loading` asks for.
+template <class Loading>
+void reserve(Backend& backend, const std::string& what, Loading loading) {
+  TensorSizes load;
+  loading(load);
+  allocating("the weights of " + what, [&] { backend.reserveWeights(load.sizes()); });
 }
 
 }  // namespace
@@ -105,21 +134,27 @@ StageWeights loadWeights(const StageConfig& config, const KernelTable& kernels, 
   for (const LayerTensors& tensors : config.layers) {
     auto part = cache == nullptr ? nullptr : cache->openLayer(tensors, layer, config.weights);
     load.useCache(part.get());
+    reserve(backend, "layer " + std::to_string(layer),
+            [&](TensorSizes& sizes) { loadLayer(tensors, config, sizes); });
     weights.layers.push_back(loadLayer(tensors, config, load));
+    prepareExperts(weights.layers.back(), layer, backend);
     if (cache != nullptr) cache->keep(std::move(part));
     layer++;
   }
   load.useCache(nullptr);
-  if (config.prefix) loadPrefix(config, kernels, backend, load, weights);
+  if (config.prefix) {
+    allocating("the prefix encoder", [&] { loadPrefix(config, kernels, backend, load, weights); });
+  }
   weights.embedding = load.table(config.embedding);
   weights.positionEmbedding = load.table(config.positionEmbedding);
   weights.blockPositionEmbedding = load.table(config.blockPositionEmbedding);
   if (!config.head.empty()) {
-    weights.finalNorm = {load.vector(config.finalNorm), load.vector(config.finalNormBias)};
     auto part = cache == nullptr ? nullptr : cache->openHead(config);
     load.useCache(part.get());
-    weights.head =
-        load.matrix(config.head, config.shape.tokenCount, config.shape.hiddenSize, config.headWeights);
+    reserve(backend, "the head", [&](TensorSizes& sizes) { loadHead(config, sizes); });
+    HeadWeights head = loadHead(config, load);
+    weights.finalNorm = std::move(head.norm);
+    weights.head = std::move(head.matrix);
     load.useCache(nullptr);
     if (cache != nullptr) cache->keep(std::move(part));
   }

@@ -47,7 +47,7 @@ struct StageWeights {
   NormWeights finalNorm;
   // Only the rows of ids that exist (tokenCount): the others could never be drawn.
   std::unique_ptr<DeviceMatrix> head;
-  // Everything above, the mapped tables included.
+  // Everything above that is in the backend's memory, which the mapped tables are where that is the host's.
   uint64_t bytes = 0;
   // Of every matrix that was rounded, in the order of loading.
   std::vector<TensorRounding> roundings;

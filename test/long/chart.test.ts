@@ -53,6 +53,10 @@ withHelm.each([
   ["redis.url=redis://:secret@redis:6379", /redis\/url/],
   ["workers.count=3,pipeline.stages=4", /3 workers cannot hold pipeline.stages \* pipeline.count = 4 stages/],
   ["workers.count=2,pipeline.count=3", /2 workers cannot hold pipeline.stages \* pipeline.count = 3 stages/],
+  [
+    "workers.gpu.count=1,workers.device=cpu",
+    /"cpu" with workers.gpu.count 1 would reserve GPUs that stay idle/,
+  ],
   ["pipeline.layers=0-1", /"0-1" has 1 ranges, expected 4/],
   ["workers.resources.limits.cpu=500m", /workers.resources.limits.cpu is "500m", expected a whole number/],
 ])("%s is refused", (values, message) => {

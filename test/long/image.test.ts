@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { packageRoot } from "../../common/package.js";
 
-const image = "glm-relay:test";
+const relayImage = "glm-relay:test";
 /** A cold build on two cores. */
 const buildLimitMs = 30 * 60_000;
 const pullLimitMs = 5 * 60_000;
@@ -39,7 +39,7 @@ const found = findBuilder();
 if ("missing" in found) process.stderr.write(`skipped: the image: ${found.missing}\n`);
 
 /** A program in a container of the image, as its own user, on a root that cannot be written to. */
-function inside(builder: Builder, command: string[]) {
+function inside(builder: Builder, command: string[], image = relayImage) {
   if (builder !== "buildah") {
     const closed = ["--read-only", "--cap-drop", "ALL", "--network", "none", "--entrypoint", command[0]!];
     return run(builder, ["run", "--rm", ...closed, image, ...command.slice(1)], 120_000);
@@ -52,23 +52,26 @@ function inside(builder: Builder, command: string[]) {
   }
 }
 
+/** The command that builds, without what is built. */
+function build(builder: Builder): string[] {
+  return builder === "buildah"
+    ? ["bud", "--format", "docker", "--isolation", "chroot", "--network", "host"]
+    : ["build"];
+}
+
 describe.skipIf("missing" in found)("the image", () => {
   const { builder } = found as { builder: Builder };
 
   beforeAll(() => {
-    const options = ["-f", "deploy/Dockerfile", "--build-arg", `NODE_IMAGE=${base}`, "-t", image];
-    const build =
-      builder === "buildah"
-        ? ["bud", "--format", "docker", "--isolation", "chroot", "--network", "host"]
-        : ["build"];
-    const built = run(builder, [...build, ...options, "."], buildLimitMs);
+    const options = ["-f", "deploy/Dockerfile", "--build-arg", `NODE_IMAGE=${base}`, "-t", relayImage];
+    const built = run(builder, [...build(builder), ...options, "."], buildLimitMs);
     expect(built.status, `${built.stdout}\n${built.stderr}`).toBe(0);
-    const size = run(builder, ["images", "--format", "{{.Size}}", image], 60_000).stdout.trim();
+    const size = run(builder, ["images", "--format", "{{.Size}}", relayImage], 60_000).stdout.trim();
     process.stderr.write(`the image takes ${size}\n`);
   }, buildLimitMs);
 
   afterAll(() => {
-    run(builder, ["rmi", image], 120_000);
+    run(builder, ["rmi", relayImage], 120_000);
   });
 
   test("runs as nobody in particular, and the program starts", () => {
@@ -88,6 +91,40 @@ describe.skipIf("missing" in found)("the image", () => {
     const { stdout, stderr } = inside(builder, ["node", "--input-type=module", "--eval", script]);
     expect(stdout, stderr).toMatch(/^\{"kernels":"\w.*","layers":[1-9]/);
   });
+
+  test(
+    "with the CUDA library in it, the engine opens the library and finds no driver",
+    (context) => {
+      const cudaImage = `${relayImage}-cuda`;
+      const options = ["-f", "deploy/Dockerfile.cuda", "--build-arg", `NODE_IMAGE=${base}`];
+      const relay = builder === "docker" ? relayImage : `localhost/${relayImage}`;
+      const args = [
+        ...build(builder),
+        ...options,
+        "--build-arg",
+        `RELAY_IMAGE=${relay}`,
+        "-t",
+        cudaImage,
+        ".",
+      ];
+      const built = run(builder, args, buildLimitMs);
+      // PyPI out of reach is no fault of the file.
+      context.skip(built.stdout.includes("PyPI did not give nvcc"), "PyPI did not give nvcc");
+      expect(built.status, `${built.stdout}\n${built.stderr}`).toBe(0);
+      const script = `
+      const { loadAddon, cudaLibraryFile } = await import("/opt/glm-relay/dist/native/addon-loader.js");
+      try { loadAddon().cudaDevices(cudaLibraryFile()); } catch ({ message }) { console.log(message); }`;
+      try {
+        const command = ["node", "--input-type=module", "--eval", script];
+        const { stdout, stderr } = inside(builder, command, cudaImage);
+        expect(stdout, stderr).toMatch(/^the GPU failed while being looked for: /);
+        expect(inside(builder, ["id", "-u"], cudaImage).stdout.trim()).toBe("10001");
+      } finally {
+        run(builder, ["rmi", cudaImage], 120_000);
+      }
+    },
+    buildLimitMs,
+  );
 
   test("has no compiler, no sources and no tests in it", () => {
     const script =

@@ -27,6 +27,10 @@ test("products of every weight format are within 2e-3 of float64, whatever the s
   expect(checks("products")).toBeGreaterThan(1_500);
 });
 
+test("experts: choices are those of the CPU, and grouped products the same bits as one by one", () => {
+  expect(checks("experts")).toBeGreaterThan(1_000);
+});
+
 test("attention over a paged cache is that of float64, and the same in every task, part and company", () => {
   expect(checks("attention")).toBeGreaterThan(3_000);
 });

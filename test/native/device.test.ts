@@ -1,7 +1,7 @@
 /** Which device a worker gets, and what a GPU refuses. */
 import { join } from "node:path";
 import { afterAll, afterEach, expect, test, vi } from "vitest";
-import { chooseDevice, engineInfo, Stage } from "../../native/index.js";
+import { chooseDevice, engineInfo, isOutOfMemory, Stage } from "../../native/index.js";
 import { emulatedLibrary, testGpu } from "../support/test-gpu.js";
 import {
   INT4,
@@ -48,15 +48,31 @@ test("the numerics id tells GPUs and instructions apart", () => {
   expect(engineInfo().backend).toBe("cpu");
 });
 
-test("a stage that its GPU cannot hold says how much was missing, and leaves room for the next one", async () => {
+test("a stage that its GPU cannot hold says what was missing for what, and leaves room for the next one", async () => {
   const tensors = writeTensors(join(folder.path, "odd.bin"), randomModel(ODD, "float32", 5));
   const config = stageConfig(tensors, ODD, 0, ODD.layerCount, { blockCount: 20_000_000 });
-  await expect(Stage.create(config, undefined, null, testGpu())).rejects.toThrow(
-    /^the GPU has no room for \d+ MB more: \d+ MB of its 8590 MB are free$/,
+  const creating = Stage.create(config, undefined, null, testGpu());
+  const refusal = await creating.catch((error: Error) => error);
+  expect(isOutOfMemory(refusal)).toBe(true);
+  expect((refusal as Error).message).toMatch(
+    /^no room for the KV cache of 20000000 blocks: it takes \d+ MB more, \d+ MB of the 8590 MB of GPU 0 \(emulated\) are free$/,
   );
   const stage = await Stage.create({ ...config, blockCount: 8 }, undefined, null, testGpu());
   expect(stage.kernels).toBe("cuda-sm_86");
   await stage.close();
+});
+
+test.each([
+  // A GPU of 0 to 3 pages of 2 MiB; the partial sums of attention, 16 MiB, come with the KV cache.
+  [0, /^no room for the weights of layer 0: it takes \d MB more, 0 MB of the 0 MB/],
+  [1, /^no room for the KV cache of 8 blocks: it takes 17 MB more, 0 MB of the 3 MB/],
+  [9, /^no room for the workspace of steps of 4096 rows: it takes \d MB more, \d MB of the 19 MB/],
+])("on a GPU of %i pages the error names what did not fit", async (pages, message) => {
+  const tensors = writeTensors(join(folder.path, "odd.bin"), randomModel(ODD, "float32", 5));
+  const config = stageConfig(tensors, ODD, 0, ODD.layerCount, { blockCount: 8, maxRows: 4_096 });
+  const gpu = testGpu();
+  vi.stubEnv("GLM_RELAY_EMULATED_GPU_BYTES", String(pages * 2 ** 21));
+  await expect(Stage.create(config, undefined, null, gpu)).rejects.toThrow(message);
 });
 
 test("matrices that a CPU has packed into a cache are used by a GPU, to the same bits", async () => {

@@ -54,6 +54,8 @@ export interface ClusterOptions {
   /** More flags; of flags given twice the last one counts. */
   coordinatorFlags?: string[];
   workerFlags?: (index: number) => string[];
+  /** More of a worker's environment, whenever it is started. */
+  workerEnvironment?: (index: number) => Record<string, string>;
   /** Sent with each request of the cluster's own. */
   apiKey?: string;
   /** A Redis that is there already; it is not stopped with the cluster. */
@@ -278,7 +280,7 @@ export class TestCluster {
     if (options.probes) args.push("--probe-port", "0");
     if (options.weights !== undefined) args.push("--data", options.weights);
     args.push(...(options.workerFlags?.(index) ?? []));
-    const env = this.environment();
+    const env = { ...this.environment(), ...options.workerEnvironment?.(index) };
     if (options.kernels !== undefined) env["GLM_RELAY_KERNELS"] = options.kernels;
     if (options.gpu) {
       args.push("--device", testDevice);

@@ -8,6 +8,7 @@ import { packageRoot } from "../../common/package.js";
 import { chooseDevice, type Gpu } from "../../native/index.js";
 
 const realDevice = process.env.GLM_RELAY_TEST_DEVICE ?? "";
+export const emulated = realDevice === "";
 export const testDevice = realDevice === "" ? "cuda:0" : realDevice;
 /** Built beside the engine; never part of a release. */
 export const emulatedLibrary = join(packageRoot, "build", "native", "libglm_relay_cuda_emulated.so");

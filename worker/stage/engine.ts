@@ -53,6 +53,7 @@ export interface EngineStage {
   readonly weightCache?: WeightCacheReport | null;
   /** Resolves when the cache has written what the load has made, or has given up doing so. */
   weightCacheWritten?(): Promise<void>;
+  /** @throws Error; one of isDeviceLost ends every stage of this process. */
   step(input: StepInput): Promise<StepOutput>;
   /** Finished kernel tiles since the stage was built. */
   progress(): bigint;

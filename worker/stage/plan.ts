@@ -40,6 +40,18 @@ export interface StagePlan {
   /** host:port of the previous stage, of the coordinator for stage 0. */
   readonly predecessor: string;
   readonly credits: number;
+  /** What placement has counted for the stage; absent: the coordinator has not told. */
+  readonly planned?: PlannedBytes | null;
+}
+
+export interface PlannedBytes {
+  readonly weightBytes: number;
+  readonly kvBytes: number;
+  readonly workspaceBytes: number;
+  /** Of the process, or of CUDA. */
+  readonly processBytes: number;
+  /** What the worker offers for all of it. */
+  readonly memoryBytes: number;
 }
 
 export const isFirst = (plan: StagePlan): boolean => plan.stage === 0;
@@ -101,6 +113,7 @@ export function decodeAssign(assign: Assign__Output): StagePlan {
     maxRows,
     predecessor: assign.predecessor,
     credits,
+    planned: assign.planned,
   };
 }
 

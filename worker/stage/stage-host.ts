@@ -4,7 +4,13 @@
  * layers starts without loading.
  */
 import { RelayError } from "../../common/errors.js";
-import type { LoadProgress, StepInput, StepOutput } from "../../native/index.js";
+import {
+  isDeviceLost,
+  isOutOfMemory,
+  type LoadProgress,
+  type StepInput,
+  type StepOutput,
+} from "../../native/index.js";
 import type { StepFormat } from "../codec.js";
 import type { SliceFormat } from "../slices.js";
 import type { Engine, EngineModel, EngineStage } from "./engine.js";
@@ -33,6 +39,7 @@ export class StageHost {
   #steps = 0;
   #busyUs = 0;
   #loading: (() => LoadProgress) | null = null;
+  #deviceLost: RelayError | null = null;
 
   /** @param built Hears of every stage that was loaded, once. */
   constructor(engine: Engine, threads: number, built: (stage: EngineStage) => void = () => {}) {
@@ -61,6 +68,11 @@ export class StageHost {
     return this.#loading?.() ?? null;
   }
 
+  /** Why no stage can compute in this process any more (isDeviceLost); null while one can. */
+  get deviceLost(): RelayError | null {
+    return this.#deviceLost;
+  }
+
   get progress(): number {
     return Number(this.#pastProgress + (this.#loaded?.stage.progress() ?? 0n));
   }
@@ -85,7 +97,7 @@ export class StageHost {
           this.#loading = progress;
         })
         .catch((error: unknown) => {
-          throw asStageFailure(error);
+          throw this.#failure(withPlannedBytes(error, plan));
         })
         .finally(() => {
           this.#loading = null;
@@ -109,8 +121,9 @@ export class StageHost {
         this.#busyUs += output.computeUs;
         return output;
       } catch (error) {
+        const failure = this.#failure(error);
         await this.#drop();
-        throw asStageFailure(error);
+        throw failure;
       }
     });
   }
@@ -118,6 +131,12 @@ export class StageHost {
   /** Frees the stage once whatever runs has finished. */
   close(): Promise<void> {
     return this.#inTurn(() => this.#drop());
+  }
+
+  #failure(error: unknown): RelayError {
+    const failure = asStageFailure(error);
+    if (isDeviceLost(error)) this.#deviceLost = failure;
+    return failure;
   }
 
   async #drop(): Promise<void> {
@@ -137,6 +156,20 @@ export class StageHost {
     this.#tail = run.catch(() => undefined);
     return run;
   }
+}
+
+/** Where the memory is not enough: what the plan had counted, and what can be done. */
+function withPlannedBytes(error: unknown, { planned = null, blockCount }: StagePlan): unknown {
+  if (planned === null || !isOutOfMemory(error)) return error;
+  const { weightBytes, kvBytes, workspaceBytes, processBytes, memoryBytes } = planned;
+  const MB = (bytes: number) => `${Math.ceil(bytes / 1e6)} MB`;
+  return new Error(
+    `${error.message}; the plan counts ${MB(weightBytes)} for weights, ${MB(kvBytes)} for ${blockCount} KV blocks, ` +
+      `${MB(workspaceBytes)} of workspace and ${MB(processBytes)} of reserve, of ${MB(memoryBytes)} that this ` +
+      "worker offers: give the worker a smaller --memory, which leaves fewer KV blocks, use more stages, or end " +
+      "what else takes this memory",
+    { cause: error },
+  );
 }
 
 function checkModel(model: EngineModel, plan: StagePlan): void {

@@ -38,6 +38,26 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ include "glm-relay.imageOf" (dict "image" .Values.image "tag" .Chart.AppVersion) }}
 {{- end -}}
 
+{{/* The workers' image: their own, that of all with -cuda behind its tag where they have a GPU, or that of all. */}}
+{{- define "glm-relay.workerImage" -}}
+{{- $own := .Values.workers.image -}}
+{{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
+{{- $digest := .Values.image.digest -}}
+{{- if .Values.workers.gpu.count -}}
+{{- $tag = printf "%s-cuda" $tag -}}
+{{- end -}}
+{{- if or .Values.workers.gpu.count $own.repository $own.tag -}}
+{{- $digest = "" -}}
+{{- end -}}
+{{- $image := dict "repository" ($own.repository | default .Values.image.repository) "tag" $own.tag "digest" ($own.digest | default $digest) -}}
+{{ include "glm-relay.imageOf" (dict "image" $image "tag" $tag) }}
+{{- end -}}
+
+{{/* What workers compute on; empty: the program's default, which is the CPU. */}}
+{{- define "glm-relay.device" -}}
+{{- .Values.workers.device | default (ternary "cuda:0" "" (gt (int .Values.workers.gpu.count) 0)) -}}
+{{- end -}}
+
 {{- define "glm-relay.wildcard" -}}
 {{ eq .Values.ipFamily "IPv6" | ternary "[::]" "0.0.0.0" }}
 {{- end -}}

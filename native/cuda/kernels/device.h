@@ -260,18 +260,7 @@ __device__ __forceinline__ uint32_t warpMax(uint32_t value) {
   return value;
 }
 
-// Threads of a block that works on one row.
+// Threads of a block that works on one row, or on some of its columns.
 constexpr int kRowThreads = 256;
-constexpr int kRowWarps = kRowThreads / kWarp;
-
-// Over all threads of such a block, in all of them. `shared` has kRowWarps values and is used once.
-__device__ __forceinline__ float blockSum(float value, float* shared) {
-  value = warpSum(value);
-  if (laneOfThread() == 0) shared[warpOfThread()] = value;
-  __syncthreads();
-  float sum = 0.0f;
-  for (int i = 0; i < kRowWarps; i++) sum += shared[i];
-  return sum;
-}
 
 }  // namespace glm_relay::cuda

@@ -38,13 +38,6 @@ void narrow(cudaStream_t stream, void* out, const float* in, int64_t count, DTyp
 // y[i] = x[rows[i]]
 void gatherRows(cudaStream_t stream, float* y, const float* x, const int32_t* rows, int count, int size);
 
-// out = x[rows, k] as FP16 in the order of halfIndex() (weight_layout.h), each row times a power of two that
-// brings its largest magnitude near the top of FP16's range, then zeros up to paddedK; scales[r] takes the
-// power back. NaN for a row that is not finite.
-// `low` gets what that leaves of each value, as FP16 too; null: nobody wants it.
-void toHalves(cudaStream_t stream, uint16_t* out, uint16_t* low, float* scales, const float* x, int rows,
-              int k, int paddedK);
-
 // A row's result of one of its experts: where it lies, and how much it counts.
 struct ExpertPart {
   int32_t slot;

@@ -1,5 +1,5 @@
 // y[rows, n] = x[rows, k] * w[n, k]^T (+ bias), on tensor cores: x as FP16 with a power of two per row
-// (toHalves), w as it lies in weight_layout.h, sums in float32.
+// (HalfRows), w as it lies in weight_layout.h, sums in float32.
 //
 // An output is the sum of kParts sums along k, in order; each of them is made by one warp, 16 columns
 // (kTuring: 8) per matrix instruction, ascending. So it does not depend on the kernel or the tile, and they

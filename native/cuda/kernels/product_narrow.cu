@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "cuda/kernels/fragments.h"
 #include "cuda/kernels/product.h"
 #include "cuda/kernels/product_store.h"
@@ -7,36 +9,39 @@ namespace glm_relay::cuda {
 namespace {
 
 constexpr int kThreads = kParts * kWarp;
-// Rows of blocks of a warp: 16 outputs.
+// Rows of blocks that a matrix instruction takes: 16 outputs.
 constexpr int kPair = 2;
 
-// What a block of threads computes: every part of the columns by one warp, for one pair of rows of blocks.
-template <Path kPath_, WeightType kType_, int kRowTiles_>
+// What a block of threads computes: every part of the columns by one warp, for kPairs pairs of rows of
+// blocks.
+template <Path kPath_, WeightType kType_, int kRowTiles_, int kPairs_>
 struct Tile {
   static constexpr Path kPath = kPath_;
   static constexpr WeightType kType = kType_;
   static constexpr int kRowTiles = kRowTiles_;
+  static constexpr int kPairs = kPairs_;
+  static constexpr int kBlocks = kPair * kPairs;
 
   static constexpr int kVectors = vectorsPerLane(kType);
-  // A pair of blocks, of which a warp has so many in shared memory or on their way there.
-  static constexpr int kPairBytes = kPair * maxBlockBytes(kType);
-  static constexpr int kStages = kPath == Path::kTuring ? 2 : kType == WeightType::kInt4 ? 6 : 4;
-  // Quarters of x that a warp holds or has asked for.
-  static constexpr int kRing = kRowTiles < 4 ? kQuarters : 2;
+  // A block of each row of blocks; a warp has so many in shared memory or on their way there.
+  static constexpr int kBlocksBytes = kBlocks * maxBlockBytes(kType);
+  static constexpr int kStages = kPath == Path::kTuring ? 2 : 3;
+  // Quarters of x that a warp holds or has asked for: most come from the L2 cache.
+  static constexpr int kRing = kRowTiles == 2 && kPairs == 1 ? 2 : kQuarters;
   static_assert(kQuarters % kRing == 0, "a quarter has the same place in every block");
-  static constexpr int kSums = kRowTiles * 4;  // of a lane
-  static constexpr int kWarpBytes = kStages * kPairBytes;
+  static constexpr int kSums = kRowTiles * kPairs * 4;  // of a lane
+  static constexpr int kWarpBytes = kStages * kBlocksBytes;
   static_assert(kWarpBytes >= kSums * kWarp * static_cast<int>(sizeof(float)),
                 "sums take the weights' place");
   static constexpr int kSharedBytes = kParts * kWarpBytes;
-  // Registers are shared out so that this many blocks of threads find room.
+  // Registers are shared out so that this many blocks of threads find room: as many as do without spills.
   static constexpr int kBlocksPerProcessor = kPath == Path::kTuring ? (kRowTiles == 4 ? 3 : 4)
                                              : kRowTiles == 1       ? 7
-                                             : kRowTiles == 2       ? 5
+                                             : kPairs == 1          ? 10 - 2 * kRowTiles
                                                                     : 3;
 };
 
-// The weights of a pair, block after block, on their way through shared memory. A warp copies for itself, and
+// The weights, block after block, on their way through shared memory. A warp copies for itself, and
 // a lane reads the values that it has copied, and the scales that others have.
 template <class T>
 class Weights {
@@ -51,9 +56,9 @@ class Weights {
                 scaleVector(laneOfThread(), args.groupsPerBlock)),
         left_(end - begin) {
 #pragma unroll
-    for (int i = 0; i < kPair; i++) {
+    for (int i = 0; i < T::kBlocks; i++) {
       // Blocks behind the last are computed like it, and not stored.
-      const int rowBlock = smaller(static_cast<int>(blockIdx.x) * kPair + i, args.rowBlocks - 1);
+      const int rowBlock = smaller(static_cast<int>(blockIdx.x) * T::kBlocks + i, args.rowBlocks - 1);
       from_[i] = share.weights +
                  (static_cast<int64_t>(rowBlock) * args.columnBlocks + begin) * args.blockBytes +
                  laneOfThread() * kVectorBytes;
@@ -95,7 +100,7 @@ class Weights {
   static constexpr int kBlockBytes = maxBlockBytes(T::kType);
 
   static __device__ __forceinline__ int next(int stage) {
-    return stage + T::kPairBytes == T::kWarpBytes ? 0 : stage + T::kPairBytes;
+    return stage + T::kBlocksBytes == T::kWarpBytes ? 0 : stage + T::kBlocksBytes;
   }
   // bring(index, offset): the vectors of a block that this lane brings.
   template <class Bring>
@@ -108,7 +113,7 @@ class Weights {
   __device__ __forceinline__ void beginCopy() {
     if (left_ > 0) {
 #pragma unroll
-      for (int block = 0; block < kPair; block++) {
+      for (int block = 0; block < T::kBlocks; block++) {
         forEachVector([&](int, int offset) {
           copyAsync16(values_ + (writing_ + block * kBlockBytes + offset), from_[block] + offset);
         });
@@ -123,7 +128,7 @@ class Weights {
   __device__ __forceinline__ void load() {
     if (left_-- <= 0) return;
 #pragma unroll
-    for (int block = 0; block < kPair; block++) {
+    for (int block = 0; block < T::kBlocks; block++) {
       forEachVector([&](int i, int offset) { held_[block][i] = load16Once(from_[block] + offset); });
       from_[block] += blockBytes_;
     }
@@ -131,7 +136,7 @@ class Weights {
   // Lanes may still read the scales of the block before: it has another stage.
   __device__ __forceinline__ void store() {
 #pragma unroll
-    for (int block = 0; block < kPair; block++) {
+    for (int block = 0; block < T::kBlocks; block++) {
       forEachVector([&](int i, int offset) {
         store16(values_ + (reading_ + block * kBlockBytes + offset), held_[block][i]);
       });
@@ -142,22 +147,22 @@ class Weights {
   const int blockBytes_;
   const SharedPlace values_;
   const SharedPlace scales_;
-  const uint8_t* from_[kPair];
+  const uint8_t* from_[T::kBlocks];
   int left_;  // blocks that nobody has asked for
   // Stages, as offsets.
-  int reading_ = T::kWarpBytes - T::kPairBytes;
+  int reading_ = T::kWarpBytes - T::kBlocksBytes;
   int writing_ = 0;
-  uint4 held_[kPair][T::kVectors + 1];  // kTuring
+  uint4 held_[T::kBlocks][T::kVectors + 1];  // kTuring
 };
 
-template <int kRowTiles>
+template <class T>
 struct Sums {
-  float of[kRowTiles][4] = {};
+  float of[T::kRowTiles][T::kPairs][4] = {};
 };
 
 // One warp's part of the columns. `shared`: the warp's.
 template <class T>
-__device__ __forceinline__ void sumPart(Sums<T::kRowTiles>& sums, const ProductArgs& args, const Share& share,
+__device__ __forceinline__ void sumPart(Sums<T>& sums, const ProductArgs& args, const Share& share,
                                         uint8_t* shared) {
   const int lane = laneOfThread();
   const int perPart = blocksPerPart(args.columnBlocks);
@@ -191,24 +196,30 @@ __device__ __forceinline__ void sumPart(Sums<T::kRowTiles>& sums, const ProductA
 #pragma unroll 1
   for (int block = begin; block < end; block++) {
     weights.advance();
-    uint4 vectors[kPair];
-    const uint2 scales[kPair] = {weights.scales(0), weights.scales(1)};
+    uint4 vectors[T::kBlocks];
+    uint2 scales[T::kBlocks];
+#pragma unroll
+    for (int i = 0; i < T::kBlocks; i++) scales[i] = weights.scales(i);
     constexpr int kPerVector = quartersPerVector(T::kType);
 #pragma unroll
     for (int quarter = 0; quarter < kQuarters; quarter++) {
       loadRows(quarter + T::kRing - 1);
-      uint32_t fragments[kPair][kQuarterSteps][2];
 #pragma unroll
-      for (int i = 0; i < kPair; i++) {
-        if (quarter % kPerVector == 0) vectors[i] = weights.vector(i, quarter / kPerVector);
-        dequantize<T::kType>(vectors[i], quarter, selectors.pair(scales[i], quarter), fragments[i]);
-      }
+      for (int pair = 0; pair < T::kPairs; pair++) {
+        uint32_t fragments[kPair][kQuarterSteps][2];
 #pragma unroll
-      for (int step = 0; step < kQuarterSteps; step++) {
+        for (int i = 0; i < kPair; i++) {
+          const int at = pair * kPair + i;
+          if (quarter % kPerVector == 0) vectors[at] = weights.vector(at, quarter / kPerVector);
+          dequantize<T::kType>(vectors[at], quarter, selectors.pair(scales[at], quarter), fragments[i]);
+        }
 #pragma unroll
-        for (int i = 0; i < T::kRowTiles; i++) {
-          multiplyStep<T::kPath>(sums.of[i], fragments[0][step], fragments[1][step],
-                                 rows[quarter % T::kRing][i], step);
+        for (int step = 0; step < kQuarterSteps; step++) {
+#pragma unroll
+          for (int i = 0; i < T::kRowTiles; i++) {
+            multiplyStep<T::kPath>(sums.of[i][pair], fragments[0][step], fragments[1][step],
+                                   rows[quarter % T::kRing][i], step);
+          }
         }
       }
     }
@@ -226,10 +237,12 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
     return reinterpret_cast<float*>(shared + part * T::kWarpBytes) + i * kWarp + lane;
   };
   {
-    Sums<T::kRowTiles> sums;
+    Sums<T> sums;
     sumPart<T>(sums, args, share, shared + warpOfThread() * T::kWarpBytes);
 #pragma unroll
-    for (int i = 0; i < T::kSums; i++) *partial(warpOfThread(), i) = sums.of[i / 4][i % 4];
+    for (int i = 0; i < T::kSums; i++) {
+      *partial(warpOfThread(), i) = sums.of[i / 4 / T::kPairs][i / 4 % T::kPairs][i % 4];
+    }
   }
   __syncthreads();
   const int perPart = blocksPerPart(args.columnBlocks);
@@ -238,7 +251,8 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
   for (int i = warpOfThread(); i < T::kSums; i += kParts) {
     float sum = *partial(0, i);
     for (int part = 1; part < parts; part++) sum += *partial(part, i);
-    storeSum(args, share, sum, share.firstTile + i / 4, static_cast<int>(blockIdx.x), lane, i % 4);
+    storeSum(args, share, sum, share.firstTile + i / 4 / T::kPairs,
+             static_cast<int>(blockIdx.x) * T::kPairs + i / 4 % T::kPairs, lane, i % 4);
   }
 }
 
@@ -256,7 +270,7 @@ __global__ void __launch_bounds__(kThreads, T::kBlocksPerProcessor)
 
 template <class T>
 void start(cudaStream_t stream, const ProductArgs& args, const GroupedRows* grouped) {
-  const dim3 grid{static_cast<unsigned int>((args.rowBlocks + kPair - 1) / kPair),
+  const dim3 grid{static_cast<unsigned int>((args.rowBlocks + T::kBlocks - 1) / T::kBlocks),
                   rowTilesOfGrid(args, T::kRowTiles, grouped), 1};
   if (grouped == nullptr) return launch(narrowKernel<T>, grid, kThreads, T::kSharedBytes, stream, args);
   launch(groupedNarrowKernel<T>, grid, kThreads, T::kSharedBytes, stream, args, *grouped);
@@ -268,51 +282,63 @@ void prepare() {
   cudaFuncSetAttribute(groupedNarrowKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
 }
 
-template <Path kPath, WeightType kType>
-void startOfType(cudaStream_t stream, int rowTiles, const ProductArgs& args, const GroupedRows* grouped) {
-  if (rowTiles == 1) return start<Tile<kPath, kType, 1>>(stream, args, grouped);
-  if (rowTiles == 2) return start<Tile<kPath, kType, 2>>(stream, args, grouped);
-  start<Tile<kPath, kType, 4>>(stream, args, grouped);
+// Of a matrix with so many rows of blocks there are warps enough when each has several pairs, which read x
+// once for all of them.
+constexpr int kManyRowBlocks = 1024;
+
+// Calls `with` with the tile for so many row tiles of x.
+template <Path kPath, WeightType kType, class With>
+void withTile(int rowTiles, int rowBlocks, With with) {
+  if (rowTiles == 1) return with(Tile<kPath, kType, 1, 1>{});
+  if constexpr (kPath == Path::kAmpere) {
+    if (rowBlocks >= kManyRowBlocks) {
+      return rowTiles == 2 ? with(Tile<kPath, kType, 2, 2>{}) : with(Tile<kPath, kType, 4, 2>{});
+    }
+  }
+  rowTiles == 2 ? with(Tile<kPath, kType, 2, 1>{}) : with(Tile<kPath, kType, 4, 1>{});
 }
 
-template <Path kPath>
-void startOfPath(cudaStream_t stream, WeightType type, int rowTiles, const ProductArgs& args,
-                 const GroupedRows* grouped) {
+template <class With>
+void withType(Path path, WeightType type, With with) {
+  const auto ofPath = [&](auto ofType) {
+    constexpr WeightType kType = decltype(ofType)::value;
+    if (path == Path::kAmpere) {
+      with(std::integral_constant<Path, Path::kAmpere>{}, std::integral_constant<WeightType, kType>{});
+    } else {
+      with(std::integral_constant<Path, Path::kTuring>{}, std::integral_constant<WeightType, kType>{});
+    }
+  };
   switch (type) {
     case WeightType::kInt4:
-      return startOfType<kPath, WeightType::kInt4>(stream, rowTiles, args, grouped);
+      return ofPath(std::integral_constant<WeightType, WeightType::kInt4>{});
     case WeightType::kInt8:
-      return startOfType<kPath, WeightType::kInt8>(stream, rowTiles, args, grouped);
+      return ofPath(std::integral_constant<WeightType, WeightType::kInt8>{});
     case WeightType::kStored:
-      return startOfType<kPath, WeightType::kStored>(stream, rowTiles, args, grouped);
+      return ofPath(std::integral_constant<WeightType, WeightType::kStored>{});
   }
-}
-
-template <Path kPath, WeightType kType>
-void prepareType() {
-  prepare<Tile<kPath, kType, 1>>();
-  prepare<Tile<kPath, kType, 2>>();
-  prepare<Tile<kPath, kType, 4>>();
-}
-
-template <Path kPath>
-void preparePath() {
-  prepareType<kPath, WeightType::kStored>();
-  prepareType<kPath, WeightType::kInt8>();
-  prepareType<kPath, WeightType::kInt4>();
 }
 
 }  // namespace
 
 void prepareNarrowProducts(Path path) {
-  if (path == Path::kAmpere) preparePath<Path::kAmpere>();
-  preparePath<Path::kTuring>();
+  for (WeightType type : {WeightType::kStored, WeightType::kInt8, WeightType::kInt4}) {
+    withType(path, type, [&](auto ofPath, auto ofType) {
+      for (int rowTiles : {1, 2, 4}) {
+        for (int rowBlocks : {1, kManyRowBlocks}) {
+          withTile<decltype(ofPath)::value, decltype(ofType)::value>(
+              rowTiles, rowBlocks, [](auto tile) { prepare<decltype(tile)>(); });
+        }
+      }
+    });
+  }
 }
 
 void narrowProduct(cudaStream_t stream, Path path, WeightType type, int rowTiles, const ProductArgs& args,
                    const GroupedRows* grouped) {
-  if (path == Path::kAmpere) return startOfPath<Path::kAmpere>(stream, type, rowTiles, args, grouped);
-  startOfPath<Path::kTuring>(stream, type, rowTiles, args, grouped);
+  withType(path, type, [&](auto ofPath, auto ofType) {
+    withTile<decltype(ofPath)::value, decltype(ofType)::value>(
+        rowTiles, args.rowBlocks, [&](auto tile) { start<decltype(tile)>(stream, args, grouped); });
+  });
 }
 
 }  // namespace glm_relay::cuda

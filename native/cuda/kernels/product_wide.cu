@@ -303,7 +303,7 @@ void preparePath() {
 }  // namespace
 
 void prepareWideProducts(Path path) {
-  if (path == Path::kAmpere) preparePath<Path::kAmpere>();
+  if (path == Path::kAmpere) return preparePath<Path::kAmpere>();
   preparePath<Path::kTuring>();
 }
 

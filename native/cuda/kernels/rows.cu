@@ -192,6 +192,7 @@ struct Take {
 template <int kVectors, class Operation>
 __global__ void __launch_bounds__(kThreads)
     rowKernel(const Operation operation, const HalfRows to, float* y, const float* x, int inputs, int size) {
+  if (to.owners != nullptr && to.owners[blockIdx.x] < 0) return;
   Columns<kVectors> columns;
   operation(columns, x + static_cast<int64_t>(blockIdx.x) * inputs * size, size);
   columns.store(to, y, size);

@@ -1,5 +1,5 @@
 // Operations whose result is the input of a product: one kernel gives it as float32 and, for the product, as
-// FP16 (toHalves gives the same bits). A block of threads holds a row in registers.
+// FP16. A block of threads holds a row in registers.
 #pragma once
 
 #include "cuda/kernels/kernels.h"
@@ -10,11 +10,15 @@ namespace glm_relay::cuda {
 constexpr int kMaxRowColumns = 32768;
 constexpr int kMaxNormColumns = 16384;
 
-// Where a product's input goes; see toHalves.
+// Where a product's input goes: FP16 in the order of halfIndex() (weight_layout.h), each row times a power of
+// two that brings its largest magnitude near the top of FP16's range, then zeros. scales[r] takes the power
+// back; it is NaN for a row that is not finite.
 struct HalfRows {
   uint16_t* halves;
   float* scales;
   int paddedColumns;
+  // Rows that are nobody's, with a negative number here, are left as they are; null: there are none.
+  const int32_t* owners = nullptr;
 };
 
 enum class Activation : uint8_t { kGatedSilu, kGelu, kGatedGelu };
@@ -23,6 +27,7 @@ void rmsNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float*
                  int rows, int size, float eps);
 void layerNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const float* weight,
                    const float* bias, int rows, int size, float eps);
+// y may be null: then there is FP16 alone.
 void activateRows(cudaStream_t stream, const HalfRows& to, float* y, Activation activation, const float* x,
                   int rows, int size);
 // FP16 alone.

@@ -92,6 +92,7 @@ inline const char* nameOf(Path path) { return path == Path::kTuring ? "turing" :
 void checkElementwise(Check& check);
 void checkProducts(Check& check);
 void checkAttention(Check& check);
+void checkExperts(Check& check);
 // By emulation only: what happens without each of the barriers.
 void checkBarriers(Check& check);
 

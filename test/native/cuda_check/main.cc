@@ -68,7 +68,7 @@ struct Group {
 
 constexpr Group kGroups[] = {
     {"elementwise", checkElementwise}, {"products", checkProducts},
-    {"attention", checkAttention},     {"attention", checkAttention},
+    {"attention", checkAttention},     {"experts", checkExperts},
 #ifndef GLM_RELAY_CUDA
     {"barriers", checkBarriers},
 #endif

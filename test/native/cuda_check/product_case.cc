@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "cuda/kernels/rows.h"
 #include "kernels/half.h"
 #include "quant/quantize.h"
 
@@ -94,30 +95,35 @@ ProductCase::ProductCase(int rowCount, int rowsOfWeights, int columns, WeightFor
   biasOnDevice_ = std::make_unique<OnDevice<float>>(bias_);
 }
 
+ProductArgs ProductCase::args() const {
+  ProductArgs args = {};
+  args.weights = blocks_->get();
+  args.rowScales = rowScales_->get();
+  args.n = n;
+  args.rowBlocks = layout_.rowBlocks;
+  args.columnBlocks = layout_.columnBlocks;
+  args.groupsPerBlock = layout_.groupsPerBlock;
+  args.blockBytes = layout_.blockBytes;
+  return args;
+}
+
 std::vector<float> ProductCase::run(Path path, std::optional<ProductKernel> kernel, int first,
                                     int count) const {
   const std::vector<float> part(x.begin() + static_cast<int64_t>(first) * k,
                                 x.begin() + static_cast<int64_t>(first + count) * k);
   const OnDevice<float> in(part), y(static_cast<size_t>(count) * n), scales(static_cast<size_t>(count));
   const OnDevice<uint16_t> halves(static_cast<size_t>(halvesOf(count, layout_.paddedColumns())));
-  toHalves(stream(), halves.get(), nullptr, scales.get(), in.get(), count, k, layout_.paddedColumns());
-  ProductArgs args = {};
-  args.y = y.get();
-  args.x = halves.get();
-  args.xScales = scales.get();
-  args.weights = blocks_->get();
-  args.rowScales = rowScales_->get();
-  args.bias = biasOnDevice_->get();
-  args.rows = count;
-  args.n = n;
-  args.rowBlocks = layout_.rowBlocks;
-  args.columnBlocks = layout_.columnBlocks;
-  args.groupsPerBlock = layout_.groupsPerBlock;
-  args.blockBytes = layout_.blockBytes;
+  halveRows(stream(), {halves.get(), scales.get(), layout_.paddedColumns()}, in.get(), count, k);
+  ProductArgs product = args();
+  product.y = y.get();
+  product.x = halves.get();
+  product.xScales = scales.get();
+  product.bias = biasOnDevice_->get();
+  product.rows = count;
   if (kernel) {
-    productWith(stream(), path, format.type, *kernel, args);
+    productWith(stream(), path, format.type, *kernel, product);
   } else {
-    product(stream(), path, format.type, args);
+    cuda::product(stream(), path, format.type, product);
   }
   return y.read();
 }

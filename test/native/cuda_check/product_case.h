@@ -16,6 +16,9 @@ struct ProductCase {
 
   // The output of rows [first, first + count), by the kernel that is best for so many or by this one.
   std::vector<float> run(Path path, std::optional<ProductKernel> kernel, int first, int count) const;
+  // The weights alone: no rows of x, no y, no bias.
+  ProductArgs args() const;
+  int paddedColumns() const { return layout_.paddedColumns(); }
   std::string name() const;
 
   const int rows;

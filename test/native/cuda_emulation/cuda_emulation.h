@@ -29,11 +29,10 @@ using dim3 = glm_relay::emulation::Index;
 #define __syncthreads() glm_relay::emulation::blockBarrier(__FILE__, __LINE__)
 #define __syncwarp() glm_relay::emulation::warpBarrier(__FILE__, __LINE__)
 
-// 16 bytes, as one access of a GPU.
+// 16 and 8 bytes, as one access of a GPU.
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
-
 struct alignas(8) float2 {
   float x, y;
 };
@@ -55,6 +54,14 @@ inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
     result |= static_cast<uint32_t>(bytes >> (8 * from) & 0xffu) << (8 * i);
   }
   return result;
+}
+
+inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
+// Threads change at barriers and operations of a warp alone, so nothing comes between.
+inline uint32_t atomicOr(uint32_t* to, uint32_t bits) {
+  const uint32_t before = *to;
+  *to |= bits;
+  return before;
 }
 
 // Every lane gets the value of lane ^ mask.
@@ -138,6 +145,7 @@ const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total);
 cudaError_t cudaMalloc(void** memory, size_t bytes);

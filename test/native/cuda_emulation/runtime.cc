@@ -1,7 +1,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -22,20 +25,75 @@ namespace {
 
 // As many as cards of compute capability 8.6 and 8.9 offer, the least of those that copy asynchronously.
 constexpr size_t kSharedLimit = 101376;
+// What a GPU has where GLM_RELAY_EMULATED_GPU_BYTES names no other number, and how many there are where
+// GLM_RELAY_EMULATED_GPUS names none.
 constexpr size_t kDeviceBytes = size_t{8} << 30;
+constexpr int kDeviceCount = 1;
+constexpr int kMostDevices = 16;
 // Kernels may count on this alignment of an allocation.
 constexpr size_t kAlignment = 256;
+// CUDA takes memory of a GPU in pages of this size; allocations of up to half of one share pages, where each
+// begins at a multiple of kSmallAlignment.
+constexpr size_t kPage = size_t{2} << 20;
+constexpr size_t kSmallAlignment = 512;
 
+size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
+
+// What an allocation takes of its GPU: pages of its own, or a part of a shared one.
 struct Mapping {
   void* base;
   size_t mapped;
-  size_t bytes;
+  int device;
+  size_t pageBytes;  // of its own pages; 0: it shares one
+  size_t sharedPage;
+  size_t smallBytes;
+};
+
+struct SharedPage {
+  size_t used = 0;  // from its begin; what is given back within it is not used again before all of it is
+  int allocations = 0;
+};
+
+struct DevicePages {
+  size_t ownBytes = 0;
+  std::vector<SharedPage> shared;
+
+  size_t used() const {
+    size_t bytes = ownBytes;
+    for (const SharedPage& page : shared) bytes += page.allocations > 0 ? kPage : 0;
+    return bytes;
+  }
+  // The first shared page with room, or a new one.
+  size_t pageFor(size_t bytes) {
+    for (size_t i = 0; i < shared.size(); i++) {
+      if (shared[i].used + bytes <= kPage) return i;
+    }
+    shared.push_back({});
+    return shared.size() - 1;
+  }
 };
 
 std::mutex mutex;
 std::map<void*, Mapping> deviceMemory;
 std::map<void*, size_t> pinnedMemory;
-size_t deviceBytes = 0;
+DevicePages pagesOf[kMostDevices];
+thread_local int currentDevice = 0;
+
+size_t fromEnvironment(const char* name, size_t otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr || *text == 0 ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+size_t deviceBytes() { return fromEnvironment("GLM_RELAY_EMULATED_GPU_BYTES", kDeviceBytes); }
+
+int deviceCount() {
+  return std::min(static_cast<int>(fromEnvironment("GLM_RELAY_EMULATED_GPUS", kDeviceCount)), kMostDevices);
+}
+
+// Kernels started so far, in all streams.
+std::atomic<int64_t> launches{0};
+// A kernel has failed as on a GPU that is gone: everything fails from then on, in every thread.
+std::atomic<bool> lost{false};
 // Of the calling thread, as CUDA's; kept until cudaGetLastError.
 thread_local std::string failure;
 thread_local cudaError_t lastError = cudaSuccess;
@@ -46,7 +104,24 @@ cudaError_t failed(cudaError_t error, std::string what) {
   return error;
 }
 
-size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
+void giveBack(const Mapping& mapping) {
+  DevicePages& pages = pagesOf[mapping.device];
+  pages.ownBytes -= mapping.pageBytes;
+  if (mapping.smallBytes == 0) return;
+  SharedPage& page = pages.shared[mapping.sharedPage];
+  if (--page.allocations == 0) page.used = 0;
+}
+
+cudaError_t gone() { return failed(cudaErrorLaunchFailure, "unspecified launch failure"); }
+
+// The kernel, counted from 1, with which the GPU is lost; 0: none.
+int64_t fatalLaunch() {
+  static const int64_t number = [] {
+    const char* value = std::getenv("GLM_RELAY_EMULATED_GPU_FAILS_AT");
+    return value == nullptr ? int64_t{0} : static_cast<int64_t>(std::atoll(value));
+  }();
+  return number;
+}
 
 bool isPinned(const void* memory) {
   const std::lock_guard<std::mutex> lock(mutex);
@@ -70,15 +145,24 @@ cudaError_t cudaGetLastError() {
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = deviceCount();
   return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaSetDevice(int device) {
+  currentDevice = device;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = currentDevice;
+  return cudaSuccess;
+}
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  if (lost) return gone();
   std::snprintf(properties->name, sizeof(properties->name), "emulated");
-  properties->totalGlobalMem = kDeviceBytes;
+  properties->totalGlobalMem = deviceBytes();
   properties->major = 8;
   properties->minor = 6;
   properties->sharedMemPerBlockOptin = kSharedLimit;
@@ -86,26 +170,46 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
+  if (lost) return gone();
   const std::lock_guard<std::mutex> lock(mutex);
-  *available = kDeviceBytes - deviceBytes;
-  *total = kDeviceBytes;
+  *total = deviceBytes();
+  *available = *total - std::min(*total, pagesOf[currentDevice].used());
   return cudaSuccess;
 }
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  if (lost) return gone();
   const std::lock_guard<std::mutex> lock(mutex);
-  if (bytes > kDeviceBytes - deviceBytes) return failed(cudaErrorMemoryAllocation, "out of memory");
+  DevicePages& pages = pagesOf[currentDevice];
+  Mapping mapping = {nullptr, 0, currentDevice, 0, 0, 0};
+  if (bytes > kPage / 2) {
+    mapping.pageBytes = rounded(bytes, kPage);
+    pages.ownBytes += mapping.pageBytes;
+  } else {
+    mapping.smallBytes = rounded(std::max(bytes, size_t{1}), kSmallAlignment);
+    mapping.sharedPage = pages.pageFor(mapping.smallBytes);
+    pages.shared[mapping.sharedPage].used += mapping.smallBytes;
+    pages.shared[mapping.sharedPage].allocations++;
+  }
+  if (pages.used() > deviceBytes()) {
+    giveBack(mapping);
+    return failed(cudaErrorMemoryAllocation, "out of memory");
+  }
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t used = rounded(bytes, kAlignment);
   const size_t mapped = rounded(used, page) + page;
   void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (base == MAP_FAILED) return failed(cudaErrorMemoryAllocation, "out of memory");
+  if (base == MAP_FAILED) {
+    giveBack(mapping);
+    return failed(cudaErrorMemoryAllocation, "out of memory");
+  }
   uint8_t* end = static_cast<uint8_t*>(base) + mapped - page;
   mprotect(end, page, PROT_NONE);
   *memory = end - used;
   std::memset(*memory, 0xff, used);
-  deviceMemory[*memory] = {base, mapped, bytes};
-  deviceBytes += bytes;
+  mapping.base = base;
+  mapping.mapped = mapped;
+  deviceMemory[*memory] = mapping;
   return cudaSuccess;
 }
 
@@ -114,7 +218,7 @@ cudaError_t cudaFree(void* memory) {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = deviceMemory.find(memory);
   munmap(found->second.base, found->second.mapped);
-  deviceBytes -= found->second.bytes;
+  giveBack(found->second);
   deviceMemory.erase(found);
   return cudaSuccess;
 }
@@ -136,6 +240,7 @@ cudaError_t cudaFreeHost(void* memory) {
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int) {
+  if (lost) return gone();
   *stream = new EmulatedStream();
   return cudaSuccess;
 }
@@ -146,6 +251,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (lost) return gone();
   try {
     while (!stream->work.empty()) {
       const std::function<void()> next = std::move(stream->work.front());
@@ -161,6 +267,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
+  if (lost) return gone();
   if (kind == cudaMemcpyHostToDevice && !isPinned(from)) {
     const auto* read = static_cast<const uint8_t*>(from);
     std::vector<uint8_t> staged(read, read + bytes);
@@ -173,6 +280,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
+  if (lost) return gone();
   stream->work.push_back([=] { std::memset(memory, value, bytes); });
   return cudaSuccess;
 }
@@ -188,6 +296,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (lost) return gone();
   event->stream = stream;
   return cudaSuccess;
 }
@@ -201,6 +310,13 @@ namespace glm_relay::emulation {
 void enqueueGrid(cudaStream_t stream, Index grid, Index block, size_t sharedBytes,
                  std::function<void()> kernel) {
   checkSharedLimit(sharedBytes);
+  if (++launches == fatalLaunch()) {
+    stream->work.push_back([] {
+      lost = true;
+      throw KernelError("unspecified launch failure");
+    });
+    return;
+  }
   stream->work.push_back([=, kernel = std::move(kernel)] { runGrid(grid, block, sharedBytes, kernel); });
 }
 

@@ -6,7 +6,13 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
+import { paperModel } from "../../../checkpoint/paper-model.js";
+import { gpuMemoryShare } from "../../../cli/options.js";
+import { quantizationOf } from "../../../cli/precision.js";
 import { packageRoot } from "../../../common/package.js";
+import { engineRows, placementModel } from "../../../coordinator/placement/model.js";
+import { place } from "../../../coordinator/placement/placement.js";
+import { published as publishedModels } from "../../../models/published.js";
 import {
   allRenderings,
   chartDir,
@@ -255,20 +261,85 @@ describe.each(cases)("%s", (_, rendering: Rendering) => {
   });
 });
 
-test("a published values file reserves GPUs only where it says that they are not used", () => {
+const workerOf = (name: string) =>
+  podTemplates(ofRendering(name)).find(
+    ({ object }) => object.kind === "StatefulSet" && object.metadata.name.endsWith("-worker"),
+  )!;
+
+test("workers of a published values file compute on the GPU that they reserve, or on the CPU", () => {
+  const { version } = JSON.parse(readFileSync(join(packageRoot, "package.json"), "utf8"));
   for (const { name, valuesFile } of published) {
-    const text = readFileSync(valuesFile, "utf8");
-    const gpus = parse(text).workers?.gpu?.count ?? 0;
-    expect(/GPUS ARE RESERVED AND NOT USED/.test(text), name).toBe(gpus > 0);
-    const worker = podTemplates(ofRendering(name)).find(
-      ({ object }) => object.kind === "StatefulSet" && object.metadata.name.endsWith("-worker"),
-    )!;
-    const [{ resources, args }] = worker.spec.containers;
-    expect(resources.limits["nvidia.com/gpu"] ?? 0, name).toBe(gpus);
-    expect(args.join(" "), name).not.toMatch(/gpu|cuda|device/i);
-    expect((worker.spec.tolerations ?? []).length, name).toBe(gpus > 0 ? 1 : 0);
+    const gpus = parse(readFileSync(valuesFile, "utf8")).workers?.gpu?.count ?? 0;
+    const { spec } = workerOf(name);
+    const [{ resources, args, image }] = spec.containers;
+    for (const of of [resources.limits, resources.requests])
+      expect(of["nvidia.com/gpu"] ?? 0, name).toBe(gpus);
+    expect(settingsOf(args.map(withoutReferences)), name).toMatchObject({
+      device: gpus > 0 ? "cuda:0" : "cpu",
+    });
+    expect(image, name).toBe(`glm-relay:${version}${gpus > 0 ? "-cuda" : ""}`);
+    // The coordinator needs no GPU.
+    const coordinator = podTemplates(ofRendering(name)).find(({ object }) => object.kind === "Deployment")!;
+    expect(coordinator.spec.containers[0].image, name).toBe(`glm-relay:${version}`);
+    expect(JSON.stringify(coordinator.spec), name).not.toMatch(/nvidia|cuda/);
+    const taint = { key: "nvidia.com/gpu", operator: "Exists", effect: "NoSchedule" };
+    expect(spec.tolerations ?? [], name).toEqual(gpus > 0 ? [taint] : []);
   }
 });
+
+test("workers' image, device and runtime are those of the values where they say so", () => {
+  const { spec } = workerOf("everything");
+  const [{ image, args }] = spec.containers;
+  expect(image).toMatch(/^registry\.example\.com:5000\/team\/glm-relay-gpu:2@sha256:f{64}$/);
+  expect(args).toContain("--device=auto");
+  expect(spec.runtimeClassName).toBe("nvidia");
+  expect(spec.nodeSelector).toEqual({ gpu: "yes" });
+  expect(spec.tolerations).toHaveLength(2);
+});
+
+test.each([
+  ["chatglm3-6b-2-gpus", "chatglm3-6b", 8, null, null],
+  ["glm-130b-4x3090", "glm-130b", 24, 7_000, "3090"],
+  ["glm-130b-8x2080ti", "glm-130b", 11, 2_500, "2080-Ti"],
+] as const)(
+  "%s fits its cards by the plan, with room for what its head tells",
+  (name, model, cardGiB, tokens, card) => {
+    const coordinator = podTemplates(ofRendering(name)).find(({ object }) => object.kind === "Deployment")!;
+    const { layers, stages, kv, ...precision } = settingsOf(coordinator.spec.containers[0].args) as any;
+    const paper = paperModel(publishedModels[model]);
+    const plan = placementModel(
+      paper,
+      { dtype: paper.dtype, kvType: kv, ...quantizationOf(precision) },
+      engineRows(paper),
+    );
+    // What the figures are for.
+    const { nodeSelector } = workerOf(name).spec;
+    if (card !== null)
+      expect(nodeSelector).toEqual({ "nvidia.com/gpu.product": `NVIDIA-GeForce-RTX-${card}` });
+    // CUDA's context is gone before anything is counted.
+    const memoryBytes = Math.floor(gpuMemoryShare * (cardGiB * 2 ** 30 - 500e6));
+    const workers = Array.from({ length: stages }, (_, i) => ({
+      id: `w${i}`,
+      threads: 4,
+      gpu: true,
+      memoryBytes,
+    }));
+    const blockSize = 16;
+    const minBlocks = Math.ceil(paper.contextLength / blockSize);
+    const { blockCount } = place(plan, workers, { blockSize, minBlocks, maxBlocks: 1e6 }, layers);
+    if (tokens === null) return;
+    const { valuesFile } = published.find((each) => each.name === name)!;
+    expect(readFileSync(valuesFile, "utf8")).toContain(
+      `some ${tokens.toLocaleString("en")} tokens of KV cache`,
+    );
+    expect(Math.abs(blockCount * blockSize - tokens)).toBeLessThan(0.1 * tokens);
+  },
+);
+
+/** As the kubelet puts in what stands in variables. */
+function withoutReferences(arg: string): string {
+  return arg.replace("$(POD_NAME)", "worker-0").replace("$(POD_IP)", "10.0.0.1");
+}
 
 test("GLM-130B is cut as reference says that it fits: every layer once, the last stage shorter for the head", () => {
   for (const [name, counts] of [

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { RelayError } from "../../../common/errors.js";
-import { type PlacementModel, place } from "../../../coordinator/placement/placement.js";
+import { type PlacementModel, place, type StageBytes } from "../../../coordinator/placement/placement.js";
 
 const MB = 1_000_000;
 const model = (layers: number): PlacementModel => ({
@@ -38,6 +38,44 @@ describe("placement", () => {
   it("counts the head as the layers that could be read in its time", () => {
     const heavy = { ...model(12), headBytes: 20 * MB };
     expect(counts(place(heavy, workers(200, 200), limits).stages)).toEqual([7, 5]);
+  });
+
+  describe("on GPUs", () => {
+    const gpu: StageBytes = {
+      layerBytes: Array.from({ length: 4 }, () => 6 * MB),
+      layerRoundingBytes: [MB, 2 * MB, 0, 0],
+      embeddingBytes: 0,
+      headBytes: 3 * MB,
+      workspace: { stage: 4 * MB, perThread: 0, first: 0, last: 2 * MB, lastPerThread: 0, perBlock: 1_000 },
+      processBytes: 20 * MB,
+    };
+    const onGpus = (...memory: number[]) => workers(...memory).map((worker) => ({ ...worker, gpu: true }));
+
+    it("counts what they take, without the embedding, with tables for every block", () => {
+      const { stages, blockCount } = place({ ...model(4), gpu }, onGpus(50, 50), limits);
+      expect(counts(stages)).toEqual([2, 2]);
+      expect(stages.map(({ weightBytes }) => weightBytes)).toEqual([12 * MB, 15 * MB]);
+      expect(stages.map(({ processBytes }) => processBytes)).toEqual([23 * MB, 20 * MB]);
+      // 50 - 15 - 6 - 20 MB for blocks of two layers and their tables.
+      expect(blockCount).toBe(Math.floor((9 * MB) / (2 * 16_000 + 1_000)));
+      const tables = blockCount * 1_000;
+      expect(stages.map(({ workspaceBytes }) => workspaceBytes)).toEqual([4 * MB + tables, 6 * MB + tables]);
+      for (const { weightBytes, workspaceBytes, kvBytes, processBytes } of stages)
+        expect(weightBytes + workspaceBytes + kvBytes + processBytes).toBeLessThanOrEqual(50 * MB);
+    });
+
+    it("refuses one that could not hold the tables of the least KV cache", () => {
+      const needed = 27 * MB + 6 * MB + 23 * MB + 4 * (4 * 16_000 + 1_000);
+      const placed = (bytes: number) =>
+        place({ ...model(4), gpu }, [{ id: "w0", threads: 1, gpu: true, memoryBytes: bytes }], limits);
+      expect(placed(needed).blockCount).toBe(4);
+      expect(() => placed(needed - 1)).toThrow("the best cut lacks 1 more");
+    });
+
+    it("takes them as of one speed, whatever their threads", () => {
+      const offered = onGpus(200, 200).map((worker, index) => ({ ...worker, threads: 1 + 7 * index }));
+      expect(counts(place({ ...model(4), headBytes: 0, gpu }, offered, limits).stages)).toEqual([2, 2]);
+    });
   });
 
   it("moves layers to other stages when the memory of one is full", () => {

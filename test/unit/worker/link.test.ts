@@ -297,6 +297,21 @@ test("a failure of the engine fails the stage, and the next plan builds it anew"
   expect([engine.built, engine.closed]).toEqual([2, 1]);
 });
 
+test("a device that is lost fails the stage and ends the worker with status 1", async () => {
+  const { session, link, engine, worker } = await startLinkedWorker({ drainTimeout: 60 });
+  engine.loseDevice("the GPU failed while computing a step: unspecified launch failure");
+  const begunMs = performance.now();
+  link.send(stepOf(headerOf(1, [firstRow])));
+  const detail = "the GPU failed while computing a step: unspecified launch failure";
+  expect(await session.state("FAILED")).toMatchObject({ errorCode: "stage_failed", detail });
+  const reason = `the device is lost to this process: ${detail}`;
+  expect((await session.inbox.next(({ leave }) => leave != null)).leave?.reason).toBe(reason);
+  expect(await worker.closed).toEqual({ code: 1, reason });
+  // It does not drain: nothing that comes could be computed.
+  expect(performance.now() - begunMs).toBeLessThan(10_000);
+  expect([engine.built, engine.closed]).toEqual([1, 1]);
+});
+
 test("a predecessor that ends the stream of a current epoch is reported as lost", async () => {
   const { session, link, coordinator } = await startLinkedWorker();
   link.end();

@@ -22,6 +22,7 @@ const assign: Assign__Output = {
   kvType: "float16",
   weightFormat: "stored",
   headFormat: "stored",
+  planned: null,
 };
 
 const keyOf = (changes: Partial<Assign__Output>) => stageKey(decodeAssign({ ...assign, ...changes }));

@@ -116,6 +116,39 @@ test("a plan that cannot be is reported as failed, and the worker takes the next
   await session.state("LOADED");
 });
 
+test("a stage that memory is too small for tells what the plan had counted", async () => {
+  const coordinator = await startCoordinator();
+  const engine = new FakeEngine();
+  await startTestWorker(coordinator.address, engine);
+  const session = await coordinator.welcomed(1);
+  const planned = {
+    weightBytes: 5e6,
+    kvBytes: 4e6,
+    workspaceBytes: 3e6,
+    processBytes: 2e6,
+    memoryBytes: 14e6,
+  };
+  const numbers =
+    "; the plan counts 5 MB for weights, 4 MB for 8 KV blocks, 3 MB of workspace and 2 MB of reserve, of 14 MB that " +
+    "this worker offers: give the worker a smaller --memory, which leaves fewer KV blocks, use more stages, or end " +
+    "what else takes this memory";
+  for (const [plan, message, told] of [
+    [1, "no room for layer 3", `no room for layer 3${numbers}`],
+    [2, "not enough memory", `not enough memory${numbers}`],
+    [3, "tensor head is damaged", "tensor head is damaged"],
+  ] as const) {
+    engine.failNextBuild(message);
+    const epoch = { term: 1, plan };
+    session.send({ assign: assignment(coordinator, { epoch, blockCount: 8, planned }) });
+    const { detail, errorCode } = await session.state("FAILED");
+    expect(detail).toBe(told);
+    expect(errorCode).toBe("stage_failed");
+  }
+  engine.failNextBuild("not enough memory");
+  session.send({ assign: assignment(coordinator, { epoch: { term: 1, plan: 4 } }) });
+  expect((await session.state("FAILED")).detail).toBe("not enough memory");
+});
+
 test("a new epoch with the same layers keeps the stage, other layers build it anew", async () => {
   const coordinator = await startCoordinator();
   const engine = new FakeEngine();

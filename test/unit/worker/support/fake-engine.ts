@@ -19,7 +19,8 @@ export class FakeEngine implements Engine {
   closed = 0;
   readonly inputs: StepInput[] = [];
   #gate: Promise<void> = Promise.resolve();
-  #failure: string | null = null;
+  #failure: Error | null = null;
+  #buildFailure: string | null = null;
   #spoiled = false;
 
   /** Holds loads and steps until the returned function is called. */
@@ -31,8 +32,17 @@ export class FakeEngine implements Engine {
     return release;
   }
 
+  failNextBuild(message: string): void {
+    this.#buildFailure = message;
+  }
+
   failNextStep(message: string): void {
-    this.#failure = message;
+    this.#failure = new Error(message);
+  }
+
+  /** The next step finds its device gone, as the native engine says it. */
+  loseDevice(message: string): void {
+    this.#failure = Object.assign(new Error(message), { code: "DEVICE_LOST" });
   }
 
   /** The next step's results are not finite. */
@@ -54,6 +64,9 @@ export class FakeEngine implements Engine {
 
   async #build(plan: StagePlan): Promise<EngineStage> {
     await this.#gate;
+    const message = this.#buildFailure;
+    this.#buildFailure = null;
+    if (message !== null) throw new Error(message);
     this.built += 1;
     let progress = 0n;
     return {
@@ -66,9 +79,9 @@ export class FakeEngine implements Engine {
         this.inputs.push(input);
         await this.#gate;
         if (this.#failure !== null) {
-          const message = this.#failure;
+          const failure = this.#failure;
           this.#failure = null;
-          throw new Error(message);
+          throw failure;
         }
         progress += 10n;
         const output = compute(plan, input);
