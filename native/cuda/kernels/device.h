@@ -43,6 +43,12 @@ __device__ __forceinline__ uint32_t packHalves(float low, float high) {
   memcpy(&bits, &pair, sizeof(bits));
   return bits;
 }
+// x, of which the compiler knows nothing: what is computed from it in a loop is not kept in registers
+// instead.
+__device__ __forceinline__ int computedAnew(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 // 2^x, within two units of the last place; 0 of minus infinity, 1 of 0.
 __device__ __forceinline__ float exp2Fast(float x) {
   float result;
