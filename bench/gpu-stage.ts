@@ -91,10 +91,14 @@ export class GpuStage {
     return this.#ms(this.#oneSequence(before, rowCount), false);
   }
 
-  /** Every slot of the cache gets keys and values: memory as it comes may hold NaN. */
-  async fill(tokens: number): Promise<void> {
-    for (let before = 0; before < tokens; before += maxRows) {
-      await this.stage.step(this.#step(this.#oneSequence(before, Math.min(maxRows, tokens - before)), false));
+  /** The slots that decode() reads get keys and values: memory as it comes may hold NaN. */
+  async fill(sequences: number, context: number): Promise<void> {
+    const blocks = Math.ceil((context + 1) / kvBlockSize);
+    for (let index = 0; index < sequences; index++) {
+      for (let before = 0; before < context; before += maxRows) {
+        const rowCount = Math.min(maxRows, context - before);
+        await this.stage.step(this.#step(this.#oneSequence(before, rowCount, index * blocks), false));
+      }
     }
   }
 
@@ -102,9 +106,9 @@ export class GpuStage {
     return this.stage.close();
   }
 
-  #oneSequence(before: number, rowCount: number): StepInput["sequences"] {
+  #oneSequence(before: number, rowCount: number, firstBlock = 0): StepInput["sequences"] {
     const blocks = Math.ceil((before + rowCount) / kvBlockSize);
-    const blockTable = Int32Array.from({ length: blocks }, (_, block) => block);
+    const blockTable = Int32Array.from({ length: blocks }, (_, block) => firstBlock + block);
     return [{ rowCount, startPosition: before, contextLength: 0, maskPosition: -1, blockTable }];
   }
 

@@ -140,9 +140,9 @@ async function measureStage(one: StageCase, device: Gpu, limits: Limits): Promis
     note(
       `${one.title}: ${(stage.weightBytes / giga).toFixed(2)} GB of weights after ${((performance.now() - started) / 1_000).toFixed(1)} s`,
     );
-    await stage.fill(Math.max(...longest));
     const rows: Row[] = [];
     for (const { sequences, context } of one.contexts) {
+      await stage.fill(sequences, context);
       const ms = await stage.decode(sequences, context);
       rows.push({
         ...{ title: one.title, what: `decode of ${sequences} after ${context}`, ms, bound: "bandwidth" },
@@ -196,8 +196,10 @@ async function hopTable(device: Gpu): Promise<Table> {
   const stage = await GpuStage.open({
     ...{ directory: one, layers, middle: false, device, quantization: "int4", cacheTokens: 32 * 640 },
   });
-  await stage.fill(32 * 576);
-  for (const sequences of sequenceCounts) inEngine[sequences] = await stage.decode(sequences, contexts[0]!);
+  for (const sequences of sequenceCounts) {
+    await stage.fill(sequences, contexts[0]!);
+    inEngine[sequences] = await stage.decode(sequences, contexts[0]!);
+  }
   await stage.close();
   removeScratch(one);
   const model = await scratchModel({ like: "chatglm2-6b", layers });
