@@ -120,7 +120,9 @@ export class GpuStage {
     });
     return {
       sequences,
-      tokenIds: this.middle ? null : Int32Array.from({ length: rows }, (_, row) => (row * 37) % 1_000),
+      tokenIds: this.middle
+        ? null
+        : Int32Array.from({ length: rows }, (_, row) => (row * 37) % Math.min(1_000, this.shape.tokenCount)),
       activations: this.middle ? this.#activations(rows) : null,
       samples: samples ? Array.from({ length: rows }, (_, row) => sample(row)) : [],
       scores: [],
