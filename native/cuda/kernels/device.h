@@ -72,6 +72,13 @@ __device__ __forceinline__ uint32_t maskedOr(uint32_t a) {
   return result;
 }
 
+// The same number, but what follows from it is computed anew: the compiler would keep it in registers from
+// one turn of a loop to the next, and has too few.
+__device__ __forceinline__ int recomputed(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // Memory that no kernel writes while this one runs. `Once`: nobody on this multiprocessor reads it again.
 __device__ __forceinline__ uint4 load16Once(const void* from) {
   uint4 v;

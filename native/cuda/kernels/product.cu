@@ -12,6 +12,9 @@ void start(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel
     case ProductKernel::kNarrow16:
     case ProductKernel::kNarrow32:
       return narrowProduct(stream, path, type, rowsOf(kernel) / kTileRows, args, grouped);
+    case ProductKernel::kWider:
+      if (path == Path::kAmpere) return widerProduct(stream, type, args);
+      [[fallthrough]];
     case ProductKernel::kWide:
       return wideProduct(stream, path, type, args, grouped);
   }
@@ -32,11 +35,12 @@ void groupedProduct(cudaStream_t stream, Path path, WeightType type, ProductKern
 void prepareProducts(Path path) {
   prepareNarrowProducts(path);
   prepareWideProducts(path);
+  if (path == Path::kAmpere) prepareWiderProducts();
 }
 
 void product(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args) {
   for (ProductKernel kernel : kProductKernels) {
-    if (args.rows <= rowsOf(kernel) || kernel == ProductKernel::kWide) {
+    if (args.rows <= rowsOf(kernel) || kernel == ProductKernel::kWider) {
       return productWith(stream, path, type, kernel, args);
     }
   }

@@ -6,7 +6,8 @@
 // may be chosen by the number of rows:
 // - narrow, up to 32 rows: bound by the memory that holds the weights. Every part has its own warp, which
 //   takes weights from memory to registers, some blocks ahead, and waits for nobody until the end.
-// - wide: bound by the tensor cores. A block of threads shares x in shared memory.
+// - wide, up to 64 rows: bound by the tensor cores. A block of threads shares x in shared memory.
+// - wider (kAmpere): the same for 128 rows per block of threads. Sums of parts meet in y.
 #pragma once
 
 #include "cuda/kernels/kernels.h"
@@ -32,10 +33,14 @@ struct ProductArgs {
 // Enqueues the product with the best kernel for so many rows.
 void product(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args);
 
-enum class ProductKernel : uint8_t { kNarrow8, kNarrow16, kNarrow32, kWide };
+enum class ProductKernel : uint8_t { kNarrow8, kNarrow16, kNarrow32, kWide, kWider };
 constexpr ProductKernel kProductKernels[] = {ProductKernel::kNarrow8, ProductKernel::kNarrow16,
+                                             ProductKernel::kNarrow32, ProductKernel::kWide,
+                                             ProductKernel::kWider};
+// Those that groupedProduct takes.
+constexpr ProductKernel kGroupedKernels[] = {ProductKernel::kNarrow8, ProductKernel::kNarrow16,
                                              ProductKernel::kNarrow32, ProductKernel::kWide};
-// The same with a kernel by name; for tests.
+// The same with a kernel by name; for tests. kTuring has no kWider: kWide takes its place.
 void productWith(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
                  const ProductArgs& args);
 
@@ -59,23 +64,27 @@ constexpr int rowsOf(ProductKernel kernel) {
   return kernel == ProductKernel::kNarrow8    ? 8
          : kernel == ProductKernel::kNarrow16 ? 16
          : kernel == ProductKernel::kNarrow32 ? 32
-                                              : 64;
+         : kernel == ProductKernel::kWide     ? 64
+                                              : 128;
 }
 
 // The same for rows of many experts in one grid, bit by bit what `product` gives each of them: row r of y is
 // the product of row r of x and the matrix of the tile that r lies in. So x and y have rows that are nobody's
 // where an expert's rows do not fill their last kTileRows. Of `args`, weights, rowScales and rows are not
-// used.
+// used. `kernel`: one of kGroupedKernels.
 void groupedProduct(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
                     const ProductArgs& args, const GroupedRows& grouped);
 
-// Of rowTiles (1, 2 or 4) x 8 rows per block of threads, and of 64; `grouped`: null or as above.
+// Of rowTiles (1, 2 or 4) x 8 rows per block of threads, of 64, and of 128 (kAmpere); `grouped`: null or as
+// above.
 void narrowProduct(cudaStream_t stream, Path path, WeightType type, int rowTiles, const ProductArgs& args,
                    const GroupedRows* grouped);
 void wideProduct(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args,
                  const GroupedRows* grouped);
+void widerProduct(cudaStream_t stream, WeightType type, const ProductArgs& args);
 void prepareNarrowProducts(Path path);
 void prepareWideProducts(Path path);
+void prepareWiderProducts();
 
 // Once per device, before the first product of a path: lets the kernels use as much shared memory as they
 // need.

@@ -343,7 +343,7 @@ void checkGrouped(Check& check, Path path, const WeightFormat& format, int n, in
   gatherHalves(stream(), gathered.view(ownersOnDevice.get()), x.view(), slots);
   const OnDevice<ExpertMatrix> matricesOnDevice(matrices);
   const OnDevice<float> y(static_cast<size_t>(slots) * n);
-  for (ProductKernel kernel : kProductKernels) {
+  for (ProductKernel kernel : kGroupedKernels) {
     // Tiles without rows lie between and behind the others.
     const int tileRows = cuda::rowsOf(kernel);
     std::vector<ExpertTile> tiles = {{0, 0, 0}};

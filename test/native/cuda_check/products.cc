@@ -21,10 +21,10 @@ struct Shape {
   int n;
   int k;
 };
-// Around the borders of tiles: 16, 32 and 64 rows, 8 to 128 columns, 128 values of k and 1 to 4 parts of
-// them; the last one has parts of several blocks, more than are held at a time.
-const Shape kShapes[] = {{1, 8, 16},    {3, 37, 128},  {17, 40, 300},
-                         {35, 132, 97}, {70, 70, 416}, {2, 12, 2700}};
+// Around the borders of tiles: 16, 32, 64 and 128 rows, 8 to 128 columns, 128 values of k and 1 to 4 parts of
+// them; {2, 12, 2700} has parts of several blocks, more than are held at a time, and the last one whole tiles.
+const Shape kShapes[] = {{1, 8, 16},    {3, 37, 128},  {17, 40, 300},   {35, 132, 97},
+                         {70, 70, 416}, {2, 12, 2700}, {130, 132, 700}};
 
 std::vector<float> rowsOf(const std::vector<float>& y, int n, int first, int count) {
   return {y.begin() + static_cast<int64_t>(first) * n, y.begin() + static_cast<int64_t>(first + count) * n};

@@ -42,6 +42,7 @@ inline uint32_t packBfloats(float low, float high) {
 }
 inline int computedAnew(int x) { return x; }
 inline float exp2Fast(float x) { return std::exp2(x); }
+inline int recomputed(int x) { return x; }
 
 // The product of two FP16 numbers is exact in float32; the sum is, for all that kernels use it for.
 inline uint32_t fusedHalves(uint32_t a, uint32_t b, uint32_t c) {
