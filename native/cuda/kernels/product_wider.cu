@@ -411,6 +411,7 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
 
 template <class T>
 __global__ void __launch_bounds__(T::kThreads, T::kBlocksPerProcessor) widerKernel(const ProductArgs args) {
+  enterKernel();
   multiply<T>(args, shareOf(args, T::kBlockTiles));
 }
 
