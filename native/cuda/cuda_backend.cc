@@ -88,9 +88,6 @@ CudaBackend::CudaBackend(int device, Path path, std::string name, const KernelTa
       name_(std::move(name)),
       stream_(device),
       marks_(kMarks) {
-  int major = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "being looked at");
-  kernelsBeginEarly = major == kEarlyMajor;
   prepareProducts(path);
   prepareAttention(path);
   check(cudaGetLastError(), "being prepared");

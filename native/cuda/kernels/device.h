@@ -13,8 +13,6 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cuda/kernels/kernels.h"
-
 namespace glm_relay::cuda {
 
 // Of the block, as many bytes as the launch names, on a multiple of 128.
@@ -219,40 +217,11 @@ __device__ __forceinline__ void waitCopies() {
 }
 #endif
 
-// A kernel may begin while the one before it in its stream ends (launch). Every kernel calls awaitPrevious()
-// before it reads what others write or writes at all, in all of its threads: everything before it has run
-// then.
-__device__ __forceinline__ void awaitPrevious() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-// The kernel behind this one may begin as soon as blocks of this one leave room for it.
-__device__ __forceinline__ void beginNext() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 // Starts a kernel with blocks of `threads` threads, a whole number of warps.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t sharedBytes, cudaStream_t stream,
             const Arguments&... arguments) {
-  if (!kernelsBeginEarly) {
-    kernel<<<grid, threads, sharedBytes, stream>>>(arguments...);
-    return;
-  }
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned int>(threads));
-  config.dynamicSmemBytes = sharedBytes;
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+  kernel<<<grid, threads, sharedBytes, stream>>>(arguments...);
 }
 
 }  // namespace glm_relay::cuda
@@ -264,12 +233,6 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared
 namespace glm_relay::cuda {
 
 constexpr int kWarp = 32;
-
-// What most kernels begin with.
-__device__ __forceinline__ void enterKernel() {
-  beginNext();
-  awaitPrevious();
-}
 
 __device__ __forceinline__ int smaller(int a, int b) { return a < b ? a : b; }
 __device__ __forceinline__ int laneOfThread() { return static_cast<int>(threadIdx.x) % kWarp; }

@@ -27,32 +27,27 @@ __device__ __forceinline__ float rounded(float x, DType dtype) {
 }
 
 __global__ void addKernel(float* x, const float* delta, int64_t count, DType dtype) {
-  enterKernel();
   const int64_t i = indexOfThread();
   if (i < count) x[i] = rounded(x[i] + delta[i], dtype);
 }
 
 __global__ void scaleAddKernel(float* x, const float* base, float scale, const float* delta, int64_t count,
                                DType dtype) {
-  enterKernel();
   const int64_t i = indexOfThread();
   if (i < count) x[i] = rounded(fmaf(base[i], scale, delta[i]), dtype);
 }
 
 __global__ void widenKernel(float* out, const uint16_t* in, int64_t count, DType dtype) {
-  enterKernel();
   const int64_t i = indexOfThread();
   if (i < count) out[i] = valueOf(in[i], dtype);
 }
 
 __global__ void narrowKernel(uint16_t* out, const float* in, int64_t count, DType dtype) {
-  enterKernel();
   const int64_t i = indexOfThread();
   if (i < count) out[i] = bitsOf(in[i], dtype);
 }
 
 __global__ void gatherKernel(float* y, const float* x, const int32_t* rows, int64_t count, int size) {
-  enterKernel();
   const int64_t i = indexOfThread();
   if (i < count) y[i] = x[static_cast<int64_t>(rows[i / size]) * size + i % size];
 }

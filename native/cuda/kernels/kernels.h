@@ -16,12 +16,6 @@
 
 namespace glm_relay::cuda {
 
-// Whether a kernel is started so that it may begin before the one in front of it has ended: only where its
-// code waits for it (awaitPrevious), which is that of compute capability 9.0. A later GPU runs code of an
-// earlier one.
-inline bool kernelsBeginEarly = false;
-constexpr int kEarlyMajor = 9;
-
 // Which instructions the kernels use. kTuring's run on every GPU from sm_75 on, kAmpere's from sm_80 on.
 enum class Path : uint8_t { kTuring, kAmpere };
 

@@ -38,11 +38,16 @@ void prepareProducts(Path path) {
   if (path == Path::kAmpere) prepareWiderProducts();
 }
 
+// Of smaller matrices the wide kernel has more blocks of threads to share out, and parts that are soon
+// complete.
+constexpr int kWiderRowBlocks = 1024;
+constexpr int kWiderColumnBlocks = 64;
+
 void product(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args) {
+  const bool isLarge = args.rowBlocks >= kWiderRowBlocks && args.columnBlocks >= kWiderColumnBlocks;
+  const ProductKernel last = isLarge ? ProductKernel::kWider : ProductKernel::kWide;
   for (ProductKernel kernel : kProductKernels) {
-    if (args.rows <= rowsOf(kernel) || kernel == ProductKernel::kWider) {
-      return productWith(stream, path, type, kernel, args);
-    }
+    if (args.rows <= rowsOf(kernel) || kernel == last) return productWith(stream, path, type, kernel, args);
   }
 }
 

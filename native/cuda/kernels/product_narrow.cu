@@ -169,9 +169,7 @@ __device__ __forceinline__ void sumPart(Sums<T>& sums, const ProductArgs& args, 
   const int begin = smaller(args.columnBlocks, warpOfThread() * perPart);
   const int end = smaller(args.columnBlocks, begin + perPart);
   const ScaleSelectors selectors(lane, args.groupsPerBlock);
-  // Weights are on their way before x is there.
   Weights<T> weights(args, share, shared, begin, end);
-  awaitPrevious();
 
   constexpr int kQuarterBytes = kWarp * kVectorBytes;
   const uint8_t* x[T::kRowTiles];
@@ -260,15 +258,12 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, T::kBlocksPerProcessor) narrowKernel(const ProductArgs args) {
-  beginNext();
   multiply<T>(args, shareOf(args, T::kRowTiles));
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, T::kBlocksPerProcessor)
     groupedNarrowKernel(const ProductArgs args, const GroupedRows grouped) {
-  beginNext();
-  awaitPrevious();
   const Share share = shareOf(grouped);
   if (share.endRow > 0) multiply<T>(args, share);
 }

@@ -243,14 +243,12 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) wideKernel(const ProductArgs args) {
-  enterKernel();
   multiply<T>(args, shareOf(args, T::kRowTiles));
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     groupedWideKernel(const ProductArgs args, const GroupedRows grouped) {
-  enterKernel();
   const Share share = shareOf(grouped);
   if (share.endRow > 0) multiply<T>(args, share);
 }

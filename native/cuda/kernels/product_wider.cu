@@ -147,7 +147,8 @@ struct Sums {
 template <class T>
 class Waiting {
  public:
-  __device__ __forceinline__ Waiting(const ProductArgs& args, const Share& share, int firstTile, int firstPair)
+  __device__ __forceinline__ Waiting(const ProductArgs& args, const Share& share, int firstTile,
+                                     int firstPair)
       : lane_(recomputed(laneOfThread())),
         n_(args.n),
         rowsLeft_(share.endRow - firstTile * kTileRows),
@@ -360,8 +361,9 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
 #pragma unroll
             for (int pair = 0; pair < T::kPairs; pair++) {
               const Fragments<T>& ready = fragments[quarter % 2];
-              multiplyStep<Path::kAmpere>(sums.of[inQuarter * kGroupTiles + i][pair], ready.of[2 * pair][step],
-                                          ready.of[2 * pair + 1][step], rows[group % 2][i], step);
+              multiplyStep<Path::kAmpere>(sums.of[inQuarter * kGroupTiles + i][pair],
+                                          ready.of[2 * pair][step], ready.of[2 * pair + 1][step],
+                                          rows[group % 2][i], step);
             }
           }
         }
@@ -411,7 +413,6 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
 
 template <class T>
 __global__ void __launch_bounds__(T::kThreads, T::kBlocksPerProcessor) widerKernel(const ProductArgs args) {
-  enterKernel();
   multiply<T>(args, shareOf(args, T::kBlockTiles));
 }
 

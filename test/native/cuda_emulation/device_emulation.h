@@ -11,10 +11,6 @@ namespace glm_relay::cuda {
 
 inline uint8_t* sharedMemory() { return emulation::thread->shared; }
 
-// One kernel runs after the other.
-inline void awaitPrevious() {}
-inline void beginNext() {}
-
 inline uint16_t halfBits(float x) { return floatToHalf(x); }
 inline float halfValue(uint16_t bits) { return halfToFloat(bits); }
 

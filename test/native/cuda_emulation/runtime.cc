@@ -182,13 +182,6 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return cudaSuccess;
 }
 
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device) {
-  cudaDeviceProp properties = {};
-  const cudaError_t error = cudaGetDeviceProperties(&properties, device);
-  *value = properties.major;
-  return error;
-}
-
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
   if (lost) return gone();
   const std::lock_guard<std::mutex> lock(mutex);
