@@ -14,7 +14,7 @@ TS_CHANGED = find $(TS_FOLDERS) tsconfig.json package-lock.json \
 	\( -name fixtures -o -name train \) -prune -o \
 	\( -name '*.ts' -o -name '*.json' -o -type d \) -newer dist/.built -print
 
-.PHONY: setup build cuda cuda-test run test test-long test-simulation lint format bench clean
+.PHONY: setup build cuda cuda-test cuda-bench run test test-long test-simulation lint format bench clean
 .NOTPARALLEL:
 
 setup:
@@ -32,6 +32,9 @@ cuda:
 # Needs a GPU; elsewhere it says so. The same checks run by emulation in `make test`.
 cuda-test:
 	@sh native/cuda/test.sh
+
+cuda-bench:
+	@sh native/cuda/bench.sh
 
 # The stamp carries the time before the compiler read the sources, so no change in between is lost.
 # Without it dist/ cannot be trusted, and neither can what tsc remembers of it.

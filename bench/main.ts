@@ -8,6 +8,7 @@ import { addBatchesCommand } from "./batches.js";
 import { addBatchingCommand } from "./batching.js";
 import { eventLoopBench } from "./event-loop.js";
 import { addFamiliesCommand } from "./families.js";
+import { addGpuCommand } from "./gpu.js";
 import { hopBench } from "./hop.js";
 import { addKernelsCommand } from "./kernels.js";
 import { addLoadCommand } from "./load.js";
@@ -58,6 +59,7 @@ const program = new Command("bench")
 
 addQualityCommand(program);
 addKernelsCommand(program);
+addGpuCommand(program);
 addMemoryCommand(program);
 addLoadCommand(program);
 addPeersCommand(program);

@@ -226,13 +226,11 @@ class Backend {
   virtual void gatedGelu(DeviceBuffer& y, const DeviceBuffer& upGate, int rows, int size) = 0;
   // y[r] = sum over the experts chosen for x[r], in their order, of weight * expert(x[r]) (CANON.md, Experts)
   virtual void mixExperts(DeviceBuffer& y, const DeviceBuffer& x, int rows, const ExpertLayer& layer) = 0;
-  // x[xRow + r] = base[r] * scale + delta[r]
+  // x[xRow + r] = base[r] * scale + delta[r], rounded to the type, still held as float32.
   virtual void scaleAdd(DeviceBuffer& x, int xRow, const DeviceBuffer& base, float scale,
-                        const DeviceBuffer& delta, int rows, int size) = 0;
-  // x[xRow + r] += delta[r]
-  virtual void add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size) = 0;
-  // Rounds rows of x to the type, still held as float32.
-  virtual void round(DeviceBuffer& x, int xRow, int rows, int size, DType dtype) = 0;
+                        const DeviceBuffer& delta, int rows, int size, DType dtype) = 0;
+  // x[xRow + r] += delta[r], rounded likewise.
+  virtual void add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size, DType dtype) = 0;
   // y[i] = x[rows[i]]; `rows` is host memory and is read during the call.
   virtual void gatherRows(DeviceBuffer& y, const DeviceBuffer& x, const int32_t* rows, int count,
                           int size) = 0;

@@ -18,6 +18,11 @@ int run(const char* group, bool turing) {
   check(cudaGetDeviceProperties(&properties, 0), "being looked at");
   const Path path = turing || properties.major < 8 ? Path::kTuring : Path::kAmpere;
   const Limits limits = measureLimits();
+  if (std::strcmp(group, "limits") == 0) {
+    std::printf("{\"name\":\"%s\",\"copyBytes\":%.0f,\"matrixOperations\":%.0f}\n", properties.name,
+                limits.copyBytes, limits.matrixOperations[static_cast<int>(path)]);
+    return 0;
+  }
   std::printf("%s, compute capability %d.%d, instructions of %s\n", properties.name, properties.major,
               properties.minor, path == Path::kTuring ? "sm_75" : "sm_80");
   std::printf(

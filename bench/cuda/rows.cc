@@ -38,8 +38,9 @@ void benchRows(const Limits& limits) {
     });
     line(("FP16 rows of " + std::to_string(size)).c_str(), size * 6.0,
          [&](int rows) { halveRows(stream(), to, from, rows, size); });
-    line(("sum of " + std::to_string(size)).c_str(), size * 12.0,
-         [&](int rows) { add(stream(), y.as<float>(), from, static_cast<int64_t>(rows) * size); });
+    line(("sum of " + std::to_string(size)).c_str(), size * 12.0, [&](int rows) {
+      add(stream(), y.as<float>(), from, static_cast<int64_t>(rows) * size, DType::kFloat16);
+    });
   }
   const ZeroMemory maxima(1ull * kMaxRows * kRowShares * sizeof(uint32_t));
   for (int size : {13696, 32768}) {

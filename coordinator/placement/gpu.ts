@@ -186,7 +186,8 @@ function workspace({ shape, layers, prefix, maxRows, contextRows }: GpuModel): A
     floats(maxRows, queryColumns),
     floats(maxRows, hiddenSize),
     floats(maxRows, 1),
-    Math.max(maxRows, leastStepRows) * (stepRowBytes + ropeDim * float32Bytes) + stepParts * stepAlignmentBytes,
+    Math.max(maxRows, leastStepRows) * (stepRowBytes + ropeDim * float32Bytes) +
+      stepParts * stepAlignmentBytes,
     // Of a tile within a layer.
     floats(tile, hiddenSize),
     floats(tile, hiddenSize),

@@ -195,26 +195,27 @@ void CpuBackend::gatedGelu(DeviceBuffer& y, const DeviceBuffer& upGate, int rows
 }
 
 void CpuBackend::scaleAdd(DeviceBuffer& x, int xRow, const DeviceBuffer& base, float scale,
-                          const DeviceBuffer& delta, int rows, int size) {
+                          const DeviceBuffer& delta, int rows, int size, DType dtype) {
   float* out = floats(x) + static_cast<int64_t>(xRow) * size;
   const float* from = floats(base);
   const float* in = floats(delta);
   forEachRow(pool_, rows, [&](int64_t row) {
     kernels_.scaleAdd(out + row * size, from + row * size, scale, in + row * size, size);
+    round(out + row * size, size, dtype);
   });
 }
 
-void CpuBackend::add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size) {
+void CpuBackend::add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size, DType dtype) {
   float* out = floats(x) + static_cast<int64_t>(xRow) * size;
   const float* in = floats(delta);
-  forEachRow(pool_, rows, [&](int64_t row) { kernels_.add(out + row * size, in + row * size, size); });
+  forEachRow(pool_, rows, [&](int64_t row) {
+    kernels_.add(out + row * size, in + row * size, size);
+    round(out + row * size, size, dtype);
+  });
 }
 
-void CpuBackend::round(DeviceBuffer& x, int xRow, int rows, int size, DType dtype) {
-  if (dtype == DType::kFloat32) return;
-  float* out = floats(x) + static_cast<int64_t>(xRow) * size;
-  forEachRow(pool_, rows,
-             [&](int64_t row) { kernels_.round[static_cast<int>(dtype)](out + row * size, size); });
+void CpuBackend::round(float* row, int size, DType dtype) const {
+  if (dtype != DType::kFloat32) kernels_.round[static_cast<int>(dtype)](row, size);
 }
 
 void CpuBackend::gatherRows(DeviceBuffer& y, const DeviceBuffer& x, const int32_t* rows, int count,

@@ -365,22 +365,16 @@ void CudaBackend::gatedGelu(DeviceBuffer& y, const DeviceBuffer& upGate, int row
 }
 
 void CudaBackend::scaleAdd(DeviceBuffer& x, int xRow, const DeviceBuffer& base, float scale,
-                           const DeviceBuffer& delta, int rows, int size) {
+                           const DeviceBuffer& delta, int rows, int size, DType dtype) {
   halved_ = {};
   cuda::scaleAdd(stream_.get(), floats(x) + static_cast<int64_t>(xRow) * size, floats(base), scale,
-                 floats(delta), static_cast<int64_t>(rows) * size);
+                 floats(delta), static_cast<int64_t>(rows) * size, dtype);
 }
 
-void CudaBackend::add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size) {
+void CudaBackend::add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size, DType dtype) {
   halved_ = {};
   cuda::add(stream_.get(), floats(x) + static_cast<int64_t>(xRow) * size, floats(delta),
-            static_cast<int64_t>(rows) * size);
-}
-
-void CudaBackend::round(DeviceBuffer& x, int xRow, int rows, int size, DType dtype) {
-  halved_ = {};
-  roundTo(stream_.get(), floats(x) + static_cast<int64_t>(xRow) * size, static_cast<int64_t>(rows) * size,
-          dtype);
+            static_cast<int64_t>(rows) * size, dtype);
 }
 
 void CudaBackend::gatherRows(DeviceBuffer& y, const DeviceBuffer& x, const int32_t* rows, int count,

@@ -105,9 +105,8 @@ class CudaBackend : public Backend {
   void gatedGelu(DeviceBuffer& y, const DeviceBuffer& upGate, int rows, int size) override;
   void mixExperts(DeviceBuffer& y, const DeviceBuffer& x, int rows, const ExpertLayer& layer) override;
   void scaleAdd(DeviceBuffer& x, int xRow, const DeviceBuffer& base, float scale, const DeviceBuffer& delta,
-                int rows, int size) override;
-  void add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size) override;
-  void round(DeviceBuffer& x, int xRow, int rows, int size, DType dtype) override;
+                int rows, int size, DType dtype) override;
+  void add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size, DType dtype) override;
   void gatherRows(DeviceBuffer& y, const DeviceBuffer& x, const int32_t* rows, int count, int size) override;
   void whenIdle(std::function<void()> done) override;
 

@@ -25,19 +25,40 @@ float factorTo(float magnitude, int exponent) {
 // FP16 ends at 2^16; values stay below 2^15.
 constexpr int kTopExponent = 15;
 
-// Writes single values of one matrix to their places.
+// Writes rows of one matrix to their places.
 class BlockWriter {
  public:
   BlockWriter(const WeightLayout& layout, WeightType type, std::vector<uint8_t>& blocks)
       : layout_(layout), type_(type), blocks_(blocks) {}
 
-  // A whole row: q of every column, or the bits of FP16 values.
+  // A whole row of FP16 values.
   void row(int n, const uint16_t* values, int count) {
     for (int k = 0; k < count; k++) {
       const int within = k % kStepColumns;
-      const int lane = n % kBlockRows * 4 + within % 8 / 2;
+      const int step = k % kBlockColumns / kStepColumns;
       const int value = within / 8 * 2 + within % 2;
-      put(block(n, k / kBlockColumns), k % kBlockColumns / kStepColumns, lane, value, values[k]);
+      uint8_t* to = vector(n, k / kBlockColumns, step / 2, within % 8 / 2);
+      std::memcpy(to + (step % 2 * 4 + value) * 2, &values[k], 2);
+    }
+  }
+
+  // Four columns from `k` on, a multiple of 4, of a row of rounded values: q and its offset in a byte each.
+  void quad(int n, int k, const uint8_t (&values)[kQuad]) {
+    const int within = k % kStepColumns;
+    const int step = k % kBlockColumns / kStepColumns;
+    for (int pair = 0; pair < 2; pair++) {
+      const int lane = within % 8 / 2 + pair;
+      const int value = within / 8 * 2;
+      const uint8_t* two = values + 2 * pair;
+      if (type_ == WeightType::kInt4) {
+        uint8_t* word = vector(n, k / kBlockColumns, 0, lane) + step / 2 * 4;
+        for (int i = 0; i < 2; i++) {
+          const int nibble = kNibbleOfValue[step % 2][value + i];
+          word[nibble / 2] = static_cast<uint8_t>(word[nibble / 2] | two[i] << (nibble % 2 * 4));
+        }
+      } else {
+        std::memcpy(vector(n, k / kBlockColumns, step / 4, lane) + step % 4 * 4 + value, two, 2);
+      }
     }
   }
 
@@ -51,18 +72,9 @@ class BlockWriter {
     return blocks_.data() + n / kBlockRows * layout_.rowBlockBytes() +
            static_cast<size_t>(columnBlock) * layout_.blockBytes;
   }
-
-  void put(uint8_t* block, int step, int lane, int value, uint16_t bits) {
-    const auto vector = [&](int index) { return block + (index * 32 + lane) * kVectorBytes; };
-    if (type_ == WeightType::kInt4) {
-      const int nibble = kNibbleOfValue[step % 2][value];
-      uint8_t& byte = vector(0)[step / 2 * 4 + nibble / 2];
-      byte = static_cast<uint8_t>(byte | (bits & 15u) << (nibble % 2 * 4));
-    } else if (type_ == WeightType::kInt8) {
-      vector(step / 4)[step % 4 * 4 + value] = static_cast<uint8_t>(bits);
-    } else {
-      std::memcpy(vector(step / 2) + (step % 2 * 4 + value) * 2, &bits, 2);
-    }
+  // Of the four lanes that have row n.
+  uint8_t* vector(int n, int columnBlock, int index, int lane) {
+    return block(n, columnBlock) + (index * 32 + n % kBlockRows * 4 + lane) * kVectorBytes;
   }
 
   const WeightLayout layout_;
@@ -94,9 +106,7 @@ class Packer {
   // A strip as quant/format.h has it.
   void rounded(int strip, const uint8_t* bytes) {
     const QuantLayout from(n_, k_, format_);
-    const int offset = format_.type == WeightType::kInt4 ? kInt4Offset : 128;
     const float top = format_.type == WeightType::kInt4 ? 8.0f : 127.0f;
-    std::vector<uint16_t> values(layout_.paddedColumns());
     for (int i = 0; i < rowsOf(strip); i++) {
       const auto scaleOf = [&](int group) {
         return halfToFloat(reinterpret_cast<const StripScales*>(bytes + from.scalesOffset(group))->half[i]);
@@ -105,16 +115,21 @@ class Packer {
       for (int group = 0; group < from.groups(); group++)
         largest = std::max(largest, std::fabs(scaleOf(group)));
       const float factor = factorTo(largest * top, kTopExponent);
-      for (int k = 0; k < layout_.paddedColumns(); k++) {
-        const int q = k < k_ ? valueOf(bytes + from.tileOffset(k / kTileColumns), i, k % kTileColumns) : 0;
-        values[k] = static_cast<uint16_t>(q + offset);
+      const int n = strip * kStripRows + i;
+      out.rowScales[n] = 1.0f / factor;
+      // Behind the last tile scales are zero.
+      for (int tile = 0; tile < from.tiles; tile++) {
+        for (int quad = 0; quad < kTileColumns / kQuad; quad++) {
+          uint8_t values[kQuad];
+          loadQuad(values, bytes + from.tileOffset(tile), i, quad);
+          writer_.quad(n, tile * kTileColumns + quad * kQuad, values);
+        }
       }
-      put(strip, i, values, factor);
       const int columns = kBlockColumns / layout_.groupsPerBlock;
       for (int group = 0; group < layout_.columnBlocks * layout_.groupsPerBlock; group++) {
         const int tile = group * columns / kTileColumns;
         const float scale = tile < from.tiles ? scaleOf(tile / from.tilesPerGroup) : 0.0f;
-        writer_.scale(strip * kStripRows + i, group / layout_.groupsPerBlock, group % layout_.groupsPerBlock,
+        writer_.scale(n, group / layout_.groupsPerBlock, group % layout_.groupsPerBlock,
                       floatToHalf(scale * factor));
       }
     }
@@ -131,14 +146,20 @@ class Packer {
     out.rowScales[n] = 1.0f / factor;
   }
 
-  int valueOf(const uint8_t* tile, int row, int column) const {
-    const int quad = column / kQuad;
-    const int place = column % kQuad;
-    if (format_.type == WeightType::kInt8) {
-      return reinterpret_cast<const Int8Tile*>(tile)->values[row / 8][quad][row % 8][place];
+  // With their offset, 8 or 128.
+  void loadQuad(uint8_t (&values)[kQuad], const uint8_t* tile, int row, int quad) const {
+    const bool isInt4 = format_.type == WeightType::kInt4;
+    const void* from = isInt4 ? static_cast<const void*>(
+                                    reinterpret_cast<const Int4Tile*>(tile)->values[row / 16][quad][row % 8])
+                              : reinterpret_cast<const Int8Tile*>(tile)->values[row / 8][quad][row % 8];
+    uint32_t word = 0;
+    std::memcpy(&word, from, sizeof(word));
+    if (isInt4) {
+      word = word >> (row % 16 < 8 ? 0 : 4) & 0x0f0f0f0fu;
+    } else {
+      word ^= 0x80808080u;
     }
-    const uint8_t byte = reinterpret_cast<const Int4Tile*>(tile)->values[row / 16][quad][row % 8][place];
-    return (row % 16 < 8 ? byte & 15 : byte >> 4) - kInt4Offset;
+    std::memcpy(values, &word, sizeof(word));
   }
 
   const int n_;

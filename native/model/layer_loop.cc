@@ -223,11 +223,10 @@ void LayerLoop::runLayer(DeviceBuffer& hidden, int layer, int rowCount) {
     backend_.matmul(*delta_, *attended_, 0, rows, *weights.attentionOut, weights.attentionOutBias.get());
     // The input of the branch once more: the first loop's is that of another tile by now.
     if (shape.form.normedResidual) norm(*normed_, hidden, row, rows, weights.attentionNorm);
-    addDelta(hidden, row, rows, weights.attentionOutNorm.get());
+    addDelta(hidden, row, rows, weights.attentionOutNorm.get(), DType::kFloat32);
     norm(*normed_, hidden, row, rows, weights.ffnNorm);
     runFfn(weights, rows);
-    addDelta(hidden, row, rows, weights.ffnOutNorm.get());
-    backend_.round(hidden, row, rows, shape.hiddenSize, config_.dtype);
+    addDelta(hidden, row, rows, weights.ffnOutNorm.get(), config_.dtype);
   }
 }
 
@@ -249,7 +248,9 @@ void LayerLoop::runFfn(const LayerWeights& weights, int rows) {
       break;
   }
   backend_.matmul(*delta_, *activated_, 0, rows, *weights.ffnDown, weights.ffnDownBias.get());
-  if (weights.experts) backend_.add(*delta_, 0, *mixed_, rows, config_.shape.hiddenSize);
+  if (weights.experts) {
+    backend_.add(*delta_, 0, *mixed_, rows, config_.shape.hiddenSize, DType::kFloat32);
+  }
 }
 
 void LayerLoop::norm(DeviceBuffer& y, const DeviceBuffer& x, int row, int rows, const NormWeights& weights) {
@@ -263,19 +264,19 @@ void LayerLoop::norm(DeviceBuffer& y, const DeviceBuffer& x, int row, int rows, 
 }
 
 // Adds what attention or the feed-forward part gave, normed where the family does, to the residual stream,
-// or to its own input, which is in normed_, where that is the family's residual.
-void LayerLoop::addDelta(DeviceBuffer& hidden, int row, int rows, const DeviceBuffer* outNorm) {
+// or to its own input, which is in normed_, where that is the family's residual; rounded to the type.
+void LayerLoop::addDelta(DeviceBuffer& hidden, int row, int rows, const DeviceBuffer* outNorm, DType dtype) {
   const ModelShape& shape = config_.shape;
   if (shape.form.normedResidual) {
     const float scale = static_cast<float>(shape.form.residualScale);
-    backend_.scaleAdd(hidden, row, *normed_, scale, *delta_, rows, shape.hiddenSize);
+    backend_.scaleAdd(hidden, row, *normed_, scale, *delta_, rows, shape.hiddenSize, dtype);
     return;
   }
   if (outNorm != nullptr) {
     const float eps = static_cast<float>(shape.normEps);
     backend_.rmsNorm(*normed_, *delta_, 0, rows, *outNorm, shape.hiddenSize, eps);
   }
-  backend_.add(hidden, row, outNorm == nullptr ? *delta_ : *normed_, rows, shape.hiddenSize);
+  backend_.add(hidden, row, outNorm == nullptr ? *delta_ : *normed_, rows, shape.hiddenSize, dtype);
 }
 
 // Logits only of the rows that somebody asked for, a tile of them at a time. Those of a whole draft are

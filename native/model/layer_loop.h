@@ -44,7 +44,7 @@ class LayerLoop {
   void runLayer(DeviceBuffer& hidden, int layer, int rowCount);
   void runFfn(const LayerWeights& weights, int rows);
   void norm(DeviceBuffer& y, const DeviceBuffer& x, int row, int rows, const NormWeights& weights);
-  void addDelta(DeviceBuffer& hidden, int row, int rows, const DeviceBuffer* outNorm);
+  void addDelta(DeviceBuffer& hidden, int row, int rows, const DeviceBuffer* outNorm, DType dtype);
   bool hasExperts() const { return config_.shape.experts.count > 0; }
   void runHead(const StepInput& input, StepOutput& output);
   // What has been drawn so far, per sample request.

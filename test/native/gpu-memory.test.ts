@@ -73,7 +73,7 @@ for (const [directory, prefixEncoder] of cases) {
           expect(taken + unusedBytes).toBeGreaterThan(0.6 * (counted - cudaBytes));
         } else {
           // With a step, for which CUDA loads kernels.
-          if (stageCount === 1) await stage.step(tokenStep([rows(0, 3, [0])], [3, 1, 4]));
+          if (stageCount === 1) await stage.step(tokenStep([rows(0, 3, [0, 1])], [3, 1, 4]));
           const own = freeBefore - freeGpuBytes(gpu) - (counted - cudaBytes);
           process.stderr.write(`CUDA takes ${(own / 1e6).toFixed(1)} MB beyond what is counted\n`);
           expect(own).toBeLessThanOrEqual(cudaBytes);

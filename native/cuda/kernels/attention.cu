@@ -3,17 +3,11 @@
 namespace glm_relay::cuda {
 
 bool usesTensorCores(Path path, KvType type, int headDim) {
-  switch (type) {
-    case KvType::kFloat32:
-      return false;
-    case KvType::kFloat16:
-      return headDim % 8 == 0;
-    case KvType::kBfloat16:
-      return headDim % 8 == 0 && path == Path::kAmpere;
-    case KvType::kInt8:
-      return headDim % 16 == 0;
-  }
-  return false;
+  const bool isTuring = path == Path::kTuring;
+  if (type == KvType::kFloat32 || (type == KvType::kBfloat16 && isTuring)) return false;
+  // The kernel for heads between 64 and 128 dimensions would not find enough registers.
+  if (isTuring && headDim > 64 && headDim < 128) return false;
+  return headDim % (type == KvType::kInt8 ? 16 : 8) == 0;
 }
 
 void attention(cudaStream_t stream, Path path, const AttentionArgs& args) {

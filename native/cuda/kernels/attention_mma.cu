@@ -265,7 +265,9 @@ __global__ void __launch_bounds__(T::kThreads, kWarpsPerProcessor / T::kWarps)
   }
   uint8_t* shared = sharedMemory();
   TileWalk walk(args.cache, firstPart * kPartSlots / kCacheTile);
-  const auto stageOf = [](int slot) { return slot / kSlots % T::kStages * T::kStageBytes; };
+  const auto stageOf = [](int slot) {
+    return T::kStages == 1 ? computedAnew(0) : slot / kSlots % T::kStages * T::kStageBytes;
+  };
   const auto begin = [&](int slot) {
     if constexpr (T::kPath == Path::kAmpere) {
       if (slot <= lastSlot) copyTile<T>(slots, walk, shared + stageOf(slot), slot);
@@ -327,7 +329,9 @@ void startOfDim(cudaStream_t stream, const AttentionArgs& args) {
 template <Path kPath, KvType kType>
 void startOfType(cudaStream_t stream, const AttentionArgs& args) {
   if (args.cache.headDim <= 64) return startOfDim<kPath, kType, 64, false>(stream, args);
-  if (args.cache.headDim < 128) return startOfDim<kPath, kType, 128, false>(stream, args);
+  if constexpr (kPath == Path::kAmpere) {
+    if (args.cache.headDim < 128) return startOfDim<kPath, kType, 128, false>(stream, args);
+  }
   startOfDim<kPath, kType, 128, true>(stream, args);
 }
 
@@ -340,22 +344,21 @@ void startOfPath(cudaStream_t stream, const AttentionArgs& args) {
   startOfType<kPath, KvType::kFloat16>(stream, args);
 }
 
-template <Path kPath, KvType kType>
-void prepareType() {
+template <Path kPath, KvType kType, int kDim, bool kExact>
+void prepareDim() {
   const auto prepare = [](auto tile) {
     using T = decltype(tile);
     cudaFuncSetAttribute(attentionMmaKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
   };
-  const auto prepareDim = [&](auto narrow, auto wide) {
-    prepare(narrow);
-    prepare(wide);
-  };
-  prepareDim(AttentionTile<kPath, kType, 64, false, 1>{},
-             AttentionTile<kPath, kType, 64, false, kWideWarps>{});
-  prepareDim(AttentionTile<kPath, kType, 128, false, 1>{},
-             AttentionTile<kPath, kType, 128, false, kWideWarps>{});
-  prepareDim(AttentionTile<kPath, kType, 128, true, 1>{},
-             AttentionTile<kPath, kType, 128, true, kWideWarps>{});
+  prepare(AttentionTile<kPath, kType, kDim, kExact, 1>{});
+  prepare(AttentionTile<kPath, kType, kDim, kExact, kWideWarps>{});
+}
+
+template <Path kPath, KvType kType>
+void prepareType() {
+  prepareDim<kPath, kType, 64, false>();
+  if constexpr (kPath == Path::kAmpere) prepareDim<kPath, kType, 128, false>();
+  prepareDim<kPath, kType, 128, true>();
 }
 
 }  // namespace

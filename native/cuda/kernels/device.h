@@ -43,6 +43,12 @@ __device__ __forceinline__ uint32_t packHalves(float low, float high) {
   memcpy(&bits, &pair, sizeof(bits));
   return bits;
 }
+// x, of which the compiler knows nothing: what is computed from it in a loop is not kept in registers
+// instead.
+__device__ __forceinline__ int computedAnew(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 // 2^x, within two units of the last place; 0 of minus infinity, 1 of 0.
 __device__ __forceinline__ float exp2Fast(float x) {
   float result;
@@ -62,13 +68,6 @@ __device__ __forceinline__ uint32_t maskedOr(uint32_t a) {
   uint32_t result;
   asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(a), "n"(kMask), "n"(kBits));
   return result;
-}
-
-// The same number, but what follows from it is computed anew: the compiler would keep it in registers from
-// one turn of a loop to the next, and has too few.
-__device__ __forceinline__ int recomputed(int x) {
-  asm volatile("" : "+r"(x));
-  return x;
 }
 
 // Memory that no kernel writes while this one runs. `Once`: nobody on this multiprocessor reads it again.

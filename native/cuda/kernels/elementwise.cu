@@ -1,4 +1,3 @@
-#include "cuda/kernels/activation.h"
 #include "cuda/kernels/device.h"
 #include "cuda/kernels/kernels.h"
 
@@ -16,35 +15,6 @@ __device__ __forceinline__ int64_t indexOfThread() {
   return static_cast<int64_t>(blockIdx.x) * kThreads + static_cast<int64_t>(threadIdx.x);
 }
 
-__global__ void gatedSiluKernel(float* y, const float* x, int64_t count, int size) {
-  const int64_t i = indexOfThread();
-  if (i >= count) return;
-  const float* gate = x + i / size * 2 * size + i % size;
-  y[i] = silu(gate[0]) * gate[size];
-}
-
-__global__ void geluKernel(float* y, const float* x, int64_t count) {
-  const int64_t i = indexOfThread();
-  if (i < count) y[i] = geluTanh(x[i]);
-}
-
-__global__ void gatedGeluKernel(float* y, const float* x, int64_t count, int size) {
-  const int64_t i = indexOfThread();
-  if (i >= count) return;
-  const float* up = x + i / size * 2 * size + i % size;
-  y[i] = up[0] * geluErf(up[size]);
-}
-
-__global__ void addKernel(float* x, const float* delta, int64_t count) {
-  const int64_t i = indexOfThread();
-  if (i < count) x[i] += delta[i];
-}
-
-__global__ void scaleAddKernel(float* x, const float* base, float scale, const float* delta, int64_t count) {
-  const int64_t i = indexOfThread();
-  if (i < count) x[i] = fmaf(base[i], scale, delta[i]);
-}
-
 __device__ __forceinline__ uint16_t bitsOf(float x, DType dtype) {
   return dtype == DType::kFloat16 ? halfBits(x) : bfloatBits(x);
 }
@@ -52,9 +22,19 @@ __device__ __forceinline__ float valueOf(uint16_t bits, DType dtype) {
   return dtype == DType::kFloat16 ? halfValue(bits) : bfloatValue(bits);
 }
 
-__global__ void roundKernel(float* x, int64_t count, DType dtype) {
+__device__ __forceinline__ float rounded(float x, DType dtype) {
+  return dtype == DType::kFloat32 ? x : valueOf(bitsOf(x, dtype), dtype);
+}
+
+__global__ void addKernel(float* x, const float* delta, int64_t count, DType dtype) {
   const int64_t i = indexOfThread();
-  if (i < count) x[i] = valueOf(bitsOf(x[i], dtype), dtype);
+  if (i < count) x[i] = rounded(x[i] + delta[i], dtype);
+}
+
+__global__ void scaleAddKernel(float* x, const float* base, float scale, const float* delta, int64_t count,
+                               DType dtype) {
+  const int64_t i = indexOfThread();
+  if (i < count) x[i] = rounded(fmaf(base[i], scale, delta[i]), dtype);
 }
 
 __global__ void widenKernel(float* out, const uint16_t* in, int64_t count, DType dtype) {
@@ -74,33 +54,13 @@ __global__ void gatherKernel(float* y, const float* x, const int32_t* rows, int6
 
 }  // namespace
 
-void gatedSilu(cudaStream_t stream, float* y, const float* x, int rows, int size) {
-  const int64_t count = static_cast<int64_t>(rows) * size;
-  launch(gatedSiluKernel, blocksOf(count), kThreads, 0, stream, y, x, count, size);
-}
-
-void gelu(cudaStream_t stream, float* y, const float* x, int rows, int size) {
-  const int64_t count = static_cast<int64_t>(rows) * size;
-  launch(geluKernel, blocksOf(count), kThreads, 0, stream, y, x, count);
-}
-
-void gatedGelu(cudaStream_t stream, float* y, const float* x, int rows, int size) {
-  const int64_t count = static_cast<int64_t>(rows) * size;
-  launch(gatedGeluKernel, blocksOf(count), kThreads, 0, stream, y, x, count, size);
-}
-
-void add(cudaStream_t stream, float* x, const float* delta, int64_t count) {
-  launch(addKernel, blocksOf(count), kThreads, 0, stream, x, delta, count);
+void add(cudaStream_t stream, float* x, const float* delta, int64_t count, DType dtype) {
+  launch(addKernel, blocksOf(count), kThreads, 0, stream, x, delta, count, dtype);
 }
 
 void scaleAdd(cudaStream_t stream, float* x, const float* base, float scale, const float* delta,
-              int64_t count) {
-  launch(scaleAddKernel, blocksOf(count), kThreads, 0, stream, x, base, scale, delta, count);
-}
-
-void roundTo(cudaStream_t stream, float* x, int64_t count, DType dtype) {
-  if (dtype == DType::kFloat32) return;
-  launch(roundKernel, blocksOf(count), kThreads, 0, stream, x, count, dtype);
+              int64_t count, DType dtype) {
+  launch(scaleAddKernel, blocksOf(count), kThreads, 0, stream, x, base, scale, delta, count, dtype);
 }
 
 void widen(cudaStream_t stream, float* out, const void* in, int64_t count, DType dtype) {

@@ -19,19 +19,11 @@ namespace glm_relay::cuda {
 // Which instructions the kernels use. kTuring's run on every GPU from sm_75 on, kAmpere's from sm_80 on.
 enum class Path : uint8_t { kTuring, kAmpere };
 
-// y[r, i] = silu(x[r, i]) * x[r, size + i]
-void gatedSilu(cudaStream_t stream, float* y, const float* x, int rows, int size);
-// y[i] = gelu(x[i]), by tanh
-void gelu(cudaStream_t stream, float* y, const float* x, int rows, int size);
-// y[r, i] = x[r, i] * gelu(x[r, size + i]), by erf
-void gatedGelu(cudaStream_t stream, float* y, const float* x, int rows, int size);
-// x[i] += delta[i]
-void add(cudaStream_t stream, float* x, const float* delta, int64_t count);
-// x[i] = base[i] * scale + delta[i], in one rounding
+// x[i] += delta[i], then the nearest number of the type
+void add(cudaStream_t stream, float* x, const float* delta, int64_t count, DType dtype);
+// x[i] = base[i] * scale + delta[i], in one rounding, then likewise
 void scaleAdd(cudaStream_t stream, float* x, const float* base, float scale, const float* delta,
-              int64_t count);
-// x[i] = the nearest number of the type
-void roundTo(cudaStream_t stream, float* x, int64_t count, DType dtype);
+              int64_t count, DType dtype);
 // Between float32 and the type.
 void widen(cudaStream_t stream, float* out, const void* in, int64_t count, DType dtype);
 void narrow(cudaStream_t stream, void* out, const float* in, int64_t count, DType dtype);

@@ -23,6 +23,8 @@ void start(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel
   }
 }
 
+// With fewer columns parts are soon complete, and the wider kernels bring their sums to memory too often.
+constexpr int kWiderColumnBlocks = 64;
 // Of threads, each with 128 outputs and 128 rows: fewer leave multiprocessors of a large GPU idle, that
 // blocks of 64 rows would keep busy; so many give most of them two at a time.
 constexpr int kBusyBlocks = 120;
@@ -37,7 +39,7 @@ ProductKernel kernelFor(Path path, const ProductArgs& args) {
   constexpr int kRowBlocks = 128 / kBlockRows;
   const int64_t blocks = static_cast<int64_t>((args.rows + kRows - 1) / kRows) *
                          ((args.rowBlocks + kRowBlocks - 1) / kRowBlocks);
-  if (blocks < kBusyBlocks) return ProductKernel::kWide;
+  if (blocks < kBusyBlocks || args.columnBlocks < kWiderColumnBlocks) return ProductKernel::kWide;
   return blocks < kManyBlocks ? ProductKernel::kWiderFew : ProductKernel::kWider;
 }
 

@@ -18,9 +18,9 @@ class WiderOutputs {
   __device__ __forceinline__ WiderOutputs(const ProductArgs& args, const Share& share)
       : args_(args),
         share_(share),
-        thread_(recomputed(static_cast<int>(threadIdx.x))),
+        thread_(computedAnew(static_cast<int>(threadIdx.x))),
         lane_(thread_ % kWarp),
-        n_(recomputed(args.n)),
+        n_(computedAnew(args.n)),
         firstRow_((share.firstTile + thread_ / kWarp / T::kOutputWarps * T::kRowTiles) * kTileRows),
         firstColumn_((outputTile() * T::kOutputWarps + thread_ / kWarp % T::kOutputWarps) * T::kPairs *
                      kPairRows),

@@ -84,7 +84,7 @@ class WiderCopies {
   __device__ __forceinline__ void advanceX() { x_ += T::kStageQuarters * kQuarterBytes; }
   __device__ __forceinline__ void advanceWeights(int blockBytes) { weights_ += blockBytes; }
   // To be called for every stage: registers keep a few numbers, and not all that follows from them.
-  __device__ __forceinline__ void recompute() { thread_ = recomputed(thread_); }
+  __device__ __forceinline__ void recompute() { thread_ = computedAnew(thread_); }
 
   __device__ __forceinline__ void copyX(int piece, int stage) const {
     const int tile = thread_ / kWarp * kTiles + piece / T::kStageQuarters;

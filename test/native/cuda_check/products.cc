@@ -22,8 +22,9 @@ struct Shape {
   int k;
 };
 // Around the borders of tiles: 16, 32, 64 and 128 rows, 8 to 128 columns, 128 values of k and 1 to 4 parts of
-// them; {2, 12, 2700} has parts of several blocks, more than are held at a time, and the last one whole tiles.
-const Shape kShapes[] = {{1, 8, 16},    {3, 37, 128},  {17, 40, 300},   {35, 132, 97},
+// them; {2, 12, 2700} has parts of several blocks, more than are held at a time, and the last one whole
+// tiles.
+const Shape kShapes[] = {{1, 8, 16},    {3, 37, 128},  {17, 40, 300},  {35, 132, 97},
                          {70, 70, 416}, {2, 12, 2700}, {130, 132, 700}};
 
 std::vector<float> rowsOf(const std::vector<float>& y, int n, int first, int count) {

@@ -36,8 +36,8 @@ inline uint32_t packHalves(float low, float high) {
 inline uint32_t packBfloats(float low, float high) {
   return floatToBfloat(low) | static_cast<uint32_t>(floatToBfloat(high)) << 16;
 }
+inline int computedAnew(int x) { return x; }
 inline float exp2Fast(float x) { return std::exp2(x); }
-inline int recomputed(int x) { return x; }
 
 // The product of two FP16 numbers is exact in float32; the sum is, for all that kernels use it for.
 inline uint32_t fusedHalves(uint32_t a, uint32_t b, uint32_t c) {
