@@ -23,7 +23,7 @@ void start(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel
   }
 }
 
-// With fewer columns parts are soon complete, and the wider kernels bring their sums to memory too often.
+// With fewer columns parts are soon complete, and kWider brings their sums to memory too often.
 constexpr int kWiderColumnBlocks = 64;
 // Of threads, each with 128 outputs and 128 rows: fewer leave multiprocessors of a large GPU idle, that
 // blocks of 64 rows would keep busy; so many give most of them two at a time.

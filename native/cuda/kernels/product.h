@@ -8,7 +8,7 @@
 //   takes weights from memory to registers, some blocks ahead, and waits for nobody until the end.
 // - wide, up to 64 rows: bound by the tensor cores. A block of threads shares x in shared memory.
 // - wider (kAmpere): the same for 128 rows per block of threads, by four or, where blocks are few, by eight
-//   warps. Sums of parts meet in y.
+//   warps. Sums of parts meet in y where registers are too few.
 #pragma once
 
 #include "cuda/kernels/kernels.h"

@@ -172,21 +172,29 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
   };
 
   const int perPart = blocksPerPart(args.columnBlocks);
+  WiderSums<T> total;
+  total.fill(-0.0f);  // adding to it changes no bit
   for (int begin = 0; begin < args.columnBlocks; begin += perPart) {
     WiderSums<T> sums;
+    sums.fill(0.0f);
     const int end = smaller(begin + perPart, args.columnBlocks);
 #pragma unroll 1
     for (int stage = begin * kStages; stage < end * kStages; stage++) addStage(sums, stage);
-    const WiderOutputs<T> outputs(args, share);
-    if (begin > 0) outputs.add(sums);
-    if (end < args.columnBlocks) {
-      outputs.keep(sums);
-      continue;
+    if constexpr (T::kKeepsTotal) {
+      total.add(sums);
+    } else {
+      const WiderOutputs<T> outputs(args, share);
+      if (begin > 0) outputs.add(sums);
+      if (end < args.columnBlocks) {
+        outputs.keep(sums);
+        continue;
+      }
+      // Sums of other lanes may wait in the place of this one's outputs.
+      __syncwarp();
+      outputs.store(sums);
     }
-    // Sums of other lanes may wait in the place of this one's outputs.
-    __syncwarp();
-    outputs.store(sums);
   }
+  if constexpr (T::kKeepsTotal) WiderOutputs<T>(args, share).store(total);
 }
 
 template <class T>
@@ -195,7 +203,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocksPerProcessor) widerKern
 }
 
 // Warps of 128 rows and two blocks of threads per multiprocessor, where their shared memory has room. With
-// few blocks, one per multiprocessor, there are eight warps of 64 rows.
+// few blocks, one per multiprocessor, there are eight warps of 64 rows, which have registers for all sums.
 template <WeightType kType, bool kFewBlocks>
 using TileFor =
     std::conditional_t<kFewBlocks, WiderTile<kType, 2, 8, 4, 2, 1>, WiderTile<kType, 2, 16, 4, 1, 2>>;

@@ -21,6 +21,9 @@ struct WiderTile {
   static constexpr int kRowWarps = kRowWarps_;
   static constexpr int kBlocksPerProcessor = kBlocksPerProcessor_;
 
+  // Registers hold the sums of a part and those of the parts before it; or these wait in y.
+  static constexpr bool kKeepsTotal = kBlocksPerProcessor == 1;
+
   static constexpr int kWarps = kOutputWarps * kRowWarps;
   static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kWarpBlocks = 2 * kPairs;
