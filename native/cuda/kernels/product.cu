@@ -12,10 +12,11 @@ void start(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel
     case ProductKernel::kNarrow16:
     case ProductKernel::kNarrow32:
       return narrowProduct(stream, path, type, rowsOf(kernel) / kTileRows, args, grouped);
+    case ProductKernel::kWider64:
     case ProductKernel::kWiderFew:
     case ProductKernel::kWider:
       if (path == Path::kAmpere) {
-        return widerProduct(stream, type, kernel == ProductKernel::kWiderFew, args);
+        return widerProduct(stream, type, kernel, args);
       }
       [[fallthrough]];
     case ProductKernel::kWide:
@@ -39,7 +40,8 @@ ProductKernel kernelFor(Path path, const ProductArgs& args) {
   constexpr int kRowBlocks = 128 / kBlockRows;
   const int64_t blocks = static_cast<int64_t>((args.rows + kRows - 1) / kRows) *
                          ((args.rowBlocks + kRowBlocks - 1) / kRowBlocks);
-  if (blocks < kBusyBlocks || args.columnBlocks < kWiderColumnBlocks) return ProductKernel::kWide;
+  if (blocks < kBusyBlocks) return ProductKernel::kWide;
+  if (args.columnBlocks < kWiderColumnBlocks) return ProductKernel::kWider64;
   return blocks < kManyBlocks ? ProductKernel::kWiderFew : ProductKernel::kWider;
 }
 

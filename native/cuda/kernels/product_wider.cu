@@ -202,11 +202,14 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocksPerProcessor) widerKern
   multiply<T>(args, widerShareOf<T>(args));
 }
 
-// Warps of 128 rows and two blocks of threads per multiprocessor, where their shared memory has room. With
-// few blocks, one per multiprocessor, there are eight warps of 64 rows, which have registers for all sums.
-template <WeightType kType, bool kFewBlocks>
-using TileFor =
-    std::conditional_t<kFewBlocks, WiderTile<kType, 2, 8, 4, 2, 1>, WiderTile<kType, 2, 16, 4, 1, 2>>;
+// Warps of 128 rows and two blocks of threads per multiprocessor, where their shared memory has room. Where
+// blocks are few, one per multiprocessor, there are eight warps of 64 rows, which have registers for all
+// sums; of 64 rows in all there are four.
+template <WeightType kType, ProductKernel kKernel>
+using TileFor = std::conditional_t<
+    kKernel == ProductKernel::kWider, WiderTile<kType, 2, 16, 4, 1, false>,
+    std::conditional_t<kKernel == ProductKernel::kWiderFew, WiderTile<kType, 2, 8, 4, 2, true>,
+                       WiderTile<kType, 2, 8, 4, 1, true>>>;
 
 template <class T>
 void start(cudaStream_t stream, const ProductArgs& args) {
@@ -222,19 +225,20 @@ void prepareTile() {
 
 template <WeightType kType>
 void prepare() {
-  prepareTile<TileFor<kType, false>>();
-  prepareTile<TileFor<kType, true>>();
+  prepareTile<TileFor<kType, ProductKernel::kWider>>();
+  prepareTile<TileFor<kType, ProductKernel::kWiderFew>>();
+  prepareTile<TileFor<kType, ProductKernel::kWider64>>();
 }
 
-template <bool kFewBlocks>
-void startType(cudaStream_t stream, WeightType type, const ProductArgs& args) {
-  switch (type) {
-    case WeightType::kInt4:
-      return start<TileFor<WeightType::kInt4, kFewBlocks>>(stream, args);
-    case WeightType::kInt8:
-      return start<TileFor<WeightType::kInt8, kFewBlocks>>(stream, args);
-    case WeightType::kStored:
-      return start<TileFor<WeightType::kStored, kFewBlocks>>(stream, args);
+template <WeightType kType>
+void startType(cudaStream_t stream, ProductKernel kernel, const ProductArgs& args) {
+  switch (kernel) {
+    case ProductKernel::kWider:
+      return start<TileFor<kType, ProductKernel::kWider>>(stream, args);
+    case ProductKernel::kWiderFew:
+      return start<TileFor<kType, ProductKernel::kWiderFew>>(stream, args);
+    default:
+      return start<TileFor<kType, ProductKernel::kWider64>>(stream, args);
   }
 }
 
@@ -246,9 +250,15 @@ void prepareWiderProducts() {
   prepare<WeightType::kInt4>();
 }
 
-void widerProduct(cudaStream_t stream, WeightType type, bool fewBlocks, const ProductArgs& args) {
-  if (fewBlocks) return startType<true>(stream, type, args);
-  startType<false>(stream, type, args);
+void widerProduct(cudaStream_t stream, WeightType type, ProductKernel kernel, const ProductArgs& args) {
+  switch (type) {
+    case WeightType::kInt4:
+      return startType<WeightType::kInt4>(stream, kernel, args);
+    case WeightType::kInt8:
+      return startType<WeightType::kInt8>(stream, kernel, args);
+    case WeightType::kStored:
+      return startType<WeightType::kStored>(stream, kernel, args);
+  }
 }
 
 }  // namespace glm_relay::cuda

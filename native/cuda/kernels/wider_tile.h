@@ -12,24 +12,23 @@ constexpr int kQuarterBytes = kWarp * kVectorBytes;
 // blocks (16 outputs each) by kRowTiles tiles of x. A warp dequantizes for itself: the more rows it has, the
 // fewer instructions are not matrix instructions.
 template <WeightType kType_, int kPairs_, int kRowTiles_, int kOutputWarps_, int kRowWarps_,
-          int kBlocksPerProcessor_>
+          bool kKeepsTotal_>
 struct WiderTile {
   static constexpr WeightType kType = kType_;
   static constexpr int kPairs = kPairs_;
   static constexpr int kRowTiles = kRowTiles_;
   static constexpr int kOutputWarps = kOutputWarps_;
   static constexpr int kRowWarps = kRowWarps_;
-  static constexpr int kBlocksPerProcessor = kBlocksPerProcessor_;
-
   // Registers hold the sums of a part and those of the parts before it; or these wait in y.
-  static constexpr bool kKeepsTotal = kBlocksPerProcessor == 1;
+  static constexpr bool kKeepsTotal = kKeepsTotal_;
 
   static constexpr int kWarps = kOutputWarps * kRowWarps;
   static constexpr int kThreads = kWarps * kWarp;
   static constexpr int kWarpBlocks = 2 * kPairs;
   static constexpr int kRowBlocks = kOutputWarps * kWarpBlocks;
   static constexpr int kBlockTiles = kRowWarps * kRowTiles;
-  static_assert(kBlockTiles * kTileRows == rowsOf(ProductKernel::kWider), "the grid counts on it");
+  // Of threads; all registers are in use.
+  static constexpr int kBlocksPerProcessor = 8 / kWarps;
 
   // Quarters of a block that are copied together; of 4 bits a vector has all four.
   static constexpr int kStageQuarters = kType == WeightType::kInt4 ? 4 : 2;
