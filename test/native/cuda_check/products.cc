@@ -25,7 +25,7 @@ struct Shape {
 // them; {2, 12, 2700} has parts of several blocks, more than are held at a time, and the last one whole
 // tiles.
 const Shape kShapes[] = {{1, 8, 16},    {3, 37, 128},  {17, 40, 300},  {35, 132, 97},
-                         {70, 70, 416}, {2, 12, 2700}, {130, 132, 700}};
+                         {70, 70, 416}, {2, 12, 2700}, {130, 132, 260}};
 
 std::vector<float> rowsOf(const std::vector<float>& y, int n, int first, int count) {
   return {y.begin() + static_cast<int64_t>(first) * n, y.begin() + static_cast<int64_t>(first + count) * n};
