@@ -36,8 +36,7 @@ const Format kFormats[] = {
 const int kFewRows[] = {1, 2, 4, 8, 16, 32, 64};
 const int kManyRows[] = {128, 512};
 // Those of many rows, each by itself.
-const ProductKernel kWideKernels[] = {ProductKernel::kWide, ProductKernel::kWider64, ProductKernel::kWiderFew,
-                                      ProductKernel::kWider};
+const ProductKernel kWideKernels[] = {ProductKernel::kWide, ProductKernel::kWider};
 
 }  // namespace
 
@@ -51,7 +50,7 @@ void benchProducts(const Limits& limits, Path path, bool quick) {
   std::printf("%-26s %-9s", "matrix", "weights");
   for (int rows : kFewRows) std::printf(" %6d", rows);
   for (int rows : kManyRows) std::printf(" %6d", rows);
-  std::printf("   us at 1 and 512 rows; many by kernel: wide, wider of 64 rows, of few blocks, wider\n");
+  std::printf("   us at 1 and 512 rows; many by kernel: wide, wider\n");
   for (const Matrix& matrix : kMatrices) {
     for (const Format& format : kFormats) {
       if (quick && &format != kFormats) continue;

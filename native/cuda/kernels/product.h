@@ -5,12 +5,10 @@
 // (kTuring: 8) per matrix instruction, ascending. So it does not depend on the kernel or the tile, and they
 // may be chosen by the number of rows:
 // - narrow, up to 32 rows: bound by the memory that holds the weights. Every part has its own warp, which
-//   takes weights from memory to registers, some blocks ahead, and waits for nobody until the end.
-// - wide, up to 64 rows: bound by the tensor cores. A block of threads shares x in shared memory.
-// - wider (kAmpere): weights are dequantized while those before them are multiplied, for 128 rows per block
-// of
-//   threads, by four or, where blocks are few, by eight warps. Sums of parts of four meet in y, for which
-//   registers are too few; kWider64 has 64 rows and keeps them.
+//   brings its weights through shared memory, some blocks ahead, and waits for nobody until the end.
+// - wide: bound by the tensor cores. A block of threads shares x in shared memory.
+// - wider (kAmpere, large matrices): weights are dequantized while those before them are multiplied, for 128
+//   rows per block of threads. Sums of parts meet in y, for which registers are too few.
 #pragma once
 
 #include "cuda/kernels/kernels.h"
@@ -36,14 +34,14 @@ struct ProductArgs {
 // Enqueues the product with the best kernel for so many rows.
 void product(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args);
 
-enum class ProductKernel : uint8_t { kNarrow8, kNarrow16, kNarrow32, kWide, kWider64, kWiderFew, kWider };
-constexpr ProductKernel kProductKernels[] = {
-    ProductKernel::kNarrow8, ProductKernel::kNarrow16, ProductKernel::kNarrow32, ProductKernel::kWide,
-    ProductKernel::kWider64, ProductKernel::kWiderFew, ProductKernel::kWider};
+enum class ProductKernel : uint8_t { kNarrow8, kNarrow16, kNarrow32, kWide, kWider };
+constexpr ProductKernel kProductKernels[] = {ProductKernel::kNarrow8, ProductKernel::kNarrow16,
+                                             ProductKernel::kNarrow32, ProductKernel::kWide,
+                                             ProductKernel::kWider};
 // Those that groupedProduct takes.
 constexpr ProductKernel kGroupedKernels[] = {ProductKernel::kNarrow8, ProductKernel::kNarrow16,
                                              ProductKernel::kNarrow32, ProductKernel::kWide};
-// The same with a kernel by name; for tests. On kTuring kWide takes the place of wider ones.
+// The same with a kernel by name; for tests. On kTuring kWide takes the place of kWider.
 void productWith(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
                  const ProductArgs& args);
 
@@ -68,7 +66,6 @@ constexpr int rowsOf(ProductKernel kernel) {
          : kernel == ProductKernel::kNarrow16 ? 16
          : kernel == ProductKernel::kNarrow32 ? 32
          : kernel == ProductKernel::kWide     ? 64
-         : kernel == ProductKernel::kWider64  ? 64
                                               : 128;
 }
 
@@ -85,7 +82,7 @@ void narrowProduct(cudaStream_t stream, Path path, WeightType type, int rowTiles
                    const GroupedRows* grouped);
 void wideProduct(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args,
                  const GroupedRows* grouped);
-void widerProduct(cudaStream_t stream, WeightType type, ProductKernel kernel, const ProductArgs& args);
+void widerProduct(cudaStream_t stream, WeightType type, const ProductArgs& args);
 void prepareNarrowProducts(Path path);
 void prepareWideProducts(Path path);
 void prepareWiderProducts();

@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "cuda/kernels/fragments.h"
 #include "cuda/kernels/product.h"
 #include "cuda/kernels/product_store.h"
@@ -266,31 +268,46 @@ struct TileFor<Path::kTuring, kType> {
   using Type = Tile<Path::kTuring, kType, 8, 1, 2>;
 };
 
+// Of the rows of many experts: int8 weights of two pairs would not leave registers for what is found out
+// first.
+template <Path kPath, WeightType kType>
+using GroupedTileFor = std::conditional_t<kPath == Path::kAmpere && kType == WeightType::kInt8,
+                                          Tile<kPath, kType, 8, 1, 2>, typename TileFor<kPath, kType>::Type>;
+
 template <class T>
+dim3 gridOf(const ProductArgs& args, const GroupedRows* grouped) {
+  return dim3{static_cast<unsigned int>((args.rowBlocks + T::kRowBlocks - 1) / T::kRowBlocks),
+              rowTilesOfGrid(args, T::kRowTiles, grouped), 1};
+}
+
+template <Path kPath, WeightType kType>
 void start(cudaStream_t stream, const ProductArgs& args, const GroupedRows* grouped) {
-  const dim3 grid{static_cast<unsigned int>((args.rowBlocks + T::kRowBlocks - 1) / T::kRowBlocks),
-                  rowTilesOfGrid(args, T::kRowTiles, grouped), 1};
-  if (grouped == nullptr) return launch(wideKernel<T>, grid, kThreads, T::kSharedBytes, stream, args);
-  launch(groupedWideKernel<T>, grid, kThreads, T::kSharedBytes, stream, args, *grouped);
+  if (grouped == nullptr) {
+    using T = typename TileFor<kPath, kType>::Type;
+    return launch(wideKernel<T>, gridOf<T>(args, grouped), kThreads, T::kSharedBytes, stream, args);
+  }
+  using T = GroupedTileFor<kPath, kType>;
+  launch(groupedWideKernel<T>, gridOf<T>(args, grouped), kThreads, T::kSharedBytes, stream, args, *grouped);
 }
 
 template <Path kPath>
 void startOfPath(cudaStream_t stream, WeightType type, const ProductArgs& args, const GroupedRows* grouped) {
   switch (type) {
     case WeightType::kInt4:
-      return start<typename TileFor<kPath, WeightType::kInt4>::Type>(stream, args, grouped);
+      return start<kPath, WeightType::kInt4>(stream, args, grouped);
     case WeightType::kInt8:
-      return start<typename TileFor<kPath, WeightType::kInt8>::Type>(stream, args, grouped);
+      return start<kPath, WeightType::kInt8>(stream, args, grouped);
     case WeightType::kStored:
-      return start<typename TileFor<kPath, WeightType::kStored>::Type>(stream, args, grouped);
+      return start<kPath, WeightType::kStored>(stream, args, grouped);
   }
 }
 
 template <Path kPath, WeightType kType>
 void prepare() {
   using T = typename TileFor<kPath, kType>::Type;
+  using G = GroupedTileFor<kPath, kType>;
   cudaFuncSetAttribute(wideKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
-  cudaFuncSetAttribute(groupedWideKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
+  cudaFuncSetAttribute(groupedWideKernel<G>, cudaFuncAttributeMaxDynamicSharedMemorySize, G::kSharedBytes);
 }
 
 template <Path kPath>

@@ -1,5 +1,3 @@
-#include <type_traits>
-
 #include "cuda/kernels/fragments.h"
 #include "cuda/kernels/product.h"
 #include "cuda/kernels/wider_outputs.h"
@@ -172,29 +170,22 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
   };
 
   const int perPart = blocksPerPart(args.columnBlocks);
-  WiderSums<T> total;
-  total.fill(-0.0f);  // adding to it changes no bit
   for (int begin = 0; begin < args.columnBlocks; begin += perPart) {
     WiderSums<T> sums;
-    sums.fill(0.0f);
+    sums.clear();
     const int end = smaller(begin + perPart, args.columnBlocks);
 #pragma unroll 1
     for (int stage = begin * kStages; stage < end * kStages; stage++) addStage(sums, stage);
-    if constexpr (T::kKeepsTotal) {
-      total.add(sums);
-    } else {
-      const WiderOutputs<T> outputs(args, share);
-      if (begin > 0) outputs.add(sums);
-      if (end < args.columnBlocks) {
-        outputs.keep(sums);
-        continue;
-      }
-      // Sums of other lanes may wait in the place of this one's outputs.
-      __syncwarp();
-      outputs.store(sums);
+    const WiderOutputs<T> outputs(args, share);
+    if (begin > 0) outputs.add(sums);
+    if (end < args.columnBlocks) {
+      outputs.keep(sums);
+      continue;
     }
+    // Sums of other lanes may wait in the place of this one's outputs.
+    __syncwarp();
+    outputs.store(sums);
   }
-  if constexpr (T::kKeepsTotal) WiderOutputs<T>(args, share).store(total);
 }
 
 template <class T>
@@ -202,14 +193,10 @@ __global__ void __launch_bounds__(T::kThreads, T::kBlocksPerProcessor) widerKern
   multiply<T>(args, widerShareOf<T>(args));
 }
 
-// Warps of 128 rows and two blocks of threads per multiprocessor, where their shared memory has room. Where
-// blocks are few, one per multiprocessor, there are eight warps of 64 rows, which have registers for all
-// sums; of 64 rows in all there are four.
-template <WeightType kType, ProductKernel kKernel>
-using TileFor = std::conditional_t<
-    kKernel == ProductKernel::kWider, WiderTile<kType, 2, 16, 4, 1, false>,
-    std::conditional_t<kKernel == ProductKernel::kWiderFew, WiderTile<kType, 2, 8, 4, 2, true>,
-                       WiderTile<kType, 2, 8, 4, 1, true>>>;
+// Warps of 32 outputs and 128 rows, and two blocks of threads per multiprocessor where their shared memory
+// has room.
+template <WeightType kType>
+using TileFor = WiderTile<kType, 2, 16, 4, 1>;
 
 template <class T>
 void start(cudaStream_t stream, const ProductArgs& args) {
@@ -218,28 +205,10 @@ void start(cudaStream_t stream, const ProductArgs& args) {
   launch(widerKernel<T>, grid, T::kThreads, T::kSharedBytes, stream, args);
 }
 
-template <class T>
-void prepareTile() {
-  cudaFuncSetAttribute(widerKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
-}
-
 template <WeightType kType>
 void prepare() {
-  prepareTile<TileFor<kType, ProductKernel::kWider>>();
-  prepareTile<TileFor<kType, ProductKernel::kWiderFew>>();
-  prepareTile<TileFor<kType, ProductKernel::kWider64>>();
-}
-
-template <WeightType kType>
-void startType(cudaStream_t stream, ProductKernel kernel, const ProductArgs& args) {
-  switch (kernel) {
-    case ProductKernel::kWider:
-      return start<TileFor<kType, ProductKernel::kWider>>(stream, args);
-    case ProductKernel::kWiderFew:
-      return start<TileFor<kType, ProductKernel::kWiderFew>>(stream, args);
-    default:
-      return start<TileFor<kType, ProductKernel::kWider64>>(stream, args);
-  }
+  using T = TileFor<kType>;
+  cudaFuncSetAttribute(widerKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
 }
 
 }  // namespace
@@ -250,14 +219,14 @@ void prepareWiderProducts() {
   prepare<WeightType::kInt4>();
 }
 
-void widerProduct(cudaStream_t stream, WeightType type, ProductKernel kernel, const ProductArgs& args) {
+void widerProduct(cudaStream_t stream, WeightType type, const ProductArgs& args) {
   switch (type) {
     case WeightType::kInt4:
-      return startType<WeightType::kInt4>(stream, kernel, args);
+      return start<TileFor<WeightType::kInt4>>(stream, args);
     case WeightType::kInt8:
-      return startType<WeightType::kInt8>(stream, kernel, args);
+      return start<TileFor<WeightType::kInt8>>(stream, args);
     case WeightType::kStored:
-      return startType<WeightType::kStored>(stream, kernel, args);
+      return start<TileFor<WeightType::kStored>>(stream, args);
   }
 }
 

@@ -10,16 +10,22 @@ namespace glm_relay::cuda {
 
 namespace {
 
-constexpr int kThreads = 1024;
-constexpr int kWarps = kThreads / kWarp;
 constexpr int kPerVector = 4;
-constexpr int kMaxVectors = kMaxRowColumns / (kThreads * kPerVector);
-constexpr int kMaxNormVectors = kMaxNormColumns / (kThreads * kPerVector);
-static_assert(kWarps == kWarp, "the sums of all warps are those of one warp's lanes");
+// Sums and maxima of a block's warps have room for so many.
+constexpr int kMostWarps = kWarp;
 
-__device__ __forceinline__ int columnOf(int vector) {
-  return (vector * kThreads + static_cast<int>(threadIdx.x)) * kPerVector;
-}
+// How a block of threads shares a row: each has kVectors times kPerVector columns.
+template <int kThreads_, int kVectors_>
+struct Shape {
+  static constexpr int kThreads = kThreads_;
+  static constexpr int kVectors = kVectors_;
+  static constexpr int kColumns = kThreads * kVectors * kPerVector;
+  static_assert(kThreads <= kMostWarps * kWarp, "a warp puts together what all warps have");
+
+  static __device__ __forceinline__ int columnOf(int vector) {
+    return (vector * kThreads + static_cast<int>(threadIdx.x)) * kPerVector;
+  }
+};
 
 // Four columns of a row, as one access where the row allows it; zeros behind its end.
 __device__ __forceinline__ void loadColumns(float (&to)[kPerVector], const float* row, int column, int size) {
@@ -59,33 +65,35 @@ __device__ __forceinline__ void storeHalves(const HalfRows& to, const float (&fr
   }
 }
 
-// Over all threads of the block, in all of them. `shared` has kWarps values and is used once.
+// Over all threads of the block, in all of them. `shared` has kMostWarps values and is used once.
+template <class S>
 __device__ __forceinline__ float sumOfBlock(float value, float* shared) {
   value = warpSum(value);
   if (laneOfThread() == 0) shared[warpOfThread()] = value;
   __syncthreads();
-  return warpSum(shared[laneOfThread()]);
+  return warpSum(laneOfThread() < S::kThreads / kWarp ? shared[laneOfThread()] : 0.0f);
 }
+template <class S>
 __device__ __forceinline__ uint32_t maxOfBlock(uint32_t value, uint32_t* shared) {
   value = warpMax(value);
   if (laneOfThread() == 0) shared[warpOfThread()] = value;
   __syncthreads();
-  return warpMax(shared[laneOfThread()]);
+  return warpMax(laneOfThread() < S::kThreads / kWarp ? shared[laneOfThread()] : 0u);
 }
 
 // The columns of this block's row that a thread has.
-template <int kVectors>
+template <class S>
 struct Columns {
-  float of[kVectors][kPerVector];
+  float of[S::kVectors][kPerVector];
 
   __device__ __forceinline__ void load(const float* row, int size) {
 #pragma unroll
-    for (int v = 0; v < kVectors; v++) loadColumns(of[v], row, columnOf(v), size);
+    for (int v = 0; v < S::kVectors; v++) loadColumns(of[v], row, S::columnOf(v), size);
   }
   template <class Change>
   __device__ __forceinline__ void forEach(Change change) {
 #pragma unroll
-    for (int v = 0; v < kVectors; v++) {
+    for (int v = 0; v < S::kVectors; v++) {
 #pragma unroll
       for (int i = 0; i < kPerVector; i++) change(of[v][i], v, i);
     }
@@ -93,17 +101,17 @@ struct Columns {
 
   // As float32, unless y is null, and as FP16.
   __device__ __forceinline__ void store(const HalfRows& to, float* y, int size) {
-    uint32_t* shared = reinterpret_cast<uint32_t*>(sharedMemory()) + 2 * kWarps;
+    uint32_t* shared = reinterpret_cast<uint32_t*>(sharedMemory()) + 2 * kMostWarps;
     uint32_t largest = 0;
     forEach([&](float& x, int, int) {
       const uint32_t magnitude = magnitudeBits(x);
       largest = magnitude > largest ? magnitude : largest;
     });
-    const RowFactor factor(maxOfBlock(largest, shared));
+    const RowFactor factor(maxOfBlock<S>(largest, shared));
     const int row = static_cast<int>(blockIdx.x);
 #pragma unroll
-    for (int v = 0; v < kVectors; v++) {
-      const int column = columnOf(v);
+    for (int v = 0; v < S::kVectors; v++) {
+      const int column = S::columnOf(v);
       if (y != nullptr) storeColumns(y + static_cast<int64_t>(row) * size, of[v], column, size);
       storeHalves(to, of[v], row, column, factor);
     }
@@ -111,53 +119,53 @@ struct Columns {
   }
 };
 
-template <int kVectors>
+template <class S>
 struct RmsNorm {
   const float* weight;
   float eps;
 
-  __device__ __forceinline__ void operator()(Columns<kVectors>& x, const float* row, int size) const {
+  __device__ __forceinline__ void operator()(Columns<S>& x, const float* row, int size) const {
     x.load(row, size);
     float square = 0.0f;
     x.forEach([&](float& value, int, int) { square = fmaf(value, value, square); });
-    const float sum = sumOfBlock(square, reinterpret_cast<float*>(sharedMemory()));
+    const float sum = sumOfBlock<S>(square, reinterpret_cast<float*>(sharedMemory()));
     const float r = 1.0f / sqrtf(sum / static_cast<float>(size) + eps);
     // Vector by vector: a whole row of weights beside it would not find room in the registers.
 #pragma unroll
-    for (int v = 0; v < kVectors; v++) {
+    for (int v = 0; v < S::kVectors; v++) {
       float w[kPerVector];
-      loadColumns(w, weight, columnOf(v), size);
+      loadColumns(w, weight, S::columnOf(v), size);
 #pragma unroll
       for (int i = 0; i < kPerVector; i++) x.of[v][i] = (x.of[v][i] * r) * w[i];
     }
   }
 };
 
-template <int kVectors>
+template <class S>
 struct LayerNorm {
   const float* weight;
   const float* bias;
   float eps;
 
-  __device__ __forceinline__ void operator()(Columns<kVectors>& x, const float* row, int size) const {
+  __device__ __forceinline__ void operator()(Columns<S>& x, const float* row, int size) const {
     float* shared = reinterpret_cast<float*>(sharedMemory());
     x.load(row, size);
     float sum = 0.0f;
     x.forEach([&](float& value, int, int) { sum += value; });
-    const float mean = sumOfBlock(sum, shared) / static_cast<float>(size);
+    const float mean = sumOfBlock<S>(sum, shared) / static_cast<float>(size);
     float square = 0.0f;
     x.forEach([&](float& value, int v, int i) {
-      value = columnOf(v) + i < size ? value - mean : 0.0f;
+      value = S::columnOf(v) + i < size ? value - mean : 0.0f;
       square = fmaf(value, value, square);
     });
-    const float variance = sumOfBlock(square, shared + kWarps) / static_cast<float>(size);
+    const float variance = sumOfBlock<S>(square, shared + kMostWarps) / static_cast<float>(size);
     const float r = 1.0f / sqrtf(variance + eps);
 #pragma unroll
-    for (int v = 0; v < kVectors; v++) {
+    for (int v = 0; v < S::kVectors; v++) {
       float w[kPerVector];
       float b[kPerVector];
-      loadColumns(w, weight, columnOf(v), size);
-      loadColumns(b, bias, columnOf(v), size);
+      loadColumns(w, weight, S::columnOf(v), size);
+      loadColumns(b, bias, S::columnOf(v), size);
 #pragma unroll
       for (int i = 0; i < kPerVector; i++) x.of[v][i] = fmaf(x.of[v][i] * r, w[i], b[i]);
     }
@@ -179,16 +187,16 @@ __device__ __forceinline__ void activateColumns(float (&to)[kPerVector], const f
   }
 }
 
-template <int kVectors, Activation kActivation>
+template <class S, Activation kActivation>
 struct Activate {
-  __device__ __forceinline__ void operator()(Columns<kVectors>& x, const float* row, int size) const {
+  __device__ __forceinline__ void operator()(Columns<S>& x, const float* row, int size) const {
 #pragma unroll
-    for (int v = 0; v < kVectors; v++) activateColumns<kActivation>(x.of[v], row, columnOf(v), size);
+    for (int v = 0; v < S::kVectors; v++) activateColumns<kActivation>(x.of[v], row, S::columnOf(v), size);
   }
 };
 
-// The same by several blocks of threads for a row, in two kernels: one block would be busy for longer with a
-// row than the rest of the GPU with the product before it.
+// The same by several blocks of threads for a row, in two kernels: one block would be busy for longer with
+// a row than the rest of the GPU with the product before it.
 constexpr int kShareThreads = 256;
 constexpr int kShareColumns = kShareThreads * kPerVector;
 static_assert(kMaxRowColumns == kRowShares * kShareColumns, "a row has at most kRowShares shares");
@@ -244,55 +252,57 @@ void activateShared(cudaStream_t stream, const HalfRows& to, float* y, const flo
   launch(halveShareKernel, grid, kShareThreads, 0, stream, to, static_cast<const float*>(y), shares, size);
 }
 
-template <int kVectors>
+template <class S>
 struct Take {
-  __device__ __forceinline__ void operator()(Columns<kVectors>& x, const float* row, int size) const {
+  __device__ __forceinline__ void operator()(Columns<S>& x, const float* row, int size) const {
     x.load(row, size);
   }
 };
 
 // A block per row: `inputs` values of x for each of y.
-template <int kVectors, class Operation>
-__global__ void __launch_bounds__(kThreads)
+template <class S, class Operation>
+__global__ void __launch_bounds__(S::kThreads)
     rowKernel(const Operation operation, const HalfRows to, float* y, const float* x, int inputs, int size) {
   if (to.owners != nullptr && to.owners[blockIdx.x] < 0) return;
-  Columns<kVectors> columns;
+  Columns<S> columns;
   operation(columns, x + static_cast<int64_t>(blockIdx.x) * inputs * size, size);
   columns.store(to, y, size);
 }
 
-template <int kVectors, class Operation>
+template <class S, class Operation>
 void startRows(cudaStream_t stream, const Operation& operation, const HalfRows& to, float* y, const float* x,
                int rows, int inputs, int size) {
-  launch(rowKernel<kVectors, Operation>, dim3{static_cast<unsigned int>(rows), 1, 1}, kThreads,
-         3 * kWarps * sizeof(float), stream, operation, to, y, x, inputs, size);
+  launch(rowKernel<S, Operation>, dim3{static_cast<unsigned int>(rows), 1, 1}, S::kThreads,
+         3 * kMostWarps * sizeof(float), stream, operation, to, y, x, inputs, size);
 }
 
-// Calls `with` with the fewest vectors per thread that a row fits in.
+// Calls `with` with the smallest shape that a row fits in: with few columns most threads would have none.
 template <int kMost, class With>
-void withVectors(int size, With with) {
-  constexpr int kColumns = kThreads * kPerVector;
-  if (size <= kColumns) return with(std::integral_constant<int, 1>{});
-  if (size <= 2 * kColumns) return with(std::integral_constant<int, 2>{});
-  if (kMost <= 4 || size <= 4 * kColumns) return with(std::integral_constant<int, 4>{});
-  with(std::integral_constant<int, kMost>{});
+void withShape(int size, With with) {
+  if (size <= Shape<128, 1>::kColumns) return with(Shape<128, 1>{});
+  if (size <= Shape<1024, 1>::kColumns) return with(Shape<1024, 1>{});
+  if (size <= Shape<1024, 2>::kColumns) return with(Shape<1024, 2>{});
+  if (kMost <= Shape<1024, 4>::kColumns || size <= Shape<1024, 4>::kColumns) {
+    return with(Shape<1024, 4>{});
+  }
+  with(Shape<1024, kMost / Shape<1024, 1>::kColumns>{});
 }
 
 }  // namespace
 
 void rmsNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const float* weight,
                  int rows, int size, float eps) {
-  withVectors<kMaxNormVectors>(size, [&](auto vectors) {
-    constexpr int kVectors = decltype(vectors)::value;
-    startRows<kVectors>(stream, RmsNorm<kVectors>{weight, eps}, to, y, x, rows, 1, size);
+  withShape<kMaxNormColumns>(size, [&](auto shape) {
+    using S = decltype(shape);
+    startRows<S>(stream, RmsNorm<S>{weight, eps}, to, y, x, rows, 1, size);
   });
 }
 
 void layerNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const float* weight,
                    const float* bias, int rows, int size, float eps) {
-  withVectors<kMaxNormVectors>(size, [&](auto vectors) {
-    constexpr int kVectors = decltype(vectors)::value;
-    startRows<kVectors>(stream, LayerNorm<kVectors>{weight, bias, eps}, to, y, x, rows, 1, size);
+  withShape<kMaxNormColumns>(size, [&](auto shape) {
+    using S = decltype(shape);
+    startRows<S>(stream, LayerNorm<S>{weight, bias, eps}, to, y, x, rows, 1, size);
   });
 }
 
@@ -303,9 +313,9 @@ void activateRows(cudaStream_t stream, const HalfRows& to, float* y, Activation 
     if (to.maxima != nullptr && size > kSharedColumns) {
       return activateShared<kActivation>(stream, to, y, x, rows, inputs, size);
     }
-    withVectors<kMaxVectors>(size, [&](auto vectors) {
-      constexpr int kVectors = decltype(vectors)::value;
-      startRows<kVectors>(stream, Activate<kVectors, kActivation>{}, to, y, x, rows, inputs, size);
+    withShape<kMaxRowColumns>(size, [&](auto shape) {
+      using S = decltype(shape);
+      startRows<S>(stream, Activate<S, kActivation>{}, to, y, x, rows, inputs, size);
     });
   };
   switch (activation) {
@@ -319,9 +329,9 @@ void activateRows(cudaStream_t stream, const HalfRows& to, float* y, Activation 
 }
 
 void halveRows(cudaStream_t stream, const HalfRows& to, const float* x, int rows, int size) {
-  withVectors<kMaxVectors>(size, [&](auto vectors) {
-    constexpr int kVectors = decltype(vectors)::value;
-    startRows<kVectors>(stream, Take<kVectors>{}, to, static_cast<float*>(nullptr), x, rows, 1, size);
+  withShape<kMaxRowColumns>(size, [&](auto shape) {
+    using S = decltype(shape);
+    startRows<S>(stream, Take<S>{}, to, static_cast<float*>(nullptr), x, rows, 1, size);
   });
 }
 

@@ -11,16 +11,13 @@ constexpr int kQuarterBytes = kWarp * kVectorBytes;
 // What a block of threads computes: kOutputWarps x kRowWarps warps, each of them kPairs pairs of rows of
 // blocks (16 outputs each) by kRowTiles tiles of x. A warp dequantizes for itself: the more rows it has, the
 // fewer instructions are not matrix instructions.
-template <WeightType kType_, int kPairs_, int kRowTiles_, int kOutputWarps_, int kRowWarps_,
-          bool kKeepsTotal_>
+template <WeightType kType_, int kPairs_, int kRowTiles_, int kOutputWarps_, int kRowWarps_>
 struct WiderTile {
   static constexpr WeightType kType = kType_;
   static constexpr int kPairs = kPairs_;
   static constexpr int kRowTiles = kRowTiles_;
   static constexpr int kOutputWarps = kOutputWarps_;
   static constexpr int kRowWarps = kRowWarps_;
-  // Registers hold the sums of a part and those of the parts before it; or these wait in y.
-  static constexpr bool kKeepsTotal = kKeepsTotal_;
 
   static constexpr int kWarps = kOutputWarps * kRowWarps;
   static constexpr int kThreads = kWarps * kWarp;

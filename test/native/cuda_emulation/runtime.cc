@@ -103,7 +103,7 @@ int deviceCount() {
   return std::min(static_cast<int>(fromEnvironment("GLM_RELAY_EMULATED_GPUS", kDeviceCount)), kMostDevices);
 }
 
-// Kernels started so far, in all streams.
+// Kernels that have run so far, in all streams, those of graphs each time.
 std::atomic<int64_t> launches{0};
 // A kernel has failed as on a GPU that is gone: everything fails from then on, in every thread.
 std::atomic<bool> lost{false};
@@ -358,14 +358,13 @@ namespace glm_relay::emulation {
 void enqueueGrid(cudaStream_t stream, Index grid, Index block, size_t sharedBytes,
                  std::function<void()> kernel) {
   checkSharedLimit(sharedBytes);
-  if (++launches == fatalLaunch()) {
-    stream->add([] {
+  stream->add([=, kernel = std::move(kernel)] {
+    if (++launches == fatalLaunch()) {
       lost = true;
       throw KernelError("unspecified launch failure");
-    });
-    return;
-  }
-  stream->add([=, kernel = std::move(kernel)] { runGrid(grid, block, sharedBytes, kernel); });
+    }
+    runGrid(grid, block, sharedBytes, kernel);
+  });
 }
 
 void checkSharedLimit(size_t bytes) {
