@@ -78,23 +78,6 @@ __device__ __forceinline__ uint4 load16Once(const void* from) {
                : "l"(from));
   return v;
 }
-__device__ __forceinline__ uint2 load8Once(const void* from) {
-  uint2 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];"
-               : "=r"(v.x), "=r"(v.y)
-               : "l"(from));
-  return v;
-}
-__device__ __forceinline__ uint32_t load4Once(const void* from) {
-  uint32_t v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.u32 %0, [%1];" : "=r"(v) : "l"(from));
-  return v;
-}
-__device__ __forceinline__ uint32_t load2Once(const void* from) {
-  uint16_t v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.u16 %0, [%1];" : "=h"(v) : "l"(from));
-  return v;
-}
 __device__ __forceinline__ uint4 load16(const void* from) {
   uint4 v;
   asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"

@@ -59,9 +59,6 @@ Value loadValue(const void* from) {
   return value;
 }
 inline uint4 load16Once(const void* from) { return loadValue<uint4>(from); }
-inline uint2 load8Once(const void* from) { return loadValue<uint2>(from); }
-inline uint32_t load4Once(const void* from) { return loadValue<uint32_t>(from); }
-inline uint32_t load2Once(const void* from) { return loadValue<uint16_t>(from); }
 inline uint4 load16(const void* from) { return loadValue<uint4>(from); }
 
 struct SharedPlace {
