@@ -129,7 +129,7 @@ export class GpuStage {
     };
   }
 
-  /** Numbers of [0.5, 2), or of [-2, -0.5), in either type of two bytes. */
+  /** Numbers of either sign in either type of two bytes; in float16 from 0.5 to 1 in magnitude. */
   #activations(rows: number): Uint8Array {
     const values = new Uint16Array((rows * this.shape.hiddenSize * dtypeBytes(this.dtype)) / 2);
     for (let index = 0; index < values.length; index++) {

@@ -108,9 +108,9 @@ export function addGpuCommand(program: Command): void {
         if (flags.only !== undefined && !one.title.includes(flags.only)) continue;
         rows.push(...(await measureStage(one, device, limits)));
       }
-      const tables = [stageTable(rows, limits)];
-      if (flags.hops) tables.push(await hopTable(device));
-      if (flags.json === true) printJson({ limits, rows });
+      const hops = flags.hops ? await hopTable(device) : null;
+      const tables = [stageTable(rows, limits), ...(hops === null ? [] : [hops])];
+      if (flags.json === true) printJson({ limits, rows, hops });
       else for (const table of tables) flags.markdown === true ? printMarkdown(table) : printTable(table);
     });
 }
