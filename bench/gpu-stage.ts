@@ -10,11 +10,12 @@ import { type PrecisionFlags, quantizationOf } from "../cli/precision.js";
 import { kvBlockSize } from "../common/limits.js";
 import type { DType, ModelShape } from "../models/shape.js";
 import { dtypeBytes } from "../models/shape.js";
-import { type Gpu, type SampleRequest, Stage, type StepInput } from "../native/index.js";
+import { type Gpu, Stage, type StepInput } from "../native/index.js";
 import { percentile } from "./report.js";
+import { decodingSequences, greedySamples, sequence } from "./stage-steps.js";
 
 /** Rows of a step. */
-export const maxRows = 2_048;
+const maxRows = 2_048;
 /** Graphs of a step's kernels are made when it comes for the second time. */
 const warmUps = 4;
 const repeats = 12;
@@ -78,17 +79,12 @@ export class GpuStage {
 
   /** Milliseconds of a step of one row for each of so many sequences, copies in and out included. */
   decode(sequences: number, context: number): Promise<number> {
-    const blocks = Math.ceil((context + 1) / kvBlockSize);
-    const rows = Array.from({ length: sequences }, (_, index) => ({
-      ...{ rowCount: 1, startPosition: context, contextLength: 0, maskPosition: -1 },
-      blockTable: Int32Array.from({ length: blocks }, (_, block) => index * blocks + block),
-    }));
-    return this.#ms(rows, !this.middle);
+    return this.#ms(decodingSequences(sequences, context), !this.middle);
   }
 
   /** Of a step that reads so many tokens of one sequence. */
   read(rowCount: number, before = 0): Promise<number> {
-    return this.#ms(this.#oneSequence(before, rowCount), false);
+    return this.#ms([sequence(rowCount, before)], false);
   }
 
   /** The slots that decode() reads get keys and values: memory as it comes may hold NaN. */
@@ -97,7 +93,7 @@ export class GpuStage {
     for (let index = 0; index < sequences; index++) {
       for (let before = 0; before < context; before += maxRows) {
         const rowCount = Math.min(maxRows, context - before);
-        await this.stage.step(this.#step(this.#oneSequence(before, rowCount, index * blocks), false));
+        await this.stage.step(this.#step([sequence(rowCount, before, index * blocks)], false));
       }
     }
   }
@@ -106,25 +102,15 @@ export class GpuStage {
     return this.stage.close();
   }
 
-  #oneSequence(before: number, rowCount: number, firstBlock = 0): StepInput["sequences"] {
-    const blocks = Math.ceil((before + rowCount) / kvBlockSize);
-    const blockTable = Int32Array.from({ length: blocks }, (_, block) => firstBlock + block);
-    return [{ rowCount, startPosition: before, contextLength: 0, maskPosition: -1, blockTable }];
-  }
-
   #step(sequences: StepInput["sequences"], samples: boolean): StepInput {
     const rows = sequences.reduce((sum, { rowCount }) => sum + rowCount, 0);
-    const sample = (row: number): SampleRequest => ({
-      ...{ row, temperature: 0, topK: 0, topP: 1, minP: 0, seed: 0n },
-      ...{ topLogprobs: -1, bannedTokens: new Int32Array(0), draft: new Int32Array(0), position: 0 },
-    });
     return {
       sequences,
       tokenIds: this.middle
         ? null
         : Int32Array.from({ length: rows }, (_, row) => (row * 37) % Math.min(1_000, this.shape.tokenCount)),
       activations: this.middle ? this.#activations(rows) : null,
-      samples: samples ? Array.from({ length: rows }, (_, row) => sample(row)) : [],
+      samples: samples ? greedySamples(rows) : [],
       scores: [],
     };
   }

@@ -4,8 +4,9 @@ import { type PrecisionFlags, quantizationOf } from "../cli/precision.js";
 import { kvBlockSize } from "../common/limits.js";
 import type { LayerRange } from "../coordinator/placement/cut.js";
 import { dtypeBytes } from "../models/shape.js";
-import { type SampleRequest, Stage, type StepInput, type StepOutput } from "../native/index.js";
+import { Stage, type StepInput, type StepOutput } from "../native/index.js";
 import { percentile } from "./report.js";
+import { decodingSequences, greedySamples, sequence } from "./stage-steps.js";
 
 /** Sequences that decode in one step. */
 export const decodeRowsMax = 32;
@@ -47,23 +48,12 @@ export class MeasuredStage {
 
   /** One row of each of so many sequences. */
   decode(rows: number, context: number): StepInput {
-    const blocks = Math.ceil((context + 1) / kvBlockSize);
-    const sequences = Array.from({ length: rows }, (_, index) => ({
-      ...{ rowCount: 1, startPosition: context, contextLength: 0, maskPosition: -1 },
-      blockTable: Int32Array.from({ length: blocks }, (_, block) => index * blocks + block),
-    }));
-    return this.#input(sequences, rows);
+    return this.#input(decodingSequences(rows, context), rows);
   }
 
   /** Rows of one sequence, of which none is sampled. */
   chunk(rows: number, context: number): StepInput {
-    const blocks = Math.ceil((context + rows) / kvBlockSize);
-    const blockTable = Int32Array.from({ length: blocks }, (_, block) => block);
-    const sequence = {
-      ...{ rowCount: rows, startPosition: context, contextLength: 0, maskPosition: -1 },
-      blockTable,
-    };
-    return { ...this.#input([sequence], rows), samples: [] };
+    return { ...this.#input([sequence(rows, context)], rows), samples: [] };
   }
 
   run(step: StepInput): Promise<StepOutput> {
@@ -85,15 +75,11 @@ export class MeasuredStage {
   }
 
   #input(sequences: StepInput["sequences"], rows: number): StepInput {
-    const sample = (row: number): SampleRequest => ({
-      ...{ row, temperature: 0, topK: 0, topP: 1, minP: 0, seed: 0n },
-      ...{ topLogprobs: -1, bannedTokens: new Int32Array(0), draft: new Int32Array(0), position: 0 },
-    });
     return {
       sequences,
       tokenIds: this.first ? Int32Array.from({ length: rows }, (_, row) => row + 1) : null,
       activations: this.first ? null : new Uint8Array(rows * this.rowBytes),
-      samples: this.first ? [] : Array.from({ length: rows }, (_, row) => sample(row)),
+      samples: this.first ? [] : greedySamples(rows),
       scores: [],
     };
   }
