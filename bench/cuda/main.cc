@@ -17,6 +17,7 @@ int run(const char* group, bool turing) {
   cudaDeviceProp properties = {};
   check(cudaGetDeviceProperties(&properties, 0), "being looked at");
   const Path path = turing || properties.major < 8 ? Path::kTuring : Path::kAmpere;
+  prepareLaunches();
   const Limits limits = measureLimits();
   if (std::strcmp(group, "limits") == 0) {
     std::printf("{\"name\":\"%s\",\"copyBytes\":%.0f,\"matrixOperations\":%.0f}\n", properties.name,

@@ -13,6 +13,7 @@ constexpr int kIndependent = 12;
 
 template <Path kPath>
 __global__ void loop(float* sink) {
+  enterKernel();
   float sums[kIndependent][4] = {};
   // Small numbers that are not all the same: zeros would cost less power.
   const uint32_t seed = 0x2c002c00u + threadIdx.x * 0x00010003u;

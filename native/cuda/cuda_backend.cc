@@ -88,6 +88,7 @@ CudaBackend::CudaBackend(int device, Path path, std::string name, const KernelTa
       name_(std::move(name)),
       stream_(device),
       marks_(kMarks) {
+  prepareLaunches();
   prepareProducts(path);
   prepareAttention(path);
   check(cudaGetLastError(), "being prepared");

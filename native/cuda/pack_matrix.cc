@@ -25,6 +25,9 @@ float factorTo(float magnitude, int exponent) {
 // FP16 ends at 2^16; values stay below 2^15.
 constexpr int kTopExponent = 15;
 
+// What kernels take the 1 of a rounded value for.
+constexpr float kIntegerUnit = 16777216.0f;  // 2^24
+
 // Writes rows of one matrix to their places.
 class BlockWriter {
  public:
@@ -106,7 +109,6 @@ class Packer {
   // A strip as quant/format.h has it.
   void rounded(int strip, const uint8_t* bytes) {
     const QuantLayout from(n_, k_, format_);
-    const float top = format_.type == WeightType::kInt4 ? 8.0f : 127.0f;
     for (int i = 0; i < rowsOf(strip); i++) {
       const auto scaleOf = [&](int group) {
         return halfToFloat(reinterpret_cast<const StripScales*>(bytes + from.scalesOffset(group))->half[i]);
@@ -114,9 +116,9 @@ class Packer {
       float largest = 0.0f;
       for (int group = 0; group < from.groups(); group++)
         largest = std::max(largest, std::fabs(scaleOf(group)));
-      const float factor = factorTo(largest * top, kTopExponent);
+      const float factor = factorTo(largest, kTopExponent);
       const int n = strip * kStripRows + i;
-      out.rowScales[n] = 1.0f / factor;
+      out.rowScales[n] = kIntegerUnit / factor;
       // Behind the last tile scales are zero.
       for (int tile = 0; tile < from.tiles; tile++) {
         for (int quad = 0; quad < kTileColumns / kQuad; quad++) {

@@ -15,9 +15,11 @@
 // Of rounded matrices the FP16 scales follow: for each of the 8 rows those of its groups (one per 32, 64 or
 // 128 columns), so that a lane gets all scales of its row at once.
 //
-// Numbers of a row are kept in the middle of FP16's range: scales, or FP16 values, are multiplied by a power
-// of two, and rowScale of the matrix takes it back. So dequantized values neither overflow nor lose bits
-// below FP16's normal range, and bfloat16 weights, which have fewer bits but a wider range, fit.
+// Numbers of a row are brought to the top of FP16's range: scales, or FP16 values, are multiplied by a power
+// of two, and rowScale of the matrix takes it back. So bfloat16 weights, which have fewer bits but a wider
+// range, fit, and of rounded ones, which kernels compute as q * 2^-24 * scale, no bit is lost in groups whose
+// scale is a 32nd of the row's largest one or more; in others their error is 2^-19 of the row's largest
+// weight at most.
 #pragma once
 
 #include <cstddef>

@@ -10,6 +10,7 @@ constexpr int kBatch = 16;
 
 // A lane is a dimension of a row's head.
 __global__ void combineKernel(const AttentionArgs args) {
+  enterKernel();
   const int headCount = args.cache.headCount;
   const int headDim = args.cache.headDim;
   const int warpsPerHead = (headDim + kWarp - 1) / kWarp;

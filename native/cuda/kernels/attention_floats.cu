@@ -83,6 +83,7 @@ __device__ __forceinline__ void loadTile(float* to, int stride, const uint8_t* t
 // One block of threads: a task, up to kTaskQueries / rows heads of a KV head, and a part of the keys or all.
 template <KvType Type, int kPerLane>
 __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) attentionKernel(const AttentionArgs args) {
+  enterKernel();
   const CacheView& cache = args.cache;
   const int headDim = cache.headDim;
   const CacheLayout layout = layoutOf(cache);

@@ -252,6 +252,7 @@ __device__ __forceinline__ void storeWhole(const Sums<T>& whole, const Attention
 template <class T>
 __global__ void __launch_bounds__(T::kThreads, kWarpsPerProcessor / T::kWarps)
     attentionMmaKernel(const AttentionArgs args) {
+  enterKernel();
   const AttentionTask task = taskOfBlock(args);
   const bool isWide = task.rowCount > attentionTaskRows(args.cache.headCount, args.cache.kvHeadCount);
   const int firstPart = static_cast<int>(blockIdx.z);

@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cuda/kernels/kernels.h"
+
 namespace glm_relay::cuda {
 
 // Of the block, as many bytes as the launch names, on a multiple of 128.
@@ -70,7 +72,7 @@ __device__ __forceinline__ uint32_t maskedOr(uint32_t a) {
   return result;
 }
 
-// Memory that no kernel writes while this one runs. `Once`: nobody on this multiprocessor reads it again.
+// `Once`: no kernel writes what is there, and nobody on this multiprocessor reads it again.
 __device__ __forceinline__ uint4 load16Once(const void* from) {
   uint4 v;
   asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -80,9 +82,10 @@ __device__ __forceinline__ uint4 load16Once(const void* from) {
 }
 __device__ __forceinline__ uint4 load16(const void* from) {
   uint4 v;
-  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(from));
+               : "l"(from)
+               : "memory");
   return v;
 }
 
@@ -172,6 +175,14 @@ __device__ __forceinline__ void copyAsync16(void* shared, const void* global, bo
 __device__ __forceinline__ void copyAsync16(SharedPlace shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared.at), "l"(global) : "memory");
 }
+// As a predicate of the instruction: around a branch the compiler would let the warp meet again.
+__device__ __forceinline__ void copyAsync16If(bool condition, SharedPlace shared, const void* global) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p cp.async.cg.shared.global [%0], [%1], 16;\n}" ::"r"(
+          shared.at),
+      "l"(global), "r"(static_cast<int>(condition))
+      : "memory");
+}
 __device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
 __device__ __forceinline__ void waitCopies() {
@@ -191,6 +202,7 @@ __device__ __forceinline__ uint32_t packBfloats(float, float) {
 }
 __device__ __forceinline__ void copyAsync16(void*, const void*, bool) { __trap(); }
 __device__ __forceinline__ void copyAsync16(SharedPlace, const void*) { __trap(); }
+__device__ __forceinline__ void copyAsync16If(bool, SharedPlace, const void*) { __trap(); }
 __device__ __forceinline__ void commitCopies() { __trap(); }
 template <int kPending>
 __device__ __forceinline__ void waitCopies() {
@@ -198,11 +210,40 @@ __device__ __forceinline__ void waitCopies() {
 }
 #endif
 
+// A kernel may begin while the one before it in its stream ends (launch). Every kernel calls awaitPrevious()
+// before it reads what others write or writes at all, in all of its threads: everything before it has run
+// then.
+__device__ __forceinline__ void awaitPrevious() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The kernel behind this one may begin as soon as blocks of this one leave room for it.
+__device__ __forceinline__ void beginNext() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // Starts a kernel with blocks of `threads` threads, a whole number of warps.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t sharedBytes, cudaStream_t stream,
             const Arguments&... arguments) {
-  kernel<<<grid, threads, sharedBytes, stream>>>(arguments...);
+  if (!kernelsBeginEarly) {
+    kernel<<<grid, threads, sharedBytes, stream>>>(arguments...);
+    return;
+  }
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned int>(threads));
+  config.dynamicSmemBytes = sharedBytes;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
 }
 
 }  // namespace glm_relay::cuda
@@ -214,6 +255,12 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared
 namespace glm_relay::cuda {
 
 constexpr int kWarp = 32;
+
+// What most kernels begin with.
+__device__ __forceinline__ void enterKernel() {
+  awaitPrevious();
+  beginNext();
+}
 
 __device__ __forceinline__ int smaller(int a, int b) { return a < b ? a : b; }
 __device__ __forceinline__ int laneOfThread() { return static_cast<int>(threadIdx.x) % kWarp; }

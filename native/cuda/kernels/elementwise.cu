@@ -27,32 +27,46 @@ __device__ __forceinline__ float rounded(float x, DType dtype) {
 }
 
 __global__ void addKernel(float* x, const float* delta, int64_t count, DType dtype) {
+  enterKernel();
   const int64_t i = indexOfThread();
   if (i < count) x[i] = rounded(x[i] + delta[i], dtype);
 }
 
 __global__ void scaleAddKernel(float* x, const float* base, float scale, const float* delta, int64_t count,
                                DType dtype) {
+  enterKernel();
   const int64_t i = indexOfThread();
   if (i < count) x[i] = rounded(fmaf(base[i], scale, delta[i]), dtype);
 }
 
 __global__ void widenKernel(float* out, const uint16_t* in, int64_t count, DType dtype) {
+  enterKernel();
   const int64_t i = indexOfThread();
   if (i < count) out[i] = valueOf(in[i], dtype);
 }
 
 __global__ void narrowKernel(uint16_t* out, const float* in, int64_t count, DType dtype) {
+  enterKernel();
   const int64_t i = indexOfThread();
   if (i < count) out[i] = bitsOf(in[i], dtype);
 }
 
 __global__ void gatherKernel(float* y, const float* x, const int32_t* rows, int64_t count, int size) {
+  enterKernel();
   const int64_t i = indexOfThread();
   if (i < count) y[i] = x[static_cast<int64_t>(rows[i / size]) * size + i % size];
 }
 
+constexpr int kEarlyVersion = 90;
+
 }  // namespace
+
+void prepareLaunches() {
+  cudaFuncAttributes code = {};
+  // Of what the driver compiles from PTX the version is the PTX's, whatever the GPU is.
+  kernelsBeginEarly =
+      cudaFuncGetAttributes(&code, addKernel) == cudaSuccess && code.ptxVersion >= kEarlyVersion;
+}
 
 void add(cudaStream_t stream, float* x, const float* delta, int64_t count, DType dtype) {
   launch(addKernel, blocksOf(count), kThreads, 0, stream, x, delta, count, dtype);

@@ -111,6 +111,7 @@ __device__ __forceinline__ void chooseForRow(const RouterArgs& args, int row, fl
 }
 
 __global__ void __launch_bounds__(kChoiceWarps* kWarp) chooseKernel(const RouterArgs args) {
+  enterKernel();
   const int row = static_cast<int>(blockIdx.x) * kChoiceWarps + warpOfThread();
   if (row >= args.rows) return;
   chooseForRow(args, row,
@@ -174,11 +175,13 @@ __device__ __forceinline__ void group(const RouterArgs& args, const GroupArgs& t
 }
 
 __global__ void __launch_bounds__(kThreads, 1) groupKernel(const RouterArgs args, const GroupArgs to) {
+  enterKernel();
   group(args, to);
 }
 
 __global__ void __launch_bounds__(kThreads, 1)
     chooseAndGroupKernel(const RouterArgs args, const GroupArgs to) {
+  enterKernel();
   float* shared = reinterpret_cast<float*>(sharedMemory()) + warpOfThread() * choiceWords(args.shape);
   for (int row = warpOfThread(); row < args.rows; row += kWarps) {
     chooseForRow(args, row, shared);
@@ -193,6 +196,7 @@ __host__ __device__ __forceinline__ int vectorsPerTile(const HalfRows& rows) {
 
 // One block per tile of slots and as many vectors (halfIndex()) as it has threads: a vector is one row's.
 __global__ void gatherHalvesKernel(const HalfRows to, const HalfRows from) {
+  enterKernel();
   const int vector = static_cast<int>(blockIdx.x) * kRowThreads + static_cast<int>(threadIdx.x);
   if (vector >= vectorsPerTile(to)) return;
   const int tile = static_cast<int>(blockIdx.y);
@@ -208,6 +212,7 @@ __global__ void gatherHalvesKernel(const HalfRows to, const HalfRows from) {
 
 // One block per row and as many columns as it has threads.
 __global__ void mixKernel(float* y, const float* parts, const ExpertPart* chosen, int perToken, int size) {
+  enterKernel();
   const int64_t row = blockIdx.y;
   const int column = static_cast<int>(blockIdx.x) * kRowThreads + static_cast<int>(threadIdx.x);
   if (column >= size) return;

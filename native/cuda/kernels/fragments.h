@@ -44,29 +44,31 @@ struct ScaleSelectors {
 };
 
 // b[step] of the quarter from the vector that holds it; `scale` is the quarter's, twice.
+//
+// The bits of a small integer are an FP16 number, that integer times 2^-24, and scales have a factor that
+// makes up for it (weight_layout.h). As the offset of q is a power of two, its product with a scale is exact,
+// and one instruction gives q * scale, rounded once.
 template <WeightType kType>
 __device__ __forceinline__ void dequantize(const uint4& vector, int quarter, uint32_t scale,
                                            uint32_t (&b)[kQuarterSteps][2]) {
   if constexpr (kType == WeightType::kInt4) {
     const uint32_t low = wordOf(vector, quarter);
     const uint32_t words[kQuarterSteps] = {low, low >> 8};
+    const uint32_t sixteenth = multiplyHalves(scale, 0x2c002c00u);  // 1 / 16
+    const uint32_t offset = multiplyHalves(scale, 0x80088008u);     // -8 * 2^-24
 #pragma unroll
     for (int step = 0; step < kQuarterSteps; step++) {
-      // A nibble n below the bits of 1024 is the FP16 number 1024 + n; four bits higher, 1024 + 16 n.
-      const uint32_t first = maskedOr<0x000f000fu, 0x64006400u>(words[step]);
-      const uint32_t second = maskedOr<0x00f000f0u, 0x64006400u>(words[step]);
-      b[step][0] = multiplyHalves(subtractHalves(first, 0x64086408u), scale);             // 1032
-      b[step][1] = multiplyHalves(fusedHalves(second, 0x2c002c00u, 0xd480d480u), scale);  // 1 / 16, -72
+      // Four bits higher a nibble is 16 times as much.
+      b[step][0] = fusedHalves(words[step] & 0x000f000fu, scale, offset);
+      b[step][1] = fusedHalves(words[step] & 0x00f000f0u, sixteenth, offset);
     }
   } else if constexpr (kType == WeightType::kInt8) {
+    const uint32_t offset = multiplyHalves(scale, 0x80808080u);  // -128 * 2^-24
 #pragma unroll
     for (int step = 0; step < kQuarterSteps; step++) {
-      // The byte q + 128 below the high byte of 1024 is 1152 + q.
       const uint32_t word = wordOf(vector, quarter % 2 * kQuarterSteps + step);
-      const uint32_t first = __byte_perm(word, 0x64646464u, 0x4140u);
-      const uint32_t second = __byte_perm(word, 0x64646464u, 0x4342u);
-      b[step][0] = multiplyHalves(subtractHalves(first, 0x64806480u), scale);
-      b[step][1] = multiplyHalves(subtractHalves(second, 0x64806480u), scale);
+      b[step][0] = fusedHalves(__byte_perm(word, 0, 0x4140u), scale, offset);
+      b[step][1] = fusedHalves(__byte_perm(word, 0, 0x4342u), scale, offset);
     }
   } else {
     b[0][0] = vector.x;

@@ -16,6 +16,12 @@
 
 namespace glm_relay::cuda {
 
+// Whether a kernel is started so that it may begin before the one in front of it has ended (device.h): only
+// where its code waits for that one, which is code of compute capability 9.0 and later.
+inline bool kernelsBeginEarly = false;
+// Looks which code the GPU runs; once per process, whose GPUs are of one compute capability.
+void prepareLaunches();
+
 // Which instructions the kernels use. kTuring's run on every GPU from sm_75 on, kAmpere's from sm_80 on.
 enum class Path : uint8_t { kTuring, kAmpere };
 

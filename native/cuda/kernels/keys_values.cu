@@ -75,6 +75,7 @@ __device__ __forceinline__ float rotated(const StoreArgs& args, const float* in,
 // One warp per row and head of q | k | v.
 template <KvType Type>
 __global__ void storeKernel(const StoreArgs args) {
+  enterKernel();
   const CacheView& cache = args.cache;
   const int heads = cache.headCount + 2 * cache.kvHeadCount;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kWarps + warpOfThread();
@@ -114,6 +115,7 @@ __global__ void storeKernel(const StoreArgs args) {
 template <KvType Type>
 __global__ void prefixKernel(const CacheView cache, const float* keysValues, int length,
                              const int32_t* sequences, int count) {
+  enterKernel();
   const int heads = 2 * cache.kvHeadCount;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kWarps + warpOfThread();
   const int head = static_cast<int>(at % heads);

@@ -12,16 +12,16 @@ void start(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel
     case ProductKernel::kNarrow16:
     case ProductKernel::kNarrow32:
       return narrowProduct(stream, path, type, rowsOf(kernel) / kTileRows, args, grouped);
-    case ProductKernel::kWider:
-      if (path == Path::kAmpere) return widerProduct(stream, type, args);
-      [[fallthrough]];
     case ProductKernel::kWide:
+    case ProductKernel::kWider:
+      if (path == Path::kAmpere && grouped == nullptr)
+        return widerProduct(stream, type, rowsOf(kernel), args);
       return wideProduct(stream, path, type, args, grouped);
   }
 }
 
-// Of smaller matrices the wide kernel has more blocks of threads to share out, and the wider one brings sums
-// of parts to memory too often.
+// Of smaller matrices blocks of 64 rows are more to share out, and those of 128 bring sums of parts to memory
+// too often.
 constexpr int kWiderRowBlocks = 1024;
 constexpr int kWiderColumnBlocks = 64;
 

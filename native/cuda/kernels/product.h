@@ -6,9 +6,11 @@
 // may be chosen by the number of rows:
 // - narrow, up to 32 rows: bound by the memory that holds the weights. Every part has its own warp, which
 //   brings its weights through shared memory, some blocks ahead, and waits for nobody until the end.
-// - wide: bound by the tensor cores. A block of threads shares x in shared memory.
-// - wider (kAmpere, large matrices): weights are dequantized while those before them are multiplied, for 128
-//   rows per block of threads. Sums of parts meet in y, for which registers are too few.
+// - wide, of 64 rows per block of threads: bound by the tensor cores. A block shares x in shared memory. For
+//   kTuring and the rows of experts.
+// - wider (kAmpere), of 64 or, for large matrices, 128 rows: weights are dequantized while those before them
+// are
+//   multiplied. Of 128 rows sums of parts meet in y, for which registers are too few.
 #pragma once
 
 #include "cuda/kernels/kernels.h"
@@ -41,7 +43,8 @@ constexpr ProductKernel kProductKernels[] = {ProductKernel::kNarrow8, ProductKer
 // Those that groupedProduct takes.
 constexpr ProductKernel kGroupedKernels[] = {ProductKernel::kNarrow8, ProductKernel::kNarrow16,
                                              ProductKernel::kNarrow32, ProductKernel::kWide};
-// The same with a kernel by name; for tests. On kTuring kWide takes the place of kWider.
+// The same with a kernel by name; for tests. On kTuring there is none for 128 rows: that for 64 takes its
+// place.
 void productWith(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
                  const ProductArgs& args);
 
@@ -76,13 +79,13 @@ constexpr int rowsOf(ProductKernel kernel) {
 void groupedProduct(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,
                     const ProductArgs& args, const GroupedRows& grouped);
 
-// Of rowTiles (1, 2 or 4) x 8 rows per block of threads, of 64, and of 128 (kAmpere); `grouped`: null or as
-// above.
+// Of rowTiles (1, 2 or 4) x 8 rows per block of threads, of 64, and of `rows`, 64 or 128 (kAmpere);
+// `grouped`: null or as above.
 void narrowProduct(cudaStream_t stream, Path path, WeightType type, int rowTiles, const ProductArgs& args,
                    const GroupedRows* grouped);
 void wideProduct(cudaStream_t stream, Path path, WeightType type, const ProductArgs& args,
                  const GroupedRows* grouped);
-void widerProduct(cudaStream_t stream, WeightType type, const ProductArgs& args);
+void widerProduct(cudaStream_t stream, WeightType type, int rows, const ProductArgs& args);
 void prepareNarrowProducts(Path path);
 void prepareWideProducts(Path path);
 void prepareWiderProducts();

@@ -245,12 +245,14 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) wideKernel(const ProductArgs args) {
+  enterKernel();
   multiply<T>(args, shareOf(args, T::kRowTiles));
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     groupedWideKernel(const ProductArgs args, const GroupedRows grouped) {
+  enterKernel();
   const Share share = shareOf(grouped);
   if (share.endRow > 0) multiply<T>(args, share);
 }
@@ -260,19 +262,13 @@ template <Path kPath, WeightType kType>
 struct TileFor;
 template <WeightType kType>
 struct TileFor<Path::kAmpere, kType> {
-  using Type =
-      Tile<Path::kAmpere, kType, 8, kType == WeightType::kStored ? 1 : 2, kType == WeightType::kInt4 ? 3 : 2>;
+  static constexpr bool kSmall = kType == WeightType::kInt4;
+  using Type = Tile<Path::kAmpere, kType, 8, kSmall ? 2 : 1, kSmall ? 3 : 2>;
 };
 template <WeightType kType>
 struct TileFor<Path::kTuring, kType> {
   using Type = Tile<Path::kTuring, kType, 8, 1, 2>;
 };
-
-// Of the rows of many experts: int8 weights of two pairs would not leave registers for what is found out
-// first.
-template <Path kPath, WeightType kType>
-using GroupedTileFor = std::conditional_t<kPath == Path::kAmpere && kType == WeightType::kInt8,
-                                          Tile<kPath, kType, 8, 1, 2>, typename TileFor<kPath, kType>::Type>;
 
 template <class T>
 dim3 gridOf(const ProductArgs& args, const GroupedRows* grouped) {
@@ -282,11 +278,12 @@ dim3 gridOf(const ProductArgs& args, const GroupedRows* grouped) {
 
 template <Path kPath, WeightType kType>
 void start(cudaStream_t stream, const ProductArgs& args, const GroupedRows* grouped) {
-  if (grouped == nullptr) {
-    using T = typename TileFor<kPath, kType>::Type;
-    return launch(wideKernel<T>, gridOf<T>(args, grouped), kThreads, T::kSharedBytes, stream, args);
+  using T = typename TileFor<kPath, kType>::Type;
+  if constexpr (kPath == Path::kTuring) {
+    if (grouped == nullptr) {
+      return launch(wideKernel<T>, gridOf<T>(args, grouped), kThreads, T::kSharedBytes, stream, args);
+    }
   }
-  using T = GroupedTileFor<kPath, kType>;
   launch(groupedWideKernel<T>, gridOf<T>(args, grouped), kThreads, T::kSharedBytes, stream, args, *grouped);
 }
 
@@ -305,9 +302,10 @@ void startOfPath(cudaStream_t stream, WeightType type, const ProductArgs& args, 
 template <Path kPath, WeightType kType>
 void prepare() {
   using T = typename TileFor<kPath, kType>::Type;
-  using G = GroupedTileFor<kPath, kType>;
-  cudaFuncSetAttribute(wideKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
-  cudaFuncSetAttribute(groupedWideKernel<G>, cudaFuncAttributeMaxDynamicSharedMemorySize, G::kSharedBytes);
+  if constexpr (kPath == Path::kTuring) {
+    cudaFuncSetAttribute(wideKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
+  }
+  cudaFuncSetAttribute(groupedWideKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
 }
 
 template <Path kPath>

@@ -170,63 +170,83 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
   };
 
   const int perPart = blocksPerPart(args.columnBlocks);
+  WiderSums<T> total;
+  total.fill(-0.0f);  // adding to it changes no bit
   for (int begin = 0; begin < args.columnBlocks; begin += perPart) {
     WiderSums<T> sums;
-    sums.clear();
+    sums.fill(0.0f);
     const int end = smaller(begin + perPart, args.columnBlocks);
 #pragma unroll 1
     for (int stage = begin * kStages; stage < end * kStages; stage++) addStage(sums, stage);
-    const WiderOutputs<T> outputs(args, share);
-    if (begin > 0) outputs.add(sums);
-    if (end < args.columnBlocks) {
-      outputs.keep(sums);
-      continue;
+    if constexpr (T::kKeepsTotal) {
+      total.add(sums);
+    } else {
+      const WiderOutputs<T> outputs(args, share);
+      if (begin > 0) outputs.add(sums);
+      if (end < args.columnBlocks) {
+        outputs.keep(sums);
+        continue;
+      }
+      // Sums of other lanes may wait in the place of this one's outputs.
+      __syncwarp();
+      outputs.store(sums);
     }
-    // Sums of other lanes may wait in the place of this one's outputs.
-    __syncwarp();
-    outputs.store(sums);
   }
+  if constexpr (T::kKeepsTotal) WiderOutputs<T>(args, share).store(total);
 }
 
 template <class T>
 __global__ void __launch_bounds__(T::kThreads, T::kBlocksPerProcessor) widerKernel(const ProductArgs args) {
+  enterKernel();
   multiply<T>(args, widerShareOf<T>(args));
 }
 
-// Warps of 32 outputs and 128 rows, and two blocks of threads per multiprocessor where their shared memory
-// has room.
-template <WeightType kType>
-using TileFor = WiderTile<kType, 2, 16, 4, 1>;
+// Four warps of 32 outputs, for 128 rows or 64.
+template <WeightType kType, bool kHalf>
+using TileFor = WiderTile<kType, 2, kHalf ? 8 : 16, 4, 1>;
 
 template <class T>
-void start(cudaStream_t stream, const ProductArgs& args) {
+void prepare() {
+  cudaFuncSetAttribute(widerKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
+}
+
+template <WeightType kType>
+void prepareType() {
+  prepare<TileFor<kType, false>>();
+  prepare<TileFor<kType, true>>();
+}
+
+template <class T>
+void startTile(cudaStream_t stream, const ProductArgs& args) {
   const dim3 grid{rowTilesOfGrid(args, T::kBlockTiles, nullptr),
                   static_cast<unsigned int>((args.rowBlocks + T::kRowBlocks - 1) / T::kRowBlocks), 1};
   launch(widerKernel<T>, grid, T::kThreads, T::kSharedBytes, stream, args);
 }
 
 template <WeightType kType>
-void prepare() {
-  using T = TileFor<kType>;
-  cudaFuncSetAttribute(widerKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
+void start(cudaStream_t stream, int rows, const ProductArgs& args) {
+  if (rows == TileFor<kType, true>::kBlockTiles * kTileRows) {
+    return startTile<TileFor<kType, true>>(stream, args);
+  }
+  startTile<TileFor<kType, false>>(stream, args);
 }
 
 }  // namespace
 
 void prepareWiderProducts() {
-  prepare<WeightType::kStored>();
-  prepare<WeightType::kInt8>();
-  prepare<WeightType::kInt4>();
+  prepareType<WeightType::kStored>();
+  prepareType<WeightType::kInt8>();
+  prepareType<WeightType::kInt4>();
 }
 
-void widerProduct(cudaStream_t stream, WeightType type, const ProductArgs& args) {
+void widerProduct(cudaStream_t stream, WeightType type, int rows, const ProductArgs& args) {
   switch (type) {
     case WeightType::kInt4:
-      return start<TileFor<WeightType::kInt4>>(stream, args);
+      return start<WeightType::kInt4>(stream, rows, args);
     case WeightType::kInt8:
-      return start<TileFor<WeightType::kInt8>>(stream, args);
+      return start<WeightType::kInt8>(stream, rows, args);
     case WeightType::kStored:
-      return start<TileFor<WeightType::kStored>>(stream, args);
+      return start<WeightType::kStored>(stream, rows, args);
   }
 }
 

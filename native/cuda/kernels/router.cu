@@ -32,6 +32,7 @@ __device__ __forceinline__ Values columnsOf(const float* row, int column, int k,
 
 // One block per 8 experts and kRows rows: the columns are shared out to its warps, a block of 128 at a time.
 __global__ void __launch_bounds__(kThreads) logitsKernel(const RouterArgs args) {
+  enterKernel();
   float* partial = reinterpret_cast<float*>(sharedMemory());  // [warps, kRows, 8]
   const int lane = laneOfThread();
   const int warp = warpOfThread();

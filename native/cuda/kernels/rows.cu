@@ -210,6 +210,7 @@ __device__ __forceinline__ int shareColumn() {
 template <Activation kActivation>
 __global__ void __launch_bounds__(kShareThreads)
     activateShareKernel(uint32_t* maxima, float* y, const float* x, int inputs, int size) {
+  enterKernel();
   uint32_t* shared = reinterpret_cast<uint32_t*>(sharedMemory());
   const int64_t row = blockIdx.y;
   const int column = shareColumn();
@@ -232,6 +233,7 @@ __global__ void __launch_bounds__(kShareThreads)
 
 __global__ void __launch_bounds__(kShareThreads)
     halveShareKernel(const HalfRows to, const float* y, int shares, int size) {
+  enterKernel();
   const int row = static_cast<int>(blockIdx.y);
   const int lane = laneOfThread();
   const RowFactor factor(warpMax(lane < shares ? to.maxima[row * kRowShares + lane] : 0u));
@@ -263,6 +265,7 @@ struct Take {
 template <class S, class Operation>
 __global__ void __launch_bounds__(S::kThreads)
     rowKernel(const Operation operation, const HalfRows to, float* y, const float* x, int inputs, int size) {
+  enterKernel();
   if (to.owners != nullptr && to.owners[blockIdx.x] < 0) return;
   Columns<S> columns;
   operation(columns, x + static_cast<int64_t>(blockIdx.x) * inputs * size, size);

@@ -9,20 +9,28 @@ template <class T>
 struct WiderSums {
   float of[T::kRowTiles][T::kPairs][4];
 
-  __device__ __forceinline__ void clear() {
+  __device__ __forceinline__ void fill(float value) {
+    forEach([&](int i, int j, int c) { of[i][j][c] = value; });
+  }
+  __device__ __forceinline__ void add(const WiderSums& other) {
+    forEach([&](int i, int j, int c) { of[i][j][c] += other.of[i][j][c]; });
+  }
+
+ private:
+  template <class Visit>
+  static __device__ __forceinline__ void forEach(Visit visit) {
 #pragma unroll
     for (int i = 0; i < T::kRowTiles; i++) {
 #pragma unroll
       for (int j = 0; j < T::kPairs; j++) {
 #pragma unroll
-        for (int c = 0; c < 4; c++) of[i][j][c] = 0.0f;
+        for (int c = 0; c < 4; c++) visit(i, j, c);
       }
     }
   }
 };
 
-// The outputs of a warp in y, where sums of parts wait for those of the next part: registers have no room for
-// both.
+// The outputs of a warp in y, where sums of parts can wait for those of the next part.
 template <class T>
 class WiderOutputs {
  public:

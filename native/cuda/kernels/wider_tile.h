@@ -18,6 +18,9 @@ struct WiderTile {
   static constexpr int kRowTiles = kRowTiles_;
   static constexpr int kOutputWarps = kOutputWarps_;
   static constexpr int kRowWarps = kRowWarps_;
+  // Registers have room for the sums of a part and for those of the parts before it, which wait in y
+  // otherwise.
+  static constexpr bool kKeepsTotal = kRowTiles <= 8;
 
   static constexpr int kWarps = kOutputWarps * kRowWarps;
   static constexpr int kThreads = kWarps * kWarp;

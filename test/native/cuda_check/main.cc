@@ -75,6 +75,7 @@ constexpr Group kGroups[] = {
 };
 
 int run(const char* name) {
+  prepareLaunches();
   for (const Group& group : kGroups) {
     if (std::strcmp(group.name, name) != 0) continue;
     Check check;

@@ -114,6 +114,9 @@ class Scheduler {
   static void enter(void* self) {
     auto* scheduler = static_cast<Scheduler*>(self);
     (*scheduler->kernel_)();
+    if (!scheduler->current_->thread.hasAwaited) {
+      scheduler->failure_ = "a thread does not wait for the kernels before its own";
+    }
     scheduler->current_->wait = Wait::kOver;
     scheduler->over_++;
   }
@@ -150,8 +153,12 @@ void Scheduler::run(Index grid, Index block, size_t sharedBytes, const std::func
         std::memset(shared, 0xff, sharedBytes);
         for (int i = 0; i < count_; i++) {
           const unsigned int at = static_cast<unsigned int>(i);
-          fibers_[i]->thread = {
-              {at % block.x, at / block.x % block.y, at / block.x / block.y}, {x, y, z}, block, grid, shared};
+          fibers_[i]->thread = {{at % block.x, at / block.x % block.y, at / block.x / block.y},
+                                {x, y, z},
+                                block,
+                                grid,
+                                shared,
+                                false};
         }
         runBlock();
       }

@@ -48,6 +48,8 @@ struct Thread {
   Index blockSize;
   Index gridSize;
   uint8_t* shared;
+  // For the kernels in front of its own (awaitPrevious).
+  bool hasAwaited;
 };
 extern thread_local Thread* thread;
 

@@ -191,6 +191,14 @@ void checkSharedLimit(size_t bytes);
 
 }  // namespace glm_relay::emulation
 
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
+  *attributes = {};
+  return cudaSuccess;
+}
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, int, int bytes) {
   glm_relay::emulation::checkSharedLimit(static_cast<size_t>(bytes));

@@ -11,6 +11,10 @@ namespace glm_relay::cuda {
 
 inline uint8_t* sharedMemory() { return emulation::thread->shared; }
 
+// One kernel runs after the other; a thread that never asked for it is an error.
+inline void awaitPrevious() { emulation::thread->hasAwaited = true; }
+inline void beginNext() {}
+
 inline uint16_t halfBits(float x) { return floatToHalf(x); }
 inline float halfValue(uint16_t bits) { return halfToFloat(bits); }
 
@@ -176,6 +180,9 @@ inline void copyAsync16(void* shared, const void* global, bool valid) {
   emulation::copyLater(shared, valid ? global : &zeros, 16);
 }
 inline void copyAsync16(SharedPlace shared, const void* global) { copyAsync16(shared.at, global, true); }
+inline void copyAsync16If(bool condition, SharedPlace shared, const void* global) {
+  if (condition) copyAsync16(shared, global);
+}
 inline void commitCopies() { emulation::commitCopies(); }
 template <int kPending>
 void waitCopies() {
