@@ -6,7 +6,7 @@
 import { availableParallelism } from "node:os";
 import { product } from "../checkpoint/card-tensors.js";
 import { openModel, stageTensors } from "../checkpoint/index.js";
-import { type PrecisionFlags, quantizationOf } from "../cli/precision.js";
+import { quantizationOf } from "../cli/precision.js";
 import { kvBlockSize } from "../common/limits.js";
 import type { DType, ModelShape } from "../models/shape.js";
 import { dtypeBytes } from "../models/shape.js";
@@ -27,7 +27,6 @@ export interface GpuStageOptions {
   /** It has neither embedding nor head: one in the middle of a pipeline. */
   middle: boolean;
   quantization: "int4" | "int8";
-  groupSize?: PrecisionFlags["groupSize"];
   device: Gpu;
   /** Sequences times tokens that the cache holds. */
   cacheTokens: number;
@@ -39,6 +38,7 @@ export class GpuStage {
     private readonly shape: ModelShape,
     private readonly dtype: DType,
     private readonly middle: boolean,
+    private readonly layers: number,
     /** Of all layers' matrices, which every row is multiplied by. */
     readonly matrixWeights: number,
   ) {}
@@ -50,7 +50,6 @@ export class GpuStage {
     const tensors = stageTensors(model, part);
     const { weights, head } = quantizationOf({
       quantization: options.quantization,
-      groupSize: options.groupSize,
       scales: "absmax",
     });
     const before = middle ? 1 : 0;
@@ -70,11 +69,18 @@ export class GpuStage {
     const { qkvWeight, attentionOut, ffnUp, ffnDown } = tensors.layers[0]!;
     const matrices = [...qkvWeight, ...attentionOut, ...ffnUp, ...ffnDown];
     const ofLayer = matrices.reduce((sum, { shape: sizes }) => sum + product(sizes), 0);
-    return new GpuStage(stage, shape, model.dtype, middle, layers * ofLayer);
+    return new GpuStage(stage, shape, model.dtype, middle, layers, layers * ofLayer);
   }
 
   get weightBytes(): number {
     return this.stage.weightBytes;
+  }
+
+  /** Of keys and values that a step of one row for each of so many sequences reads. */
+  contextBytes(sequences: number, context: number): number {
+    const { kvHeadCount, headDim } = this.shape;
+    const perToken = 2 * kvHeadCount * headDim * dtypeBytes(this.dtype) * this.layers;
+    return sequences * context * perToken;
   }
 
   /** Milliseconds of a step of one row for each of so many sequences, copies in and out included. */

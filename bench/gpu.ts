@@ -1,7 +1,7 @@
 /**
  * `bench gpu`: stages on the first GPU beside what the GPU can do at all, measured in the same run by
- * build/cuda/cuda_bench: a step that decodes must read all weights once, so the copy bandwidth bounds it; one that
- * reads prompts multiplies, so the rate of the matrix instructions does.
+ * build/cuda/cuda_bench: a step that decodes must read all weights and its sequences' keys and values once, so the copy
+ * bandwidth bounds it; one that reads prompts multiplies, so the rate of the matrix instructions does.
  */
 import { spawnSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
@@ -36,7 +36,6 @@ interface StageCase {
   layers: number;
   middle: boolean;
   quantization: GpuStageOptions["quantization"];
-  groupSize?: GpuStageOptions["groupSize"];
   contexts: { sequences: number; context: number }[];
   prompts: number[];
 }
@@ -47,14 +46,8 @@ const prompts = [512, 2_048];
 
 const cases: StageCase[] = [
   {
-    title: "GLM-130B, 18 of 70 layers, groups of 32",
+    title: "GLM-130B, 18 of 70 layers",
     ...{ like: "glm-130b", layers: 18, middle: true, quantization: "int4" },
-    contexts: decodes,
-    prompts,
-  },
-  {
-    title: "GLM-130B, 18 of 70 layers, whole rows",
-    ...{ like: "glm-130b", layers: 18, middle: true, quantization: "int4", groupSize: "row" },
     contexts: decodes,
     prompts,
   },
@@ -133,7 +126,7 @@ async function measureStage(one: StageCase, device: Gpu, limits: Limits): Promis
   const longest = one.contexts.map(({ sequences, context }) => sequences * (context + 64));
   const stage = await GpuStage.open({
     ...{ directory, layers: one.layers, middle: one.middle, device },
-    ...{ quantization: one.quantization, groupSize: one.groupSize },
+    quantization: one.quantization,
     cacheTokens: Math.max(...longest, ...one.prompts),
   });
   try {
@@ -147,7 +140,7 @@ async function measureStage(one: StageCase, device: Gpu, limits: Limits): Promis
       rows.push({
         ...{ title: one.title, what: `decode of ${sequences} after ${context}`, ms, bound: "bandwidth" },
         tokensPerSecond: (sequences * 1_000) / ms,
-        share: stage.weightBytes / limits.copyBytes / (ms / 1_000),
+        share: (stage.weightBytes + stage.contextBytes(sequences, context)) / limits.copyBytes / (ms / 1_000),
       });
     }
     for (const length of one.prompts) {
@@ -185,26 +178,46 @@ function stageTable(rows: readonly Row[], { name, copyBytes, matrixOperations }:
   };
 }
 
-/** ChatGLM2-6B cut to 8 layers: in the engine, and through HTTP, scheduler and gRPC. */
+interface HopCase {
+  title: string;
+  like: PublishedName;
+  layers: number;
+}
+
+/** Few layers, so that what is not a layer shows. */
+const hopCases: HopCase[] = [
+  { title: "ChatGLM2-6B, 8 layers", like: "chatglm2-6b", layers: 8 },
+  { title: "GLM-130B, 2 layers", like: "glm-130b", layers: 2 },
+];
+
+/** The whole of a shortened model: in the engine, and through HTTP, scheduler and gRPC. */
 async function hopTable(device: Gpu): Promise<Table> {
-  const layers = 8;
+  const rows: string[][] = [];
+  for (const one of hopCases) rows.push(...(await hopRows(one, device)));
+  return {
+    title: `Clusters on ${device.name}: milliseconds per token of each sequence, after 512`,
+    head: ["model", "stages", "sequences", "in the engine, one stage", "through a cluster", "the rest"],
+    rows,
+  };
+}
+
+async function hopRows({ title, like, layers }: HopCase, device: Gpu): Promise<string[][]> {
   const contexts = [512];
   const sequenceCounts = [1, 8, 32];
+  note(`${title}: writing random weights`);
+  const model = await scratchModel({ like, layers });
   const inEngine: Record<number, number> = {};
-  const one = makeScratch();
-  await writeModel(one, { like: "chatglm2-6b", layers: 1 });
   const stage = await GpuStage.open({
-    ...{ directory: one, layers, middle: false, device, quantization: "int4", cacheTokens: 32 * 640 },
+    ...{ directory: model, layers, middle: false, device, quantization: "int4", cacheTokens: 32 * 640 },
   });
   for (const sequences of sequenceCounts) {
     await stage.fill(sequences, contexts[0]!);
     inEngine[sequences] = await stage.decode(sequences, contexts[0]!);
   }
   await stage.close();
-  removeScratch(one);
-  const model = await scratchModel({ like: "chatglm2-6b", layers });
   const rows: string[][] = [];
   for (const stages of [1, 2]) {
+    note(`${title}: a cluster of ${stages}`);
     const flags = ["--device", "cuda:0", "--quantization", "int4", ...withoutGuesses];
     const speeds = await withCluster({ model, stages, flags }, async (cluster) => {
       const task = { tokenCount: 65_024, prefillLengths: [512], sequenceCounts, contexts, tokens: 64 };
@@ -214,18 +227,10 @@ async function hopTable(device: Gpu): Promise<Table> {
       const rate = speeds.decode[decodeKey(sequences, contexts[0]!)]!;
       const ms = (sequences * 1_000) / rate;
       const engine = inEngine[sequences]!;
-      rows.push([
-        String(stages),
-        String(sequences),
-        engine.toFixed(2),
-        ms.toFixed(2),
-        (ms - engine).toFixed(2),
-      ]);
+      const times = [engine, ms, ms - engine].map((value) => value.toFixed(2));
+      rows.push([title, String(stages), String(sequences), ...times]);
     }
   }
-  return {
-    title: `ChatGLM2-6B cut to ${layers} layers on ${device.name}: milliseconds per token of each sequence`,
-    head: ["stages", "sequences", "in the engine, one stage", "through a cluster", "the rest"],
-    rows,
-  };
+  removeScratch(model);
+  return rows;
 }

@@ -31,15 +31,17 @@ void benchRows(const Limits& limits) {
   const auto weight = reinterpret_cast<const float*>(weights.get());
   for (int size : {4096, 12288}) {
     const HalfRows to = {halves.as<uint16_t>(), scales.as<float>(), size};
-    line(("RMSNorm of " + std::to_string(size)).c_str(), size * 10.0,
-         [&](int rows) { rmsNormRows(stream(), to, y.as<float>(), from, weight, rows, size, 1e-5f); });
+    line(("RMSNorm of " + std::to_string(size)).c_str(), size * 10.0, [&](int rows) {
+      rmsNormRows(stream(), to, y.as<float>(), from, nullptr, weight, rows, size, 1e-5f);
+    });
     line(("LayerNorm of " + std::to_string(size)).c_str(), size * 10.0, [&](int rows) {
-      layerNormRows(stream(), to, y.as<float>(), from, weight, weight, rows, size, 1e-5f);
+      layerNormRows(stream(), to, y.as<float>(), from, nullptr, weight, weight, rows, size, 1e-5f);
     });
     line(("FP16 rows of " + std::to_string(size)).c_str(), size * 6.0,
          [&](int rows) { halveRows(stream(), to, from, rows, size); });
     line(("sum of " + std::to_string(size)).c_str(), size * 12.0, [&](int rows) {
-      add(stream(), y.as<float>(), from, static_cast<int64_t>(rows) * size, DType::kFloat16);
+      sumRows(stream(), {y.as<float>(), y.as<float>(), 1.0f, from, DType::kFloat16},
+              static_cast<int64_t>(rows) * size);
     });
   }
   const ZeroMemory maxima(1ull * kMaxRows * kRowShares * sizeof(uint32_t));

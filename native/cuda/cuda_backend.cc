@@ -104,8 +104,8 @@ CudaBackend::~CudaBackend() {
 int CudaBackend::rowTile() const { return kRowTile; }
 
 std::unique_ptr<DeviceBuffer> CudaBackend::allocate(uint64_t bytes) {
-  auto buffer = std::make_unique<CudaBuffer>(bytes, stream_.get(), &arena_);
-  check(cudaMemsetAsync(buffer->memory.as<void>(), 0, bytes, stream_.get()), "clearing memory");
+  auto buffer = std::make_unique<CudaBuffer>(bytes, stream(), &arena_);
+  check(cudaMemsetAsync(buffer->memory.as<void>(), 0, bytes, stream()), "clearing memory");
   return buffer;
 }
 
@@ -116,13 +116,12 @@ void CudaBackend::reserveWeights(const WeightSizes& sizes) {
              DeviceArena::taken(matrix.n * sizeof(float));
   }
   for (const uint64_t buffer : sizes.buffers) bytes += DeviceArena::taken(buffer);
-  arena_.reserve(bytes, stream_.get());
+  arena_.reserve(bytes, stream());
 }
 
 std::unique_ptr<DeviceMatrix> CudaBackend::loadMatrix(const HostMatrix& matrix) {
   const PackedWeights weights = packMatrix(matrix, hostKernels_, pool_);
-  auto loaded =
-      std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream_.get(), &arena_);
+  auto loaded = std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream(), &arena_);
   widestColumns_ = std::max(widestColumns_, loaded->layout.paddedColumns());
   return loaded;
 }
@@ -133,8 +132,7 @@ std::unique_ptr<DeviceMatrix> CudaBackend::mapMatrix(const PackedBytes& matrix) 
                                 : QuantLayout(matrix.n, matrix.k, matrix.format).bytes();
   if (matrix.bytes != expected) return nullptr;
   const PackedWeights weights = packStrips(matrix, hostKernels_, pool_);
-  auto loaded =
-      std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream_.get(), &arena_);
+  auto loaded = std::make_unique<CudaMatrix>(weights, matrix.n, matrix.k, matrix.format, stream(), &arena_);
   widestColumns_ = std::max(widestColumns_, loaded->layout.paddedColumns());
   return loaded;
 }
@@ -147,13 +145,13 @@ void CudaBackend::reserveRows(int rows, int stepRows, int columns) {
   };
   require("hiddenSize", columns, kMaxNormColumns);
   require("columns of a weight matrix", widestColumns_, kMaxRowColumns);
-  halves_.grow(halvesOf(rows, widestColumns_) * sizeof(uint16_t), stream_.get());
-  halfScales_.grow(rows * sizeof(float), stream_.get());
-  rowBytes_.grow(static_cast<uint64_t>(stepRows) * columns * sizeof(float), stream_.get());
-  rowIndices_.grow(stepRows * sizeof(int32_t), stream_.get());
-  maxima_.grow(static_cast<uint64_t>(rows) * kRowShares * sizeof(uint32_t), stream_.get());
+  halves_.grow(halvesOf(rows, widestColumns_) * sizeof(uint16_t), stream());
+  halfScales_.grow(rows * sizeof(float), stream());
+  rowBytes_.grow(static_cast<uint64_t>(stepRows) * columns * sizeof(float), stream());
+  rowIndices_.grow(stepRows * sizeof(int32_t), stream());
+  maxima_.grow(static_cast<uint64_t>(rows) * kRowShares * sizeof(uint32_t), stream());
   transfers_.reserve(kTransferBytes);
-  step_.reserve(plan_, stepRows, kRowTile, usesTensorCores(path_, plan_.type, plan_.headDim), stream_.get());
+  step_.reserve(plan_, stepRows, kRowTile, usesTensorCores(path_, plan_.type, plan_.headDim), stream());
 }
 
 void CudaBackend::allocateKvCache(const KvPlan& plan) {
@@ -162,12 +160,12 @@ void CudaBackend::allocateKvCache(const KvPlan& plan) {
                     std::to_string(kMaxHeadDim) + " on GPUs");
   }
   plan_ = plan;
-  keys_.grow(plan.layerBytes() * plan.layerCount, stream_.get());
-  values_.grow(plan.layerBytes() * plan.layerCount, stream_.get());
+  keys_.grow(plan.layerBytes() * plan.layerCount, stream());
+  values_.grow(plan.layerBytes() * plan.layerCount, stream());
   // No context is longer than the cache, and no step has more rows of one than there is use for.
   const int parts = partsOf(plan.blockCount * plan.tilesPerBlock * kKeyTile - 1);
   const int64_t floats = partialFloats(kRowTile, plan.headCount, plan.headDim, parts);
-  partials_.grow(std::min(floats, kPartialFloats) * sizeof(float), stream_.get());
+  partials_.grow(std::min(floats, kPartialFloats) * sizeof(float), stream());
 }
 
 void CudaBackend::copyBlock(int from, int to) {
@@ -176,7 +174,7 @@ void CudaBackend::copyBlock(int from, int to) {
     for (const DeviceMemory* cache : {&keys_, &values_}) {
       uint8_t* blocks = cache->as<uint8_t>() + layer * plan_.layerBytes();
       check(cudaMemcpyAsync(blocks + to * bytes, blocks + from * bytes, bytes, cudaMemcpyDeviceToDevice,
-                            stream_.get()),
+                            stream()),
             "copying a block");
     }
   }
@@ -189,50 +187,52 @@ uint64_t CudaBackend::scratchBytes() const {
 
 void CudaBackend::copyIn(DeviceBuffer& to, const void* from, uint64_t bytes) {
   halved_ = {};
-  transfers_.in(floats(to), from, bytes, stream_.get());
+  transfers_.in(floats(to), from, bytes, stream());
 }
 
 void CudaBackend::copyOut(void* to, const DeviceBuffer& from, uint64_t bytes) {
-  transfers_.out(to, floats(from), bytes, stream_.get());
+  transfers_.out(to, floats(from), bytes, stream());
 }
 
 void CudaBackend::copyRowsIn(DeviceBuffer& to, const void* from, DType dtype, int rows, int columns) {
   halved_ = {};
   const int64_t count = static_cast<int64_t>(rows) * columns;
   const uint64_t bytes = count * dtypeBytes(dtype);
-  rowBytes_.grow(bytes, stream_.get());
-  transfers_.in(rowBytes_.as<void>(), from, bytes, stream_.get());
-  widen(stream_.get(), floats(to), rowBytes_.as<void>(), count, dtype);
+  rowBytes_.grow(bytes, stream());
+  transfers_.in(rowBytes_.as<void>(), from, bytes, stream());
+  widen(stream(), floats(to), rowBytes_.as<void>(), count, dtype);
 }
 
 void CudaBackend::copyRowsOut(void* to, const DeviceBuffer& from, DType dtype, int rows, int columns) {
   const int64_t count = static_cast<int64_t>(rows) * columns;
   const uint64_t bytes = count * dtypeBytes(dtype);
-  rowBytes_.grow(bytes, stream_.get());
-  narrow(stream_.get(), rowBytes_.as<void>(), floats(from), count, dtype);
-  transfers_.out(to, rowBytes_.as<void>(), bytes, stream_.get());
+  rowBytes_.grow(bytes, stream());
+  narrow(stream(), rowBytes_.as<void>(), floats(from), count, dtype);
+  transfers_.out(to, rowBytes_.as<void>(), bytes, stream());
 }
 
 void CudaBackend::beginStep(const StepRows& rows) {
   halved_ = {};
-  graphs_.abandon(stream_.get());
+  // Of a step that failed.
+  putOff_.reset();
+  graphs_.abandon(stream());
   // The rows of the step before may still be on their way.
-  check(cudaStreamSynchronize(stream_.get()), "ending a step");
+  check(cudaStreamSynchronize(stream()), "ending a step");
   step_.begin(rows);
 }
 
 HalfRows CudaBackend::halved(const float* y, int rows, int columns) {
   const int padded = paddedColumnsOf(columns);
   // Only before reserveRows, for a prefix encoder, is there anything to grow.
-  halves_.grow(halvesOf(rows, padded) * sizeof(uint16_t), stream_.get());
-  halfScales_.grow(rows * sizeof(float), stream_.get());
+  halves_.grow(halvesOf(rows, padded) * sizeof(uint16_t), stream());
+  halfScales_.grow(rows * sizeof(float), stream());
   halved_ = {y, rows, columns};
   return {halves_.as<uint16_t>(), halfScales_.as<float>(), padded};
 }
 
 HalfRows CudaBackend::halvesFor(const float* x, int rows, int columns) {
   if (halved_.from != x || halved_.rows < rows || halved_.columns != columns) {
-    halveRows(stream_.get(), halved(x, rows, columns), x, rows, columns);
+    halveRows(stream(), halved(x, rows, columns), x, rows, columns);
   }
   return {halves_.as<uint16_t>(), halfScales_.as<float>(), paddedColumnsOf(columns)};
 }
@@ -243,24 +243,52 @@ bool CudaBackend::beginLayers() {
   if (!few || (plan_.prefixLength > 0 && step_.beginnerCount() > 0)) return true;
   const StepMemory::Tasks tasks = step_.tasksOf(0, step_.rowCount());
   return graphs_.begin({step_.rowCount(), tasks.count, tasks.wide, partsOf(tasks.lastVisible), step_.place()},
-                       stream_.get());
+                       stream());
 }
 
 void CudaBackend::endLayers() {
-  graphs_.end(stream_.get());
+  graphs_.end(stream());
   halved_ = {};
+}
+
+cudaStream_t CudaBackend::stream() {
+  if (putOff_) {
+    const PutOff waiting = *putOff_;
+    putOff_.reset();
+    sumRows(stream_.get(), waiting.sum, static_cast<int64_t>(waiting.rows) * waiting.size);
+  }
+  return stream_.get();
+}
+
+void CudaBackend::putOff(DeviceBuffer& x, int xRow, const float* base, float scale, const DeviceBuffer& delta,
+                         int rows, int size, DType dtype) {
+  stream();
+  halved_ = {};
+  float* to = floats(x) + static_cast<int64_t>(xRow) * size;
+  putOff_ = PutOff{{to, base == nullptr ? to : base, scale, floats(delta), dtype}, rows, size};
+}
+
+std::optional<RowSum> CudaBackend::takeSum(const float* x, int rows, int size) {
+  if (!putOff_ || putOff_->sum.x != x || putOff_->rows != rows || putOff_->size != size) return {};
+  const RowSum sum = putOff_->sum;
+  putOff_.reset();
+  return sum;
 }
 
 void CudaBackend::rmsNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows,
                           const DeviceBuffer& weight, int size, float eps) {
-  rmsNormRows(stream_.get(), halved(floats(y), rows, size), floats(y),
-              floats(x) + static_cast<int64_t>(xRow) * size, floats(weight), rows, size, eps);
+  const float* from = floats(x) + static_cast<int64_t>(xRow) * size;
+  const std::optional<RowSum> sum = takeSum(from, rows, size);
+  rmsNormRows(stream(), halved(floats(y), rows, size), floats(y), from, sum ? &*sum : nullptr, floats(weight),
+              rows, size, eps);
 }
 
 void CudaBackend::layerNorm(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows,
                             const DeviceBuffer& weight, const DeviceBuffer& bias, int size, float eps) {
-  layerNormRows(stream_.get(), halved(floats(y), rows, size), floats(y),
-                floats(x) + static_cast<int64_t>(xRow) * size, floats(weight), floats(bias), rows, size, eps);
+  const float* from = floats(x) + static_cast<int64_t>(xRow) * size;
+  const std::optional<RowSum> sum = takeSum(from, rows, size);
+  layerNormRows(stream(), halved(floats(y), rows, size), floats(y), from, sum ? &*sum : nullptr,
+                floats(weight), floats(bias), rows, size, eps);
 }
 
 void CudaBackend::matmul(DeviceBuffer& y, const DeviceBuffer& x, int xRow, int rows, const DeviceMatrix& w,
@@ -279,7 +307,7 @@ void CudaBackend::multiply(float* y, const float* x, int rows, const CudaMatrix&
   args.xScales = from.scales;
   args.bias = bias;
   args.rows = rows;
-  product(stream_.get(), path_, w.type, args);
+  product(stream(), path_, w.type, args);
 }
 
 CacheView CudaBackend::cacheView(int layer) const {
@@ -315,13 +343,13 @@ void CudaBackend::storeKeysValues(DeviceBuffer& queries, const DeviceBuffer& qkv
   args.ropeDim = plan_.ropeDim;
   args.ropeAxes = plan_.ropeAxes;
   args.ropeHalves = plan_.ropeHalves;
-  cuda::storeKeysValues(stream_.get(), args);
+  cuda::storeKeysValues(stream(), args);
 }
 
 void CudaBackend::storePrefix(const DeviceBuffer& keysValues, int layer) {
   if (step_.beginnerCount() == 0) return;
-  cuda::storePrefix(stream_.get(), cacheView(layer), floats(keysValues), plan_.prefixLength,
-                    step_.beginners(), step_.beginnerCount());
+  cuda::storePrefix(stream(), cacheView(layer), floats(keysValues), plan_.prefixLength, step_.beginners(),
+                    step_.beginnerCount());
 }
 
 void CudaBackend::attention(DeviceBuffer& out, const DeviceBuffer& queries, int layer, int row, int rows) {
@@ -342,7 +370,7 @@ void CudaBackend::attention(DeviceBuffer& out, const DeviceBuffer& queries, int 
   const bool fits = floats * sizeof(float) <= partials_.bytes();
   const int warps = (tasks.count + (kWideWarps - 1) * tasks.wide) * plan_.kvHeadCount;
   if (args.parts > 1 && fits && warps < kManyWarps) args.partials = partials_.as<float>();
-  cuda::attention(stream_.get(), path_, args);
+  cuda::attention(stream(), path_, args);
   if (!graphs_.isKeeping()) setMark();
 }
 
@@ -350,7 +378,7 @@ void CudaBackend::activate(DeviceBuffer& y, Activation activation, const DeviceB
                            int size) {
   HalfRows to = halved(floats(y), rows, size);
   to.maxima = maxima_.as<uint32_t>();
-  activateRows(stream_.get(), to, floats(y), activation, floats(x), rows, size);
+  activateRows(stream(), to, floats(y), activation, floats(x), rows, size);
 }
 
 void CudaBackend::gatedSilu(DeviceBuffer& y, const DeviceBuffer& gateUp, int rows, int size) {
@@ -367,24 +395,20 @@ void CudaBackend::gatedGelu(DeviceBuffer& y, const DeviceBuffer& upGate, int row
 
 void CudaBackend::scaleAdd(DeviceBuffer& x, int xRow, const DeviceBuffer& base, float scale,
                            const DeviceBuffer& delta, int rows, int size, DType dtype) {
-  halved_ = {};
-  cuda::scaleAdd(stream_.get(), floats(x) + static_cast<int64_t>(xRow) * size, floats(base), scale,
-                 floats(delta), static_cast<int64_t>(rows) * size, dtype);
+  putOff(x, xRow, floats(base), scale, delta, rows, size, dtype);
 }
 
 void CudaBackend::add(DeviceBuffer& x, int xRow, const DeviceBuffer& delta, int rows, int size, DType dtype) {
-  halved_ = {};
-  cuda::add(stream_.get(), floats(x) + static_cast<int64_t>(xRow) * size, floats(delta),
-            static_cast<int64_t>(rows) * size, dtype);
+  putOff(x, xRow, nullptr, 1.0f, delta, rows, size, dtype);
 }
 
 void CudaBackend::gatherRows(DeviceBuffer& y, const DeviceBuffer& x, const int32_t* rows, int count,
                              int size) {
   halved_ = {};
   check(cudaMemcpyAsync(rowIndices_.as<void>(), rows, count * sizeof(int32_t), cudaMemcpyHostToDevice,
-                        stream_.get()),
+                        stream()),
         "choosing rows");
-  cuda::gatherRows(stream_.get(), floats(y), floats(x), rowIndices_.as<int32_t>(), count, size);
+  cuda::gatherRows(stream(), floats(y), floats(x), rowIndices_.as<int32_t>(), count, size);
 }
 
 // A layer has been enqueued: when the GPU gets here, it has made progress.
@@ -392,7 +416,7 @@ void CudaBackend::setMark() {
   Mark& mark = marks_[nextMark_];
   nextMark_ = (nextMark_ + 1) % marks_.size();
   wait(mark);
-  check(cudaEventRecord(mark.event, stream_.get()), "computing a layer");
+  check(cudaEventRecord(mark.event, stream()), "computing a layer");
   mark.waiting = true;
 }
 
@@ -405,7 +429,7 @@ void CudaBackend::wait(Mark& mark) {
 
 void CudaBackend::whenIdle(std::function<void()> done) {
   for (size_t i = 0; i < marks_.size(); i++) wait(marks_[(nextMark_ + i) % marks_.size()]);
-  check(cudaStreamSynchronize(stream_.get()), "computing a step");
+  check(cudaStreamSynchronize(stream()), "computing a step");
   check(cudaGetLastError(), "starting a kernel");
   transfers_.finish();
   progress_.fetch_add(1, std::memory_order_relaxed);

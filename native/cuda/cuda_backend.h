@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -122,6 +123,13 @@ class CudaBackend : public Backend {
     int rows = 0;
     int columns = 0;
   };
+  // Where work is enqueued, behind a sum that was put off.
+  cudaStream_t stream();
+  // Puts a sum off: it is computed in the kernel of the norm behind it, if one follows.
+  void putOff(DeviceBuffer& x, int xRow, const float* base, float scale, const DeviceBuffer& delta, int rows,
+              int size, DType dtype);
+  // The sum that was put off, if it makes rows x; it is the caller's then.
+  std::optional<RowSum> takeSum(const float* x, int rows, int size);
   // Room in halves_ for what an operation gives as FP16 too: y[0, rows), which is all that halved_ is then.
   HalfRows halved(const float* y, int rows, int columns);
   // x[0, rows) as FP16, which may be there already.
@@ -148,6 +156,12 @@ class CudaBackend : public Backend {
   DeviceMemory halves_;      // the input of a product
   DeviceMemory halfScales_;  // a float per row
   Halved halved_;
+  struct PutOff {
+    RowSum sum;
+    int rows;
+    int size;
+  };
+  std::optional<PutOff> putOff_;
   DeviceMemory rowBytes_;    // rows that come in or go out, in the residual stream's type
   DeviceMemory maxima_;      // of rows that several blocks of threads share
   DeviceMemory rowIndices_;  // of gatherRows

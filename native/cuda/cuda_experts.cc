@@ -73,13 +73,13 @@ void CudaBackend::prepareExperts(ExpertLayer& layer) {
     }
   }
   const uint64_t bytes = matrices.size() * sizeof(ExpertMatrix);
-  auto prepared = std::make_unique<CudaBuffer>(bytes, stream_.get());
+  auto prepared = std::make_unique<CudaBuffer>(bytes, stream());
   copyIn(*prepared, matrices.data(), bytes);
   layer.prepared = std::move(prepared);
 }
 
 void CudaBackend::reserveExperts(const ExpertShape& shape, int hiddenSize, int rows) {
-  experts_.reserve(shape, hiddenSize, rows, stream_.get());
+  experts_.reserve(shape, hiddenSize, rows, stream());
 }
 
 void CudaBackend::multiplyExperts(float* y, const HalfRows& x, const ExpertLayer& layer, int which,
@@ -95,7 +95,7 @@ void CudaBackend::multiplyExperts(float* y, const HalfRows& x, const ExpertLayer
                      which * layer.experts.size();
   grouped.tiles = experts_.tiles.as<ExpertTile>();
   grouped.tileCount = tileCount;
-  groupedProduct(stream_.get(), path_, matrix.type, kernel, args, grouped);
+  groupedProduct(stream(), path_, matrix.type, kernel, args, grouped);
 }
 
 void CudaBackend::mixExperts(DeviceBuffer& y, const DeviceBuffer& x, int rows, const ExpertLayer& layer) {
@@ -122,21 +122,21 @@ void CudaBackend::mixExperts(DeviceBuffer& y, const DeviceBuffer& x, int rows, c
   group.slots = expertSlots(rows, e.shape);
   group.tileRows = rowsOf(kernel);
   group.tileCount = expertTiles(rows, e.shape, group.tileRows);
-  routerLogits(stream_.get(), choice);
-  chooseAndGroup(stream_.get(), choice, group);
+  routerLogits(stream(), choice);
+  chooseAndGroup(stream(), choice, group);
 
   // A row becomes FP16 once, for all of its experts; the places of what they make of it are the same.
   HalfRows halves = {e.halves.as<uint16_t>(), e.halfScales.as<float>(), paddedColumnsOf(e.hiddenSize),
                      group.rowOfSlot};
-  gatherHalves(stream_.get(), halves, halvesFor(in, rows, e.hiddenSize), group.slots);
+  gatherHalves(stream(), halves, halvesFor(in, rows, e.hiddenSize), group.slots);
   multiplyExperts(e.up.as<float>(), halves, layer, kUp, kernel, group.tileCount);
   halves.paddedColumns = paddedColumnsOf(e.shape.ffnSize);
-  activateRows(stream_.get(), halves, nullptr, Activation::kGatedSilu, e.up.as<float>(), group.slots,
+  activateRows(stream(), halves, nullptr, Activation::kGatedSilu, e.up.as<float>(), group.slots,
                e.shape.ffnSize);
   multiplyExperts(e.parts.as<float>(), halves, layer, kDown, kernel, group.tileCount);
   float* out = static_cast<CudaBuffer&>(y).floats();
   if (halved_.from == out) halved_ = {};
-  mixParts(stream_.get(), out, e.parts.as<float>(), group.parts, rows, e.shape.perToken, e.hiddenSize);
+  mixParts(stream(), out, e.parts.as<float>(), group.parts, rows, e.shape.perToken, e.hiddenSize);
 }
 
 }  // namespace glm_relay::cuda

@@ -221,8 +221,9 @@ void LayerLoop::runLayer(DeviceBuffer& hidden, int layer, int rowCount) {
     const int rows = std::min(rowTile_, rowCount - row);
     backend_.attention(*attended_, *queries_, layer, row, rows);
     backend_.matmul(*delta_, *attended_, 0, rows, *weights.attentionOut, weights.attentionOutBias.get());
-    // The input of the branch once more: the first loop's is that of another tile by now.
-    if (shape.form.normedResidual) norm(*normed_, hidden, row, rows, weights.attentionNorm);
+    // The input of the branch once more, where the first loop's is that of another tile by now.
+    if (shape.form.normedResidual && rowCount > rowTile_)
+      norm(*normed_, hidden, row, rows, weights.attentionNorm);
     addDelta(hidden, row, rows, weights.attentionOutNorm.get(), DType::kFloat32);
     norm(*normed_, hidden, row, rows, weights.ffnNorm);
     runFfn(weights, rows);

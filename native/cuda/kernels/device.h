@@ -225,6 +225,13 @@ __device__ __forceinline__ void beginNext() {
 #endif
 }
 
+// The line that `at` lies in is on its way to the L2 cache, where kernels begin early: others still run then.
+__device__ __forceinline__ void prefetchToL2(const void* at) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+#endif
+}
+
 // Starts a kernel with blocks of `threads` threads, a whole number of warps.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t sharedBytes, cudaStream_t stream,

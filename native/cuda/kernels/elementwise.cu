@@ -1,5 +1,7 @@
 #include "cuda/kernels/device.h"
 #include "cuda/kernels/kernels.h"
+#include "cuda/kernels/rounded.h"
+#include "cuda/kernels/rows.h"
 
 namespace glm_relay::cuda {
 
@@ -15,28 +17,10 @@ __device__ __forceinline__ int64_t indexOfThread() {
   return static_cast<int64_t>(blockIdx.x) * kThreads + static_cast<int64_t>(threadIdx.x);
 }
 
-__device__ __forceinline__ uint16_t bitsOf(float x, DType dtype) {
-  return dtype == DType::kFloat16 ? halfBits(x) : bfloatBits(x);
-}
-__device__ __forceinline__ float valueOf(uint16_t bits, DType dtype) {
-  return dtype == DType::kFloat16 ? halfValue(bits) : bfloatValue(bits);
-}
-
-__device__ __forceinline__ float rounded(float x, DType dtype) {
-  return dtype == DType::kFloat32 ? x : valueOf(bitsOf(x, dtype), dtype);
-}
-
-__global__ void addKernel(float* x, const float* delta, int64_t count, DType dtype) {
+__global__ void sumKernel(const RowSum sum, int64_t count) {
   enterKernel();
   const int64_t i = indexOfThread();
-  if (i < count) x[i] = rounded(x[i] + delta[i], dtype);
-}
-
-__global__ void scaleAddKernel(float* x, const float* base, float scale, const float* delta, int64_t count,
-                               DType dtype) {
-  enterKernel();
-  const int64_t i = indexOfThread();
-  if (i < count) x[i] = rounded(fmaf(base[i], scale, delta[i]), dtype);
+  if (i < count) sum.x[i] = rounded(fmaf(sum.base[i], sum.scale, sum.delta[i]), sum.dtype);
 }
 
 __global__ void widenKernel(float* out, const uint16_t* in, int64_t count, DType dtype) {
@@ -65,16 +49,11 @@ void prepareLaunches() {
   cudaFuncAttributes code = {};
   // Of what the driver compiles from PTX the version is the PTX's, whatever the GPU is.
   kernelsBeginEarly =
-      cudaFuncGetAttributes(&code, addKernel) == cudaSuccess && code.ptxVersion >= kEarlyVersion;
+      cudaFuncGetAttributes(&code, sumKernel) == cudaSuccess && code.ptxVersion >= kEarlyVersion;
 }
 
-void add(cudaStream_t stream, float* x, const float* delta, int64_t count, DType dtype) {
-  launch(addKernel, blocksOf(count), kThreads, 0, stream, x, delta, count, dtype);
-}
-
-void scaleAdd(cudaStream_t stream, float* x, const float* base, float scale, const float* delta,
-              int64_t count, DType dtype) {
-  launch(scaleAddKernel, blocksOf(count), kThreads, 0, stream, x, base, scale, delta, count, dtype);
+void sumRows(cudaStream_t stream, const RowSum& sum, int64_t count) {
+  launch(sumKernel, blocksOf(count), kThreads, 0, stream, sum, count);
 }
 
 void widen(cudaStream_t stream, float* out, const void* in, int64_t count, DType dtype) {

@@ -25,11 +25,6 @@ void prepareLaunches();
 // Which instructions the kernels use. kTuring's run on every GPU from sm_75 on, kAmpere's from sm_80 on.
 enum class Path : uint8_t { kTuring, kAmpere };
 
-// x[i] += delta[i], then the nearest number of the type
-void add(cudaStream_t stream, float* x, const float* delta, int64_t count, DType dtype);
-// x[i] = base[i] * scale + delta[i], in one rounding, then likewise
-void scaleAdd(cudaStream_t stream, float* x, const float* base, float scale, const float* delta,
-              int64_t count, DType dtype);
 // Between float32 and the type.
 void widen(cudaStream_t stream, float* out, const void* in, int64_t count, DType dtype);
 void narrow(cudaStream_t stream, void* out, const float* in, int64_t count, DType dtype);

@@ -2,6 +2,7 @@
 
 #include "cuda/kernels/activation.h"
 #include "cuda/kernels/device.h"
+#include "cuda/kernels/rounded.h"
 #include "cuda/kernels/rows.h"
 #include "cuda/kernels/scaled_halves.h"
 #include "cuda/weight_layout.h"
@@ -119,13 +120,53 @@ struct Columns {
   }
 };
 
+// Where the columns of a row come from.
+struct Rows {
+  const float* x;
+
+  template <class S>
+  __device__ __forceinline__ void load(Columns<S>& to, int64_t first, int size) const {
+    to.load(x + first, size);
+  }
+};
+struct Summed {
+  RowSum sum;
+
+  template <class S>
+  __device__ __forceinline__ void load(Columns<S>& to, int64_t first, int size) const {
+#pragma unroll
+    for (int v = 0; v < S::kVectors; v++) {
+      const int column = S::columnOf(v);
+      float base[kPerVector];
+      float delta[kPerVector];
+      loadColumns(base, sum.base + first, column, size);
+      loadColumns(delta, sum.delta + first, column, size);
+#pragma unroll
+      for (int i = 0; i < kPerVector; i++)
+        to.of[v][i] = rounded(fmaf(base[i], sum.scale, delta[i]), sum.dtype);
+      storeColumns(sum.x + first, to.of[v], column, size);
+    }
+  }
+};
+
+// A parameter of the model, which no kernel writes: it is on its way while kernels in front of this one run.
 template <class S>
+__device__ __forceinline__ void prefetchColumns(const float* row, int size) {
+#pragma unroll
+  for (int v = 0; v < S::kVectors; v++) {
+    if (S::columnOf(v) < size) prefetchToL2(row + S::columnOf(v));
+  }
+}
+
+template <class S, class From>
 struct RmsNorm {
+  From from;
   const float* weight;
   float eps;
 
-  __device__ __forceinline__ void operator()(Columns<S>& x, const float* row, int size) const {
-    x.load(row, size);
+  __device__ __forceinline__ void prefetch(int size) const { prefetchColumns<S>(weight, size); }
+  __device__ __forceinline__ void operator()(Columns<S>& x, int64_t first, int size) const {
+    from.load(x, first, size);
     float square = 0.0f;
     x.forEach([&](float& value, int, int) { square = fmaf(value, value, square); });
     const float sum = sumOfBlock<S>(square, reinterpret_cast<float*>(sharedMemory()));
@@ -141,15 +182,20 @@ struct RmsNorm {
   }
 };
 
-template <class S>
+template <class S, class From>
 struct LayerNorm {
+  From from;
   const float* weight;
   const float* bias;
   float eps;
 
-  __device__ __forceinline__ void operator()(Columns<S>& x, const float* row, int size) const {
+  __device__ __forceinline__ void prefetch(int size) const {
+    prefetchColumns<S>(weight, size);
+    prefetchColumns<S>(bias, size);
+  }
+  __device__ __forceinline__ void operator()(Columns<S>& x, int64_t first, int size) const {
     float* shared = reinterpret_cast<float*>(sharedMemory());
-    x.load(row, size);
+    from.load(x, first, size);
     float sum = 0.0f;
     x.forEach([&](float& value, int, int) { sum += value; });
     const float mean = sumOfBlock<S>(sum, shared) / static_cast<float>(size);
@@ -189,7 +235,11 @@ __device__ __forceinline__ void activateColumns(float (&to)[kPerVector], const f
 
 template <class S, Activation kActivation>
 struct Activate {
-  __device__ __forceinline__ void operator()(Columns<S>& x, const float* row, int size) const {
+  const float* from;
+
+  __device__ __forceinline__ void prefetch(int) const {}
+  __device__ __forceinline__ void operator()(Columns<S>& x, int64_t first, int size) const {
+    const float* row = from + (kActivation == Activation::kGelu ? 1 : 2) * first;
 #pragma unroll
     for (int v = 0; v < S::kVectors; v++) activateColumns<kActivation>(x.of[v], row, S::columnOf(v), size);
   }
@@ -256,27 +306,31 @@ void activateShared(cudaStream_t stream, const HalfRows& to, float* y, const flo
 
 template <class S>
 struct Take {
-  __device__ __forceinline__ void operator()(Columns<S>& x, const float* row, int size) const {
-    x.load(row, size);
+  Rows from;
+
+  __device__ __forceinline__ void prefetch(int) const {}
+  __device__ __forceinline__ void operator()(Columns<S>& x, int64_t first, int size) const {
+    from.load(x, first, size);
   }
 };
 
-// A block per row: `inputs` values of x for each of y.
+// A block per row, whose first column is at first = row * size.
 template <class S, class Operation>
 __global__ void __launch_bounds__(S::kThreads)
-    rowKernel(const Operation operation, const HalfRows to, float* y, const float* x, int inputs, int size) {
+    rowKernel(const Operation operation, const HalfRows to, float* y, int size) {
+  operation.prefetch(size);
   enterKernel();
   if (to.owners != nullptr && to.owners[blockIdx.x] < 0) return;
   Columns<S> columns;
-  operation(columns, x + static_cast<int64_t>(blockIdx.x) * inputs * size, size);
+  operation(columns, static_cast<int64_t>(blockIdx.x) * size, size);
   columns.store(to, y, size);
 }
 
 template <class S, class Operation>
-void startRows(cudaStream_t stream, const Operation& operation, const HalfRows& to, float* y, const float* x,
-               int rows, int inputs, int size) {
+void startRows(cudaStream_t stream, const Operation& operation, const HalfRows& to, float* y, int rows,
+               int size) {
   launch(rowKernel<S, Operation>, dim3{static_cast<unsigned int>(rows), 1, 1}, S::kThreads,
-         3 * kMostWarps * sizeof(float), stream, operation, to, y, x, inputs, size);
+         3 * kMostWarps * sizeof(float), stream, operation, to, y, size);
 }
 
 // Calls `with` with the smallest shape that a row fits in: with few columns most threads would have none.
@@ -293,19 +347,25 @@ void withShape(int size, With with) {
 
 }  // namespace
 
-void rmsNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const float* weight,
-                 int rows, int size, float eps) {
+void rmsNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const RowSum* sum,
+                 const float* weight, int rows, int size, float eps) {
   withShape<kMaxNormColumns>(size, [&](auto shape) {
     using S = decltype(shape);
-    startRows<S>(stream, RmsNorm<S>{weight, eps}, to, y, x, rows, 1, size);
+    if (sum != nullptr) {
+      return startRows<S>(stream, RmsNorm<S, Summed>{{*sum}, weight, eps}, to, y, rows, size);
+    }
+    startRows<S>(stream, RmsNorm<S, Rows>{{x}, weight, eps}, to, y, rows, size);
   });
 }
 
-void layerNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const float* weight,
-                   const float* bias, int rows, int size, float eps) {
+void layerNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const RowSum* sum,
+                   const float* weight, const float* bias, int rows, int size, float eps) {
   withShape<kMaxNormColumns>(size, [&](auto shape) {
     using S = decltype(shape);
-    startRows<S>(stream, LayerNorm<S>{weight, bias, eps}, to, y, x, rows, 1, size);
+    if (sum != nullptr) {
+      return startRows<S>(stream, LayerNorm<S, Summed>{{*sum}, weight, bias, eps}, to, y, rows, size);
+    }
+    startRows<S>(stream, LayerNorm<S, Rows>{{x}, weight, bias, eps}, to, y, rows, size);
   });
 }
 
@@ -318,7 +378,7 @@ void activateRows(cudaStream_t stream, const HalfRows& to, float* y, Activation 
     }
     withShape<kMaxRowColumns>(size, [&](auto shape) {
       using S = decltype(shape);
-      startRows<S>(stream, Activate<S, kActivation>{}, to, y, x, rows, inputs, size);
+      startRows<S>(stream, Activate<S, kActivation>{x}, to, y, rows, size);
     });
   };
   switch (activation) {
@@ -334,7 +394,7 @@ void activateRows(cudaStream_t stream, const HalfRows& to, float* y, Activation 
 void halveRows(cudaStream_t stream, const HalfRows& to, const float* x, int rows, int size) {
   withShape<kMaxRowColumns>(size, [&](auto shape) {
     using S = decltype(shape);
-    startRows<S>(stream, Take<S>{}, to, static_cast<float*>(nullptr), x, rows, 1, size);
+    startRows<S>(stream, Take<S>{{x}}, to, static_cast<float*>(nullptr), rows, size);
   });
 }
 

@@ -26,12 +26,23 @@ struct HalfRows {
   uint32_t* maxima = nullptr;
 };
 
+// x = base * scale + delta, [rows, size], in one rounding, then the nearest numbers of the type.
+struct RowSum {
+  float* x;
+  const float* base;
+  float scale;
+  const float* delta;
+  DType dtype;
+};
+
 enum class Activation : uint8_t { kGatedSilu, kGelu, kGatedGelu };
 
-void rmsNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const float* weight,
-                 int rows, int size, float eps);
-void layerNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const float* weight,
-                   const float* bias, int rows, int size, float eps);
+void sumRows(cudaStream_t stream, const RowSum& sum, int64_t count);
+// Of rows x; with `sum`, not null, that is computed first, in the same kernel, and x is its.
+void rmsNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const RowSum* sum,
+                 const float* weight, int rows, int size, float eps);
+void layerNormRows(cudaStream_t stream, const HalfRows& to, float* y, const float* x, const RowSum* sum,
+                   const float* weight, const float* bias, int rows, int size, float eps);
 // y may be null: then there is FP16 alone.
 void activateRows(cudaStream_t stream, const HalfRows& to, float* y, Activation activation, const float* x,
                   int rows, int size);

@@ -101,14 +101,15 @@ void checkBarriers(Check& check) {
   checkKernel(check,
               {"RMSNorm",
                [&] {
-                 rmsNormRows(stream(), to, y.get(), x.get(), weight.get(), kRows, kSize, 1e-5f);
+                 rmsNormRows(stream(), to, y.get(), x.get(), nullptr, weight.get(), kRows, kSize, 1e-5f);
                  return withScales();
                }},
               2, false);
   checkKernel(check,
               {"LayerNorm",
                [&] {
-                 layerNormRows(stream(), to, y.get(), x.get(), weight.get(), bias.get(), kRows, kSize, 1e-5f);
+                 layerNormRows(stream(), to, y.get(), x.get(), nullptr, weight.get(), bias.get(), kRows,
+                               kSize, 1e-5f);
                  return withScales();
                }},
               2, false);

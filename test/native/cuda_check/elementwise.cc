@@ -95,17 +95,40 @@ void checkNorms(Check& check, Random& random, int size) {
     }
   }
   const HalvedRows halved(kRows, size);
-  rmsNormRows(stream(), halved.to(), y.get(), in.get(), w.get(), kRows, size, 1e-5f);
+  rmsNormRows(stream(), halved.to(), y.get(), in.get(), nullptr, w.get(), kRows, size, 1e-5f);
   const std::vector<float> all = y.read();
   check.near(all, rms, kFloatBound, at("RMSNorm", size));
   halved.check(check, y, at("RMSNorm", size));
-  rmsNormRows(stream(), halved.to(), y.get(), in.get() + size, w.get(), 1, size, 1e-5f);
+  rmsNormRows(stream(), halved.to(), y.get(), in.get() + size, nullptr, w.get(), 1, size, 1e-5f);
   const std::vector<float> alone = y.read();
   check.equal({alone.begin(), alone.begin() + size}, {all.begin() + size, all.begin() + 2 * size},
               at("RMSNorm of one row", size));
-  layerNormRows(stream(), halved.to(), y.get(), in.get(), w.get(), b.get(), kRows, size, 1e-5f);
+  layerNormRows(stream(), halved.to(), y.get(), in.get(), nullptr, w.get(), b.get(), kRows, size, 1e-5f);
   check.near(y.read(), layer, kFloatBound, at("LayerNorm", size));
   halved.check(check, y, at("LayerNorm", size));
+
+  // The sum in front of a norm, in its kernel and by itself: the same bits.
+  const OnDevice<float> other(random.values(static_cast<size_t>(kRows) * size));
+  const OnDevice<float> alone1(x.size()), alone2(x.size());
+  for (int i = 0; i < kDTypeCount; i++) {
+    const DType dtype = static_cast<DType>(i);
+    const RowSum first = {alone1.get(), in.get(), 1.7f, other.get(), dtype};
+    const RowSum second = {alone2.get(), in.get(), 1.7f, other.get(), dtype};
+    sumRows(stream(), first, static_cast<int64_t>(kRows) * size);
+    const auto compare = [&](const char* what, auto norm) {
+      norm(static_cast<const RowSum*>(nullptr));
+      const std::vector<float> expected = y.read();
+      norm(&second);
+      check.equal(y.read(), expected, at(what, size));
+      check.equal(alone2.read(), alone1.read(), at("the sum in front of a norm", size));
+    };
+    compare("RMSNorm of a sum", [&](const RowSum* sum) {
+      rmsNormRows(stream(), halved.to(), y.get(), first.x, sum, w.get(), kRows, size, 1e-5f);
+    });
+    compare("LayerNorm of a sum", [&](const RowSum* sum) {
+      layerNormRows(stream(), halved.to(), y.get(), first.x, sum, w.get(), b.get(), kRows, size, 1e-5f);
+    });
+  }
 }
 
 double gelu(double x) {
@@ -161,9 +184,9 @@ void checkSums(Check& check, Random& random, int size) {
     sum[i] = x[i] + base[i];
     scaled[i] = std::fmaf(base[i], 1.7f, x[i]);
   }
-  add(stream(), y.get(), from.get(), size, DType::kFloat32);
+  sumRows(stream(), {y.get(), y.get(), 1.0f, from.get(), DType::kFloat32}, size);
   check.equal(y.read(), sum, at("sum", size));
-  scaleAdd(stream(), y.get(), from.get(), 1.7f, delta.get(), size, DType::kFloat32);
+  sumRows(stream(), {y.get(), from.get(), 1.7f, delta.get(), DType::kFloat32}, size);
   check.equal(y.read(), scaled, at("scaled sum", size));
 
   const std::vector<int32_t> rows = {2, 0, 2};
@@ -230,8 +253,8 @@ void checkConversions(Check& check, DType dtype) {
   check.equal(wideOut.read(), expected, "narrowing");
   // Sums with nothing are rounded alone.
   const OnDevice<float> zeros(std::vector<float>(between.size(), -0.0f)), scaled(between.size());
-  scaleAdd(stream(), scaled.get(), x.get(), 1.0f, zeros.get(), count, dtype);
-  add(stream(), x.get(), zeros.get(), count, dtype);
+  sumRows(stream(), {scaled.get(), x.get(), 1.0f, zeros.get(), dtype}, count);
+  sumRows(stream(), {x.get(), x.get(), 1.0f, zeros.get(), dtype}, count);
   check.equal(x.read(), expected, "rounding of sums");
   check.equal(scaled.read(), expected, "rounding of scaled sums");
 }

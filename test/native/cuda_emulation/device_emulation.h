@@ -14,6 +14,7 @@ inline uint8_t* sharedMemory() { return emulation::thread->shared; }
 // One kernel runs after the other; a thread that never asked for it is an error.
 inline void awaitPrevious() { emulation::thread->hasAwaited = true; }
 inline void beginNext() {}
+inline void prefetchToL2(const void*) {}
 
 inline uint16_t halfBits(float x) { return floatToHalf(x); }
 inline float halfValue(uint16_t bits) { return halfToFloat(bits); }
