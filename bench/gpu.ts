@@ -7,6 +7,7 @@ import { spawnSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
+import { openModel } from "../checkpoint/index.js";
 import { CommandError } from "../cli/errors.js";
 import { packageRoot } from "../common/package.js";
 import type { PublishedName } from "../models/published.js";
@@ -16,7 +17,7 @@ import { printJson, scratchModel, withoutGuesses, writeModel } from "./options.j
 import { note } from "./progress.js";
 import { printMarkdown, printTable, type Table } from "./report.js";
 import { makeScratch, removeScratch } from "./scratch.js";
-import { clusterEngine, decodeKey, runTask } from "./speed-task.js";
+import { clusterEngine, decodeKey, promptsOf, runTask } from "./speed-task.js";
 import { withCluster } from "./up.js";
 
 const limitsProgram = join(packageRoot, "build/cuda/cuda_bench");
@@ -206,6 +207,13 @@ async function hopRows({ title, like, layers }: HopCase, device: Gpu): Promise<s
   const sequenceCounts = [1, 8, 32];
   note(`${title}: writing random weights`);
   const model = await scratchModel({ like, layers });
+  const task = {
+    ...promptsOf(await openModel(model)),
+    prefillLengths: [512],
+    sequenceCounts,
+    contexts,
+    tokens: 64,
+  };
   const inEngine: Record<number, number> = {};
   const stage = await GpuStage.open({
     ...{ directory: model, layers, middle: false, device, quantization: "int4", cacheTokens: 32 * 640 },
@@ -219,16 +227,16 @@ async function hopRows({ title, like, layers }: HopCase, device: Gpu): Promise<s
   for (const stages of [1, 2]) {
     note(`${title}: a cluster of ${stages}`);
     const flags = ["--device", "cuda:0", "--quantization", "int4", ...withoutGuesses];
-    const speeds = await withCluster({ model, stages, flags }, async (cluster) => {
-      const task = { tokenCount: 65_024, prefillLengths: [512], sequenceCounts, contexts, tokens: 64 };
-      return runTask(clusterEngine(cluster), task, 0);
-    });
+    const speeds = await withCluster({ model, stages, flags }, (cluster) =>
+      runTask(clusterEngine(cluster), task, 0),
+    );
     for (const sequences of sequenceCounts) {
       const rate = speeds.decode[decodeKey(sequences, contexts[0]!)]!;
       const ms = (sequences * 1_000) / rate;
       const engine = inEngine[sequences]!;
       const times = [engine, ms, ms - engine].map((value) => value.toFixed(2));
       rows.push([title, String(stages), String(sequences), ...times]);
+      note(`  ${stages} stages, ${sequences} sequences: ${times.join(", ")} ms`);
     }
   }
   removeScratch(model);

@@ -16,12 +16,12 @@ constexpr int kUp = 0;
 constexpr int kDown = 1;
 
 // By how many rows an expert has on average: a tile that is too small reads weights more than once, one that
-// is too large computes rows that are not there.
+// is too large computes rows that are not there. The borders are where an H200's times for GLM-4.5 and
+// GLM-4.5-Air cross (cuda_bench experts); tiles of 32 were never the fastest.
 ProductKernel kernelFor(int rows, const ExpertShape& shape) {
   const int average = rows * shape.perToken / shape.count;
-  if (rows <= rowsOf(ProductKernel::kNarrow8) || average <= 4) return ProductKernel::kNarrow8;
-  if (average <= 12) return ProductKernel::kNarrow16;
-  return average <= 24 ? ProductKernel::kNarrow32 : ProductKernel::kWide;
+  if (rows <= rowsOf(ProductKernel::kNarrow8) || average <= 6) return ProductKernel::kNarrow8;
+  return average < 24 ? ProductKernel::kNarrow16 : ProductKernel::kWide;
 }
 
 int paddedColumnsOf(int columns) { return WeightLayout(1, columns, {}).paddedColumns(); }
