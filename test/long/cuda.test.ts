@@ -22,7 +22,8 @@ test("make cuda compiles for every GPU, and reports registers and spills", async
   expect(new Set(kernels.map(([, gpu]) => gpu))).toEqual(
     new Set(["sm_75", "sm_80", "sm_86", "sm_89", "sm_90"]),
   );
-  for (const [line, , spilled] of kernels) expect(Number(spilled), line).toBeLessThanOrEqual(mostSpilledBytes);
+  for (const [line, , spilled] of kernels)
+    expect(Number(spilled), line).toBeLessThanOrEqual(mostSpilledBytes);
   const library = testLibrary.replace("native/libglm_relay_cuda_emulated", "cuda/libglm_relay_cuda");
   try {
     expect(loadAddon().cudaDevices(library)).toEqual(expect.any(Array));

@@ -64,13 +64,6 @@ __device__ __forceinline__ uint32_t fusedHalves(uint32_t a, uint32_t b, uint32_t
   asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
   return result;
 }
-// (a & mask) | bits
-template <uint32_t kMask, uint32_t kBits>
-__device__ __forceinline__ uint32_t maskedOr(uint32_t a) {
-  uint32_t result;
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(a), "n"(kMask), "n"(kBits));
-  return result;
-}
 
 // `Once`: no kernel writes what is there, and nobody on this multiprocessor reads it again.
 __device__ __forceinline__ uint4 load16Once(const void* from) {

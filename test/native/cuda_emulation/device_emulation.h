@@ -52,10 +52,6 @@ inline uint32_t fusedHalves(uint32_t a, uint32_t b, uint32_t c) {
   };
   return one(a, b, c) | one(a >> 16, b >> 16, c >> 16) << 16;
 }
-template <uint32_t kMask, uint32_t kBits>
-uint32_t maskedOr(uint32_t a) {
-  return (a & kMask) | kBits;
-}
 
 template <class Value>
 Value loadValue(const void* from) {
