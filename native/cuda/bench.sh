@@ -3,15 +3,8 @@
 # machine's GPU beside its own limits. GLM_RELAY_CUDA_DEVICE picks the GPU (0).
 set -eu
 cd "$(dirname "$0")/../.."
-sh native/cuda/build.sh
-program=build/cuda/cuda_bench
-[ -x "$program" ] || exit 0
-if ! nvidia-smi -L >/dev/null 2>&1; then
-  echo "CUDA benchmarks: not run: there is no GPU, or no driver (nvidia-smi -L)"
-  exit 0
-fi
-CUDA_VISIBLE_DEVICES=${GLM_RELAY_CUDA_DEVICE:-0}
-export CUDA_VISIBLE_DEVICES
+set -- cuda_bench "CUDA benchmarks"
+. ./native/cuda/on-gpu.sh
 "$program" all
 if [ -e build/native/glm_relay.node ] && [ -e dist/bench/main.js ]; then
   node dist/bench/main.js gpu

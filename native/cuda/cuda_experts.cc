@@ -17,7 +17,7 @@ constexpr int kDown = 1;
 
 // By how many rows an expert has on average: a tile that is too small reads weights more than once, one that
 // is too large computes rows that are not there. The borders are where an H200's times for GLM-4.5 and
-// GLM-4.5-Air cross (cuda_bench experts); tiles of 32 were never the fastest.
+// GLM-4.5-Air cross (cuda_bench experts).
 ProductKernel kernelFor(int rows, const ExpertShape& shape) {
   const int average = rows * shape.perToken / shape.count;
   if (rows <= rowsOf(ProductKernel::kNarrow8) || average <= 6) return ProductKernel::kNarrow8;

@@ -47,20 +47,23 @@ struct ScaleSelectors {
 //
 // The bits of a small integer are an FP16 number, that integer times 2^-24, and scales have a factor that
 // makes up for it (weight_layout.h). As the offset of q is a power of two, its product with a scale is exact,
-// and one instruction gives q * scale, rounded once.
-template <WeightType kType>
+// and one instruction gives q * scale, rounded once. kFewRegisters: with one more
+// instruction and one register less, the same bits (where a sixteenth of a scale is not exact all weights are
+// 0).
+template <WeightType kType, bool kFewRegisters = false>
 __device__ __forceinline__ void dequantize(const uint4& vector, int quarter, uint32_t scale,
                                            uint32_t (&b)[kQuarterSteps][2]) {
   if constexpr (kType == WeightType::kInt4) {
     const uint32_t low = wordOf(vector, quarter);
     const uint32_t words[kQuarterSteps] = {low, low >> 8};
-    const uint32_t sixteenth = multiplyHalves(scale, 0x2c002c00u);  // 1 / 16
-    const uint32_t offset = multiplyHalves(scale, 0x80088008u);     // -8 * 2^-24
+    // Four bits higher a nibble is 16 times as much.
+    const uint32_t sixteenth = multiplyHalves(scale, 0x2c002c00u);
+    const uint32_t offset = multiplyHalves(scale, 0x80088008u);  // -8 * 2^-24
 #pragma unroll
     for (int step = 0; step < kQuarterSteps; step++) {
-      // Four bits higher a nibble is 16 times as much.
       b[step][0] = fusedHalves(words[step] & 0x000f000fu, scale, offset);
-      b[step][1] = fusedHalves(words[step] & 0x00f000f0u, sixteenth, offset);
+      b[step][1] = kFewRegisters ? fusedHalves(words[step] >> 4 & 0x000f000fu, scale, offset)
+                                 : fusedHalves(words[step] & 0x00f000f0u, sixteenth, offset);
     }
   } else if constexpr (kType == WeightType::kInt8) {
     const uint32_t offset = multiplyHalves(scale, 0x80808080u);  // -128 * 2^-24

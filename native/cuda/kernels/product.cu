@@ -26,11 +26,12 @@ constexpr int kWiderRowBlocks = 1024;
 constexpr int kWiderColumnBlocks = 64;
 
 ProductKernel kernelFor(const ProductArgs& args) {
-  for (ProductKernel kernel : kGroupedKernels) {
-    if (args.rows <= rowsOf(kernel)) return kernel;
-  }
   const bool isLarge = args.rowBlocks >= kWiderRowBlocks && args.columnBlocks >= kWiderColumnBlocks;
-  return isLarge ? ProductKernel::kWider : ProductKernel::kWide;
+  const ProductKernel last = isLarge ? ProductKernel::kWider : ProductKernel::kWide;
+  for (ProductKernel kernel : kProductKernels) {
+    if (args.rows <= rowsOf(kernel) || kernel == last) return kernel;
+  }
+  return last;
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ constexpr ProductKernel kProductKernels[] = {ProductKernel::kNarrow8, ProductKer
                                              ProductKernel::kWider};
 // Those that groupedProduct takes.
 constexpr ProductKernel kGroupedKernels[] = {ProductKernel::kNarrow8, ProductKernel::kNarrow16,
-                                             ProductKernel::kNarrow32, ProductKernel::kWide};
+                                             ProductKernel::kWide};
 // The same with a kernel by name; for tests. On kTuring there is none for 128 rows: that for 64 takes its
 // place.
 void productWith(cudaStream_t stream, Path path, WeightType type, ProductKernel kernel,

@@ -3,6 +3,7 @@
 #include "cuda/kernels/fragments.h"
 #include "cuda/kernels/product.h"
 #include "cuda/kernels/product_store.h"
+#include "cuda/kernels/product_sums.h"
 
 namespace glm_relay::cuda {
 
@@ -28,6 +29,9 @@ struct Tile {
   // Registers are shared out so that this many blocks of threads find room: as many as do without spills.
   static constexpr int kBlocksPerProcessor = kBlocksPerProcessor_;
 
+  static constexpr bool kFewRegisters = kRowTiles == 4;
+  // Of the rows of many experts, 32 at a time were never the fastest.
+  static constexpr bool kIsGrouped = kRowTiles <= 2;
   static constexpr int kBlocks = kPair * kPairs;
   // What a stage has of one row of blocks: blocks that lie one behind the other, in pieces of a vector per
   // lane.
@@ -160,14 +164,9 @@ class Weights {
   uint4 held_[T::kBlocks][T::kPieces];  // kTuring
 };
 
-template <class T>
-struct Sums {
-  float of[T::kRowTiles][T::kPairs][4] = {};
-};
-
 // One warp's part of the columns. `shared`: the warp's.
 template <class T>
-__device__ __forceinline__ void sumPart(Sums<T>& sums, const ProductArgs& args, const Share& share,
+__device__ __forceinline__ void sumPart(ProductSums<T>& sums, const ProductArgs& args, const Share& share,
                                         uint8_t* shared) {
   const int lane = laneOfThread();
   const int perPart = blocksPerPart(args.columnBlocks);
@@ -182,7 +181,7 @@ __device__ __forceinline__ void sumPart(Sums<T>& sums, const ProductArgs& args, 
   bool isRow[T::kRowTiles];
 #pragma unroll
   for (int i = 0; i < T::kRowTiles; i++) {
-    const int64_t rowTile = smaller(share.firstTile + i, share.endTile() - 1);
+    const int64_t rowTile = share.firstTile + i;
     // Rows that are nobody's are not read: with few rows x finds room in the L1 cache then.
     isRow[i] = (share.firstTile + i) * kTileRows + lane / 4 < share.endRow;
     x[i] = reinterpret_cast<const uint8_t*>(args.x) +
@@ -220,7 +219,8 @@ __device__ __forceinline__ void sumPart(Sums<T>& sums, const ProductArgs& args, 
           for (int i = 0; i < kPair; i++) {
             const int at = pair * kPair + i;
             if (quarter % kPerVector == 0) vectors[at] = weights.vector(at, column, quarter / kPerVector);
-            dequantize<T::kType>(vectors[at], quarter, selectors.pair(scales[at], quarter), fragments[i]);
+            dequantize<T::kType, T::kFewRegisters>(vectors[at], quarter, selectors.pair(scales[at], quarter),
+                                                   fragments[i]);
           }
 #pragma unroll
           for (int step = 0; step < kQuarterSteps; step++) {
@@ -247,7 +247,8 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
     return reinterpret_cast<float*>(shared + part * T::kWarpBytes) + i * kWarp + lane;
   };
   {
-    Sums<T> sums;
+    ProductSums<T> sums;
+    sums.fill(0.0f);
     sumPart<T>(sums, args, share, shared + warpOfThread() * T::kWarpBytes);
     beginNext();
 #pragma unroll
@@ -285,13 +286,18 @@ void start(cudaStream_t stream, const ProductArgs& args, const GroupedRows* grou
   const dim3 grid{static_cast<unsigned int>((args.rowBlocks + T::kBlocks - 1) / T::kBlocks),
                   rowTilesOfGrid(args, T::kRowTiles, grouped), 1};
   if (grouped == nullptr) return launch(narrowKernel<T>, grid, kThreads, T::kSharedBytes, stream, args);
-  launch(groupedNarrowKernel<T>, grid, kThreads, T::kSharedBytes, stream, args, *grouped);
+  if constexpr (T::kIsGrouped) {
+    launch(groupedNarrowKernel<T>, grid, kThreads, T::kSharedBytes, stream, args, *grouped);
+  }
 }
 
 template <class T>
 void prepare() {
   cudaFuncSetAttribute(narrowKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
-  cudaFuncSetAttribute(groupedNarrowKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
+  if constexpr (T::kIsGrouped) {
+    cudaFuncSetAttribute(groupedNarrowKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         T::kSharedBytes);
+  }
 }
 
 // Of a matrix with so many rows of blocks there are warps enough when each has several pairs, which read x

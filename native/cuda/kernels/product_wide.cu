@@ -3,6 +3,7 @@
 #include "cuda/kernels/fragments.h"
 #include "cuda/kernels/product.h"
 #include "cuda/kernels/product_store.h"
+#include "cuda/kernels/product_sums.h"
 
 namespace glm_relay::cuda {
 
@@ -10,6 +11,8 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
+// Registers are shared out so that this many blocks of threads find room.
+constexpr int kBlocksPerProcessor = 2;
 // Of a row tile, in the columns of a block.
 constexpr int kTileVectors = kQuarters * kWarp;
 
@@ -81,32 +84,9 @@ __device__ __forceinline__ void forEachPiece(const ProductArgs& args, const Shar
   }
 }
 
-template <class T>
-struct Sums {
-  float of[T::kRowTiles][T::kPairs][4];
-
-  __device__ __forceinline__ void fill(float value) {
-    forEach([&](int i, int j, int c) { of[i][j][c] = value; });
-  }
-  __device__ __forceinline__ void add(const Sums& other) {
-    forEach([&](int i, int j, int c) { of[i][j][c] += other.of[i][j][c]; });
-  }
-  template <class Visit>
-  static __device__ __forceinline__ void forEach(Visit visit) {
-#pragma unroll
-    for (int i = 0; i < T::kRowTiles; i++) {
-#pragma unroll
-      for (int j = 0; j < T::kPairs; j++) {
-#pragma unroll
-        for (int c = 0; c < 4; c++) visit(i, j, c);
-      }
-    }
-  }
-};
-
 // Adds the products of one stage.
 template <class T>
-__device__ __forceinline__ void multiplyStage(Sums<T>& sums, const uint8_t* stage,
+__device__ __forceinline__ void multiplyStage(ProductSums<T>& sums, const uint8_t* stage,
                                               const ScaleSelectors& selectors, int groups) {
   const int lane = laneOfThread();
   const uint8_t* blocks = stage + T::kXBytes + warpOfThread() * T::kWarpBlocks * T::kBlockBytes;
@@ -168,12 +148,12 @@ class Summing {
     part_.fill(0.0f);
     left_ = blocksPerPart(args_.columnBlocks);
   }
-  Sums<T> total;
+  ProductSums<T> total;
 
  private:
   const ProductArgs& args_;
   const ScaleSelectors selectors_;
-  Sums<T> part_;
+  ProductSums<T> part_;
   int left_;  // blocks of the part
 };
 
@@ -238,19 +218,19 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
     sumThroughRegisters<T>(sums, args, share, shared);
   }
   const int firstPair = (static_cast<int>(blockIdx.x) * kWarps + warpOfThread()) * T::kPairs;
-  Sums<T>::forEach([&](int i, int j, int c) {
+  ProductSums<T>::forEach([&](int i, int j, int c) {
     storeSum(args, share, sums.total.of[i][j][c], share.firstTile + i, firstPair + j, laneOfThread(), c);
   });
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) wideKernel(const ProductArgs args) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) wideKernel(const ProductArgs args) {
   enterKernel();
   multiply<T>(args, shareOf(args, T::kRowTiles));
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
     groupedWideKernel(const ProductArgs args, const GroupedRows grouped) {
   enterKernel();
   const Share share = shareOf(grouped);

@@ -1,5 +1,6 @@
 #include "cuda/kernels/fragments.h"
 #include "cuda/kernels/product.h"
+#include "cuda/kernels/product_sums.h"
 #include "cuda/kernels/wider_outputs.h"
 #include "cuda/kernels/wider_tile.h"
 
@@ -39,7 +40,7 @@ class Dequantizing {
   }
   __device__ __forceinline__ void dequantizeBlock(Fragments<T>& to, int i, int quarter) const {
     const uint32_t twice = __byte_perm(scaleOf_[i], 0, 0x1010u);
-    dequantize<T::kType>(vectors_[i], quarter, twice, to.of[i]);
+    dequantize<T::kType, T::kFewRegisters>(vectors_[i], quarter, twice, to.of[i]);
   }
 
  private:
@@ -95,7 +96,7 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
 
   constexpr int kStages = T::kStagesPerBlock;
   const int stages = args.columnBlocks * kStages;
-  const auto addStage = [&](WiderSums<T>& sums, int stage) {
+  const auto addStage = [&](ProductSums<T>& sums, int stage) {
     const int part = stage % kStages;
     if (stage + 1 < stages) copies.advanceX();
     copies.recompute();
@@ -170,10 +171,10 @@ __device__ __forceinline__ void multiply(const ProductArgs& args, const Share& s
   };
 
   const int perPart = blocksPerPart(args.columnBlocks);
-  WiderSums<T> total;
+  ProductSums<T> total;
   total.fill(-0.0f);  // adding to it changes no bit
   for (int begin = 0; begin < args.columnBlocks; begin += perPart) {
-    WiderSums<T> sums;
+    ProductSums<T> sums;
     sums.fill(0.0f);
     const int end = smaller(begin + perPart, args.columnBlocks);
 #pragma unroll 1

@@ -1,34 +1,10 @@
 // What the sums of the wider products become, part after part.
 #pragma once
 
+#include "cuda/kernels/product_sums.h"
 #include "cuda/kernels/wider_tile.h"
 
 namespace glm_relay::cuda {
-
-template <class T>
-struct WiderSums {
-  float of[T::kRowTiles][T::kPairs][4];
-
-  __device__ __forceinline__ void fill(float value) {
-    forEach([&](int i, int j, int c) { of[i][j][c] = value; });
-  }
-  __device__ __forceinline__ void add(const WiderSums& other) {
-    forEach([&](int i, int j, int c) { of[i][j][c] += other.of[i][j][c]; });
-  }
-
- private:
-  template <class Visit>
-  static __device__ __forceinline__ void forEach(Visit visit) {
-#pragma unroll
-    for (int i = 0; i < T::kRowTiles; i++) {
-#pragma unroll
-      for (int j = 0; j < T::kPairs; j++) {
-#pragma unroll
-        for (int c = 0; c < 4; c++) visit(i, j, c);
-      }
-    }
-  }
-};
 
 // The outputs of a warp in y, where sums of parts can wait for those of the next part.
 template <class T>
@@ -48,7 +24,7 @@ class WiderOutputs {
                     reinterpret_cast<uintptr_t>(args.y) % sizeof(float4) == 0) {}
 
   // Adds the sums that wait to these.
-  __device__ __forceinline__ void add(WiderSums<T>& sums) const {
+  __device__ __forceinline__ void add(ProductSums<T>& sums) const {
     if (!hasVectors_) {
       return forEachOutput(
           [&](int i, int r, int j, int h, float* place) { sums.of[i][j][2 * h + r] += *place; });
@@ -79,7 +55,7 @@ class WiderOutputs {
     }
   }
   // Makes them wait.
-  __device__ __forceinline__ void keep(const WiderSums<T>& sums) const {
+  __device__ __forceinline__ void keep(const ProductSums<T>& sums) const {
     if (!hasVectors_) {
       return forEachOutput(
           [&](int i, int r, int j, int h, float* place) { *place = sums.of[i][j][2 * h + r]; });
@@ -96,7 +72,7 @@ class WiderOutputs {
     }
   }
   // The sums are complete.
-  __device__ __forceinline__ void store(const WiderSums<T>& sums) const {
+  __device__ __forceinline__ void store(const ProductSums<T>& sums) const {
     float scales[T::kPairs][2];
     float bias[T::kPairs][2];
 #pragma unroll

@@ -21,6 +21,7 @@ struct WiderTile {
   // Registers have room for the sums of a part and for those of the parts before it, which wait in y
   // otherwise.
   static constexpr bool kKeepsTotal = kRowTiles <= 8;
+  static constexpr bool kFewRegisters = !kKeepsTotal;
 
   static constexpr int kWarps = kOutputWarps * kRowWarps;
   static constexpr int kThreads = kWarps * kWarp;
