@@ -199,7 +199,11 @@ describe("SIGTERM", () => {
     const answers = Promise.all(
       Array.from({ length: 16 }, () => cluster.post("/v1/completions", { ...long, n: 4 })),
     );
-    await cluster.until("the requests to run", ({ sequences }) => sequences.running > 8);
+    // All have arrived: the connection of one that nobody has read yet would end with the process.
+    await cluster.until(
+      "the requests to run",
+      ({ sequences: { running, waiting } }) => running > 8 && running + waiting === 16 * 4,
+    );
     return { cluster, answers };
   }
 
