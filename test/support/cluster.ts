@@ -89,11 +89,15 @@ export class TestProcess {
     return this.child.pid!;
   }
 
+  private wasKilled = false;
+
   get alive(): boolean {
-    return this.child.exitCode === null && this.child.signalCode === null;
+    return !this.wasKilled && this.child.exitCode === null && this.child.signalCode === null;
   }
 
   kill(signal: NodeJS.Signals): void {
+    // Nobody survives it; that it is over may be told later than that its connections are.
+    if (signal === "SIGKILL") this.wasKilled = true;
     this.child.kill(signal);
   }
 
